@@ -1,0 +1,48 @@
+# What people type. The work is done by cargo and scripts/; `make` alone prints the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# rustup puts cargo where only a new login shell looks; this is what its own profile script does.
+CARGO_BIN := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+ifeq ($(findstring :$(CARGO_BIN):,:$(PATH):),)
+export PATH := $(CARGO_BIN):$(PATH)
+endif
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: run build build-debug lint test demo benchmark clean help
+
+run: build ## Build and start the agent on this host, as root; ARGS="--interface eth0"
+	scripts/as-root $(TARGET_DIR)/release/netmon $(ARGS)
+
+build: ## Build for use: target/release/netmon
+	@scripts/deps build
+	$(CARGO) build --release --locked
+
+build-debug: ## Build for debugging: target/debug/netmon
+	@scripts/deps build
+	$(CARGO) build --locked
+
+lint: ## Check the format, and clippy with warnings denied
+	@scripts/deps lint
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+test: ## Run all tests, as root where they need it; ARGS=name for some
+	@scripts/deps test
+	scripts/test $(ARGS)
+
+demo: ## Show flows of a small network of namespaces with real traffic
+	@scripts/deps test
+	$(CARGO) build --release --locked
+	scripts/as-root scripts/demo $(ARGS)
+
+benchmark: ## Measure the cost of a packet, a record and a flow, as root
+	@scripts/deps bench
+	$(CARGO) bench --locked --config 'target."cfg(all())".runner = ["scripts/as-root"]' $(ARGS)
+
+clean: ## Remove what was built
+	$(CARGO) clean
+
+help: ## Print this
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

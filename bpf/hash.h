@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Hashes of a key: one that spreads entries over the cache, one that is the same for both directions of a flow. */
+#pragma once
+
+#define NM_K1 0x9e3779b97f4a7c15ull
+#define NM_K2 0xff51afd7ed558ccdull
+#define NM_K3 0xc4ceb9fe1a85ec53ull
+#define NM_K4 0x2545f4914f6cdd1dull
+
+static __always_inline __u32 nm_fold(__u64 h)
+{
+	h ^= h >> 32;
+	h *= NM_K1;
+	return h >> 32;
+}
+
+/* `size` is that of struct nm_key4 or nm_key6. */
+static __always_inline __u32 nm_hash(const void *key, const __u32 size)
+{
+	const __u64 *w = key;
+	__u64 h = (w[0] ^ nm_seed) * NM_K1 ^ (w[1] + nm_seed) * NM_K2;
+
+	h = (h ^ h >> 29) + w[2] * NM_K3;
+	if (size == sizeof(struct nm_key6))
+		h = ((h ^ h >> 31) + w[3] * NM_K4 ^ (w[4] + nm_seed) * NM_K2) + w[5] * NM_K1;
+	return nm_fold(h);
+}
+
+static __always_inline __u64 nm_endpoint4(__be32 address, __be16 port)
+{
+	__u64 h = (((__u64)address << 16 | port) ^ nm_seed) * NM_K2;
+
+	return (h ^ h >> 32) * NM_K3;
+}
+
+static __always_inline __u64 nm_endpoint6(const __u8 *address, __be16 port)
+{
+	const __u64 *w = (const void *)address;
+	__u64 h = (w[0] ^ nm_seed) * NM_K1 + (w[1] ^ port) * NM_K2;
+
+	return (h ^ h >> 32) * NM_K3;
+}
+
+/* Chooses the ring: both directions of a connection reach the same worker, seen at whatever hook. */
+static __always_inline __u32 nm_symmetric4(const struct nm_key4 *k)
+{
+	return nm_fold(nm_endpoint4(k->saddr, k->sport) + nm_endpoint4(k->daddr, k->dport));
+}
+
+static __always_inline __u32 nm_symmetric6(const struct nm_key6 *k)
+{
+	return nm_fold(nm_endpoint6(k->saddr, k->sport) + nm_endpoint6(k->daddr, k->dport));
+}

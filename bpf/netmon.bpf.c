@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/* Entry points. Each program sees every packet of one hook and lets it pass. */
+#include "vmlinux.h"
+#include <stdbool.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "types.h"
+#include "config.h"
+#include "maps.h"
+#include "hash.h"
+#include "packet.h"
+#include "fragment.h"
+#include "parse_any.h"
+#include "parse.h"
+#include "books.h"
+#include "ring.h"
+#include "cache.h"
+#include "sweep.h"
+
+#define NM_PASS -1 /* TC_ACT_UNSPEC and TCX_NEXT: the chain goes on */
+
+extern void bpf_preempt_disable(void) __ksym __weak;
+extern void bpf_preempt_enable(void) __ksym __weak;
+
+/* Segments on the wire. Packets from guests come with gso_segs 0: their payload and gso_size tell. */
+static __always_inline __u32 nm_segments(struct __sk_buff *skb, __u32 headers)
+{
+	__u32 segments = skb->gso_segs, size = skb->gso_size;
+
+	if (segments)
+		return segments;
+	if (!size || skb->len <= headers)
+		return 1;
+	return (skb->len - headers + size - 1) / size;
+}
+
+static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet)
+{
+	struct nm_packet p;
+	int verdict = nm_parse(skb, ethernet, &p);
+	__u32 id = bpf_get_smp_processor_id(), ifindex = skb->ifindex, segments = nm_segments(skb, p.headers), hash, i;
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_books *books = nm_books_of(id, ifindex);
+	void *set;
+
+	if (!cpu || !books)
+		return NM_PASS; /* cannot be: the arrays have room for every CPU */
+	p.packets = segments;
+	p.bytes = skb->len + (__u64)(segments - 1) * p.headers;
+	if (skb->vlan_present)
+		p.bytes += segments * sizeof(struct vlan_hdr);
+	p.now = bpf_jiffies64();
+	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
+	if (nm_preemptible)
+		bpf_preempt_disable();
+	/* The live bit comes after the entry: a sweep in between would clear it. */
+	if (verdict == NM_FLOW4) {
+		p.key4.ifindex = ifindex;
+		p.key4.hook = hook;
+		hash = nm_hash(&p.key4, sizeof(p.key4)) >> (32 - nm_shift4);
+		i = (id << nm_shift4) + hash;
+		set = bpf_map_lookup_elem(&nm_cache4, &i);
+		if (set) {
+			nm_account(cpu, set, sizeof(p.key4), &p);
+			cpu->live4 |= 1ull << (hash >> (nm_shift4 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
+		}
+	} else if (verdict == NM_FLOW6) {
+		p.key6.ifindex = ifindex;
+		p.key6.hook = hook;
+		hash = nm_hash(&p.key6, sizeof(p.key6)) >> (32 - nm_shift6);
+		i = (id << nm_shift6) + hash;
+		set = bpf_map_lookup_elem(&nm_cache6, &i);
+		if (set) {
+			nm_account(cpu, set, sizeof(p.key6), &p);
+			cpu->live6 |= 1ull << (hash >> (nm_shift6 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
+		}
+	} else {
+		nm_count(&books->ignored[verdict == NM_NO_IP ? NM_NOT_IP : NM_MALFORMED], p.packets, p.bytes);
+	}
+	if (nm_preemptible)
+		bpf_preempt_enable();
+	return NM_PASS;
+}
+
+SEC("tcx/ingress")
+int nm_ingress(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_INGRESS, true);
+}
+
+SEC("tcx/egress")
+int nm_egress(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_EGRESS, true);
+}
+
+/* Interfaces whose packets start with the IP header: tun, wireguard, ipip. */
+SEC("tcx/ingress")
+int nm_ingress_l3(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_INGRESS, false);
+}
+
+SEC("tcx/egress")
+int nm_egress_l3(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_EGRESS, false);
+}
+
+/*
+ * One slice of the sweep, run by user space on the CPU whose cache it sweeps (on any once no packets come). It interrupts
+ * the packet path there, or is interrupted by it, at any point: `busy` makes whoever comes second step back.
+ * Arguments: the CPU, 1 for IPv6, the group, the set of it to start with, 1 to empty the cache.
+ */
+SEC("raw_tp")
+int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 id = ctx->args[0], group = ctx->args[2], from = ctx->args[3], next;
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	bool v6 = ctx->args[1], all = ctx->args[4];
+
+	if (!cpu || cpu->busy)
+		return NM_SWEEP_BUSY;
+	cpu->busy = 1;
+	nm_barrier();
+	cpu->monotonic_ns = bpf_ktime_get_ns();
+	cpu->jiffies = bpf_jiffies64();
+	next = v6 ? nm_sweep_group(cpu, true, id, group, from, all) : nm_sweep_group(cpu, false, id, group, from, all);
+	nm_barrier();
+	cpu->busy = 0;
+	return next;
+}
+
+/* The skeleton exports types that something names. */
+static const struct nm_entry4 *nm_export_entry4 __attribute__((used));
+static const struct nm_entry6 *nm_export_entry6 __attribute__((used));
+static const enum nm_cause *nm_export_cause __attribute__((used));
+static const enum nm_hook *nm_export_hook __attribute__((used));
+
+char _license[] SEC("license") = "GPL";

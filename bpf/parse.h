@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * From a packet to its flow key, for what nearly every packet is: TCP or UDP, right behind an IP header without options,
+ * not fragmented, headers in the linear part. All else, and whatever looks wrong, is left to nm_parse_any.
+ */
+#pragma once
+
+static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct nm_packet *p)
+{
+	const __u32 l3 = ethernet ? sizeof(struct ethhdr) : 0;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__be16 type = ethernet ? 0 : skb->protocol;
+	const struct tcphdr *tcp; /* UDP has its ports in the same place */
+	__u32 headers, total;
+	__u8 protocol;
+	int verdict;
+
+	/* The shorter of the two: IPv4, TCP. A UDP packet may be shorter still. */
+	if (data + l3 + sizeof(struct iphdr) + sizeof(*tcp) > end)
+		return nm_parse_any(skb, p, ethernet);
+	if (ethernet)
+		type = ((const struct ethhdr *)data)->h_proto;
+	if (type == bpf_htons(NM_ETH_P_IP)) {
+		const struct iphdr *ip = data + l3;
+
+		tcp = data + l3 + sizeof(*ip);
+		if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(NM_IP_OFFSET | NM_IP_MORE_FRAGMENTS))
+			return nm_parse_any(skb, p, ethernet);
+		protocol = ip->protocol;
+		total = bpf_ntohs(ip->tot_len) + l3;
+		headers = l3 + sizeof(*ip);
+		p->key4.saddr = ip->saddr;
+		p->key4.daddr = ip->daddr;
+		p->key4.sport = tcp->source;
+		p->key4.dport = tcp->dest;
+		p->key4.protocol = protocol;
+		p->key4.vlan = nm_offloaded_vlan(skb);
+		p->key4.inner_vlan = 0;
+		p->key4.pad = 0;
+		verdict = NM_FLOW4;
+	} else if (type == bpf_htons(NM_ETH_P_IPV6)) {
+		const struct ipv6hdr *ip = data + l3;
+
+		tcp = data + l3 + sizeof(*ip);
+		if ((void *)(tcp + 1) > end || *(const __u8 *)ip >> 4 != 6)
+			return nm_parse_any(skb, p, ethernet);
+		protocol = ip->nexthdr;
+		total = bpf_ntohs(ip->payload_len) + l3 + sizeof(*ip);
+		headers = l3 + sizeof(*ip);
+		__builtin_memcpy(p->key6.saddr, &ip->saddr, 32);
+		p->key6.sport = tcp->source;
+		p->key6.dport = tcp->dest;
+		p->key6.protocol = protocol;
+		p->key6.vlan = nm_offloaded_vlan(skb);
+		p->key6.inner_vlan = 0;
+		p->key6.pad = 0;
+		verdict = NM_FLOW6;
+	} else {
+		return nm_parse_any(skb, p, ethernet);
+	}
+	if (protocol == IPPROTO_TCP) {
+		__u32 length = (((const __u8 *)tcp)[12] >> 4) * 4;
+
+		if (length < sizeof(*tcp))
+			goto odd;
+		nm_packet_tcp(p, ((const __u8 *)tcp)[13]);
+		headers += length;
+	} else if (protocol == IPPROTO_UDP) {
+		nm_packet_tcp(p, 0);
+		headers += sizeof(struct udphdr);
+	} else {
+		goto odd;
+	}
+	if (headers > total || headers > skb->len)
+		goto odd;
+	p->headers = headers;
+	p->icmp_type = 0;
+	p->icmp_code = 0;
+	return verdict;
+odd:
+	return nm_parse_any(skb, p, ethernet);
+}

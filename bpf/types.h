@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* What the programs keep and what user space reads: one layout, exported to Rust by the skeleton. */
+#pragma once
+
+/* Where a packet was seen, from the point of view of the interface. */
+enum nm_hook {
+	NM_INGRESS = 0,
+	NM_EGRESS = 1,
+	NM_HOOKS = 2,
+};
+
+/* One direction of a flow as seen at one hook. Addresses and ports are in network byte order. */
+struct nm_key4 {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u32 ifindex; /* never 0: 0 marks an empty slot */
+	__u8 protocol;
+	__u8 hook;
+	__u16 vlan;       /* outer VLAN id, 0: none */
+	__u16 inner_vlan; /* QinQ: the second tag's id, 0: none */
+	__u16 pad;
+};
+
+struct nm_key6 {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__be16 sport;
+	__be16 dport;
+	__u32 ifindex;
+	__u8 protocol;
+	__u8 hook;
+	__u16 vlan;
+	__u16 inner_vlan;
+	__u16 pad;
+};
+
+/* Why a record was written. */
+enum nm_cause {
+	NM_DISPLACED = 0, /* another flow needed the slot */
+	NM_URGENT = 1,    /* RST or ICMP error: user space should know at once */
+	NM_SWEPT = 2,     /* idle, new or due */
+	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet is a record of its own */
+};
+
+/* What was seen of a key since its last record. */
+struct nm_delta {
+	__u64 packets; /* on the wire: each segment of a GSO or GRO packet counts */
+	__u64 bytes;   /* on the wire from the link-layer header on, repeated headers of segments included */
+	__u64 first;   /* jiffies64 */
+	__u64 last;    /* jiffies64 */
+	__u8 tcp_flags; /* OR of the flags byte */
+	__u8 icmp_type; /* of the latest packet */
+	__u8 icmp_code;
+	__u8 cause;   /* enum nm_cause */
+	__u16 worth;  /* packets of earlier records, halved with each: keeps busy flows in the cache; 0: never reported */
+	__u8 urged;   /* an urgent record was written: one is enough */
+	__u8 opening; /* OR of NM_SYN, NM_SYN_ACK: the flags alone do not tell who opened */
+};
+
+#define NM_SYN 1
+#define NM_SYN_ACK 2
+
+struct nm_entry4 {
+	struct nm_key4 key;
+	struct nm_delta delta;
+};
+
+struct nm_entry6 {
+	struct nm_key6 key;
+	struct nm_delta delta;
+};
+
+#define NM_WAYS 4
+
+struct nm_set4 {
+	struct nm_entry4 way[NM_WAYS];
+};
+
+struct nm_set6 {
+	struct nm_entry6 way[NM_WAYS];
+};
+
+struct nm_tally {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Packets that belong to no flow. */
+enum nm_ignored {
+	NM_NOT_IP = 0,
+	NM_MALFORMED = 1,
+	NM_IGNORED = 2,
+};
+
+/* The books of one interface on one CPU: seen = recorded + ignored + lost + what is still cached. */
+struct nm_books {
+	__u32 ifindex; /* 0: slot not in use */
+	__u32 pad;
+	struct nm_tally seen[NM_HOOKS];
+	struct nm_tally ignored[NM_IGNORED];
+	struct nm_tally lost; /* their record found its ring full */
+	__u64 align[5];       /* to whole cache lines */
+};
+
+#define NM_INTERFACES 1024 /* slots on each CPU, a power of two; interfaces that find none share one more */
+#define NM_MAX_RINGS 64
+
+/* What one CPU keeps for itself, in whole cache lines. */
+struct nm_cpu {
+	__u32 busy; /* the cache of this CPU is in use: whoever interrupts must leave it alone */
+	__u32 pad;
+	__u64 live4; /* one bit a group of sets: may hold entries */
+	__u64 live6;
+	__u64 records;
+	__u64 records_lost; /* ring full, and no place to keep what they held */
+	__u64 jiffies; /* both clocks at the latest sweep, to calibrate jiffies */
+	__u64 monotonic_ns;
+	__u64 align;
+	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
+};
+
+#define NM_GROUPS_SHIFT 6
+#define NM_GROUPS (1 << NM_GROUPS_SHIFT) /* the sets of a cache in as many groups, each swept by runs of its own */
+#define NM_GROUP_MAX 1024                /* sets of a group */
+
+/* Return values of nm_sweep besides the set to go on with. */
+#define NM_SWEEP_DONE 0xfffffffeu
+#define NM_SWEEP_BUSY 0xffffffffu
+
+/* A fragmented datagram's ports, for the fragments without a transport header. */
+struct nm_fragment {
+	__u64 word; /* tag (24 bits), protocol (8), both ports (32): one word, so that it is read whole */
+	__u64 seen; /* jiffies64 */
+};
+#define NM_FRAGMENTS 4096

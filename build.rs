@@ -1,0 +1,86 @@
+//! Compiles the BPF programs into skeletons in OUT_DIR.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use libbpf_cargo::SkeletonBuilder;
+
+/// The oldest clang whose output the verifiers of all supported kernels accept.
+const CLANG_MIN: u32 = 14;
+
+/// What to compile, and the skeleton's name.
+const OBJECTS: [(&str, &str); 2] = [
+    ("bpf/netmon.bpf.c", "netmon.skel.rs"),
+    // Varies packets inside the kernel, for tests and benchmarks.
+    ("tests/bpf/vary.bpf.c", "vary.skel.rs"),
+];
+
+fn main() -> Result<()> {
+    let clang = find_clang()?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
+    for (source, skeleton) in OBJECTS {
+        SkeletonBuilder::new()
+            .source(source)
+            .clang(&clang)
+            .clang_args(["-Ivmlinux", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"].map(OsStr::new))
+            .build_and_generate(out.join(skeleton))
+            .with_context(|| format!("compile {source}"))?;
+    }
+    for path in ["bpf", "vmlinux", "tests/bpf", "build.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    println!("cargo::rerun-if-env-changed=CLANG");
+    println!("cargo::rustc-env=NETMON_COMMIT={}", commit());
+    println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
+    println!("cargo::rerun-if-changed=.git/HEAD");
+    println!("cargo::rerun-if-changed=.git/index");
+    Ok(())
+}
+
+/// `$CLANG`, else `clang`, else the newest `clang-NN`.
+fn find_clang() -> Result<PathBuf> {
+    let named = env::var_os("CLANG").map(PathBuf::from);
+    let candidates = match &named {
+        Some(path) => vec![path.clone()],
+        None => {
+            std::iter::once("clang".into()).chain((CLANG_MIN..40).rev().map(|v| format!("clang-{v}").into())).collect()
+        }
+    };
+    let mut too_old = None;
+    for clang in candidates {
+        match clang_version(&clang) {
+            Some(version) if version >= CLANG_MIN => return Ok(clang),
+            Some(version) => too_old = Some((clang, version)),
+            None => {}
+        }
+    }
+    match (named, too_old) {
+        (_, Some((clang, version))) => {
+            bail!(
+                "{} is version {version}: install clang {CLANG_MIN} or newer (Debian: apt-get install clang)",
+                clang.display()
+            )
+        }
+        (Some(clang), None) => {
+            bail!("CLANG={} does not run: name a clang of version {CLANG_MIN} or newer", clang.display())
+        }
+        (None, None) => bail!("no clang found: install clang {CLANG_MIN} or newer (Debian: apt-get install clang)"),
+    }
+}
+
+fn clang_version(clang: &PathBuf) -> Option<u32> {
+    let output = Command::new(clang).arg("-dumpversion").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().split('.').next()?.parse().ok()
+}
+
+/// The commit built from, short; "unknown" outside a checkout.
+fn commit() -> String {
+    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
+    }
+}

@@ -1,0 +1,242 @@
+//! Wires the stages: kernel, workers, flow tables, metrics; starts and stops them.
+
+mod report;
+mod shard;
+mod shared;
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::bpf::{self, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::config::Config;
+use crate::flow::Limits;
+use crate::metrics::http::{Limits as HttpLimits, Running, Server};
+use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
+use crate::worker::Worker;
+
+pub use report::{Conservation, Report};
+use shard::{Shard, ShardSink};
+pub use shared::Handle;
+use shared::Shared;
+
+/// Between two sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// A cached entry that had no packet for this long leaves the kernel.
+const CACHE_IDLE: Duration = Duration::from_secs(1);
+/// A busy one reports this often.
+const CACHE_REPORT: Duration = Duration::from_secs(2);
+/// The caches must be empty this long after the programs are detached.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
+
+/// Runs an agent until something comes by `stop`, or it is closed. `ready` is called once packets are being watched.
+pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> Result<Report> {
+    bpf::check_host()?;
+    let _claim = bpf::claim_host()?;
+    bpf::set_log_sink();
+    log_kernel();
+    let removed = bpf::remove_leftovers()?;
+    if removed > 0 {
+        log::info!("removed {removed} filters that a killed agent had left");
+    }
+    let server = Server::bind(&config.metrics_addr, HttpLimits::default())?;
+    let links = choose(config)?;
+
+    let cpus = bpf::possible_cpus()?;
+    let mut storage = MaybeUninit::<ObjectStorage>::uninit();
+    let mut bpf = Bpf::load(
+        &mut storage,
+        &Options {
+            rings: config.workers,
+            ring_records: config.buffer_size,
+            batch: config.batch_size,
+            cache_slots: config.cache_slots(cpus),
+            idle: CACHE_IDLE,
+            report: CACHE_REPORT,
+        },
+    )?;
+    log::info!(
+        "loaded: {} workers, rings of {} records, caches of {} flows on each of {cpus} CPUs, {:.1} MiB of kernel memory",
+        config.workers,
+        config.buffer_size,
+        config.cache_slots(cpus),
+        bpf.kernel_bytes() as f64 / f64::from(1 << 20)
+    );
+
+    let index = Arc::new(SeriesIndex::new(config.series_limit));
+    let (shared, workers, rings) = start_workers(config, &mut bpf, &index)?;
+    let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config))?;
+    let server = server.start(Arc::new(page))?;
+    log::info!("metrics on http://{}/metrics", server.local_addr());
+
+    let mut attachments = Attachments::default();
+    attach(config, &bpf, &links, &mut attachments, &shared)?;
+    let sweeps = Sweeps::start(bpf.sweeper()?)?;
+    ready(Handle::new(Arc::clone(&shared), server.local_addr()));
+
+    let failure = wait(stop, &workers, &sweeps);
+    let report = finish(&bpf, attachments, sweeps, workers, &rings, &shared, server)?;
+    match failure {
+        Some(failure) => bail!(failure),
+        None => Ok(report),
+    }
+}
+
+fn build(config: &Config) -> Build {
+    Build {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("NETMON_COMMIT"),
+        arch: std::env::consts::ARCH,
+        node: config.node_name.clone(),
+    }
+}
+
+fn log_kernel() {
+    let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+    log::info!(
+        "netmon {} ({}) on Linux {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("NETMON_COMMIT"),
+        read("osrelease").trim()
+    );
+}
+
+fn choose(config: &Config) -> Result<Vec<Link>> {
+    let all = bpf::list_links()?;
+    let names: Vec<String> = all.iter().map(|l| l.name.clone()).collect();
+    let links = config.interfaces.choose(all);
+    if links.is_empty() {
+        let patterns = config.interfaces.patterns();
+        let wanted =
+            if patterns.is_empty() { "is up".to_owned() } else { format!("is up and matches {}", patterns.join(" ")) };
+        bail!("no interface {wanted} (there are {}): name one with --interface", names.join(", "));
+    }
+    Ok(links)
+}
+
+type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
+
+fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Result<Started> {
+    let rings = bpf.take_rings();
+    let limits = Limits {
+        max_flows: config.max_flows.div_ceil(rings.len().max(1)),
+        flow_timeout: config.flow_timeout,
+        connect_timeout: config.connect_timeout,
+    };
+    let shards: Vec<_> = rings.iter().map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
+    let shared = Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, shards));
+    let workers = rings
+        .iter()
+        .zip(shared.shards())
+        .enumerate()
+        .map(|(i, (ring, shard))| Worker::start(i, ring.try_clone()?, bpf.clock(), ShardSink::new(Arc::clone(shard))))
+        .collect::<Result<_>>()?;
+    Ok((shared, workers, rings))
+}
+
+fn attach(
+    config: &Config,
+    bpf: &Bpf<'_>,
+    links: &[Link],
+    attachments: &mut Attachments,
+    shared: &Shared,
+) -> Result<()> {
+    let mut failures = Vec::new();
+    for link in links {
+        match attachments.attach(bpf, link, config.clsact) {
+            Ok(mode) => {
+                log::info!("watching {} (index {}, {})", link.name, link.index, mode.name());
+                shared.watch(link, mode);
+            }
+            Err(error) => {
+                log::warn!("cannot watch {}: {error:#}", link.name);
+                failures.push(format!("{}: {error:#}", link.name));
+            }
+        }
+    }
+    if attachments.links().next().is_none() {
+        bail!("no interface could be attached: {}", failures.join("; "));
+    }
+    Ok(())
+}
+
+/// Sleeps until the agent is to stop; what failed, if that is why.
+fn wait(stop: &Receiver<()>, workers: &[Worker], sweeps: &Sweeps) -> Option<String> {
+    loop {
+        match stop.recv_timeout(Duration::from_secs(1)) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if workers.iter().any(Worker::is_finished) || sweeps.thread.is_finished() {
+            return Some("a thread of the agent ended by itself; the log says why".to_owned());
+        }
+    }
+}
+
+/// Detaches, brings everything that is still on its way into the books, and ends all threads.
+fn finish(
+    bpf: &Bpf<'_>,
+    mut attachments: Attachments,
+    sweeps: Sweeps,
+    workers: Vec<Worker>,
+    rings: &[Ring],
+    shared: &Shared,
+    server: Running,
+) -> Result<Report> {
+    let started = Instant::now();
+    attachments.detach();
+    if let Some(ring) = rings.first() {
+        bpf.wait_for_programs(ring)?;
+    }
+    let sweeper = sweeps.stop()?;
+    // A full ring makes the sweep leave entries where they are: come again while the workers empty it.
+    while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
+        sweeper.sweep(Sweep::All)?;
+        std::thread::yield_now();
+    }
+    for worker in workers {
+        worker.finish()?;
+    }
+    shared.end_flows();
+    let report = shared.report();
+    log::info!("stopped after {:.1} s; {}", started.elapsed().as_secs_f64(), report.conservation());
+    server.stop()?;
+    Ok(report)
+}
+
+/// The thread that sweeps once a second.
+struct Sweeps {
+    thread: JoinHandle<Result<Sweeper>>,
+    stop: Sender<()>,
+}
+
+impl Sweeps {
+    fn start(sweeper: Sweeper) -> Result<Sweeps> {
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = Builder::new()
+            .name("nm-sweep".to_owned())
+            .spawn(move || {
+                while stopped.recv_timeout(SWEEP_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(error) = sweeper.sweep(Sweep::Due) {
+                        log::error!("{error:#}");
+                        return Err(error);
+                    }
+                }
+                Ok(sweeper)
+            })
+            .context("start the sweep thread")?;
+        Ok(Sweeps { thread, stop })
+    }
+
+    fn stop(self) -> Result<Sweeper> {
+        drop(self.stop);
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("the sweep thread panicked"),
+        }
+    }
+}

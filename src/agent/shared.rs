@@ -1,0 +1,123 @@
+//! What threads share: the shards and the kernel's books, and the view of them that others get.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::report::Report;
+use super::shard::{Shard, lock};
+use crate::bpf::{Books, Clock, Link, Mode, ProgramStatsReader};
+use crate::flow::{Counts, Flow};
+use crate::metrics::{Aggregates, Processing, Snapshot, Source};
+
+/// A worker that did not come by for this long is stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+pub(super) struct Shared {
+    books: Books,
+    programs: ProgramStatsReader,
+    shards: Vec<Arc<Mutex<Shard>>>,
+    watched: Mutex<Vec<(u32, String, &'static str)>>,
+}
+
+impl Shared {
+    pub(super) fn new(books: Books, programs: ProgramStatsReader, shards: Vec<Arc<Mutex<Shard>>>) -> Shared {
+        Shared { books, programs, shards, watched: Mutex::default() }
+    }
+
+    pub(super) fn shards(&self) -> &[Arc<Mutex<Shard>>] {
+        &self.shards
+    }
+
+    pub(super) fn watch(&self, link: &Link, mode: Mode) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.push((link.index, link.name.clone(), mode.name()));
+    }
+
+    fn watched(&self) -> Vec<(u32, String, &'static str)> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends all flows: what they came to is in the last metrics.
+    pub(super) fn end_flows(&self) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let Shard { table, aggregates, .. } = &mut *shard;
+            table.end_all(aggregates);
+        }
+    }
+
+    fn aggregates(&self) -> Option<Aggregates> {
+        self.shards.iter().map(|shard| lock(shard).aggregates.clone()).reduce(|mut sum, more| {
+            sum.add(&more);
+            sum
+        })
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let accounted = self.aggregates().map(|a| a.interfaces().clone()).unwrap_or_default();
+        Report::new(self.books.interfaces(), accounted, self.books.records())
+    }
+}
+
+impl Source for Shared {
+    fn snapshot(&self) -> Option<Snapshot> {
+        let mut active = Counts::new();
+        let mut processing = Processing::new(Clock::now_ns());
+        for shard in &self.shards {
+            let shard = lock(shard);
+            for (&key, count) in shard.table.counts() {
+                *active.entry(key).or_default() += count;
+            }
+            processing.add(&shard.processing);
+        }
+        Some(Snapshot {
+            aggregates: self.aggregates()?,
+            active,
+            books: self.books.interfaces(),
+            records: self.books.records(),
+            processing,
+            interfaces: self.watched(),
+            programs: self.programs.read(),
+        })
+    }
+
+    fn unhealthy(&self) -> Option<String> {
+        let now = Clock::now_ns();
+        let stuck = |shard: &Arc<Mutex<Shard>>| now.saturating_sub(lock(shard).ticked_ns) > STUCK.as_nanos() as u64;
+        let stuck = self.shards.iter().filter(|s| stuck(s)).count();
+        (stuck > 0).then(|| format!("{stuck} of {} workers do not progress", self.shards.len()))
+    }
+
+    fn unready(&self) -> Option<String> {
+        self.watched().is_empty().then(|| "no interface is watched yet".to_owned())
+    }
+}
+
+/// A view of a running agent.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    metrics_addr: SocketAddr,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>, metrics_addr: SocketAddr) -> Handle {
+        Handle { shared, metrics_addr }
+    }
+
+    /// Where the metrics are served.
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics_addr
+    }
+
+    /// The books as they stand; what is in caches and rings is missing.
+    pub fn report(&self) -> Report {
+        self.shared.report()
+    }
+
+    /// Copies of all flows in the tables.
+    pub fn flows(&self) -> Vec<Flow> {
+        self.shared.shards.iter().flat_map(|shard| lock(shard).table.iter().cloned().collect::<Vec<_>>()).collect()
+    }
+}

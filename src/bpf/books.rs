@@ -1,0 +1,116 @@
+//! The kernel's books: what the programs saw of each interface, and what became of what is in no record.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use super::load::INTERFACES;
+use super::mapped::Mapped;
+use super::skel::types::{nm_books, nm_cpu, nm_tally};
+
+/// Packets and their bytes, on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Bytes from the link-layer header on.
+    pub bytes: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
+impl From<nm_tally> for Tally {
+    fn from(t: nm_tally) -> Tally {
+        Tally { packets: t.packets, bytes: t.bytes }
+    }
+}
+
+/// What the programs counted on one interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceBooks {
+    /// Every packet that came by the ingress hook.
+    pub ingress: Tally,
+    /// Every packet that came by the egress hook.
+    pub egress: Tally,
+    /// Ignored: not IP.
+    pub not_ip: Tally,
+    /// Ignored: an IP packet whose headers are cut short or contradict themselves.
+    pub malformed: Tally,
+    /// Lost: their record found its ring full.
+    pub ring_full: Tally,
+}
+
+impl InterfaceBooks {
+    /// Both hooks.
+    pub fn seen(&self) -> Tally {
+        let mut seen = self.ingress;
+        seen += self.egress;
+        seen
+    }
+}
+
+impl AddAssign for InterfaceBooks {
+    fn add_assign(&mut self, other: InterfaceBooks) {
+        self.ingress += other.ingress;
+        self.egress += other.egress;
+        self.not_ip += other.not_ip;
+        self.malformed += other.malformed;
+        self.ring_full += other.ring_full;
+    }
+}
+
+/// Records written and not written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordCounts {
+    /// Written to a ring.
+    pub written: u64,
+    /// Gone, with what they held, because the ring was full.
+    pub lost: u64,
+}
+
+/// Reads the books.
+#[derive(Debug)]
+pub struct Books {
+    interfaces: Mapped<nm_books>,
+    state: Mapped<nm_cpu>,
+    cpus: usize,
+}
+
+impl Books {
+    pub(super) fn new(interfaces: Mapped<nm_books>, state: Mapped<nm_cpu>, cpus: usize) -> Books {
+        Books { interfaces, state, cpus }
+    }
+
+    /// By interface index; 0 stands for the interfaces that found no books of their own.
+    pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
+        let mut all = BTreeMap::<u32, InterfaceBooks>::new();
+        for i in 0..self.cpus * (INTERFACES + 1) {
+            let Some(b) = self.interfaces.read(i) else { continue };
+            let books = InterfaceBooks {
+                ingress: b.seen[0].into(),
+                egress: b.seen[1].into(),
+                not_ip: b.ignored[0].into(),
+                malformed: b.ignored[1].into(),
+                ring_full: b.lost.into(),
+            };
+            if books != InterfaceBooks::default() {
+                *all.entry(b.ifindex).or_default() += books;
+            }
+        }
+        all
+    }
+
+    /// Of all CPUs.
+    pub fn records(&self) -> RecordCounts {
+        let mut counts = RecordCounts::default();
+        for state in (0..self.cpus).filter_map(|cpu| self.state.read(cpu)) {
+            counts.written += state.records;
+            counts.lost += state.records_lost;
+        }
+        counts
+    }
+}

@@ -1,0 +1,111 @@
+//! Runs the sweep program on each CPU.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+
+use super::clock::Clock;
+use super::mapped::Mapped;
+use super::skel::types::nm_cpu;
+
+/// What a sweep is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// Records for what is idle, new or due.
+    Due,
+    /// Empty the caches. Only when no program is attached any more: the caches of offline CPUs are swept from other ones.
+    All,
+}
+
+/// As in bpf/types.h.
+const GROUPS: u32 = 64;
+const NO_SET: u32 = 1024; // NM_GROUP_MAX
+const SWEEP_DONE: u32 = 0xffff_fffe;
+const SWEEP_BUSY: u32 = 0xffff_ffff;
+
+/// Sweeps the caches of all CPUs.
+#[derive(Debug)]
+pub struct Sweeper {
+    program: OwnedFd,
+    state: Mapped<nm_cpu>,
+    cpus: usize,
+    clock: Arc<Clock>,
+}
+
+impl Sweeper {
+    pub(super) fn new(program: OwnedFd, state: Mapped<nm_cpu>, cpus: usize, clock: Arc<Clock>) -> Sweeper {
+        Sweeper { program, state, cpus, clock }
+    }
+
+    /// Reads both clocks once, before any packet is stamped.
+    pub(super) fn calibrate(&self) -> Result<()> {
+        // Whichever CPU runs this will do, and there is no such set to sweep.
+        for _ in 0..1000 {
+            let next = self.run(0, false, false, 0, NO_SET, Sweep::Due)?;
+            if next != SWEEP_BUSY {
+                break;
+            }
+        }
+        self.read_clocks(0);
+        Ok(())
+    }
+
+    /// One round over all CPUs. CPUs with an empty cache are left alone.
+    pub fn sweep(&self, what: Sweep) -> Result<()> {
+        for cpu in 0..self.cpus {
+            self.sweep_cpu(cpu, what).with_context(|| format!("sweep the cache of CPU {cpu}"))?;
+        }
+        Ok(())
+    }
+
+    /// True once no cache holds anything. Meaningful after sweeping [`Sweep::All`]: while packets come it never lasts.
+    pub fn is_empty(&self) -> bool {
+        (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).all(|s| s.live4 == 0 && s.live6 == 0)
+    }
+
+    fn sweep_cpu(&self, cpu: usize, what: Sweep) -> Result<()> {
+        let Some(state) = self.state.read(cpu) else { return Ok(()) };
+        for (v6, live) in [(false, state.live4), (true, state.live6)] {
+            for group in (0..GROUPS).filter(|g| live & 1 << g != 0) {
+                let mut set = 0;
+                while set != SWEEP_DONE {
+                    match self.run(cpu, true, v6, group, set, what) {
+                        // It came in the middle of a packet: come again.
+                        Ok(SWEEP_BUSY) => {}
+                        Ok(next) => set = next,
+                        // Offline: its cache waits until it is back, or until no program can be using it.
+                        Err(Errno::ENXIO) if what == Sweep::Due => return Ok(()),
+                        Err(Errno::ENXIO) => set = self.run(cpu, false, v6, group, set, what)?,
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
+            }
+        }
+        self.read_clocks(cpu);
+        Ok(())
+    }
+
+    fn read_clocks(&self, cpu: usize) {
+        if let Some(state) = self.state.read(cpu).filter(|s| s.monotonic_ns != 0) {
+            self.clock.observe(state.jiffies, state.monotonic_ns);
+        }
+    }
+
+    /// One slice: the set to go on with, or one of the constants above.
+    fn run(&self, cpu: usize, there: bool, v6: bool, group: u32, set: u32, what: Sweep) -> Result<u32, Errno> {
+        let mut args: [u64; 5] = [cpu as u64, v6.into(), group.into(), set.into(), (what == Sweep::All).into()];
+        let mut options = libbpf_sys::bpf_test_run_opts {
+            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+            ctx_in: args.as_mut_ptr().cast(),
+            ctx_size_in: size_of_val(&args) as _,
+            flags: if there { libbpf_sys::BPF_F_TEST_RUN_ON_CPU } else { 0 },
+            cpu: if there { cpu as u32 } else { 0 },
+            ..Default::default()
+        };
+        // SAFETY: the options and what they point to outlive the call.
+        let err = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &mut options) };
+        if err < 0 { Err(Errno::from_raw(-err)) } else { Ok(options.retval) }
+    }
+}

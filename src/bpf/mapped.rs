@@ -1,0 +1,48 @@
+//! Array maps mapped into memory: reading a counter costs a load, not a system call.
+
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+use libbpf_rs::MapCore;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A mapped array of `T`. The kernel writes while we read, so values are copied out word by word, never referenced.
+#[derive(Debug)]
+pub(super) struct Mapped<T> {
+    start: NonNull<T>,
+    entries: usize,
+    bytes: NonZeroUsize,
+}
+
+// SAFETY: the pointer is to shared memory that lives as long as the value; access is by volatile loads.
+unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Mapped<T> {}
+
+impl<T: Copy> Mapped<T> {
+    /// Maps a BPF_F_MMAPABLE array whose values are `T`.
+    pub(super) fn new(map: &(impl MapCore), entries: usize) -> Result<Mapped<T>> {
+        let name = map.name().to_string_lossy().into_owned();
+        anyhow::ensure!(map.value_size() as usize == size_of::<T>(), "map {name}: unexpected value size");
+        let bytes = NonZeroUsize::new(entries * size_of::<T>()).with_context(|| format!("map {name} is empty"))?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, bytes, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map, 0) }
+            .with_context(|| format!("mmap map {name}"))?;
+        Ok(Mapped { start: start.cast(), entries, bytes })
+    }
+
+    /// A copy of entry `i`; fields that the kernel is writing may be of different moments, each is whole.
+    pub(super) fn read(&self, i: usize) -> Option<T> {
+        // SAFETY: in bounds of the mapping; T is plain integers, valid for any bytes.
+        (i < self.entries).then(|| unsafe { self.start.add(i).read_volatile() })
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped; no reference into it is ever given out.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
+    }
+}

@@ -1,0 +1,35 @@
+//! The kernel side: loads and attaches the BPF programs and hands out what they saw as plain Rust values. Nothing of
+//! libbpf, and no `unsafe`, leaves this module.
+
+mod attach;
+mod books;
+mod cache_sweep;
+mod clock;
+mod inject;
+mod leftovers;
+mod links;
+mod load;
+mod mapped;
+mod preflight;
+mod record;
+mod ring;
+mod stats;
+
+#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod skel {
+    include!(concat!(env!("OUT_DIR"), "/netmon.skel.rs"));
+}
+
+pub use attach::{Attachments, Mode};
+pub use books::{Books, InterfaceBooks, RecordCounts, Tally};
+pub use cache_sweep::{Sweep, Sweeper};
+pub use clock::Clock;
+pub use inject::{Frame, Injector};
+pub use leftovers::remove_leftovers;
+pub use libbpf_rs::OpenObject as ObjectStorage;
+pub use links::{Framing, Link, list_links};
+pub use load::{Bpf, Options, possible_cpus, set_log_sink};
+pub use preflight::{HostClaim, check_host, claim_host};
+pub use record::{Cause, Endpoint, Hook, Record};
+pub use ring::{Ring, RingReader, Wakeup};
+pub use stats::{ProgramStats, ProgramStatsReader};

@@ -1,0 +1,99 @@
+//! What the host must offer, said in one line when it does not.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, anyhow, bail};
+use libbpf_rs::ErrorKind;
+use procfs::process::Process;
+
+/// Linux capability numbers, include/uapi/linux/capability.h.
+const CAP_NET_ADMIN: u64 = 12;
+const CAP_SYS_ADMIN: u64 = 21;
+const CAP_PERFMON: u64 = 38;
+const CAP_BPF: u64 = 39;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Checks privilege and BTF before anything is touched. The rest shows when the programs load.
+pub fn check_host() -> Result<()> {
+    let effective = Process::myself().and_then(|p| p.status()).context("read /proc/self/status")?.capeff;
+    let missing = missing_capabilities(effective);
+    if !missing.is_empty() {
+        bail!("no permission to load BPF programs: run as root (sudo netmon), or grant {}", missing.join(", "));
+    }
+    if !Path::new(BTF).exists() {
+        bail!(
+            "the kernel has no BTF ({BTF} is missing): netmon needs Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y"
+        );
+    }
+    if is_preempt_rt() && !has_preempt_disable() {
+        bail!("this PREEMPT_RT kernel has no bpf_preempt_disable: netmon needs Linux 6.10 or newer there");
+    }
+    Ok(())
+}
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
+    let has = |cap: u64| effective & (1 << cap) != 0;
+    // CAP_SYS_ADMIN stands for the two that were split off it in 5.8.
+    let wanted = [
+        ("CAP_BPF", has(CAP_BPF) || has(CAP_SYS_ADMIN)),
+        ("CAP_PERFMON", has(CAP_PERFMON) || has(CAP_SYS_ADMIN)),
+        ("CAP_NET_ADMIN", has(CAP_NET_ADMIN)),
+    ];
+    wanted.into_iter().filter_map(|(name, held)| (!held).then_some(name)).collect()
+}
+
+/// On PREEMPT_RT softirqs preempt each other.
+pub(super) fn is_preempt_rt() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/version").is_ok_and(|version| version.contains("PREEMPT_RT"))
+}
+
+fn has_preempt_disable() -> bool {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.lines().any(|line| line.ends_with(" bpf_preempt_disable"))
+}
+
+/// Adds to what the kernel says of a failed load what can be done about it.
+pub(super) fn explain_load_error(error: libbpf_rs::Error) -> Error {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "the kernel forbids it: check for lockdown mode, a seccomp or LSM policy, and, before Linux 5.11, the locked-memory limit (CAP_SYS_RESOURCE raises it)"
+        }
+        ErrorKind::OutOfMemory => "not enough memory for the maps",
+        _ => "netmon needs Linux 5.10 or newer; --log-level trace shows what the verifier says",
+    };
+    anyhow!(error).context(format!("load the BPF programs ({remedy})"))
+}
+
+/// Holds the host for one agent; released when dropped, and by the kernel if the agent is killed.
+#[derive(Debug)]
+pub struct HostClaim(#[expect(dead_code, reason = "holds the name")] UnixDatagram);
+
+/// Claims this network namespace. The name is of the abstract kind, which belongs to the namespace as the interfaces do:
+/// agents in containers that share it see each other.
+pub fn claim_host() -> Result<HostClaim> {
+    let name = SocketAddr::from_abstract_name("netmon-agent").context("name the lock")?;
+    match UnixDatagram::bind_addr(&name) {
+        Ok(socket) => Ok(HostClaim(socket)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!(
+                "another netmon agent runs in this network namespace: stop it first (it holds the socket @netmon-agent)"
+            )
+        }
+        Err(error) => Err(error).context("claim the host (socket @netmon-agent)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert_eq!(missing_capabilities(0), ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"]);
+        assert_eq!(missing_capabilities(1 << CAP_SYS_ADMIN), ["CAP_NET_ADMIN"]);
+        assert!(missing_capabilities(1 << CAP_BPF | 1 << CAP_PERFMON | 1 << CAP_NET_ADMIN).is_empty());
+    }
+}

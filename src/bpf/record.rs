@@ -1,0 +1,189 @@
+//! Records as the programs write them, decoded.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::clock::Clock;
+use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_hook};
+
+/// The hook that saw a packet, named from the interface's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// The packet entered the host through the interface.
+    Ingress,
+    /// The packet left through it.
+    Egress,
+}
+
+impl Hook {
+    /// As in configuration and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
+        }
+    }
+}
+
+/// Why a record was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Another flow needed its place in the cache.
+    Displaced,
+    /// It holds a RST or an ICMP error.
+    Urgent,
+    /// The sweep found it idle, new, or due for a report.
+    Swept,
+    /// The cache was in use when its packet came.
+    Bypassed,
+}
+
+/// An address and a port, the port 0 for protocols without one. IPv4 addresses fill the first four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// In network byte order.
+    pub address: [u8; 16],
+    /// In host byte order; for ICMP queries the identifier.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// The address as the standard library has it; `v6` tells the family.
+    pub fn ip(&self, v6: bool) -> IpAddr {
+        let a = self.address;
+        if v6 { Ipv6Addr::from(a).into() } else { Ipv4Addr::new(a[0], a[1], a[2], a[3]).into() }
+    }
+}
+
+/// What one hook saw of one direction of a flow since its last record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// IPv6, not IPv4.
+    pub v6: bool,
+    /// Sender.
+    pub source: Endpoint,
+    /// Receiver.
+    pub destination: Endpoint,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Where it was seen.
+    pub ifindex: u32,
+    /// Where it was seen.
+    pub hook: Hook,
+    /// Outer VLAN id; 0: none.
+    pub vlan: u16,
+    /// QinQ: the second tag's id; 0: none.
+    pub inner_vlan: u16,
+    /// Packets on the wire: segments of GSO and GRO packets count one by one.
+    pub packets: u64,
+    /// Their bytes from the link-layer header on.
+    pub bytes: u64,
+    /// First packet, CLOCK_MONOTONIC nanoseconds, to the resolution of a jiffy.
+    pub first_ns: u64,
+    /// Last packet, likewise.
+    pub last_ns: u64,
+    /// OR of the TCP flags byte of all packets.
+    pub tcp_flags: u8,
+    /// A SYN without ACK was among them: the sender opens.
+    pub syn: bool,
+    /// A SYN with ACK was among them: the sender answers.
+    pub syn_ack: bool,
+    /// Of the latest packet.
+    pub icmp_type: u8,
+    /// Of the latest packet.
+    pub icmp_code: u8,
+    /// Why it was written.
+    pub cause: Cause,
+}
+
+// SAFETY: repr(C) of integers only, without padding (asserted below): any bytes are a value.
+unsafe impl plain::Plain for nm_entry4 {}
+// SAFETY: as above.
+unsafe impl plain::Plain for nm_entry6 {}
+
+/// Bits of `nm_delta.opening`, bpf/types.h.
+const SYN: u8 = 1;
+const SYN_ACK: u8 = 2;
+
+// The layout that bpf/types.h promises; a record's size tells its family.
+const _: () = assert!(size_of::<nm_delta>() == 40 && size_of::<nm_entry4>() == 64 && size_of::<nm_entry6>() == 88);
+
+/// The largest record in a ring, its header included.
+pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_entry6>() + 8;
+
+impl Record {
+    /// Decodes what came out of a ring; `None` if it is no record.
+    pub(super) fn decode(bytes: &[u8], clock: &Clock) -> Option<Record> {
+        if bytes.len() < size_of::<nm_entry6>() {
+            let entry = plain::from_bytes::<nm_entry4>(bytes).ok()?;
+            let key = &entry.key;
+            let wide = |address: u32| {
+                let mut wide = [0; 16];
+                wide[..4].copy_from_slice(&address.to_ne_bytes());
+                wide
+            };
+            Some(Record {
+                v6: false,
+                source: Endpoint { address: wide(key.saddr), port: u16::from_be(key.sport) },
+                destination: Endpoint { address: wide(key.daddr), port: u16::from_be(key.dport) },
+                protocol: key.protocol,
+                ifindex: key.ifindex,
+                hook: hook(key.hook)?,
+                vlan: key.vlan,
+                inner_vlan: key.inner_vlan,
+                ..Record::of_delta(&entry.delta, clock)?
+            })
+        } else {
+            let entry = plain::from_bytes::<nm_entry6>(bytes).ok()?;
+            let key = &entry.key;
+            Some(Record {
+                v6: true,
+                source: Endpoint { address: key.saddr, port: u16::from_be(key.sport) },
+                destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
+                protocol: key.protocol,
+                ifindex: key.ifindex,
+                hook: hook(key.hook)?,
+                vlan: key.vlan,
+                inner_vlan: key.inner_vlan,
+                ..Record::of_delta(&entry.delta, clock)?
+            })
+        }
+    }
+
+    fn of_delta(delta: &nm_delta, clock: &Clock) -> Option<Record> {
+        let nowhere = Endpoint { address: [0; 16], port: 0 };
+        Some(Record {
+            v6: false,
+            source: nowhere,
+            destination: nowhere,
+            protocol: 0,
+            ifindex: 0,
+            hook: Hook::Ingress,
+            vlan: 0,
+            inner_vlan: 0,
+            packets: delta.packets,
+            bytes: delta.bytes,
+            first_ns: clock.monotonic_ns(delta.first),
+            last_ns: clock.monotonic_ns(delta.last),
+            tcp_flags: delta.tcp_flags,
+            syn: delta.opening & SYN != 0,
+            syn_ack: delta.opening & SYN_ACK != 0,
+            icmp_type: delta.icmp_type,
+            icmp_code: delta.icmp_code,
+            cause: match nm_cause(delta.cause.into()) {
+                nm_cause::NM_DISPLACED => Cause::Displaced,
+                nm_cause::NM_URGENT => Cause::Urgent,
+                nm_cause::NM_SWEPT => Cause::Swept,
+                nm_cause::NM_BYPASSED => Cause::Bypassed,
+                _ => return None,
+            },
+        })
+    }
+}
+
+fn hook(value: u8) -> Option<Hook> {
+    match nm_hook(value.into()) {
+        nm_hook::NM_INGRESS => Some(Hook::Ingress),
+        nm_hook::NM_EGRESS => Some(Hook::Egress),
+        _ => None,
+    }
+}

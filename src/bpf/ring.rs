@@ -1,0 +1,126 @@
+//! A ring: written by the programs, read by one worker.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapHandle, MapType, RingBuffer, RingBufferBuilder};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::clock::Clock;
+use super::record::{RING_RECORD_BYTES, Record};
+
+/// A ring buffer map.
+#[derive(Debug)]
+pub struct Ring {
+    map: MapHandle,
+    bytes: u32,
+}
+
+impl Ring {
+    /// A ring for about `records` records.
+    pub(super) fn create(i: usize, records: usize) -> Result<Ring> {
+        let page = procfs::page_size() as usize;
+        let bytes = (records * RING_RECORD_BYTES).max(page).next_power_of_two();
+        let bytes = u32::try_from(bytes).ok().filter(|b| *b <= 1 << 30);
+        let bytes = bytes.with_context(|| format!("a ring of {records} records: the kernel allows 1 GiB"))?;
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
+            ..Default::default()
+        };
+        let map = MapHandle::create(MapType::RingBuf, Some(format!("nm_ring_{i}")), 0, 0, bytes, &options)
+            .with_context(|| format!("create ring {i} of {bytes} bytes"))?;
+        Ok(Ring { map, bytes })
+    }
+
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.map.as_fd().as_raw_fd()
+    }
+
+    /// Size of its data.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.into()
+    }
+
+    /// A second handle to the same ring.
+    pub fn try_clone(&self) -> Result<Ring> {
+        Ok(Ring { map: MapHandle::try_from(&self.map).context("duplicate a ring")?, bytes: self.bytes })
+    }
+
+    /// The reading end, for the calling thread.
+    pub fn reader(&self, clock: Arc<Clock>) -> Result<RingReader> {
+        let batch = Rc::new(RefCell::new(Batch::default()));
+        let fill = Rc::clone(&batch);
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&self.map, move |bytes| {
+                let mut batch = fill.borrow_mut();
+                match Record::decode(bytes, &clock) {
+                    Some(record) => batch.records.push(record),
+                    None => batch.undecodable += 1,
+                }
+                0
+            })
+            .context("map the ring")?;
+        Ok(RingReader { buffer: builder.build().context("map the ring")?, batch })
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    undecodable: u64,
+}
+
+/// Ends a wait from another thread.
+#[derive(Debug)]
+pub struct Wakeup(EventFd);
+
+impl Wakeup {
+    /// Not raised yet.
+    pub fn new() -> Result<Wakeup> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Wakeup(EventFd::from_flags(flags).context("create an eventfd")?))
+    }
+
+    /// Ends this and all later waits.
+    pub fn raise(&self) {
+        // Only a counter near 2^64 could refuse.
+        let _ = self.0.write(1);
+    }
+}
+
+/// The reading end of a ring.
+pub struct RingReader {
+    buffer: RingBuffer<'static>,
+    batch: Rc<RefCell<Batch>>,
+}
+
+impl RingReader {
+    /// Sleeps until the programs wake it, `timeout` is over, or `wakeup` is raised, which is then returned.
+    pub fn wait(&self, timeout: Duration, wakeup: &Wakeup) -> Result<bool> {
+        // SAFETY: the epoll instance belongs to `buffer` and lives as long.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
+        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(wakeup.0.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(fds[1].any().unwrap_or(false)),
+            Err(errno) => Err(errno).context("wait for records"),
+        }
+    }
+
+    /// Moves up to `most` records into `records`, which is cleared first; returns how many could not be decoded.
+    pub fn read(&mut self, most: usize, records: &mut Vec<Record>) -> u64 {
+        records.clear();
+        std::mem::swap(&mut self.batch.borrow_mut().records, records);
+        // Errors could only come from the callback, which has none.
+        let _ = self.buffer.consume_raw_n(most);
+        let mut batch = self.batch.borrow_mut();
+        std::mem::swap(&mut batch.records, records);
+        std::mem::take(&mut batch.undecodable)
+    }
+}

@@ -1,0 +1,109 @@
+//! What the agent is told: raw arguments first, then one checked configuration that the rest uses.
+
+mod args;
+mod select;
+
+use std::time::Duration;
+
+pub use args::Args;
+pub use select::Selection;
+
+/// The configuration of an agent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which interfaces to watch.
+    pub interfaces: Selection,
+    /// Where the metrics port listens: `:9090`, `127.0.0.1:9090`.
+    pub metrics_addr: String,
+    /// Name of the node, for labels.
+    pub node_name: String,
+    /// Verbosity of the log.
+    pub log_level: log::LevelFilter,
+    /// Threads that take records from the kernel, each with a ring and a part of the flow table.
+    pub workers: usize,
+    /// Records that a ring holds.
+    pub buffer_size: usize,
+    /// Records that wait before a worker is woken.
+    pub batch_size: usize,
+    /// Flow directions that each CPU keeps in the kernel; `None`: what fits the memory budget.
+    pub cache_slots: Option<u32>,
+    /// Flows in the table at most.
+    pub max_flows: usize,
+    /// A flow without packets for this long is over.
+    pub flow_timeout: Duration,
+    /// A SYN without an answer for this long has failed.
+    pub connect_timeout: Duration,
+    /// Series of all metrics whose labels come from packets.
+    pub series_limit: usize,
+    /// Attach by clsact even where the kernel has TCX.
+    pub clsact: bool,
+}
+
+impl Default for Config {
+    /// What a bare start does.
+    fn default() -> Config {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Config {
+            interfaces: Selection::default(),
+            metrics_addr: ":9090".to_owned(),
+            node_name: host_name(),
+            log_level: log::LevelFilter::Info,
+            workers: cores.min(4),
+            buffer_size: 10_000,
+            batch_size: 1_000,
+            cache_slots: None,
+            max_flows: 1_000_000,
+            flow_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(30),
+            series_limit: 20_000,
+            clsact: false,
+        }
+    }
+}
+
+/// Kernel memory that the caches of all CPUs may take.
+const CACHE_BUDGET_BYTES: u64 = 112 << 20;
+/// A slot of the IPv4 cache, half a slot of the IPv6 one.
+const SLOT_BYTES: u64 = 64 + 88 / 2;
+/// More than this is slower: the table leaves the processor's own cache.
+const SLOTS_MOST: u32 = 16 * 1024;
+const SLOTS_LEAST: u32 = 256;
+
+impl Config {
+    /// Slots for each CPU's cache: what was asked for, else as many as are of use and fit the budget.
+    pub fn cache_slots(&self, possible_cpus: usize) -> u32 {
+        self.cache_slots.unwrap_or_else(|| {
+            let fit = CACHE_BUDGET_BYTES / (possible_cpus.max(1) as u64 * SLOT_BYTES);
+            let fit = u32::try_from(fit).unwrap_or(SLOTS_MOST).clamp(SLOTS_LEAST, SLOTS_MOST);
+            1 << fit.ilog2()
+        })
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_fit_the_memory_budget() {
+        let config = Config::default();
+        assert_eq!(config.cache_slots(2), 16384);
+        assert_eq!(config.cache_slots(64), 16384);
+        assert_eq!(config.cache_slots(128), 8192);
+        for cpus in [1, 2, 4, 8, 64, 96, 128, 256, 512, 1024] {
+            assert!(
+                u64::from(config.cache_slots(cpus)) * SLOT_BYTES * cpus as u64 <= CACHE_BUDGET_BYTES,
+                "{cpus} CPUs"
+            );
+        }
+        assert_eq!(Config { cache_slots: Some(512), ..config }.cache_slots(64), 512);
+    }
+}

@@ -1,0 +1,37 @@
+//! The identity of a flow.
+
+use crate::bpf::{Endpoint, Record};
+
+/// Both endpoints, the lower one first, and the protocol. Interface, hook and VLAN are no part of it: the same packets
+/// seen elsewhere are the same flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The two ends.
+    pub ends: [Endpoint; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// IPv6, not IPv4.
+    pub v6: bool,
+}
+
+impl FlowKey {
+    /// The key of a record, and which of its ends sent.
+    pub fn of(record: &Record) -> (FlowKey, usize) {
+        let (source, destination) = (record.source, record.destination);
+        let (ends, sender) =
+            if source <= destination { ([source, destination], 0) } else { ([destination, source], 1) };
+        (FlowKey { ends, protocol: record.protocol, v6: record.v6 }, sender)
+    }
+}
+
+/// TCP, UDP and ICMP by name, others by number.
+pub fn protocol_name(protocol: u8) -> std::borrow::Cow<'static, str> {
+    match protocol {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        58 => "icmpv6".into(),
+        132 => "sctp".into(),
+        other => other.to_string().into(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Flows: connections put together from the records of both directions. Pure: no I/O, no threads, and time is an argument.
+
+mod key;
+mod outcome;
+mod slab;
+mod table;
+mod wheel;
+
+pub use key::{FlowKey, protocol_name};
+pub use outcome::{Outcome, Reason, Status};
+pub use table::{Counts, Limits, Observer, Table};
+
+use crate::bpf::Hook;
+
+/// One direction of a flow, as its owner saw it: the interface and hook that saw it first. What others see of the same
+/// packets is duplicate.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Their bytes from the link-layer header on.
+    pub bytes: u64,
+    /// Last packet, CLOCK_MONOTONIC nanoseconds.
+    pub last_ns: u64,
+    /// Interface index of the owner; 0: nothing seen yet.
+    pub ifindex: u32,
+    /// VLAN id at the owner; 0: none.
+    pub vlan: u16,
+    /// OR of the TCP flags.
+    pub tcp_flags: u8,
+    egress: bool,
+    /// A SYN without ACK was sent.
+    pub syn: bool,
+    /// A SYN with ACK was sent.
+    pub syn_ack: bool,
+    /// Of the latest ICMP packet.
+    pub icmp_type: u8,
+    /// Of the latest ICMP packet.
+    pub icmp_code: u8,
+}
+
+impl Sent {
+    /// The owner's hook.
+    pub fn hook(&self) -> Hook {
+        if self.egress { Hook::Egress } else { Hook::Ingress }
+    }
+}
+
+/// Who opened the flow: the endpoint on this side of the interface, or the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The remote end opened it.
+    Ingress,
+    /// It was opened on this node.
+    Egress,
+}
+
+impl Direction {
+    /// As in labels and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+    }
+}
+
+/// A flow: what two endpoints exchange over one protocol.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Both endpoints and the protocol.
+    pub key: FlowKey,
+    /// What each endpoint sent, in the order of the key.
+    pub sent: [Sent; 2],
+    /// Which endpoint of the key is the client.
+    pub client: u8,
+    /// Who opened it.
+    pub direction: Direction,
+    /// First packet of either end, CLOCK_MONOTONIC nanoseconds.
+    pub first_ns: u64,
+    /// How it ended; `None` while it lasts. Counted when it becomes known.
+    pub outcome: Option<Outcome>,
+    /// What the observer wants to find again, one a direction.
+    pub tags: [u32; 2],
+    /// Tells this flow from others that had its place in the table.
+    generation: u32,
+}
+
+impl Flow {
+    /// Time of the last packet.
+    pub fn last_ns(&self) -> u64 {
+        self.sent[0].last_ns.max(self.sent[1].last_ns)
+    }
+
+    /// What the client sent.
+    pub fn from_client(&self) -> &Sent {
+        &self.sent[usize::from(self.client & 1)]
+    }
+
+    /// What the server sent.
+    pub fn from_server(&self) -> &Sent {
+        &self.sent[usize::from(!self.client & 1)]
+    }
+}

@@ -1,0 +1,277 @@
+//! The table of flows: merges records, expires what is silent, stays within its bound.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use super::outcome::{TCP, is_embryonic, judge, judge_silent};
+use super::slab::Slab;
+use super::wheel::{Entry, Wheel};
+use super::{Direction, Flow, FlowKey, Outcome, Sent};
+use crate::bpf::{Hook, Record};
+
+/// Bounds of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Flows it holds at most.
+    pub max_flows: usize,
+    /// A flow without packets for this long is over.
+    pub flow_timeout: Duration,
+    /// A SYN without an answer for this long has failed.
+    pub connect_timeout: Duration,
+}
+
+/// Closed flows stay this long, for packets that come late.
+const LINGER_NS: u64 = 5_000_000_000;
+/// An owner that is silent for this long, while another hook sees the flow, has lost it.
+const OWNER_SILENT_NS: u64 = 10_000_000_000;
+
+/// Flows looked at to find the one to evict: bounds the work for one record.
+const EVICTION_LOOKS: usize = 64;
+
+/// Learns what happens to flows, as it happens.
+pub trait Observer {
+    /// The end `sender` of the flow sends for the first time; the tag that this direction is to carry.
+    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32;
+    /// The end `sender` of the flow sent more, as its owner saw it.
+    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record);
+    /// Another hook saw packets that are accounted already.
+    fn duplicate(&mut self, record: &Record);
+    /// The outcome became known.
+    fn ended(&mut self, flow: &Flow, outcome: Outcome);
+    /// The flow had to go before its time, for lack of room.
+    fn evicted(&mut self, flow: &Flow);
+}
+
+/// Flows in the table.
+pub type Counts = HashMap<(u8, Direction), u64>;
+
+/// A table of flows.
+pub struct Table {
+    limits: Limits,
+    hasher: RandomState,
+    /// Hash and index of each flow.
+    index: HashTable<(u32, u32)>,
+    flows: Slab,
+    wheel: Wheel,
+    counts: Counts,
+    generation: u32,
+}
+
+fn seconds(ns: u64) -> u64 {
+    ns / 1_000_000_000
+}
+
+/// The table's own hash is 32 bits; hashbrown wants variety in the upper bits too.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(limits: Limits, now_ns: u64) -> Table {
+        Table {
+            limits,
+            hasher: RandomState::default(),
+            index: HashTable::new(),
+            flows: Slab::default(),
+            wheel: Wheel::new(seconds(now_ns)),
+            counts: Counts::new(),
+            generation: 0,
+        }
+    }
+
+    /// Flows in the table.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// No flows.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Flows by protocol and direction.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// All flows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.iter()
+    }
+
+    /// Adds a record to its flow.
+    pub fn merge(&mut self, record: &Record, observer: &mut impl Observer) {
+        let (key, sender) = FlowKey::of(record);
+        let hash = self.hash(&key);
+        let found = self
+            .index
+            .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
+            .map(|&(_, i)| i);
+        let index = match found {
+            // The ports are used again.
+            Some(i) if record.syn && self.flows.get(i).is_some_and(|f| f.outcome.is_some()) => {
+                self.remove(i);
+                self.open(key, hash, sender, record, observer)
+            }
+            Some(i) => i,
+            None => self.open(key, hash, sender, record, observer),
+        };
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let sent = &mut flow.sent[sender];
+        let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
+        let first = sent.ifindex == 0;
+        if first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS) {
+            sent.ifindex = record.ifindex;
+            sent.egress = record.hook == Hook::Egress;
+            sent.vlan = record.vlan;
+        } else if !owner {
+            observer.duplicate(record);
+            return;
+        }
+        add(sent, record);
+        flow.first_ns = flow.first_ns.min(record.first_ns);
+        if first {
+            flow.tags[sender] = observer.appeared(flow, sender);
+        }
+        observer.sent(flow, sender, record);
+        if flow.outcome.is_none()
+            && let Some(outcome) = judge(flow)
+        {
+            flow.outcome = Some(outcome);
+            observer.ended(flow, outcome);
+            let entry = Entry { index, generation: flow.generation };
+            self.wheel.schedule(seconds(record.last_ns + LINGER_NS), entry);
+        }
+    }
+
+    /// Ends what was silent for too long.
+    pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer) {
+        for entry in self.wheel.turn(seconds(now_ns)) {
+            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
+            let deadline = self.deadline(flow);
+            if deadline > now_ns {
+                self.wheel.schedule(seconds(deadline) + 1, entry);
+            } else {
+                self.end(entry.index, observer);
+            }
+        }
+    }
+
+    /// Ends all flows, as if all had fallen silent.
+    pub fn end_all(&mut self, observer: &mut impl Observer) {
+        let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
+        for index in all {
+            self.end(index, observer);
+        }
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        self.hasher.hash_one(&key) as u32
+    }
+
+    /// When the flow is over if nothing more comes.
+    fn deadline(&self, flow: &Flow) -> u64 {
+        let silence = if flow.outcome.is_some() {
+            LINGER_NS
+        } else if is_embryonic(flow) {
+            self.limits.connect_timeout.as_nanos() as u64
+        } else {
+            self.limits.flow_timeout.as_nanos() as u64
+        };
+        flow.last_ns().saturating_add(silence)
+    }
+
+    fn open(&mut self, key: FlowKey, hash: u32, sender: usize, record: &Record, observer: &mut impl Observer) -> u32 {
+        while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
+        let client = client_of(&key, sender, record);
+        // The hook names the direction of the packet; the client's packets name that of the flow.
+        let outward = (record.hook == Hook::Egress) == (client == sender);
+        self.generation = self.generation.wrapping_add(1);
+        let flow = Flow {
+            key,
+            sent: Default::default(),
+            client: client as u8,
+            direction: if outward { Direction::Egress } else { Direction::Ingress },
+            outcome: None,
+            first_ns: record.first_ns,
+            tags: [0; 2],
+            generation: self.generation,
+        };
+        *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
+        let wait = if record.syn { self.limits.connect_timeout } else { self.limits.flow_timeout };
+        let index = self.flows.insert(flow);
+        self.index.insert_unique(spread(hash), (hash, index), |&(h, _)| spread(h));
+        let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
+        self.wheel.schedule(at, Entry { index, generation: self.generation });
+        index
+    }
+
+    /// Makes room: the flow that would be over first goes, so unanswered SYNs and idle flows before others. False if there
+    /// is none.
+    fn evict(&mut self, observer: &mut impl Observer) -> bool {
+        let mut looks = 0;
+        while let Some((due, entry)) = self.wheel.pop() {
+            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
+            let deadline = seconds(self.deadline(flow)) + 1;
+            looks += 1;
+            if deadline > due && looks <= EVICTION_LOOKS {
+                self.wheel.schedule(deadline, entry); // it had packets since it was put there
+                continue;
+            }
+            observer.evicted(flow);
+            self.end(entry.index, observer);
+            return true;
+        }
+        false
+    }
+
+    fn end(&mut self, index: u32, observer: &mut impl Observer) {
+        if let Some(flow) = self.flows.get_mut(index)
+            && flow.outcome.is_none()
+        {
+            let outcome = judge(flow).unwrap_or_else(|| judge_silent(flow));
+            flow.outcome = Some(outcome);
+            observer.ended(flow, outcome);
+        }
+        self.remove(index);
+    }
+
+    fn remove(&mut self, index: u32) {
+        let Some(flow) = self.flows.remove(index) else { return };
+        let hash = self.hash(&flow.key);
+        if let Ok(entry) = self.index.find_entry(spread(hash), |&(_, i)| i == index) {
+            entry.remove();
+        }
+        if let Some(count) = self.counts.get_mut(&(flow.key.protocol, flow.direction)) {
+            *count -= 1;
+        }
+    }
+}
+
+fn add(sent: &mut Sent, record: &Record) {
+    sent.last_ns = sent.last_ns.max(record.last_ns);
+    sent.packets += record.packets;
+    sent.bytes += record.bytes;
+    sent.tcp_flags |= record.tcp_flags;
+    sent.syn |= record.syn;
+    sent.syn_ack |= record.syn_ack;
+    sent.icmp_type = record.icmp_type;
+    sent.icmp_code = record.icmp_code;
+}
+
+/// The client: who sent the SYN; else the end with the higher port, for a flow met in the middle; else who spoke first.
+fn client_of(key: &FlowKey, sender: usize, record: &Record) -> usize {
+    if key.protocol == TCP && record.syn != record.syn_ack {
+        return if record.syn { sender } else { 1 - sender };
+    }
+    match key.ends[0].port.cmp(&key.ends[1].port) {
+        std::cmp::Ordering::Less => 1,
+        std::cmp::Ordering::Greater => 0,
+        std::cmp::Ordering::Equal => sender,
+    }
+}

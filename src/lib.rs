@@ -1,0 +1,12 @@
+//! netmon watches every packet of a host at the TC hook and turns packets into flows: who talks to whom, how much, and
+//! what failed and why, for Prometheus.
+//!
+//! The modules are in the order in which a packet's story travels. A stage never uses the one after it; [`agent`] wires
+//! them.
+
+pub mod agent;
+pub mod bpf;
+pub mod config;
+pub mod flow;
+pub mod metrics;
+pub mod worker;

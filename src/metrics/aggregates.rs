@@ -1,0 +1,120 @@
+//! What a worker adds up, so that a scrape costs by series and not by flows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::series::{SeriesIndex, SeriesKey};
+use crate::bpf::{Record, Tally};
+use crate::flow::{Direction, Flow, Observer, Outcome};
+
+/// Sums over everything one worker has seen. They only grow.
+#[derive(Clone, Debug)]
+pub struct Aggregates {
+    index: Arc<SeriesIndex>,
+    /// By number of series.
+    pub(super) series: Vec<Tally>,
+    /// Flows whose outcome is known.
+    pub(super) ended: HashMap<(u8, Direction, Outcome), u64>,
+    /// By interface index.
+    pub(super) interfaces: HashMap<u32, Accounted>,
+    pub(super) evicted: u64,
+    pub(super) records: u64,
+    pub(super) undecodable: u64,
+}
+
+/// What became of the packets in records, for one interface.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accounted {
+    /// Belong to a flow.
+    pub accounted: Tally,
+    /// Belong to a flow whose packets another hook accounts.
+    pub duplicate: Tally,
+}
+
+impl Aggregates {
+    /// Nothing seen yet.
+    pub fn new(index: Arc<SeriesIndex>) -> Aggregates {
+        Aggregates {
+            index,
+            series: Vec::new(),
+            ended: HashMap::new(),
+            interfaces: HashMap::new(),
+            evicted: 0,
+            records: 0,
+            undecodable: 0,
+        }
+    }
+
+    /// Counts records taken from the ring.
+    pub fn count_records(&mut self, records: u64) {
+        self.records += records;
+    }
+
+    /// Counts what was in the ring and no record.
+    pub fn count_undecodable(&mut self, count: u64) {
+        self.undecodable += count;
+    }
+
+    /// Adds another worker's sums.
+    pub fn add(&mut self, other: &Aggregates) {
+        if self.series.len() < other.series.len() {
+            self.series.resize(other.series.len(), Tally::default());
+        }
+        for (sum, more) in self.series.iter_mut().zip(&other.series) {
+            *sum += *more;
+        }
+        for (&key, count) in &other.ended {
+            *self.ended.entry(key).or_default() += count;
+        }
+        for (&ifindex, more) in &other.interfaces {
+            let sum = self.interfaces.entry(ifindex).or_default();
+            sum.accounted += more.accounted;
+            sum.duplicate += more.duplicate;
+        }
+        self.evicted += other.evicted;
+        self.records += other.records;
+        self.undecodable += other.undecodable;
+    }
+
+    /// By interface index.
+    pub fn interfaces(&self) -> &HashMap<u32, Accounted> {
+        &self.interfaces
+    }
+}
+
+fn tally(record: &Record) -> Tally {
+    Tally { packets: record.packets, bytes: record.bytes }
+}
+
+impl Observer for Aggregates {
+    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
+        let ends = &flow.key.ends;
+        self.index.number(SeriesKey {
+            protocol: flow.key.protocol,
+            direction: flow.direction,
+            source: ends[sender].ip(flow.key.v6),
+            destination: ends[1 - sender].ip(flow.key.v6),
+        })
+    }
+
+    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
+        let number = flow.tags[sender] as usize;
+        if number >= self.series.len() {
+            self.series.resize(number + 1, Tally::default());
+        }
+        self.series[number] += tally(record);
+        self.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
+    }
+
+    fn duplicate(&mut self, record: &Record) {
+        self.interfaces.entry(record.ifindex).or_default().duplicate += tally(record);
+    }
+
+    fn ended(&mut self, flow: &Flow, outcome: Outcome) {
+        *self.ended.entry((flow.key.protocol, flow.direction, outcome)).or_default() += 1;
+    }
+
+    fn evicted(&mut self, _: &Flow) {
+        self.evicted += 1;
+    }
+}

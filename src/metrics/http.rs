@@ -1,0 +1,261 @@
+//! A small HTTP server for the agent's own pages: hyper on one thread, with a bound on
+//! everything a client can make it hold.
+//!
+//! This file has the port, the accept loop and the stop; `connection` the time limits of one
+//! connection; `answer` what a request is answered.
+
+mod answer;
+mod connection;
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{sleep, timeout};
+
+use answer::Answers;
+
+/// The content type of a page for people.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+/// The content type of the Prometheus text format.
+pub const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Without file descriptors, accept() fails at once and for ever: do not spin on it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long answers that are being written may take when the server stops.
+const STOP_GRACE: Duration = Duration::from_millis(800);
+/// How long `stop` waits for the thread, which a page may be holding up.
+const STOP_WAIT: Duration = Duration::from_secs(3);
+
+/// What a path answers.
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The content type, such as [`TEXT`] or [`METRICS`].
+    pub content_type: &'static str,
+    /// The body, not compressed.
+    pub body: Vec<u8>,
+}
+
+/// The pages; called on the server's own thread, one at a time.
+pub trait Pages: Send + Sync + 'static {
+    /// The reply for a path (without the query), or `None` for a 404.
+    fn get(&self, path: &str) -> Option<Reply>;
+}
+
+/// What clients may take up.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at a time; one more is answered 503 and closed. Connections above half of
+    /// this number are closed after one answer, so that idle ones cannot take all the slots.
+    pub connections: usize,
+    /// Size of a request's line and headers; more is answered 431.
+    pub header_bytes: usize,
+    /// From the opening of a connection, or from a later request's first byte, to the end of the
+    /// request's header.
+    pub header_time: Duration,
+    /// From the end of an answer to the next request's first byte. Longer than a scrape interval
+    /// of a minute, so that Prometheus keeps its connection.
+    pub idle: Duration,
+    /// The longest that writing an answer may take.
+    pub connection_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            header_bytes: 16 << 10,
+            header_time: Duration::from_secs(5),
+            idle: Duration::from_secs(90),
+            connection_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A server that has its port but does not answer yet.
+pub struct Server {
+    listener: StdListener,
+    address: SocketAddr,
+    limits: Limits,
+}
+
+impl Server {
+    /// Binds at once, so that a taken port is an error at start.
+    ///
+    /// `":9090"` is port 9090 of every address, IPv6 and IPv4.
+    pub fn bind(address: &str, limits: Limits) -> anyhow::Result<Server> {
+        let bound = match address.strip_prefix(':').map(str::parse::<u16>) {
+            Some(Ok(port)) => match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
+                // Anything but these two can be a kernel without IPv6; if it is not, IPv4 fails
+                // in the same way.
+                Err(e) if !matches!(e.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied) => {
+                    listen((Ipv4Addr::UNSPECIFIED, port).into())
+                }
+                bound => bound,
+            },
+            None if let Ok(address) = address.parse() => listen(address),
+            _ => bail!(
+                "listen on {address:?}: not an address with a port: give --metrics-addr as :9090 \
+                 (all addresses of this host), 127.0.0.1:9090 or [::1]:9090"
+            ),
+        };
+        let (listener, address) = bound
+            .map_err(|e| match e.kind() {
+                ErrorKind::AddrInUse => anyhow!(
+                    "address already in use; another program has the port: choose one with \
+                     --metrics-addr"
+                ),
+                ErrorKind::AddrNotAvailable => {
+                    anyhow!("no interface of this host has the address: choose one with --metrics-addr")
+                }
+                ErrorKind::PermissionDenied => anyhow!(
+                    "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE: choose a \
+                     higher one with --metrics-addr"
+                ),
+                _ => anyhow!("{e}: choose another address with --metrics-addr"),
+            })
+            .with_context(|| format!("listen on {address}"))?;
+        Ok(Server { listener, address, limits })
+    }
+
+    /// The address that the server has, with the port that the kernel chose for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves on a thread of its own named "nm-metrics" until the result is stopped or dropped.
+    pub fn start(self, pages: Arc<dyn Pages>) -> anyhow::Result<Running> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .context("start the metrics server: create its event loop")?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(self.listener).context("start the metrics server")?
+        };
+        let refused = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = watch::channel(());
+        let counter = refused.clone();
+        let thread = thread::Builder::new()
+            .name("nm-metrics".into())
+            .spawn(move || {
+                let all = serve(listener, self.limits, pages, counter, stopped);
+                LocalSet::new().block_on(&runtime, all);
+            })
+            .context("start the metrics server's thread")?;
+        Ok(Running { address: self.address, refused, stop, thread })
+    }
+}
+
+/// A server that answers; dropping it stops it without waiting.
+pub struct Running {
+    address: SocketAddr,
+    refused: Arc<AtomicU64>,
+    /// Nothing is ever sent: that it is gone is the message.
+    stop: watch::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// The address that the server has.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections turned away because all slots were taken.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Closes the port, gives answers that are being written a moment, and ends the thread.
+    pub fn stop(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        let end = Instant::now() + STOP_WAIT;
+        while !self.thread.is_finished() {
+            // A page cannot be interrupted; the agent's exit must not hang on it.
+            if Instant::now() > end {
+                bail!("stop the metrics server: a page has been in the making for {STOP_WAIT:?}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.thread.join().map_err(|_| anyhow!("the metrics server's thread panicked"))
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<(StdListener, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // Not left to net.ipv6.bindv6only.
+        socket.set_only_v6(false)?;
+    }
+    // A restarted agent gets its port although old connections are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    let listener = StdListener::from(socket);
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    pages: Arc<dyn Pages>,
+    refused: Arc<AtomicU64>,
+    mut stopped: watch::Receiver<()>,
+) {
+    let answers = Arc::new(Answers::new(pages));
+    let mut open = JoinSet::new();
+    let stop = stopped.clone();
+    while let Some(accepted) = unless_stopped(&mut stopped, listener.accept()).await {
+        while open.try_join_next().is_some() {}
+        match accepted {
+            Err(e) => {
+                log::debug!("metrics: accept a connection: {e}; trying again");
+                unless_stopped(&mut stopped, sleep(ACCEPT_PAUSE)).await;
+            }
+            Ok((stream, peer)) if open.len() >= limits.connections => {
+                log::debug!("metrics: {peer}: turned away, {} connections are open", open.len());
+                refused.fetch_add(1, Ordering::Relaxed);
+                // As far as it goes: waiting for this client would give it a slot after all.
+                let _ = stream
+                    .try_write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+            Ok((stream, peer)) => {
+                let keep = open.len() < limits.connections / 2;
+                let (limits, answers, stop) = (limits.clone(), answers.clone(), stop.clone());
+                open.spawn_local(async move {
+                    if let Err(e) = connection::serve(stream, limits, keep, answers, stop).await {
+                        log::debug!("metrics: {peer}: {e:#}");
+                    }
+                });
+            }
+        }
+    }
+    drop(listener);
+    let _ = timeout(STOP_GRACE, async { while open.join_next().await.is_some() {} }).await;
+}
+
+/// The result of `work`, or `None` if the stop comes first. (tokio's `select!` needs its macros.)
+async fn unless_stopped<T>(stop: &mut watch::Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
+    let (mut stop, mut work) = (pin!(stop.changed()), pin!(work));
+    poll_fn(|cx| match stop.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => work.as_mut().poll(cx).map(Some),
+    })
+    .await
+}

@@ -1,0 +1,93 @@
+//! The pages of the metrics port.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::{Registry, TextEncoder};
+
+use super::aggregates::Aggregates;
+use super::collector::AgentCollector;
+use super::http::{METRICS, Pages, Reply, TEXT};
+use super::own::Processing;
+use crate::bpf::{InterfaceBooks, ProgramStats, RecordCounts};
+use crate::flow::Counts;
+
+/// What the agent knows at the moment of a scrape.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Sums of all workers.
+    pub aggregates: Aggregates,
+    /// Flows in the tables.
+    pub active: Counts,
+    /// The kernel's books by interface index.
+    pub books: BTreeMap<u32, InterfaceBooks>,
+    /// Records the programs wrote.
+    pub records: RecordCounts,
+    /// Time for a record.
+    pub processing: Processing,
+    /// Watched interfaces: index, name, attach mode.
+    pub interfaces: Vec<(u32, String, &'static str)>,
+    /// Run-time statistics of the programs, where the kernel keeps them.
+    pub programs: Vec<ProgramStats>,
+}
+
+/// Where the pages come from.
+pub trait Source: Send + Sync + 'static {
+    /// For `/metrics`; `None` without workers.
+    fn snapshot(&self) -> Option<Snapshot>;
+    /// For `/healthz`: what is wrong, if something is.
+    fn unhealthy(&self) -> Option<String>;
+    /// For `/readyz`: what is still missing, if something is.
+    fn unready(&self) -> Option<String>;
+}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// Of the package.
+    pub version: &'static str,
+    /// Short hash.
+    pub commit: &'static str,
+    /// Of the processor.
+    pub arch: &'static str,
+    /// Name of the node the agent runs on.
+    pub node: String,
+}
+
+/// `/metrics`, `/healthz`, `/readyz`.
+pub struct MetricsPage {
+    source: Arc<dyn Source>,
+    registry: Registry,
+}
+
+impl MetricsPage {
+    /// Pages over `source`.
+    pub fn new(source: Arc<dyn Source>, series: Arc<super::SeriesIndex>, build: Build) -> anyhow::Result<MetricsPage> {
+        let registry = Registry::new();
+        registry.register(Box::new(AgentCollector::new(Arc::clone(&source), series, build)?))?;
+        Ok(MetricsPage { source, registry })
+    }
+}
+
+fn text(status: u16, body: String) -> Reply {
+    Reply { status, content_type: TEXT, body: body.into_bytes() }
+}
+
+impl Pages for MetricsPage {
+    fn get(&self, path: &str) -> Option<Reply> {
+        let verdict = |trouble: Option<String>| match trouble {
+            None => text(200, "ok\n".to_owned()),
+            Some(trouble) => text(503, format!("{trouble}\n")),
+        };
+        Some(match path {
+            "/metrics" => match TextEncoder::new().encode_to_string(&self.registry.gather()) {
+                Ok(body) => Reply { status: 200, content_type: METRICS, body: body.into_bytes() },
+                Err(error) => text(500, format!("encode the metrics: {error}\n")),
+            },
+            "/healthz" => verdict(self.source.unhealthy()),
+            "/readyz" => verdict(self.source.unready()),
+            "/" => text(200, "netmon: /metrics /healthz /readyz\n".to_owned()),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Workers: a thread for each ring that takes its records in batches and hands them on.
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bpf::{Clock, Record, Ring, Wakeup};
+
+/// What a worker does with its records.
+pub trait Sink: Send + 'static {
+    /// The next records, in the order in which the ring had them.
+    fn records(&mut self, records: &[Record]);
+    /// So many pieces in the ring were no records.
+    fn undecodable(&mut self, count: u64);
+    /// Comes about every [`TICK`], and after each batch.
+    fn tick(&mut self, now_ns: u64);
+}
+
+/// A worker sleeps at most this long; records that are too few to wake it wait as long.
+pub const TICK: Duration = Duration::from_millis(200);
+
+/// Records handed on at once: bounds how long a sink's lock is held.
+const BATCH: usize = 256;
+
+/// A running worker. It ends once its wakeup is raised and the ring is empty.
+pub struct Worker {
+    thread: JoinHandle<Result<()>>,
+    wakeup: Arc<Wakeup>,
+}
+
+impl Worker {
+    /// Starts the worker of `ring`.
+    pub fn start(number: usize, ring: Ring, clock: Arc<Clock>, sink: impl Sink) -> Result<Worker> {
+        let wakeup = Arc::new(Wakeup::new()?);
+        let raised = Arc::clone(&wakeup);
+        let thread = Builder::new()
+            .name(format!("nm-worker-{number}"))
+            .spawn(move || run(&ring, clock, sink, &raised))
+            .context("start a worker thread")?;
+        Ok(Worker { thread, wakeup })
+    }
+
+    /// It failed or panicked.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Lets it finish its ring; to be called when nothing writes to it any more.
+    pub fn finish(self) -> Result<()> {
+        self.wakeup.raise();
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!("a worker thread panicked"),
+        }
+    }
+}
+
+fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup) -> Result<()> {
+    let mut reader = ring.reader(clock)?;
+    let mut records = Vec::with_capacity(BATCH);
+    loop {
+        let finish = reader.wait(TICK, wakeup)?;
+        loop {
+            let undecodable = reader.read(BATCH, &mut records);
+            if undecodable > 0 {
+                sink.undecodable(undecodable);
+            }
+            sink.records(&records);
+            sink.tick(Clock::now_ns());
+            if records.is_empty() && undecodable == 0 {
+                break;
+            }
+        }
+        if finish {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The tests that need more than one module, or the kernel.
+
+mod http;
+mod injected;
+mod support;

@@ -1,0 +1,128 @@
+//! The loaded programs, run on injected packets, and the records they write.
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use netmon::bpf::{
+    Books, Bpf, Frame, Hook, Injector, InterfaceBooks, ObjectStorage, Options, Record, Ring, RingReader, Sweep,
+    Sweeper, Tally,
+};
+
+/// Options with a little of everything.
+pub fn small() -> Options {
+    Options {
+        rings: 1,
+        ring_records: 1 << 16,
+        batch: 1000,
+        cache_slots: 1 << 14,
+        idle: Duration::from_secs(1),
+        report: Duration::from_secs(2),
+    }
+}
+
+/// Loaded programs that are attached to nothing. One at a time in a thread: the rings have one reader each.
+pub struct Kernel {
+    pub bpf: Bpf<'static>,
+    pub rings: Vec<Ring>,
+    readers: Vec<RingReader>,
+    sweeper: Sweeper,
+    books: Books,
+}
+
+impl Kernel {
+    pub fn load(options: Options) -> anyhow::Result<Kernel> {
+        // A few kilobytes a test: simpler than a value that borrows from itself.
+        let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
+        let mut bpf = Bpf::load(storage, &options)?;
+        let rings = bpf.take_rings();
+        let readers = rings.iter().map(|r| r.reader(bpf.clock())).collect::<anyhow::Result<_>>()?;
+        let (sweeper, books) = (bpf.sweeper()?, bpf.books()?);
+        Ok(Kernel { bpf, rings, readers, sweeper, books })
+    }
+
+    pub fn injector(&self, hook: Hook, ethernet: bool) -> Injector {
+        Injector::new(self.bpf.program(hook, ethernet).unwrap())
+    }
+
+    pub fn sweeper(&self) -> &Sweeper {
+        &self.sweeper
+    }
+
+    /// What waits in the rings.
+    pub fn drain(&mut self) -> Vec<Record> {
+        let mut all = Vec::new();
+        let mut batch = Vec::new();
+        for reader in &mut self.readers {
+            loop {
+                assert_eq!(reader.read(4096, &mut batch), 0, "undecodable records");
+                if batch.is_empty() {
+                    break;
+                }
+                all.append(&mut batch);
+            }
+        }
+        all
+    }
+
+    /// Everything out of caches and rings.
+    pub fn flush(&mut self) -> Vec<Record> {
+        let mut all = self.drain();
+        loop {
+            self.sweeper.sweep(Sweep::All).unwrap();
+            all.append(&mut self.drain());
+            if self.sweeper.is_empty() {
+                return all;
+            }
+        }
+    }
+
+    /// The books of all interfaces.
+    pub fn books(&self) -> InterfaceBooks {
+        let mut sum = InterfaceBooks::default();
+        for books in self.books.interfaces().into_values() {
+            sum += books;
+        }
+        sum
+    }
+
+    /// Injects one packet at the ingress hook and returns what became of it.
+    pub fn one(&mut self, ethernet: bool, packet: &[u8], frame: Frame) -> (Vec<Record>, InterfaceBooks) {
+        let before = self.books();
+        let verdict = self.injector(Hook::Ingress, ethernet).inject(packet, frame, 1).unwrap();
+        assert_eq!(verdict as i32, -1, "the programs let every packet pass");
+        let records = self.flush();
+        (records, difference(self.books(), before))
+    }
+}
+
+/// Packets and bytes of records.
+pub fn total(records: &[Record]) -> Tally {
+    let mut sum = Tally::default();
+    for r in records {
+        sum += Tally { packets: r.packets, bytes: r.bytes };
+    }
+    sum
+}
+
+/// seen = recorded + ignored + lost.
+pub fn assert_conserved(books: &InterfaceBooks, recorded: Tally) {
+    let mut sum = recorded;
+    sum += books.not_ip;
+    sum += books.malformed;
+    sum += books.ring_full;
+    assert_eq!(sum, books.seen(), "the books do not balance: {books:?}");
+}
+
+fn minus(a: Tally, b: Tally) -> Tally {
+    Tally { packets: a.packets - b.packets, bytes: a.bytes - b.bytes }
+}
+
+pub fn difference(a: InterfaceBooks, b: InterfaceBooks) -> InterfaceBooks {
+    InterfaceBooks {
+        ingress: minus(a.ingress, b.ingress),
+        egress: minus(a.egress, b.egress),
+        not_ip: minus(a.not_ip, b.not_ip),
+        malformed: minus(a.malformed, b.malformed),
+        ring_full: minus(a.ring_full, b.ring_full),
+    }
+}

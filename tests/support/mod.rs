@@ -1,0 +1,73 @@
+//! What the tests share: privilege, namespaces, the loaded programs, packets.
+
+pub mod kernel;
+#[allow(dead_code)]
+pub mod netns;
+pub mod packet;
+pub mod vary;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// True if BPF programs can be loaded here and namespaces made. Otherwise the test is noted as not run, by its name, in the
+/// file that `scripts/test` shows at its end.
+pub fn privileged(test: &str) -> bool {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    match MISSING.get_or_init(missing) {
+        None => true,
+        Some(reason) => {
+            not_run(test, reason);
+            false
+        }
+    }
+}
+
+/// Notes that `test` could not run here.
+pub fn not_run(test: &str, reason: &str) {
+    eprintln!("NOT RUN {test}: {reason}");
+    if let Some(path) = std::env::var_os("NETMON_NOT_RUN") {
+        let line = format!("{test}: {reason}\n");
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+}
+
+fn missing() -> Option<String> {
+    if let Err(error) = netmon::bpf::check_host() {
+        return Some(format!("{error:#}"));
+    }
+    if let Err(error) = kernel::Kernel::load(kernel::small()) {
+        return Some(format!("{error:#}"));
+    }
+    // The kernel test VMs bring no iproute2; tests that need namespaces check for themselves.
+    None
+}
+
+/// Runs a command and insists that it succeeds.
+pub fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command}: {}{}", text, String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// Marks a test as one that needs root.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if !$crate::support::privileged($crate::function_name!()) {
+            return;
+        }
+    };
+}
+
+/// The path of the enclosing function.
+#[macro_export]
+macro_rules! function_name {
+    () => {{
+        fn here() {}
+        std::any::type_name_of_val(&here).trim_end_matches("::here")
+    }};
+}

@@ -1,0 +1,47 @@
+//! Many flows for one system call: tests/bpf/vary.bpf.c in front of a program.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, OpenObject};
+use netmon::bpf::Injector;
+
+#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod skel {
+    include!(concat!(env!("OUT_DIR"), "/vary.skel.rs"));
+}
+
+/// In which order flows get packets. As in the BPF source.
+#[derive(Clone, Copy)]
+pub enum Order {
+    InTurn = 0,
+    Random = 1,
+    Skewed = 2,
+}
+
+/// Stands in front of a program and gives each packet a source address of its own.
+pub struct Vary {
+    skel: skel::VarySkel<'static>,
+}
+
+impl Vary {
+    pub fn load(program: &OwnedFd) -> Vary {
+        let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
+        let skel = skel::VarySkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let fd = program.as_raw_fd().to_ne_bytes();
+        skel.maps.vary_next.update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY).unwrap();
+        Vary { skel }
+    }
+
+    pub fn injector(&self) -> Injector {
+        Injector::new(self.skel.progs.vary_source.as_fd().try_clone_to_owned().unwrap())
+    }
+
+    /// The next packets belong to `flows` flows in `order`, beginning with `start`.
+    pub fn aim(&self, start: u32, order: Order, flows: u32) {
+        let state = [start, order as u32, flows, flows.ilog2()];
+        let bytes: Vec<u8> = state.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        self.skel.maps.bss.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).unwrap();
+    }
+}
