@@ -50,9 +50,9 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	if (skb->vlan_present)
 		p.bytes += segments * sizeof(struct vlan_hdr);
 	p.now = bpf_jiffies64();
-	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
 	if (nm_preemptible)
 		bpf_preempt_disable();
+	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
 	/* The live bit comes after the entry: a sweep in between would clear it. */
 	if (verdict == NM_FLOW4) {
 		p.key4.ifindex = ifindex;

@@ -275,3 +275,6 @@ fn client_of(key: &FlowKey, sender: usize, record: &Record) -> usize {
         std::cmp::Ordering::Equal => sender,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+use std::time::Duration;
+
+use super::*;
+use crate::bpf::{Cause, Endpoint, Hook, Record};
+use crate::flow::Reason;
+
+const SECOND: u64 = 1_000_000_000;
+const FIN: u8 = 1;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Log {
+    sent: u64,
+    duplicate: u64,
+    ended: Vec<Outcome>,
+    evicted: Vec<u16>,
+    appeared: u32,
+}
+
+impl Observer for Log {
+    fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
+        self.appeared += 1;
+        self.appeared
+    }
+    fn sent(&mut self, _: &Flow, _: usize, record: &Record) {
+        self.sent += record.packets;
+    }
+    fn duplicate(&mut self, record: &Record) {
+        self.duplicate += record.packets;
+    }
+    fn ended(&mut self, _: &Flow, outcome: Outcome) {
+        self.ended.push(outcome);
+    }
+    fn evicted(&mut self, flow: &Flow) {
+        self.evicted.push(flow.key.ends[1].port);
+    }
+}
+
+fn table(max_flows: usize) -> Table {
+    let limits =
+        Limits { max_flows, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(30) };
+    Table::new(limits, 100 * SECOND)
+}
+
+fn end(host: u8, port: u16) -> Endpoint {
+    let mut address = [0; 16];
+    address[..4].copy_from_slice(&[10, 0, 0, host]);
+    Endpoint { address, port }
+}
+
+/// One packet of 100 bytes at `second`, from port 4000 and `port` of 10.0.0.1 to port 80 of 10.0.0.2.
+fn packet(port: u16, second: u64) -> Record {
+    Record {
+        v6: false,
+        source: end(1, 4000 + port),
+        destination: end(2, 80),
+        protocol: TCP,
+        ifindex: 7,
+        hook: Hook::Egress,
+        vlan: 0,
+        inner_vlan: 0,
+        packets: 1,
+        bytes: 100,
+        first_ns: second * SECOND,
+        last_ns: second * SECOND,
+        tcp_flags: ACK,
+        syn: false,
+        syn_ack: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        cause: Cause::Swept,
+    }
+}
+
+fn reply(record: Record) -> Record {
+    let hook = if record.hook == Hook::Egress { Hook::Ingress } else { Hook::Egress };
+    Record { source: record.destination, destination: record.source, hook, ..record }
+}
+
+fn syn(port: u16, second: u64) -> Record {
+    Record { syn: true, tcp_flags: 2, ..packet(port, second) }
+}
+
+fn syn_ack(port: u16, second: u64) -> Record {
+    Record { syn_ack: true, tcp_flags: 2 | ACK, ..reply(packet(port, second)) }
+}
+
+fn flags(record: Record, flags: u8) -> Record {
+    Record { tcp_flags: flags, ..record }
+}
+
+fn run(records: &[Record]) -> (Table, Log) {
+    let (mut table, mut log) = (table(1000), Log::default());
+    for record in records {
+        table.merge(record, &mut log);
+    }
+    (table, log)
+}
+
+#[test]
+fn both_directions_are_one_flow() {
+    let (table, log) = run(&[syn(1, 101), syn_ack(1, 101), packet(1, 103)]);
+    let flow = table.iter().next().unwrap();
+    assert_eq!((table.len(), log.sent, log.duplicate), (1, 3, 0));
+    assert_eq!((flow.from_client().packets, flow.from_server().packets), (2, 1));
+    assert_eq!((flow.from_client().bytes, flow.direction), (200, Direction::Egress));
+    assert_eq!((flow.first_ns, flow.last_ns()), (101 * SECOND, 103 * SECOND));
+    assert_eq!(table.counts()[&(TCP, Direction::Egress)], 1);
+}
+
+#[test]
+fn the_opener_is_the_client_whatever_the_ports() {
+    let odd = |r: Record| Record { destination: end(2, 50000), ..r };
+    let (table, _) = run(&[odd(syn(1, 101))]);
+    assert_eq!(table.iter().next().unwrap().from_client().packets, 1);
+    // Met in the middle, the lower port serves.
+    let (table, _) = run(&[reply(packet(1, 101))]);
+    let flow = table.iter().next().unwrap();
+    assert_eq!((flow.from_server().packets, flow.direction), (1, Direction::Egress));
+    // Seen only by its answer, the opener is still the other end.
+    let (table, _) = run(&[Record { source: end(2, 50000), ..syn_ack(1, 101) }]);
+    assert_eq!(table.iter().next().unwrap().from_server().packets, 1);
+}
+
+#[test]
+fn outcomes() {
+    let ok = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
+    assert_eq!(run(&ok).1.ended, [Outcome::Ok]);
+    let refused = [syn(1, 101), flags(reply(packet(1, 101)), RST | ACK)];
+    assert_eq!(run(&refused).1.ended, [Outcome::Failed(Reason::Refused)]);
+    let reset = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), RST)];
+    assert_eq!(run(&reset).1.ended, [Outcome::Failed(Reason::Reset)]);
+    // Counted once, even if more comes.
+    let after = [&ok[..], &[flags(packet(1, 103), RST)]].concat();
+    assert_eq!(run(&after).1.ended, [Outcome::Ok]);
+    let (mut table, mut log) = run(&[syn(1, 101), packet(2, 101)]);
+    table.expire(140 * SECOND, &mut log);
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Timeout)][..], 1));
+}
+
+#[test]
+fn a_port_used_again_is_a_new_flow() {
+    let close = [flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
+    let (table, log) = run(&[&[syn(1, 101)], &close[..], &[syn(1, 104)]].concat());
+    assert_eq!((table.len(), log.ended.len()), (1, 1));
+    assert_eq!(table.iter().next().unwrap().from_client().packets, 1);
+}
+
+#[test]
+fn other_hooks_are_duplicates_until_the_owner_is_silent() {
+    let elsewhere = |second| Record { ifindex: 8, ..packet(1, second) };
+    let (table, log) = run(&[packet(1, 101), elsewhere(101), packet(1, 105), elsewhere(105), elsewhere(114)]);
+    assert_eq!((log.sent, log.duplicate), (2, 3));
+    assert_eq!(table.iter().next().unwrap().from_client().ifindex, 7);
+    let (table, log) = run(&[packet(1, 101), elsewhere(101), elsewhere(112), packet(1, 112)]);
+    assert_eq!((log.sent, log.duplicate), (2, 2));
+    assert_eq!(table.iter().next().unwrap().from_client().ifindex, 8);
+}
+
+#[test]
+fn silent_flows_expire_and_busy_ones_stay() {
+    let (mut table, mut log) = run(&[packet(1, 101), packet(2, 101)]);
+    for second in (110..900).step_by(10) {
+        table.merge(&packet(2, second), &mut log);
+        table.expire(second * SECOND, &mut log);
+    }
+    assert_eq!((table.len(), log.ended.len()), (1, 1));
+    table.expire(2000 * SECOND, &mut log);
+    assert!(table.is_empty());
+    assert_eq!(table.counts()[&(TCP, Direction::Egress)], 0);
+}
+
+#[test]
+fn closed_flows_linger_for_late_packets() {
+    let close = [syn(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
+    let (mut table, mut log) = run(&close);
+    table.expire(105 * SECOND, &mut log);
+    table.merge(&packet(1, 105), &mut log);
+    assert_eq!((table.len(), log.ended.len(), log.sent), (1, 1, 4));
+    table.expire(112 * SECOND, &mut log);
+    assert!(table.is_empty());
+}
+
+#[test]
+fn at_the_bound_the_least_alive_go_first() {
+    let (mut table, mut log) = (table(3), Log::default());
+    table.merge(&packet(1, 101), &mut log);
+    table.merge(&packet(2, 101), &mut log);
+    table.merge(&syn(3, 101), &mut log); // waits for an answer: goes first
+    table.merge(&packet(1, 200), &mut log); // so the second is idle for longer
+    table.merge(&packet(4, 201), &mut log);
+    table.merge(&packet(5, 201), &mut log);
+    assert_eq!((log.evicted.as_slice(), table.len()), (&[80, 80][..], 3));
+    let mut ports: Vec<u16> = table.iter().map(|f| f.key.ends[0].port).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [4001, 4004, 4005]);
+    assert_eq!(log.ended, [Outcome::Failed(Reason::Timeout), Outcome::Ok]);
+}
+
+#[test]
+fn a_flood_of_flows_stays_within_the_bound() {
+    let (mut table, mut log) = (table(1000), Log::default());
+    for i in 0..200_000u32 {
+        let source = Endpoint { address: (u128::from(i) + (0x0b << 120)).to_be_bytes(), port: 1000 };
+        table.merge(&Record { source, ..syn(1, 101 + u64::from(i / 1000)) }, &mut log);
+        assert!(table.len() <= 1000);
+    }
+    assert_eq!((log.evicted.len(), log.sent), (199_000, 200_000));
+    assert_eq!(size_of::<Flow>(), 144, "a million of them must stay below 200 MB with index and wheel");
+}
