@@ -34,8 +34,8 @@ test: ## Run all tests, as root where they need it; ARGS=name for some
 
 demo: ## Show flows of a small network of namespaces with real traffic
 	@scripts/deps test
-	$(CARGO) build --release --locked
-	scripts/as-root scripts/demo $(ARGS)
+	$(CARGO) build --release --locked --example watch
+	scripts/as-root scripts/demo
 
 benchmark: ## Measure the cost of a packet, a record and a flow, as root
 	@scripts/deps bench

@@ -1,7 +1,6 @@
 //! Array maps mapped into memory: reading a counter costs a load, not a system call.
 
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
@@ -23,7 +22,7 @@ unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T: Copy> Mapped<T> {
     /// Maps a BPF_F_MMAPABLE array whose values are `T`.
-    pub(super) fn new(map: &(impl MapCore), entries: usize) -> Result<Mapped<T>> {
+    pub(super) fn new(map: &impl MapCore, entries: usize) -> Result<Mapped<T>> {
         let name = map.name().to_string_lossy().into_owned();
         anyhow::ensure!(map.value_size() as usize == size_of::<T>(), "map {name}: unexpected value size");
         let bytes = NonZeroUsize::new(entries * size_of::<T>()).with_context(|| format!("map {name} is empty"))?;

@@ -84,12 +84,18 @@ pub struct Flow {
     pub tags: [u32; 2],
     /// Tells this flow from others that had its place in the table.
     generation: u32,
+    /// A RST was seen; how it ended shows when all records have come.
+    closing: bool,
 }
 
 impl Flow {
     /// Time of the last packet.
     pub fn last_ns(&self) -> u64 {
         self.sent[0].last_ns.max(self.sent[1].last_ns)
+    }
+
+    fn is_over(&self) -> bool {
+        self.outcome.is_some() || self.closing
     }
 
     /// What the client sent.

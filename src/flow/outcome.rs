@@ -74,25 +74,41 @@ pub(super) const TCP: u8 = 6;
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
 
-/// The outcome that the packets so far tell; `None` while the flow may go on.
-pub(super) fn judge(flow: &Flow) -> Option<Outcome> {
+/// What the packets so far tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The flow may go on.
+    Open,
+    /// It is over, and this is how, unless the other direction's record, still on its way, tells otherwise.
+    Likely(Outcome),
+    /// It is over, whatever comes.
+    Certain(Outcome),
+}
+
+/// Records of the two directions arrive in any order: a RST is told at once, the SYN or FIN before it up to a sweep later.
+pub(super) fn judge(flow: &Flow) -> Verdict {
     if flow.key.protocol != TCP {
-        return None;
+        return Verdict::Open;
     }
     let (client, server) = (flow.from_client(), flow.from_server());
     if client.tcp_flags & server.tcp_flags & FIN != 0 {
-        Some(Outcome::Ok) // a RST after both have closed changes nothing
-    } else if (client.tcp_flags | server.tcp_flags) & RST != 0 {
-        let answered = server.syn_ack || server.tcp_flags & RST == 0;
-        Some(Outcome::Failed(if client.syn && !answered { Reason::Refused } else { Reason::Reset }))
-    } else {
-        None
+        return Verdict::Certain(Outcome::Ok); // a RST after both have closed changes nothing
     }
+    if (client.tcp_flags | server.tcp_flags) & RST == 0 {
+        return Verdict::Open;
+    }
+    // What the server sent before its RST came with it.
+    if client.syn && server.tcp_flags & RST != 0 && !server.syn_ack {
+        return Verdict::Certain(Outcome::Failed(Reason::Refused));
+    }
+    Verdict::Likely(Outcome::Failed(Reason::Reset))
 }
 
-/// The outcome of a flow that fell silent.
-pub(super) fn judge_silent(flow: &Flow) -> Outcome {
-    if flow.key.protocol == TCP && flow.from_client().syn && flow.from_server().packets == 0 {
+/// The outcome of a flow of which nothing more comes.
+pub(super) fn conclude(flow: &Flow) -> Outcome {
+    if let Verdict::Likely(outcome) | Verdict::Certain(outcome) = judge(flow) {
+        outcome
+    } else if flow.key.protocol == TCP && flow.from_client().syn && flow.from_server().packets == 0 {
         Outcome::Failed(Reason::Timeout)
     } else {
         Outcome::Ok

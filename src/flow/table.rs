@@ -1,13 +1,13 @@
 //! The table of flows: merges records, expires what is silent, stays within its bound.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::outcome::{TCP, is_embryonic, judge, judge_silent};
+use super::outcome::{TCP, Verdict, conclude, is_embryonic, judge};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, Flow, FlowKey, Outcome, Sent};
@@ -24,6 +24,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
 }
 
+/// After a RST, the records of what came before it take a sweep or two to arrive.
+const SETTLE_NS: u64 = 3_000_000_000;
 /// Closed flows stay this long, for packets that come late.
 const LINGER_NS: u64 = 5_000_000_000;
 /// An owner that is silent for this long, while another hook sees the flow, has lost it.
@@ -113,9 +115,10 @@ impl Table {
             .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
             .map(|&(_, i)| i);
         let index = match found {
-            // The ports are used again.
-            Some(i) if record.syn && self.flows.get(i).is_some_and(|f| f.outcome.is_some()) => {
-                self.remove(i);
+            Some(i)
+                if record.syn && self.flows.get(i).is_some_and(|f| f.is_over() && record.first_ns > f.last_ns()) =>
+            {
+                self.end(i, observer); // the ports are used again
                 self.open(key, hash, sender, record, observer)
             }
             Some(i) => i,
@@ -139,14 +142,23 @@ impl Table {
             flow.tags[sender] = observer.appeared(flow, sender);
         }
         observer.sent(flow, sender, record);
-        if flow.outcome.is_none()
-            && let Some(outcome) = judge(flow)
-        {
-            flow.outcome = Some(outcome);
-            observer.ended(flow, outcome);
-            let entry = Entry { index, generation: flow.generation };
-            self.wheel.schedule(seconds(record.last_ns + LINGER_NS), entry);
+        if flow.outcome.is_some() {
+            return;
         }
+        let wait = match judge(flow) {
+            Verdict::Certain(outcome) => {
+                flow.outcome = Some(outcome);
+                observer.ended(flow, outcome);
+                LINGER_NS
+            }
+            Verdict::Likely(_) if !flow.closing => {
+                flow.closing = true;
+                SETTLE_NS
+            }
+            _ => return,
+        };
+        let entry = Entry { index, generation: flow.generation };
+        self.wheel.schedule(seconds(record.last_ns + wait) + 1, entry);
     }
 
     /// Ends what was silent for too long.
@@ -178,6 +190,8 @@ impl Table {
     fn deadline(&self, flow: &Flow) -> u64 {
         let silence = if flow.outcome.is_some() {
             LINGER_NS
+        } else if flow.closing {
+            SETTLE_NS
         } else if is_embryonic(flow) {
             self.limits.connect_timeout.as_nanos() as u64
         } else {
@@ -198,6 +212,7 @@ impl Table {
             client: client as u8,
             direction: if outward { Direction::Egress } else { Direction::Ingress },
             outcome: None,
+            closing: false,
             first_ns: record.first_ns,
             tags: [0; 2],
             generation: self.generation,
@@ -234,7 +249,7 @@ impl Table {
         if let Some(flow) = self.flows.get_mut(index)
             && flow.outcome.is_none()
         {
-            let outcome = judge(flow).unwrap_or_else(|| judge_silent(flow));
+            let outcome = conclude(flow);
             flow.outcome = Some(outcome);
             observer.ended(flow, outcome);
         }

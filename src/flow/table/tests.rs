@@ -39,8 +39,7 @@ impl Observer for Log {
 }
 
 fn table(max_flows: usize) -> Table {
-    let limits =
-        Limits { max_flows, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(30) };
+    let limits = Limits { max_flows, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(30) };
     Table::new(limits, 100 * SECOND)
 }
 
@@ -131,13 +130,27 @@ fn outcomes() {
     let refused = [syn(1, 101), flags(reply(packet(1, 101)), RST | ACK)];
     assert_eq!(run(&refused).1.ended, [Outcome::Failed(Reason::Refused)]);
     let reset = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), RST)];
-    assert_eq!(run(&reset).1.ended, [Outcome::Failed(Reason::Reset)]);
+    let (mut table, mut log) = run(&reset);
+    assert_eq!(log.ended, []);
+    table.expire(107 * SECOND, &mut log);
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Reset)][..], 0));
     // Counted once, even if more comes.
     let after = [&ok[..], &[flags(packet(1, 103), RST)]].concat();
     assert_eq!(run(&after).1.ended, [Outcome::Ok]);
     let (mut table, mut log) = run(&[syn(1, 101), packet(2, 101)]);
     table.expire(140 * SECOND, &mut log);
     assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Timeout)][..], 1));
+}
+
+/// A RST is told at once, what came before it waits for the sweep.
+#[test]
+fn a_rst_may_come_before_what_led_to_it() {
+    let refused = [flags(reply(packet(1, 101)), RST | ACK), syn(1, 101)];
+    let (table, log) = run(&refused);
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Refused)][..], 1));
+    let closed = [flags(packet(1, 101), RST | FIN | ACK), syn(1, 100), flags(syn_ack(1, 100), FIN | ACK)];
+    let (table, log) = run(&closed);
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Ok][..], 1));
 }
 
 #[test]
