@@ -113,8 +113,7 @@ impl Table {
             .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
             .map(|&(_, i)| i);
         let index = match found {
-            // The ports are used again.
-            Some(i) if record.syn && self.flows.get(i).is_some_and(|f| f.outcome.is_some()) => {
+            Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
                 self.remove(i);
                 self.open(key, hash, sender, record, observer)
             }
@@ -251,6 +250,20 @@ impl Table {
             *count -= 1;
         }
     }
+}
+
+/// True if the ports are used again. Each CPU and each hook has records of its own, which come in any order: the one with
+/// the SYN may be the last of its connection, so the SYN must also be later than all that the flow has had.
+fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
+    if flow.outcome.is_none() || !(record.syn || record.syn_ack) {
+        return false;
+    }
+    let sent = &flow.sent[sender];
+    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells.
+    let had_it = sent.ifindex == record.ifindex
+        && sent.hook() == record.hook
+        && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
+    record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
 }
 
 fn add(sent: &mut Sent, record: &Record) {

@@ -149,6 +149,23 @@ fn a_port_used_again_is_a_new_flow() {
 }
 
 #[test]
+fn a_port_used_again_within_a_jiffy_is_a_new_flow() {
+    let reset = Record { syn: true, ..flags(packet(1, 101), RST | 2) };
+    let (table, log) = run(&[reset.clone(), reset.clone(), reset]);
+    assert_eq!((table.len(), log.ended.len()), (1, 3));
+}
+
+#[test]
+fn late_records_of_a_closed_connection_are_of_it() {
+    let close = [flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
+    // Its begin was seen by another CPU; and all of it by another hook.
+    let elsewhere = [syn(1, 101), syn_ack(1, 101)].map(|r| Record { ifindex: 8, ..r });
+    let (table, log) = run(&[&close[..], &[syn(1, 101), syn_ack(1, 101)], &elsewhere].concat());
+    assert_eq!((table.len(), log.ended.as_slice()), (1, &[Outcome::Ok][..]));
+    assert_eq!((log.sent, log.duplicate), (4, 2));
+}
+
+#[test]
 fn other_hooks_are_duplicates_until_the_owner_is_silent() {
     let elsewhere = |second| Record { ifindex: 8, ..packet(1, second) };
     let (table, log) = run(&[packet(1, 101), elsewhere(101), packet(1, 105), elsewhere(105), elsewhere(114)]);
