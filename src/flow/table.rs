@@ -121,6 +121,7 @@ impl Table {
             None => self.open(key, hash, sender, record, observer),
         };
         let Some(flow) = self.flows.get_mut(index) else { return };
+        correct_client(flow, sender, record, &mut self.counts, observer);
         let sent = &mut flow.sent[sender];
         let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
         let first = sent.ifindex == 0;
@@ -188,14 +189,12 @@ impl Table {
     fn open(&mut self, key: FlowKey, hash: u32, sender: usize, record: &Record, observer: &mut impl Observer) -> u32 {
         while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
         let client = client_of(&key, sender, record);
-        // The hook names the direction of the packet; the client's packets name that of the flow.
-        let outward = (record.hook == Hook::Egress) == (client == sender);
         self.generation = self.generation.wrapping_add(1);
         let flow = Flow {
             key,
             sent: Default::default(),
             client: client as u8,
-            direction: if outward { Direction::Egress } else { Direction::Ingress },
+            direction: direction_of(client, sender, record),
             outcome: None,
             first_ns: record.first_ns,
             tags: [0; 2],
@@ -264,6 +263,36 @@ fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
         && sent.hook() == record.hook
         && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
     record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
+}
+
+/// The handshake names the client, even if its record is not the first: until then the ports were a guess. What was counted
+/// under the guess stays there.
+fn correct_client(flow: &mut Flow, sender: usize, record: &Record, counts: &mut Counts, observer: &mut impl Observer) {
+    let known = flow.sent.iter().any(|sent| sent.syn || sent.syn_ack);
+    let client = client_of(&flow.key, sender, record);
+    if record.syn == record.syn_ack || known || usize::from(flow.client) == client {
+        return;
+    }
+    flow.client = client as u8;
+    let direction = direction_of(client, sender, record);
+    if direction == flow.direction {
+        return;
+    }
+    if let Some(count) = counts.get_mut(&(flow.key.protocol, flow.direction)) {
+        *count -= 1;
+    }
+    *counts.entry((flow.key.protocol, direction)).or_default() += 1;
+    flow.direction = direction;
+    for end in 0..2 {
+        if flow.sent[end].ifindex != 0 {
+            flow.tags[end] = observer.appeared(flow, end);
+        }
+    }
+}
+
+/// The hook names the direction of the packet; the client's packets name that of the flow.
+fn direction_of(client: usize, sender: usize, record: &Record) -> Direction {
+    if (record.hook == Hook::Egress) == (client == sender) { Direction::Egress } else { Direction::Ingress }
 }
 
 fn add(sent: &mut Sent, record: &Record) {

@@ -125,6 +125,22 @@ fn the_opener_is_the_client_whatever_the_ports() {
 }
 
 #[test]
+fn the_handshake_corrects_a_guess() {
+    // The client's port is the lower one, and the record with the SYN comes last.
+    let low = |record: Record| Record { destination: Endpoint { port: 60000, ..record.destination }, ..record };
+    let records = [low(packet(1, 102)), low(syn(1, 101))];
+    for records in [records.clone(), records.map(|r| Record { hook: Hook::Ingress, ..r })] {
+        let direction = if records[0].hook == Hook::Egress { Direction::Egress } else { Direction::Ingress };
+        let (table, log) = run(&records);
+        let flow = table.iter().next().unwrap();
+        assert_eq!((flow.from_client().packets, flow.from_server().packets, flow.direction), (2, 0, direction));
+        assert_eq!(table.counts().values().sum::<u64>(), 1);
+        assert_eq!(table.counts()[&(TCP, direction)], 1);
+        assert_eq!(log.appeared, 2, "it has its series by direction");
+    }
+}
+
+#[test]
 fn outcomes() {
     let ok = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
     assert_eq!(run(&ok).1.ended, [Outcome::Ok]);
