@@ -1,6 +1,7 @@
 //! Workers: a thread for each ring that takes its records in batches and hands them on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub trait Sink: Send + 'static {
 /// A worker sleeps at most this long; records that are too few to wake it wait as long.
 pub const TICK: Duration = Duration::from_millis(200);
 
+/// The same while the agent stops.
+const HURRIED: Duration = Duration::from_millis(1);
+
 /// Records handed on at once: bounds how long a sink's lock is held.
 const BATCH: usize = 256;
 
@@ -28,23 +32,31 @@ const BATCH: usize = 256;
 pub struct Worker {
     thread: JoinHandle<Result<()>>,
     wakeup: Arc<Wakeup>,
+    hurry: Arc<AtomicBool>,
 }
 
 impl Worker {
     /// Starts the worker of `ring`.
     pub fn start(number: usize, ring: Ring, clock: Arc<Clock>, sink: impl Sink) -> Result<Worker> {
         let wakeup = Arc::new(Wakeup::new()?);
-        let raised = Arc::clone(&wakeup);
+        let hurry = Arc::new(AtomicBool::new(false));
+        let (raised, hurried) = (Arc::clone(&wakeup), Arc::clone(&hurry));
         let thread = Builder::new()
             .name(format!("nm-worker-{number}"))
-            .spawn(move || run(&ring, clock, sink, &raised))
+            .spawn(move || run(&ring, clock, sink, &raised, &hurried))
             .context("start a worker thread")?;
-        Ok(Worker { thread, wakeup })
+        Ok(Worker { thread, wakeup, hurry })
     }
 
     /// It failed or panicked.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// From now on it looks for records all the time: a ring that holds fewer than wake it would else be emptied once a
+    /// [`TICK`] only, while whoever writes to it waits for room.
+    pub fn hurry(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
     }
 
     /// Lets it finish its ring; to be called when nothing writes to it any more.
@@ -57,11 +69,12 @@ impl Worker {
     }
 }
 
-fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup) -> Result<()> {
+fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup, hurry: &AtomicBool) -> Result<()> {
     let mut reader = ring.reader(clock)?;
     let mut records = Vec::with_capacity(BATCH);
     loop {
-        let finish = reader.wait(TICK, wakeup)?;
+        let nap = if hurry.load(Ordering::Relaxed) { HURRIED } else { TICK };
+        let finish = reader.wait(nap, wakeup)?;
         loop {
             let undecodable = reader.read(BATCH, &mut records);
             if undecodable > 0 {

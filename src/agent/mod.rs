@@ -194,6 +194,7 @@ fn finish(
     }
     let sweeper = sweeps.stop()?;
     // A full ring makes the sweep leave entries where they are: come again while the workers empty it.
+    workers.iter().for_each(Worker::hurry);
     while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
         sweeper.sweep(Sweep::All)?;
         std::thread::yield_now();

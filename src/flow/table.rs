@@ -115,16 +115,16 @@ impl Table {
             .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
             .map(|&(_, i)| i);
         let index = match found {
-            Some(i)
-                if record.syn && self.flows.get(i).is_some_and(|f| f.is_over() && record.first_ns > f.last_ns()) =>
-            {
-                self.end(i, observer); // the ports are used again
+            Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
+                self.end(i, observer);
+                self.remove(i);
                 self.open(key, hash, sender, record, observer)
             }
             Some(i) => i,
             None => self.open(key, hash, sender, record, observer),
         };
         let Some(flow) = self.flows.get_mut(index) else { return };
+        correct_client(flow, sender, record, &mut self.counts, observer);
         let sent = &mut flow.sent[sender];
         let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
         let first = sent.ifindex == 0;
@@ -168,8 +168,11 @@ impl Table {
             let deadline = self.deadline(flow);
             if deadline > now_ns {
                 self.wheel.schedule(seconds(deadline) + 1, entry);
+            } else if flow.outcome.is_some() {
+                self.remove(entry.index);
             } else {
                 self.end(entry.index, observer);
+                self.wheel.schedule(seconds(now_ns + LINGER_NS) + 1, entry);
             }
         }
     }
@@ -203,14 +206,12 @@ impl Table {
     fn open(&mut self, key: FlowKey, hash: u32, sender: usize, record: &Record, observer: &mut impl Observer) -> u32 {
         while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
         let client = client_of(&key, sender, record);
-        // The hook names the direction of the packet; the client's packets name that of the flow.
-        let outward = (record.hook == Hook::Egress) == (client == sender);
         self.generation = self.generation.wrapping_add(1);
         let flow = Flow {
             key,
             sent: Default::default(),
             client: client as u8,
-            direction: if outward { Direction::Egress } else { Direction::Ingress },
+            direction: direction_of(client, sender, record),
             outcome: None,
             closing: false,
             first_ns: record.first_ns,
@@ -240,11 +241,13 @@ impl Table {
             }
             observer.evicted(flow);
             self.end(entry.index, observer);
+            self.remove(entry.index);
             return true;
         }
         false
     }
 
+    /// The outcome, if it is not known yet. The flow stays for whoever wants to see it.
     fn end(&mut self, index: u32, observer: &mut impl Observer) {
         if let Some(flow) = self.flows.get_mut(index)
             && flow.outcome.is_none()
@@ -253,7 +256,6 @@ impl Table {
             flow.outcome = Some(outcome);
             observer.ended(flow, outcome);
         }
-        self.remove(index);
     }
 
     fn remove(&mut self, index: u32) {
@@ -266,6 +268,54 @@ impl Table {
             *count -= 1;
         }
     }
+}
+
+/// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which come in any order: the one with
+/// the SYN may be the last of its connection, so the SYN must also be later than all that the flow has had.
+fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
+    let fell_silent = flow.outcome.is_some() && judge(flow) == Verdict::Open;
+    if fell_silent {
+        return record.first_ns > flow.last_ns();
+    }
+    if !flow.is_over() || !(record.syn || record.syn_ack) {
+        return false;
+    }
+    let sent = &flow.sent[sender];
+    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells.
+    let had_it = sent.ifindex == record.ifindex
+        && sent.hook() == record.hook
+        && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
+    record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
+}
+
+/// The handshake names the client, even if its record is not the first: until then the ports were a guess. What was counted
+/// under the guess stays there.
+fn correct_client(flow: &mut Flow, sender: usize, record: &Record, counts: &mut Counts, observer: &mut impl Observer) {
+    let known = flow.sent.iter().any(|sent| sent.syn || sent.syn_ack);
+    let client = client_of(&flow.key, sender, record);
+    if record.syn == record.syn_ack || known || usize::from(flow.client) == client {
+        return;
+    }
+    flow.client = client as u8;
+    let direction = direction_of(client, sender, record);
+    if direction == flow.direction {
+        return;
+    }
+    if let Some(count) = counts.get_mut(&(flow.key.protocol, flow.direction)) {
+        *count -= 1;
+    }
+    *counts.entry((flow.key.protocol, direction)).or_default() += 1;
+    flow.direction = direction;
+    for end in 0..2 {
+        if flow.sent[end].ifindex != 0 {
+            flow.tags[end] = observer.appeared(flow, end);
+        }
+    }
+}
+
+/// The hook names the direction of the packet; the client's packets name that of the flow.
+fn direction_of(client: usize, sender: usize, record: &Record) -> Direction {
+    if (record.hook == Hook::Egress) == (client == sender) { Direction::Egress } else { Direction::Ingress }
 }
 
 fn add(sent: &mut Sent, record: &Record) {

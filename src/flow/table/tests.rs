@@ -124,6 +124,22 @@ fn the_opener_is_the_client_whatever_the_ports() {
 }
 
 #[test]
+fn the_handshake_corrects_a_guess() {
+    // The client's port is the lower one, and the record with the SYN comes last.
+    let low = |record: Record| Record { destination: Endpoint { port: 60000, ..record.destination }, ..record };
+    let records = [low(packet(1, 102)), low(syn(1, 101))];
+    for records in [records.clone(), records.map(|r| Record { hook: Hook::Ingress, ..r })] {
+        let direction = if records[0].hook == Hook::Egress { Direction::Egress } else { Direction::Ingress };
+        let (table, log) = run(&records);
+        let flow = table.iter().next().unwrap();
+        assert_eq!((flow.from_client().packets, flow.from_server().packets, flow.direction), (2, 0, direction));
+        assert_eq!(table.counts().values().sum::<u64>(), 1);
+        assert_eq!(table.counts()[&(TCP, direction)], 1);
+        assert_eq!(log.appeared, 2, "it has its series by direction");
+    }
+}
+
+#[test]
 fn outcomes() {
     let ok = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
     assert_eq!(run(&ok).1.ended, [Outcome::Ok]);
@@ -133,13 +149,22 @@ fn outcomes() {
     let (mut table, mut log) = run(&reset);
     assert_eq!(log.ended, []);
     table.expire(107 * SECOND, &mut log);
-    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Reset)][..], 0));
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Reset)][..], 1));
     // Counted once, even if more comes.
     let after = [&ok[..], &[flags(packet(1, 103), RST)]].concat();
     assert_eq!(run(&after).1.ended, [Outcome::Ok]);
     let (mut table, mut log) = run(&[syn(1, 101), packet(2, 101)]);
     table.expire(140 * SECOND, &mut log);
-    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Timeout)][..], 1));
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Timeout)][..], 2));
+}
+
+#[test]
+fn a_flow_that_goes_on_after_its_timeout_is_a_new_one() {
+    let (mut table, mut log) = run(&[packet(1, 101)]);
+    table.expire(402 * SECOND, &mut log);
+    table.merge(&packet(1, 403), &mut log);
+    assert_eq!((table.len(), log.ended.as_slice()), (1, &[Outcome::Ok][..]));
+    assert_eq!(table.iter().next().unwrap().from_client().packets, 1);
 }
 
 /// A RST is told at once, what came before it waits for the sweep.
@@ -162,6 +187,23 @@ fn a_port_used_again_is_a_new_flow() {
 }
 
 #[test]
+fn a_port_used_again_within_a_jiffy_is_a_new_flow() {
+    let reset = Record { syn: true, ..flags(packet(1, 101), RST | 2) };
+    let (table, log) = run(&[reset.clone(), reset.clone(), reset]);
+    assert_eq!((table.len(), log.ended.len()), (1, 2), "the last may still turn out otherwise");
+}
+
+#[test]
+fn late_records_of_a_closed_connection_are_of_it() {
+    let close = [flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
+    // Its begin was seen by another CPU; and all of it by another hook.
+    let elsewhere = [syn(1, 101), syn_ack(1, 101)].map(|r| Record { ifindex: 8, ..r });
+    let (table, log) = run(&[&close[..], &[syn(1, 101), syn_ack(1, 101)], &elsewhere].concat());
+    assert_eq!((table.len(), log.ended.as_slice()), (1, &[Outcome::Ok][..]));
+    assert_eq!((log.sent, log.duplicate), (4, 2));
+}
+
+#[test]
 fn other_hooks_are_duplicates_until_the_owner_is_silent() {
     let elsewhere = |second| Record { ifindex: 8, ..packet(1, second) };
     let (table, log) = run(&[packet(1, 101), elsewhere(101), packet(1, 105), elsewhere(105), elsewhere(114)]);
@@ -181,6 +223,8 @@ fn silent_flows_expire_and_busy_ones_stay() {
     }
     assert_eq!((table.len(), log.ended.len()), (1, 1));
     table.expire(2000 * SECOND, &mut log);
+    assert_eq!((table.len(), log.ended.len()), (1, 2), "it stays a little to be seen");
+    table.expire(2010 * SECOND, &mut log);
     assert!(table.is_empty());
     assert_eq!(table.counts()[&(TCP, Direction::Egress)], 0);
 }
