@@ -186,7 +186,7 @@ impl Table {
     }
 
     fn hash(&self, key: &FlowKey) -> u32 {
-        self.hasher.hash_one(&key) as u32
+        self.hasher.hash_one(key) as u32
     }
 
     /// When the flow is over if nothing more comes.
