@@ -35,8 +35,11 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CLANG");
     println!("cargo::rustc-env=NETMON_COMMIT={}", commit());
     println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/index");
+    // Changes with each commit and checkout. Where it is missing, cargo would run this every time.
+    let log = ".git/logs/HEAD";
+    if std::path::Path::new(log).exists() {
+        println!("cargo::rerun-if-changed={log}");
+    }
     Ok(())
 }
 

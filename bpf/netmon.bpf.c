@@ -110,14 +110,14 @@ int nm_egress_l3(struct __sk_buff *skb)
 /*
  * One slice of the sweep, run by user space on the CPU whose cache it sweeps (on any once no packets come). It interrupts
  * the packet path there, or is interrupted by it, at any point: `busy` makes whoever comes second step back.
- * Arguments: the CPU, 1 for IPv6, the group, the set of it to start with, 1 to empty the cache.
+ * Arguments: the CPU, 1 for IPv6, the set to start with, 1 to empty the cache.
  */
 SEC("raw_tp")
 int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u32 id = ctx->args[0], group = ctx->args[2], from = ctx->args[3], next;
+	__u32 id = ctx->args[0], from = ctx->args[2], next;
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
-	bool v6 = ctx->args[1], all = ctx->args[4];
+	bool v6 = ctx->args[1], all = ctx->args[3];
 
 	if (!cpu || cpu->busy)
 		return NM_SWEEP_BUSY;
@@ -125,7 +125,7 @@ int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
 	nm_barrier();
 	cpu->monotonic_ns = bpf_ktime_get_ns();
 	cpu->jiffies = bpf_jiffies64();
-	next = v6 ? nm_sweep_group(cpu, true, id, group, from, all) : nm_sweep_group(cpu, false, id, group, from, all);
+	next = v6 ? nm_sweep_slice(cpu, true, id, from, all) : nm_sweep_slice(cpu, false, id, from, all);
 	nm_barrier();
 	cpu->busy = 0;
 	return next;

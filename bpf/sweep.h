@@ -6,6 +6,7 @@
 #pragma once
 
 #define NM_SLICE_RECORDS 128 /* written in one run, about */
+#define NM_SLICE_SETS 512    /* looked at in one run, about */
 
 /* Sweep one entry; true if it is still there. */
 static __always_inline bool nm_sweep_entry(struct nm_cpu *cpu, void *entry, const __u32 key_size, __u64 now, bool all)
@@ -58,26 +59,56 @@ __noinline int nm_sweep_set6(__u32 id, __u32 i, __u32 all)
 }
 
 /*
- * Sweep the `group`th 64th of the sets from its set `n` on; the set to go on with, or NM_SWEEP_DONE. A group found empty is
- * marked so, and skipped by user space until a packet marks it again.
+ * Sweep the group that starts with set `first` of all CPUs' sets, from its set `n` on; the set to go on with. A group found
+ * empty is marked so, and left alone until a packet marks it again.
  */
-static __always_inline __u32 nm_sweep_group(struct nm_cpu *cpu, bool v6, __u32 id, __u32 group, __u32 n, bool all)
+__noinline int nm_sweep_group(__u32 id, __u32 v6, __u32 first, __u32 n, __u32 all)
 {
-	__u32 shift = (v6 ? nm_shift6 : nm_shift4) - NM_GROUPS_SHIFT, sets = 1u << shift, records = cpu->records;
-	__u32 first = (id << (v6 ? nm_shift6 : nm_shift4)) + (group << shift);
+	__u32 sets = 1u << ((v6 ? nm_shift6 : nm_shift4) - NM_GROUPS_SHIFT), records;
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	bool whole = !n;
 	int used = 0;
 
+	if (!cpu)
+		return sets;
+	records = cpu->records;
 	for (int i = 0; i < NM_GROUP_MAX && n < sets; i++, n++) {
 		if ((__u32)cpu->records - records >= NM_SLICE_RECORDS)
 			return n;
 		used += v6 ? nm_sweep_set6(id, first + n, all) : nm_sweep_set4(id, first + n, all);
 	}
 	if (whole && !used) {
+		__u64 bit = 1ull << (first / sets & (NM_GROUPS - 1));
+
 		if (v6)
-			cpu->live6 &= ~(1ull << (group & (NM_GROUPS - 1)));
+			cpu->live6 &= ~bit;
 		else
-			cpu->live4 &= ~(1ull << (group & (NM_GROUPS - 1)));
+			cpu->live4 &= ~bit;
+	}
+	return sets;
+}
+
+/*
+ * Sweep the groups in use from set `from` of this CPU's sets on; the set to go on with, or NM_SWEEP_DONE. What the slice has
+ * done is kept in the map: in registers, old verifiers would follow each way to get there.
+ */
+static __always_inline __u32 nm_sweep_slice(struct nm_cpu *cpu, bool v6, __u32 id, __u32 from, bool all)
+{
+	__u32 shift = v6 ? nm_shift6 : nm_shift4, group_shift = shift - NM_GROUPS_SHIFT, sets = 1u << group_shift;
+
+	cpu->slice_sets = 0;
+	cpu->slice_start = cpu->records;
+	for (__u32 group = 0; group < NM_GROUPS; group++) {
+		__u32 first = group << group_shift, n = first < from ? from - first : 0;
+
+		if (n >= sets || !((v6 ? cpu->live6 : cpu->live4) >> group & 1))
+			continue;
+		if (cpu->slice_sets >= NM_SLICE_SETS || cpu->records - cpu->slice_start >= NM_SLICE_RECORDS)
+			return first + n;
+		n = nm_sweep_group(id, v6, (id << shift) + first, n, all);
+		if (n < sets)
+			return first + n;
+		cpu->slice_sets += sets;
 	}
 	return NM_SWEEP_DONE;
 }

@@ -110,19 +110,19 @@ struct nm_books {
 /* What one CPU keeps for itself, in whole cache lines. */
 struct nm_cpu {
 	__u32 busy; /* the cache of this CPU is in use: whoever interrupts must leave it alone */
-	__u32 pad;
+	__u32 slice_sets; /* of the present run of the sweep: sets looked at */
 	__u64 live4; /* one bit a group of sets: may hold entries */
 	__u64 live6;
 	__u64 records;
 	__u64 records_lost; /* ring full, and no place to keep what they held */
 	__u64 jiffies; /* both clocks at the latest sweep, to calibrate jiffies */
 	__u64 monotonic_ns;
-	__u64 align;
+	__u64 slice_start; /* and `records` at its start */
 	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
 };
 
 #define NM_GROUPS_SHIFT 6
-#define NM_GROUPS (1 << NM_GROUPS_SHIFT) /* the sets of a cache in as many groups, each swept by runs of its own */
+#define NM_GROUPS (1 << NM_GROUPS_SHIFT) /* the sets of a cache in as many groups; those not in use are not swept */
 #define NM_GROUP_MAX 1024                /* sets of a group */
 
 /* Return values of nm_sweep besides the set to go on with. */

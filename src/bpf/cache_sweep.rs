@@ -20,8 +20,7 @@ pub enum Sweep {
 }
 
 /// As in bpf/types.h.
-const GROUPS: u32 = 64;
-const NO_SET: u32 = 1024; // NM_GROUP_MAX
+const NO_SET: u32 = 1 << 16; // NM_GROUPS * NM_GROUP_MAX
 const SWEEP_DONE: u32 = 0xffff_fffe;
 const SWEEP_BUSY: u32 = 0xffff_ffff;
 
@@ -43,7 +42,7 @@ impl Sweeper {
     pub(super) fn calibrate(&self) -> Result<()> {
         // Whichever CPU runs this will do, and there is no such set to sweep.
         for _ in 0..1000 {
-            let next = self.run(0, false, false, 0, NO_SET, Sweep::Due)?;
+            let next = self.run(0, false, false, NO_SET, Sweep::Due)?;
             if next != SWEEP_BUSY {
                 break;
             }
@@ -67,19 +66,17 @@ impl Sweeper {
 
     fn sweep_cpu(&self, cpu: usize, what: Sweep) -> Result<()> {
         let Some(state) = self.state.read(cpu) else { return Ok(()) };
-        for (v6, live) in [(false, state.live4), (true, state.live6)] {
-            for group in (0..GROUPS).filter(|g| live & 1 << g != 0) {
-                let mut set = 0;
-                while set != SWEEP_DONE {
-                    match self.run(cpu, true, v6, group, set, what) {
-                        // It came in the middle of a packet: come again.
-                        Ok(SWEEP_BUSY) => {}
-                        Ok(next) => set = next,
-                        // Offline: its cache waits until it is back, or until no program can be using it.
-                        Err(Errno::ENXIO) if what == Sweep::Due => return Ok(()),
-                        Err(Errno::ENXIO) => set = self.run(cpu, false, v6, group, set, what)?,
-                        Err(errno) => return Err(errno.into()),
-                    }
+        for v6 in [(false, state.live4), (true, state.live6)].into_iter().filter(|f| f.1 != 0).map(|f| f.0) {
+            let mut set = 0;
+            while set != SWEEP_DONE {
+                match self.run(cpu, true, v6, set, what) {
+                    // It came in the middle of a packet: come again.
+                    Ok(SWEEP_BUSY) => {}
+                    Ok(next) => set = next,
+                    // Offline: its cache waits until it is back, or until no program can be using it.
+                    Err(Errno::ENXIO) if what == Sweep::Due => return Ok(()),
+                    Err(Errno::ENXIO) => set = self.run(cpu, false, v6, set, what)?,
+                    Err(errno) => return Err(errno.into()),
                 }
             }
         }
@@ -94,8 +91,8 @@ impl Sweeper {
     }
 
     /// One slice: the set to go on with, or one of the constants above.
-    fn run(&self, cpu: usize, there: bool, v6: bool, group: u32, set: u32, what: Sweep) -> Result<u32, Errno> {
-        let mut args: [u64; 5] = [cpu as u64, v6.into(), group.into(), set.into(), (what == Sweep::All).into()];
+    fn run(&self, cpu: usize, there: bool, v6: bool, set: u32, what: Sweep) -> Result<u32, Errno> {
+        let mut args: [u64; 4] = [cpu as u64, v6.into(), set.into(), (what == Sweep::All).into()];
         let mut options = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             ctx_in: args.as_mut_ptr().cast(),
