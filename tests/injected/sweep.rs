@@ -16,6 +16,11 @@ use crate::{function_name, needs_root};
 
 /// In one system call.
 const RUN: u32 = 8000;
+const RUNS: u32 = 150;
+const TIME: Duration = Duration::from_millis(700);
+
+const AT_ONCE: Duration = Duration::ZERO;
+const NEVER: Duration = Duration::from_secs(3600);
 
 /// Probes after each sweep.
 const PROBES: u64 = 8;
@@ -26,12 +31,11 @@ struct Outcome {
     sweeps: u64,
 }
 
-/// Packets of `flows` flows in turn, for `time` and at least `runs` times [`RUN`], on CPU 0; a sweep on and on from
-/// `sweep_cpu`. The books must hold, and each flow have its share.
-fn race(sweep_cpu: usize, v6: bool, flows: u32, runs: u32, time: Duration) -> Outcome {
-    // Entries are due or idle within a jiffy or two.
-    let options =
-        Options { cache_slots: 256, ring_records: 1 << 20, idle: Duration::ZERO, report: Duration::ZERO, ..small() };
+/// Packets of `flows` flows in turn on CPU 0, for [`TIME`] and at least [`RUNS`] times [`RUN`]; a sweep on and on from
+/// `sweep_cpu`. An entry is due within a jiffy or two, and idle after `idle`. The books must hold, and each flow have its
+/// share.
+fn race(sweep_cpu: usize, v6: bool, flows: u32, idle: Duration) -> Outcome {
+    let options = Options { cache_slots: 256, ring_records: 1 << 20, idle, report: Duration::ZERO, ..small() };
     let mut kernel = Kernel::load(options).unwrap();
     let program = kernel.bpf.program(Hook::Ingress, true).unwrap();
     let vary = Vary::load(&program);
@@ -52,7 +56,7 @@ fn race(sweep_cpu: usize, v6: bool, flows: u32, runs: u32, time: Duration) -> Ou
         let packets = scope.spawn(|| {
             pin(0);
             let (begun, mut n) = (Instant::now(), 0);
-            while n < runs || begun.elapsed() < time {
+            while n < RUNS || begun.elapsed() < TIME {
                 injector.inject(&packet, Frame::default(), RUN).unwrap();
                 n += 1;
             }
@@ -114,8 +118,8 @@ fn a_sweep_from_another_cpu_loses_nothing() {
         return not_run(function_name!(), "the machine has one CPU");
     }
     let mut met = 0;
-    for (v6, flows) in [(false, 100), (true, 50), (false, 4000)] {
-        met += race(1, v6, flows, 150, Duration::from_millis(700)).met;
+    for (v6, flows, idle) in [(false, 100, NEVER), (true, 50, AT_ONCE), (false, 4000, AT_ONCE)] {
+        met += race(1, v6, flows, idle).met;
     }
     // Else the race was none.
     assert!(met > 20, "the sweep met a packet {met} times");
@@ -125,8 +129,9 @@ fn a_sweep_from_another_cpu_loses_nothing() {
 #[test]
 fn a_sweep_from_the_same_cpu_loses_nothing() {
     needs_root!();
-    for (v6, flows) in [(false, 100), (true, 4000)] {
-        let outcome = race(0, v6, flows, 150, Duration::from_millis(700));
+    // Between two turns of the sweep all flows fall idle, if they may.
+    for (v6, flows, idle) in [(false, 100, NEVER), (true, 100, AT_ONCE), (true, 4000, NEVER)] {
+        let outcome = race(0, v6, flows, idle);
         assert!(outcome.sweeps > 10, "{} sweeps", outcome.sweeps);
     }
 }
