@@ -27,6 +27,7 @@ static __always_inline __u64 nm_fragment_tag(__u64 datagram)
 	return (datagram >> 8 << 40) | 1ull << 63;
 }
 
+/* ICMP has one identifier for both ports: its type and code come in place of `dport`. */
 static __always_inline void nm_fragment_put(__u64 datagram, __u8 protocol, __be16 sport, __be16 dport)
 {
 	struct nm_fragment *f = nm_fragment_slot(datagram);

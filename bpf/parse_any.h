@@ -101,6 +101,11 @@ static __always_inline bool nm_parse_extensions(struct nm_cursor *c, struct nm_t
 	return true;
 }
 
+static __always_inline bool nm_is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == NM_ICMPV6;
+}
+
 static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_transport *t, struct nm_packet *p)
 {
 	switch (t->protocol) {
@@ -175,12 +180,18 @@ static __always_inline bool nm_parse_payload(struct nm_cursor *c, struct nm_tran
 			t->protocol = word >> 32;
 			t->sport = word >> 16;
 			t->dport = word;
+			if (nm_is_icmp(t->protocol)) {
+				p->icmp_type = t->dport >> 8;
+				p->icmp_code = t->dport;
+				t->dport = t->sport;
+			}
 		}
 	} else {
 		if (!nm_parse_transport(c, t, p))
 			return false;
 		if (t->first_of_many)
-			nm_fragment_put(t->datagram, t->protocol, t->sport, t->dport);
+			nm_fragment_put(t->datagram, t->protocol, t->sport,
+					nm_is_icmp(t->protocol) ? p->icmp_type << 8 | p->icmp_code : t->dport);
 	}
 	p->headers = c->at;
 	return true;

@@ -131,7 +131,8 @@ struct nm_cpu {
 
 /* A fragmented datagram's ports, for the fragments without a transport header. */
 struct nm_fragment {
-	__u64 word; /* tag (24 bits), protocol (8), both ports (32): one word, so that it is read whole */
+	/* Tag (24 bits), protocol (8), both ports (32; of ICMP identifier, type, code): one word, so that it is read whole. */
+	__u64 word;
 	__u64 seen; /* jiffies64 */
 };
 #define NM_FRAGMENTS 4096

@@ -1,5 +1,8 @@
 //! The tests that need more than one module, or the kernel.
 
+// The lints' own exception for tests ends at functions that tests call.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod http;
 mod injected;
 mod support;

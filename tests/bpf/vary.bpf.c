@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * Gives each packet of a BPF_PROG_TEST_RUN the source address of one of many flows, then runs the program under test on
- * it: thousands of flows for one system call.
+ * Stands in front of the program under test. vary_source gives each packet of a BPF_PROG_TEST_RUN the source address of
+ * one of many flows: thousands of flows for one system call. vary_cut makes packets short.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_endian.h>
@@ -64,6 +64,21 @@ int vary_source(struct __sk_buff *skb)
 		((struct ipv6hdr *)(eth + 1))->saddr.in6_u.u6_addr32[3] = bpf_htonl(i);
 	bpf_tail_call_static(skb, &vary_next, 0);
 	return -1;
+}
+
+/* Initialised, so that it lies apart from `vary`, which user space writes as a whole. */
+__u32 vary_length = 1;
+
+/*
+ * Cuts the packet to vary_length bytes, then runs the program under test on it: newer kernels start no run with an IP
+ * packet shorter than its header.
+ */
+SEC("tcx/ingress")
+int vary_cut(struct __sk_buff *skb)
+{
+	if (!bpf_skb_change_tail(skb, *(volatile __u32 *)&vary_length, 0))
+		bpf_tail_call_static(skb, &vary_next, 0);
+	return 0; /* not what the program under test returns */
 }
 
 char _license[] SEC("license") = "GPL";

@@ -1,11 +1,12 @@
 //! The loaded programs, run on injected packets, and the records they write.
 
+use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use netmon::bpf::{
-    Books, Bpf, Frame, Hook, Injector, InterfaceBooks, ObjectStorage, Options, Record, Ring, RingReader, Sweep,
-    Sweeper, Tally,
+    Books, Bpf, Frame, Hook, Injector, InterfaceBooks, ObjectStorage, Options, Record, RingReader, Sweep, Sweeper,
+    Tally,
 };
 
 /// Options with a little of everything.
@@ -23,7 +24,6 @@ pub fn small() -> Options {
 /// Loaded programs that are attached to nothing. One at a time in a thread: the rings have one reader each.
 pub struct Kernel {
     pub bpf: Bpf<'static>,
-    pub rings: Vec<Ring>,
     readers: Vec<RingReader>,
     sweeper: Sweeper,
     books: Books,
@@ -34,10 +34,9 @@ impl Kernel {
         // A few kilobytes a test: simpler than a value that borrows from itself.
         let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
         let mut bpf = Bpf::load(storage, &options)?;
-        let rings = bpf.take_rings();
-        let readers = rings.iter().map(|r| r.reader(bpf.clock())).collect::<anyhow::Result<_>>()?;
+        let readers = bpf.take_rings().iter().map(|r| r.reader(bpf.clock())).collect::<anyhow::Result<_>>()?;
         let (sweeper, books) = (bpf.sweeper()?, bpf.books()?);
-        Ok(Kernel { bpf, rings, readers, sweeper, books })
+        Ok(Kernel { bpf, readers, sweeper, books })
     }
 
     pub fn injector(&self, hook: Hook, ethernet: bool) -> Injector {
@@ -76,10 +75,15 @@ impl Kernel {
         }
     }
 
+    /// The books of each interface.
+    pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
+        self.books.interfaces()
+    }
+
     /// The books of all interfaces.
     pub fn books(&self) -> InterfaceBooks {
         let mut sum = InterfaceBooks::default();
-        for books in self.books.interfaces().into_values() {
+        for books in self.interfaces().into_values() {
             sum += books;
         }
         sum

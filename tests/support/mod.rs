@@ -4,6 +4,7 @@ pub mod kernel;
 #[allow(dead_code)]
 pub mod netns;
 pub mod packet;
+pub mod probe;
 pub mod vary;
 
 use std::fs::OpenOptions;

@@ -4,8 +4,21 @@ const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
+
+pub const HOP_BY_HOP: u8 = 0;
+pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const ROUTING: u8 = 43;
+pub const FRAGMENT: u8 = 44;
+pub const AH: u8 = 51;
+pub const ICMPV6: u8 = 58;
+pub const NO_NEXT: u8 = 59;
+pub const DESTINATION: u8 = 60;
+pub const SCTP: u8 = 132;
+
+/// In the field of IPv4 that holds flags and offset, which counts in units of 8 bytes.
+pub const MORE_FRAGMENTS: u16 = 0x2000;
 
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
@@ -71,4 +84,60 @@ pub fn udp(payload: &[u8]) -> Vec<u8> {
     p.extend([0, 0]);
     p.extend(payload);
     p
+}
+
+/// From port 40000 to port 3868.
+pub fn sctp(payload: &[u8]) -> Vec<u8> {
+    let mut p = Vec::new();
+    p.extend(40000u16.to_be_bytes());
+    p.extend(3868u16.to_be_bytes());
+    p.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+    p.extend(payload);
+    p
+}
+
+/// ICMP or ICMPv6 with 0x1234 where an echo has its identifier.
+pub fn icmp(kind: u8, code: u8, payload: &[u8]) -> Vec<u8> {
+    let mut p = vec![kind, code, 0, 0, 0x12, 0x34, 0, 1];
+    p.extend(payload);
+    p
+}
+
+/// An extension header of `length` bytes in front of `next`; a fragment header says "all of it" (RFC 6946).
+pub fn extension(kind: u8, length: usize, next: u8) -> Vec<u8> {
+    let count = match kind {
+        FRAGMENT => 0,
+        AH => length / 4 - 2,
+        _ => length / 8 - 1,
+    };
+    // Nothing that could pass for a header or a port of another packet.
+    let mut p = vec![if kind == FRAGMENT { 0 } else { 0xa5 }; length];
+    p[..2].copy_from_slice(&[next, count as u8]);
+    p
+}
+
+/// Extension headers (kind, bytes) in front of `payload`; the first one's kind, and all of the bytes.
+pub fn chain(extensions: &[(u8, usize)], protocol: u8, payload: &[u8]) -> (u8, Vec<u8>) {
+    let (mut next, mut bytes) = (protocol, payload.to_vec());
+    for (kind, length) in extensions.iter().rev() {
+        bytes = [extension(*kind, *length, next), bytes].concat();
+        next = *kind;
+    }
+    (next, bytes)
+}
+
+/// A fragment header of IPv6; `offset` in bytes, a multiple of 8.
+pub fn fragment(next: u8, id: u32, offset: u16, more: bool) -> Vec<u8> {
+    let mut p = vec![next, 0];
+    p.extend((offset | u16::from(more)).to_be_bytes());
+    p.extend(id.to_be_bytes());
+    p
+}
+
+/// Writes `n` over the last four bytes of the receiver's address, as far as the packet goes: a flow of its own for it.
+pub fn stamp(packet: &mut [u8], l3: usize, v6: bool, n: u32) {
+    let at = l3 + if v6 { 36 } else { 16 };
+    for (byte, value) in packet.iter_mut().skip(at).zip(n.to_be_bytes()) {
+        *byte = value;
+    }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject};
-use netmon::bpf::Injector;
+use netmon::bpf::{Frame, Injector};
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod skel {
@@ -43,5 +43,14 @@ impl Vary {
         let state = [start, order as u32, flows, flows.ilog2()];
         let bytes: Vec<u8> = state.iter().flat_map(|w| w.to_ne_bytes()).collect();
         self.skel.maps.bss.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).unwrap();
+    }
+
+    /// Runs the program on the first `length` bytes of `packet`, at least 14: however short, where an injector may be refused.
+    pub fn cut(&self, packet: &[u8], length: usize) -> u32 {
+        let mut long = packet[..length].to_vec();
+        long.resize(length.max(14 + 60), 0xa5);
+        self.skel.maps.data.update(&0u32.to_ne_bytes(), &(length as u32).to_ne_bytes(), MapFlags::ANY).unwrap();
+        let program = self.skel.progs.vary_cut.as_fd().try_clone_to_owned().unwrap();
+        Injector::new(program).inject(&long, Frame::default(), 1).unwrap()
     }
 }

@@ -1,0 +1,150 @@
+//! What a slow, silent or hostile client can hold up, and for how long.
+
+use super::*;
+
+#[test]
+fn large_headers_are_refused() {
+    let server = start(Limits { header_bytes: 4096, ..limits() });
+    let mut stream = connect(server.local_addr());
+    let fits = format!("X: {}\r\n", "a".repeat(3000));
+    assert_eq!(ask(&mut stream, "GET", "/", &fits).unwrap().status, 200);
+
+    // Endless: the client sends until the server closes.
+    let mut stream = connect(server.local_addr());
+    stream.set_write_timeout(Some(LONG)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+    let mut sent = 0;
+    while stream.write_all(&[b'a'; 1024]).is_ok() {
+        sent += 1024;
+        assert!(sent < 64 << 20, "the server takes an endless header");
+    }
+
+    // Just over: the 431 can be read, if the close does not overtake it.
+    let mut stream = connect(server.local_addr());
+    stream.write_all(format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(4096 - 19)).as_bytes()).unwrap();
+    match read_answer(&mut stream, false) {
+        Ok(answer) => assert_eq!(answer.status, 431),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
+    }
+    let many: String = (0..100).map(|i| format!("X{i}: y\r\n")).collect();
+    let mut stream = connect(server.local_addr());
+    write!(stream, "GET / HTTP/1.1\r\n{many}\r\n").unwrap();
+    assert_eq!(read_answer(&mut stream, false).unwrap().status, 431);
+    assert_eq!(get(&server, "/").status, 200);
+}
+
+#[test]
+fn an_unfinished_header_ends_the_connection() {
+    let header_time = Duration::from_millis(300);
+    let server = start(Limits { header_time, ..limits() });
+    let begun = Instant::now();
+    let mut silent = connect(server.local_addr());
+    let mut half = connect(server.local_addr());
+    half.write_all(b"GET /metr").unwrap();
+    // One that had an answer and then begins a request: not `idle`, which is long here.
+    let mut later = connect(server.local_addr());
+    assert_eq!(ask(&mut later, "GET", "/", "").unwrap().status, 200);
+    later.write_all(b"G").unwrap();
+    // One that sends a byte now and then.
+    let mut drip = connect(server.local_addr());
+    until("the dripping client is cut off", || {
+        std::thread::sleep(Duration::from_millis(20));
+        drip.write_all(b"G").is_err()
+    });
+    assert!(ends(&mut silent) && ends(&mut half) && ends(&mut later));
+    let took = begun.elapsed();
+    assert!(took >= header_time && took < LONG / 4, "{took:?}");
+}
+
+#[test]
+fn keep_alive_outlives_the_header_time_but_not_the_idle_time() {
+    let server =
+        start(Limits { header_time: Duration::from_millis(100), idle: Duration::from_millis(600), ..limits() });
+    let mut stream = connect(server.local_addr());
+    for _ in 0..3 {
+        assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().status, 200);
+        // Not waiting for an event: that nothing happens in this time is the point.
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let begun = Instant::now();
+    assert_eq!(ask(&mut stream, "GET", "/slow", "").unwrap().status, 200);
+    assert!(ends(&mut stream));
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(600) && took < LONG / 4, "{took:?}");
+}
+
+#[test]
+fn a_client_that_never_reads_is_dropped() {
+    let server = start(Limits { connection_time: Duration::from_millis(1500), ..limits() });
+    let never_reads = || {
+        let mut stream = connect(server.local_addr());
+        // The second request is read by the server before the first answer is gone.
+        let request = b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n";
+        stream.write_all(&[&request[..], &request[..]].concat()).unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        (stream, first)
+    };
+    let begun = Instant::now();
+    let (mut stuck, first) = never_reads();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    // What clients do not read is bounded over all of them; small answers are always given.
+    assert_eq!(get(&server, "/big").status, 503);
+    assert_eq!(get(&server, "/metrics").status, 200);
+    assert_eq!(get(&server, "/").status, 200);
+    assert!(stuck.take_error().unwrap().is_none(), "dropped before the others were served");
+
+    // The error is there without reading: the server has reset the connection.
+    until("the client that does not read is reset", || stuck.take_error().unwrap().is_some());
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1400) && took < LONG / 4, "{took:?}");
+    let mut got = Vec::new();
+    let _ = stuck.read_to_end(&mut got);
+    assert!(got.len() < BIG, "all of the answer had come: {}", got.len());
+    let whole = get(&server, "/big");
+    assert_eq!((whole.status, whole.body.len()), (200, BIG), "what was held was not given back");
+}
+
+#[test]
+fn idle_connections_hold_the_slots_only_for_the_header_time() {
+    let server = start(Limits { header_time: Duration::from_millis(1500), ..limits() });
+    let mut hostile: Vec<TcpStream> = (0..500).map(|_| connect(server.local_addr())).collect();
+    until("436 connections are turned away", || server.refused() == 436);
+
+    let mut refused = connect(server.local_addr());
+    match ask(&mut refused, "GET", "/", "") {
+        Ok(answer) => assert_eq!(answer.status, 503),
+        Err(e) => assert!(
+            matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof),
+            "{e}"
+        ),
+    }
+    assert_eq!(server.refused(), 437);
+    // The 501st without a request of its own reads its 503.
+    assert_eq!(read_answer(&mut hostile[499], true).unwrap().status, 503);
+
+    // The last that has a slot; after it, all slots are free.
+    assert!(ends(&mut hostile[63]));
+    let mut normal = connect(server.local_addr());
+    assert_eq!(ask(&mut normal, "GET", "/metrics", "").unwrap().status, 200);
+    assert_eq!(server.refused(), 437);
+}
+
+#[test]
+fn idle_connections_after_an_answer_leave_half_of_the_slots() {
+    let server = start(Limits { connections: 8, ..limits() });
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        let mut stream = connect(server.local_addr());
+        assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().status, 200);
+        // The fifth and later are closed; wait for it, so that the slot is free again.
+        if kept.len() >= 4 {
+            assert!(ends(&mut stream));
+        }
+        kept.push(stream);
+    }
+    assert_eq!(server.refused(), 0);
+    for stream in &mut kept[..4] {
+        assert_eq!(ask(stream, "GET", "/", "").unwrap().status, 200);
+    }
+}

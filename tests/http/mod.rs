@@ -1,0 +1,122 @@
+//! The metrics server, from the side of its clients: raw sockets, because an HTTP client library
+//! would hide how connections end.
+
+mod answers;
+mod life;
+mod limits;
+mod process;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use netmon::metrics::http::{Limits, METRICS, Pages, Reply, Running, Server, TEXT};
+
+const LONG: Duration = Duration::from_secs(20);
+const BIG: usize = 50 << 20;
+
+struct Book;
+
+fn metrics() -> Vec<u8> {
+    (0..500).flat_map(|i| format!("netmon_bytes_total{{flow=\"{i}\"}} {}\n", i * 977).into_bytes()).collect()
+}
+
+impl Pages for Book {
+    fn get(&self, path: &str) -> Option<Reply> {
+        let (status, content_type, body) = match path {
+            "/" => (200, TEXT, b"hello\n".to_vec()),
+            "/metrics" => (200, METRICS, metrics()),
+            "/big" => (200, TEXT, vec![b'x'; BIG]),
+            "/large" => (200, TEXT, vec![b'x'; 8 << 20]),
+            "/sick" => (503, TEXT, b"no\n".to_vec()),
+            "/invalid" => (1, TEXT, Vec::new()),
+            "/panic" => panic!("a page that panics, for the test"),
+            "/slow" => {
+                std::thread::sleep(Duration::from_millis(300));
+                (200, TEXT, b"slow\n".to_vec())
+            }
+            _ => return None,
+        };
+        Some(Reply { status, content_type, body })
+    }
+}
+
+/// Time limits that the tests do not live to see, unless they shorten one.
+fn limits() -> Limits {
+    let never = LONG * 10;
+    Limits { header_time: never, idle: never, connection_time: never, ..Limits::default() }
+}
+
+fn start(limits: Limits) -> Running {
+    Server::bind("127.0.0.1:0", limits).unwrap().start(Arc::new(Book)).unwrap()
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    // A test that would hang fails instead.
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
+/// Reads one answer, and no byte after it.
+fn read_answer(stream: &mut TcpStream, has_body: bool) -> std::io::Result<Answer> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut answer = Answer { status, head, body: Vec::new() };
+    if has_body {
+        let length = answer.header("content-length").expect("a content-length").parse().unwrap();
+        answer.body.resize(length, 0);
+        stream.read_exact(&mut answer.body)?;
+    }
+    Ok(answer)
+}
+
+fn ask(stream: &mut TcpStream, method: &str, path: &str, headers: &str) -> std::io::Result<Answer> {
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n")?;
+    read_answer(stream, method != "HEAD")
+}
+
+fn get(server: &Running, path: &str) -> Answer {
+    ask(&mut connect(server.local_addr()), "GET", path, "").unwrap()
+}
+
+/// Whether the server ends the connection (and does not merely stay silent).
+fn ends(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(e) => e.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !happened() {
+        assert!(Instant::now() < end, "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,140 @@
+//! Generated and mutated packets: the programs against an independent parser.
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::oracle::Oracle;
+use super::table::{Case, cases};
+use super::{Checker, Expect};
+use crate::needs_root;
+use crate::support::packet::*;
+
+const PACKETS: u32 = 250_000;
+
+/// NETMON_TEST_SEED repeats a run.
+fn seed() -> u64 {
+    let given = std::env::var("NETMON_TEST_SEED").ok().map(|s| s.parse().expect("NETMON_TEST_SEED is a number"));
+    let seed = given.unwrap_or_else(rand::random);
+    eprintln!("NETMON_TEST_SEED={seed}");
+    seed
+}
+
+/// Bytes that mean something in one header or another.
+const TELLING: [u8; 24] =
+    [0, 1, 4, 5, 6, 8, 17, 20, 43, 44, 45, 47, 50, 51, 58, 59, 60, 0x45, 0x46, 0x4f, 0x60, 0x81, 132, 255];
+
+fn mutate(rng: &mut StdRng, packet: &mut Vec<u8>, headers: usize) {
+    let at = rng.random_range(12..headers.min(packet.len()));
+    match rng.random_range(0..9) {
+        0 => packet[at] ^= 1 << rng.random_range(0..8),
+        1 => packet[at] = rng.random(),
+        2 | 3 => packet[at] = *TELLING.choose(rng).unwrap(),
+        4 => packet.truncate(rng.random_range(14..packet.len())),
+        5 => packet.extend(std::iter::repeat_n(0xa5, rng.random_range(1..60))),
+        6 => drop(packet.remove(at)),
+        7 => packet.insert(at, *TELLING.choose(rng).unwrap()),
+        // The same bytes twice: another tag, another extension header.
+        _ => {
+            let again = packet[at..(at + 8).min(packet.len())].to_vec();
+            packet.splice(at..at, again);
+        }
+    }
+}
+
+fn generate(rng: &mut StdRng, case: &Case) -> Vec<u8> {
+    let mut packet = case.bytes.clone();
+    if case.need > case.l4 {
+        for byte in &mut packet[case.l4..case.l4 + 4] {
+            // Not the type and code of ICMP, in half of the packets.
+            if case.flags.icmp.0 == 0 || rng.random() {
+                *byte = rng.random();
+            }
+        }
+    }
+    let mutations = *[0, 1, 1, 2, 3, 6].choose(rng).unwrap();
+    for _ in 0..mutations {
+        if packet.len() > 14 {
+            mutate(rng, &mut packet, case.need);
+        }
+    }
+    packet
+}
+
+/// The first fragment of a datagram and one behind it, which sometimes belongs to another one.
+fn fragments(rng: &mut StdRng, n: u32) -> [Vec<u8>; 2] {
+    let id: u16 = rng.random();
+    let other = if rng.random_ratio(1, 16) { id ^ 1 << rng.random_range(0..16) } else { id };
+    let (protocol, first) = match rng.random_range(0..5) {
+        0 => (UDP, udp(&[n as u8; 24])),
+        1 => (TCP, tcp(ACK, &[1; 4], &[n as u8; 8])),
+        2 => (ICMP, icmp(*[0, 3, 8].choose(rng).unwrap(), 2, &[n as u8; 16])),
+        3 => (ICMPV6, icmp(*[1, 128, 129].choose(rng).unwrap(), 0, &[n as u8; 16])),
+        _ => (SCTP, sctp(&[n as u8; 20])),
+    };
+    let offset = first.len() as u16;
+    let mut both = if rng.random() {
+        let (next, first) = chain(&[(DESTINATION, 8), (AH, 24)][..rng.random_range(0..3)], protocol, &first);
+        let hop = rng.random();
+        [(id, 0, &first[..]), (other, offset, b"rest")].map(|(id, offset, payload)| {
+            let part = [fragment(next, id.into(), offset, offset == 0), payload.to_vec()].concat();
+            let (next, part) = if hop { chain(&[(HOP_BY_HOP, 8)], FRAGMENT, &part) } else { (FRAGMENT, part) };
+            ethernet(&[], IPV6, &ipv6(next, &part))
+        })
+    } else {
+        let options = vec![1; rng.random_range(0..=10) * 4];
+        let more = if rng.random() { MORE_FRAGMENTS } else { 0 };
+        let later = (offset / 8) | more;
+        [
+            ethernet(&[], IPV4, &ipv4(protocol, &options, id, MORE_FRAGMENTS, &first)),
+            ethernet(&[], IPV4, &ipv4(protocol, &options, other, later, b"rest")),
+        ]
+    };
+    for packet in &mut both {
+        let v6 = packet[12] == 0x86;
+        stamp(packet, 14, v6, n);
+    }
+    both
+}
+
+#[test]
+fn the_programs_agree_with_an_independent_parser() {
+    needs_root!();
+    let (mut rng, begun) = (StdRng::seed_from_u64(seed()), Instant::now());
+    let mut checker = Checker::new(true);
+    let mut oracle = Oracle::default();
+    let cases = cases(true);
+    let mut check = |name: &str, packet: &[u8]| -> Expect {
+        let expect = oracle.expect(packet);
+        oracle.second_opinion(packet, &expect);
+        checker.inject(name, packet, expect);
+        expect
+    };
+    for n in 0..PACKETS {
+        if n % 16 == 0 {
+            let [first, later] = fragments(&mut rng, n);
+            check("first fragment", &first);
+            check("later fragment", &later);
+            continue;
+        }
+        let case = cases.choose(&mut rng).unwrap();
+        let mut packet = generate(&mut rng, case);
+        stamp(&mut packet, case.l3, case.key.v6, n);
+        if packet.len() < 15 {
+            continue; // no packet to the kernel
+        }
+        check(&case.name, &packet);
+    }
+    checker.check();
+    eprintln!("{} packets in {:?}", checker.checked, begun.elapsed());
+    for (class, count) in &oracle.classes {
+        eprintln!("{count:>9} {class}");
+    }
+    assert!(checker.checked >= 200_000);
+    // A generator that makes too little of something tests nothing.
+    for class in ["flow", "malformed", "not IP", "fragment, ports known", "extension header", "etherparse: agrees"] {
+        assert!(oracle.classes.get(class).is_some_and(|n| *n > 3000), "{class}: too few");
+    }
+}

@@ -1,0 +1,244 @@
+//! What a packet is, by the header types of the `etherparse` crate and the rules of bpf/parse_any.h.
+
+use std::collections::{BTreeMap, HashMap};
+
+use etherparse::{
+    EtherType, Ethernet2HeaderSlice, IpAuthHeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice,
+    Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, LaxNetSlice, LaxSlicedPacket, SingleVlanHeaderSlice, TcpHeaderSlice,
+    TransportSlice, UdpHeaderSlice, ether_type, ip_number,
+};
+use netmon::bpf::Endpoint;
+
+use super::{Expect, Flags, Key};
+
+/// Extension headers walked. As NM_EXTENSIONS.
+const EXTENSIONS: usize = 8;
+
+/// Tells what to expect of packets, in their order: the first fragment of a datagram speaks for the others.
+#[derive(Default)]
+pub struct Oracle {
+    /// By addresses, identification and protocol.
+    datagrams: HashMap<([u8; 32], u32, IpNumber), (Key, Flags)>,
+    /// How many packets fell under which rule.
+    pub classes: BTreeMap<&'static str, u64>,
+}
+
+/// A header that is cut short or contradicts itself.
+struct Broken;
+
+impl Oracle {
+    fn count(&mut self, class: &'static str) {
+        *self.classes.entry(class).or_default() += 1;
+    }
+
+    pub fn expect(&mut self, packet: &[u8]) -> Expect {
+        let expect = self.walk(packet).unwrap_or(Expect::Malformed);
+        self.count(match expect {
+            Expect::Flow(..) => "flow",
+            Expect::NotIp => "not IP",
+            Expect::Malformed => "malformed",
+        });
+        expect
+    }
+
+    fn walk(&mut self, packet: &[u8]) -> Result<Expect, Broken> {
+        let mut ethertype = Ethernet2HeaderSlice::from_slice(packet).map_err(|_| Broken)?.ether_type();
+        let (mut rest, mut ids) = (&packet[14..], Vec::new());
+        while ids.len() < 2 && is_tag(ethertype) {
+            let tag = SingleVlanHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
+            ids.push(tag.vlan_identifier().value());
+            ethertype = tag.ether_type();
+            rest = &rest[4..];
+        }
+        // Id 0 is a priority, not a VLAN.
+        ids.retain(|id| *id != 0);
+        ids.resize(2, 0);
+        let nowhere = Endpoint { address: [0; 16], port: 0 };
+        let mut key =
+            Key { v6: false, source: nowhere, destination: nowhere, protocol: 0, vlan: ids[0], inner_vlan: ids[1] };
+        match ethertype {
+            ether_type::IPV4 => self.ipv4(rest, key),
+            ether_type::IPV6 => {
+                key.v6 = true;
+                self.ipv6(rest, key)
+            }
+            _ => Ok(Expect::NotIp),
+        }
+    }
+
+    fn ipv4(&mut self, packet: &[u8], mut key: Key) -> Result<Expect, Broken> {
+        let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_| Broken)?;
+        let mut end = usize::from(header.total_len());
+        if end == 0 {
+            // GSO beyond 64 KiB (BIG TCP) has no room for its length in the field: the packet's own counts.
+            self.count("rule: total length 0 is all of the packet");
+            end = packet.len();
+        }
+        let payload = packet[..end.min(packet.len())].get(header.slice().len()..).ok_or(Broken)?;
+        key.source.address[..4].copy_from_slice(&header.source());
+        key.destination.address[..4].copy_from_slice(&header.destination());
+        let offset = header.fragments_offset().value();
+        let mut datagram = None;
+        if offset != 0 || header.more_fragments() {
+            datagram = Some((header.identification().into(), header.protocol()));
+        }
+        if offset != 0 {
+            return Ok(self.later_fragment(key, datagram.unwrap_or_default(), header.protocol()));
+        }
+        self.payload(payload, key, header.protocol(), datagram)
+    }
+
+    fn ipv6(&mut self, packet: &[u8], mut key: Key) -> Result<Expect, Broken> {
+        let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_| Broken)?;
+        let mut length = usize::from(header.payload_length());
+        if length == 0 {
+            self.count("rule: payload length 0 is all of the packet"); // RFC 2675 jumbograms, BIG TCP
+            length = packet.len() - 40;
+        }
+        key.source.address = header.source();
+        key.destination.address = header.destination();
+        self.payload(&packet[40..packet.len().min(40 + length)], key, header.next_header(), None)
+    }
+
+    fn later_fragment(&mut self, mut key: Key, datagram: (u32, IpNumber), protocol: IpNumber) -> Expect {
+        let first = self.datagrams.get(&(addresses(&key), datagram.0, datagram.1)).copied();
+        self.count(if first.is_some() { "fragment, ports known" } else { "fragment, ports unknown" });
+        let Some((known, flags)) = first else {
+            key.protocol = protocol.0;
+            return Expect::Flow(key, Flags::default());
+        };
+        (key.protocol, key.source.port, key.destination.port) =
+            (known.protocol, known.source.port, known.destination.port);
+        // Those of TCP were told once.
+        Expect::Flow(key, Flags { icmp: flags.icmp, ..Flags::default() })
+    }
+
+    /// Extension headers, then the transport header.
+    fn payload(
+        &mut self,
+        mut rest: &[u8],
+        mut key: Key,
+        mut next: IpNumber,
+        mut datagram: Option<(u32, IpNumber)>,
+    ) -> Result<Expect, Broken> {
+        for _ in 0..EXTENSIONS {
+            let length;
+            match next {
+                // RFC 4302: twelve bytes at least. The kernel's own walk (ipv6_skip_exthdr) takes eight too.
+                ip_number::AUTH if rest.len() >= 8 && rest[1] == 0 => {
+                    self.count("rule: AH of 8 bytes");
+                    (next, length) = (IpNumber(rest[0]), 8);
+                }
+                ip_number::AUTH => {
+                    let header = IpAuthHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
+                    (next, length) = (header.next_header(), header.slice().len());
+                }
+                ip_number::IPV6_FRAG if key.v6 => {
+                    let header = Ipv6FragmentHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
+                    next = header.next_header();
+                    if header.is_fragmenting_payload() {
+                        datagram = Some((header.identification(), next));
+                    }
+                    if header.fragment_offset().value() != 0 {
+                        return Ok(self.later_fragment(key, datagram.unwrap_or_default(), next));
+                    }
+                    length = 8;
+                }
+                ip_number::IPV6_HOP_BY_HOP | ip_number::IPV6_ROUTE | ip_number::IPV6_DEST_OPTIONS if key.v6 => {
+                    let header = Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
+                    (next, length) = (header.next_header(), header.slice().len());
+                }
+                _ => break,
+            }
+            self.count("extension header");
+            rest = &rest[length..];
+        }
+        key.protocol = next.0;
+        let flags = transport(rest, &mut key)?;
+        if let Some((id, protocol)) = datagram {
+            self.datagrams.insert((addresses(&key), id, protocol), (key, flags));
+            self.count("first fragment");
+        }
+        Ok(Expect::Flow(key, flags))
+    }
+
+    /// Asks etherparse's own parser, where it goes all the way to TCP or UDP ports and nothing says that it read the
+    /// packet under other rules.
+    pub fn second_opinion(&mut self, packet: &[u8], expect: &Expect) {
+        let Ok(lax) = LaxSlicedPacket::from_ethernet(packet) else { return };
+        let (source, destination) = match &lax.transport {
+            Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
+            Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+            _ => return self.count("etherparse: no ports"),
+        };
+        let v6 = match &lax.net {
+            // It takes a total length shorter than the header, 0 or not, for one to be ignored.
+            Some(LaxNetSlice::Ipv4(ip)) if ip.header().total_len() < u16::from(ip.header().ihl()) * 4 => {
+                return self.count("etherparse: ignores the total length");
+            }
+            Some(LaxNetSlice::Ipv4(_)) => false,
+            Some(LaxNetSlice::Ipv6(_)) => true,
+            _ => return self.count("etherparse: no IP"),
+        };
+        if lax.link_exts.len() > 2 {
+            return self.count("etherparse: three tags");
+        }
+        if lax.link_exts.len() > lax.vlan_ids().len() {
+            return self.count("etherparse: MACsec in the clear");
+        }
+        match expect {
+            Expect::Flow(key, _) if (key.v6, key.source.port, key.destination.port) == (v6, source, destination) => {
+                self.count("etherparse: agrees");
+            }
+            // Where a chain is too long for the programs.
+            Expect::Flow(key, _) if v6 && ip_has_extension(key.protocol) => self.count("etherparse: longer chain"),
+            _ => panic!("etherparse has ports {source} and {destination}, expected was {expect:?}: {packet:02x?}"),
+        }
+    }
+}
+
+fn ip_has_extension(protocol: u8) -> bool {
+    [0, 43, 44, 51, 60].contains(&protocol)
+}
+
+fn is_tag(t: EtherType) -> bool {
+    [ether_type::VLAN_TAGGED_FRAME, ether_type::PROVIDER_BRIDGING, ether_type::VLAN_DOUBLE_TAGGED_FRAME].contains(&t)
+}
+
+fn addresses(key: &Key) -> [u8; 32] {
+    let mut both = [0; 32];
+    both[..16].copy_from_slice(&key.source.address);
+    both[16..].copy_from_slice(&key.destination.address);
+    both
+}
+
+/// Ports and flags. etherparse has no SCTP, and of ICMP it wants more than the eight bytes that name the flow.
+fn transport(rest: &[u8], key: &mut Key) -> Result<Flags, Broken> {
+    let (mut ports, mut flags) = ((0, 0), Flags::default());
+    let word = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
+    match IpNumber(key.protocol) {
+        ip_number::TCP => {
+            let tcp = TcpHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
+            ports = (tcp.source_port(), tcp.destination_port());
+            let bits = [tcp.fin(), tcp.syn(), tcp.rst(), tcp.psh(), tcp.ack(), tcp.urg(), tcp.ece(), tcp.cwr()];
+            flags = Flags::tcp(bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit)));
+        }
+        ip_number::UDP => {
+            let udp = UdpHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
+            ports = (udp.source_port(), udp.destination_port());
+        }
+        ip_number::SCTP if rest.len() < 12 => return Err(Broken),
+        ip_number::SCTP => ports = (word(0), word(2)),
+        ip_number::ICMP | ip_number::IPV6_ICMP if rest.len() < 8 => return Err(Broken),
+        number @ (ip_number::ICMP | ip_number::IPV6_ICMP) => {
+            flags.icmp = (rest[0], rest[1]);
+            let queries: &[u8] = if number == ip_number::ICMP { &[0, 8, 13, 14] } else { &[128, 129] };
+            if queries.contains(&rest[0]) {
+                ports = (word(4), word(4));
+            }
+        }
+        _ => {}
+    }
+    (key.source.port, key.destination.port) = ports;
+    Ok(flags)
+}
