@@ -2,4 +2,5 @@
 
 mod http;
 mod injected;
+mod live;
 mod support;
