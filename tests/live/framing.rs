@@ -46,24 +46,28 @@ fn loopback() {
         assert_eq!((sum.accounted, sum.duplicate), (sent, sent), "{sum}");
         assert_eq!((watched.books.ingress, watched.books.egress), (sent, sent));
         if !segmented {
-            watched.assert_as_counted();
+            // The loopback device counts behind the Ethernet header.
+            let Tally { packets, bytes } = watched.counters.tx;
+            assert_eq!(watched.counters.rx, watched.counters.tx);
+            assert_eq!(sent, Tally { packets, bytes: bytes + packets * ETH });
         }
     }
 }
 
 /// The program's end of a tun device: what is written to it comes in, what goes out is read from it.
 fn open_tun(ns: &Netns, name: &str) -> File {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request = [0u8; 40]; // struct ifreq
     request[..name.len()].copy_from_slice(name.as_bytes());
     let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
     request[16..18].copy_from_slice(&flags.to_ne_bytes());
+    // The device is made where the file was opened.
     ns.run(|| {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         // SAFETY: the request is as long as struct ifreq and outlives the call.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    });
-    file
+        file
+    })
 }
 
 /// Packets that start with the IP header.
@@ -163,8 +167,11 @@ fn vlan_tags() {
             assert_eq!(flow.direction.name(), direction);
         }
     }
+    // Nobody wants frames of an unknown VLAN: the receiver counts them as dropped, behind the hook.
     for watch in [sender, receiver] {
-        watch.stop().assert_as_counted();
+        let watched = watch.stop();
+        assert_eq!(watched.books.ingress, watched.counters.rx);
+        assert_eq!(watched.books.egress, watched.counters.tx);
     }
 }
 
