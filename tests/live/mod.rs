@@ -1,6 +1,9 @@
 //! The agent on real interfaces: namespaces for hosts, real sockets for traffic. What it says is compared with what the
 //! sockets say they sent and with the interfaces' own counters, which netmon has no part in.
 
+// clippy.toml allows these in functions marked as tests only.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod agent;
 mod binary;
 mod conservation;

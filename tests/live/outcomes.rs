@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use netmon::config::Config;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
 use super::agent::{Agent, watching};
@@ -24,10 +26,22 @@ fn socket(port: u16) -> Socket {
     socket
 }
 
+/// The calling thread's packets, answers included, are then seen by one CPU. What two CPUs saw of the same ports within a
+/// second cannot always be told apart: each has records of its own.
+fn stay_on_a_cpu() {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).unwrap();
+    let first = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    sched_setaffinity(this, &one).unwrap();
+}
+
 /// A request, an answer, and the server closes first, so that the client's port is free at once.
 fn succeed(a: &Netns, listener: &TcpListener, port: u16) {
     let server = listener.local_addr().unwrap();
     a.run(|| {
+        stay_on_a_cpu();
         let mut client = socket(port);
         client.connect(&server.into()).unwrap();
         let (mut served, _) = listener.accept().unwrap();
@@ -44,6 +58,7 @@ fn succeed(a: &Netns, listener: &TcpListener, port: u16) {
 fn reset(a: &Netns, listener: &TcpListener, port: u16) {
     let server = listener.local_addr().unwrap();
     a.run(|| {
+        stay_on_a_cpu();
         let client = socket(port);
         client.connect(&server.into()).unwrap();
         let (mut served, _) = listener.accept().unwrap();

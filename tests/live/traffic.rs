@@ -174,7 +174,7 @@ pub fn udp_to(to: SocketAddr) -> UdpSocket {
 }
 
 /// The flow of a connection, among `flows`.
-pub fn flow_of<'a>(flows: &'a [Flow], protocol: u8, client: SocketAddr, server: SocketAddr) -> &'a Flow {
+pub fn flow_of(flows: &[Flow], protocol: u8, client: SocketAddr, server: SocketAddr) -> &Flow {
     let is = |flow: &Flow, end: usize, address: SocketAddr| {
         let endpoint = &flow.key.ends[end];
         endpoint.port == address.port() && endpoint.ip(flow.key.v6) == address.ip()
