@@ -71,8 +71,8 @@ static __always_inline void nm_hit(struct nm_cpu *cpu, void *entry, const __u32 
 	struct nm_delta *d = NM_DELTA(entry, key_size);
 
 	/* The ports are used again: what is left of the last connection must not blend into the new one. */
-	if (p->opening == NM_SYN) {
-		if (d->tcp_flags & (NM_TCP_FIN | NM_TCP_RST))
+	if (p->opening) {
+		if (d->packets && d->tcp_flags & (NM_TCP_FIN | NM_TCP_RST | NM_TCP_ACK))
 			nm_report_entry(cpu, entry, key_size, NM_DISPLACED);
 		d->urged = 0;
 	}

@@ -5,4 +5,5 @@
 
 mod http;
 mod injected;
+mod live;
 mod support;

@@ -1,0 +1,168 @@
+//! The agent on threads of this process, inside a namespace.
+
+use std::collections::HashMap;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use netmon::agent::{self, Handle, Report};
+use netmon::bpf::InterfaceBooks;
+use netmon::config::{Config, Selection};
+use netmon::flow::{Flow, FlowKey};
+
+use super::eventually;
+use super::net::{Counters, index};
+use crate::support::netns::Netns;
+
+/// A configuration that watches `links`.
+pub fn watching(links: &[&str]) -> Config {
+    let links: Vec<String> = links.iter().map(|&l| l.to_owned()).collect();
+    Config {
+        interfaces: Selection::new(&links).unwrap(),
+        metrics_addr: "127.0.0.1:0".to_owned(),
+        workers: 2,
+        ..Config::default()
+    }
+}
+
+/// A running agent. It stops when the value goes.
+pub struct Agent {
+    pub handle: Handle,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<anyhow::Result<Report>>>,
+}
+
+impl Agent {
+    pub fn start(ns: &Netns, config: Config) -> Agent {
+        let (stop, stopped) = bounded(1);
+        let (ready, is_ready) = bounded(1);
+        // A thread belongs to the namespace of the one that starts it.
+        let thread = ns.run(move || {
+            std::thread::spawn(move || agent::run(&config, &stopped, move |handle| ready.send(handle).unwrap()))
+        });
+        match is_ready.recv() {
+            Ok(handle) => Agent { handle, stop: Some(stop), thread: Some(thread) },
+            Err(_) => panic!("the agent did not start: {:#}", thread.join().unwrap().unwrap_err()),
+        }
+    }
+
+    /// Ends it; its last report, and how long that took.
+    pub fn stop(mut self) -> (Report, Duration) {
+        let start = Instant::now();
+        drop(self.stop.take());
+        let report = self.thread.take().unwrap().join().unwrap().unwrap();
+        (report, start.elapsed())
+    }
+
+    /// Waits until no packet is on its way from the kernel to the tables; all flows.
+    pub fn settled(&self) -> Vec<Flow> {
+        eventually("all packets of the kernel's books are in the tables", || {
+            self.handle.report().conservation().holds().then_some(())
+        });
+        self.handle.flows()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The latest state of every flow: closed ones leave the table after a while, longer than this waits.
+struct FlowLog {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<HashMap<FlowKey, Flow>>>,
+}
+
+impl FlowLog {
+    fn start(handle: Handle) -> FlowLog {
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = std::thread::spawn(move || {
+            let mut log = HashMap::new();
+            while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout) {
+                log.extend(handle.flows().into_iter().map(|flow| (flow.key, flow)));
+            }
+            log
+        });
+        FlowLog { stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn end(&mut self) -> HashMap<FlowKey, Flow> {
+        drop(self.stop.take());
+        self.thread.take().map(|t| t.join().unwrap()).unwrap_or_default()
+    }
+}
+
+impl Drop for FlowLog {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// An agent that watches one interface, and the counters of that interface: both cover the same packets.
+pub struct Watch<'a> {
+    pub agent: Agent,
+    log: FlowLog,
+    ns: &'a Netns,
+    link: &'a str,
+    ifindex: u32,
+    before: Counters,
+}
+
+/// A finished watch.
+pub struct Watched {
+    pub report: Report,
+    pub books: InterfaceBooks,
+    pub counters: Counters,
+}
+
+impl<'a> Watch<'a> {
+    /// Starts at a moment at which the interface is silent.
+    pub fn start(ns: &'a Netns, link: &'a str, config: Config) -> Watch<'a> {
+        let ifindex = index(ns, link);
+        eventually("a start during which no packet came by", || {
+            let before = Counters::read(ns, link);
+            let agent = Agent::start(ns, config.clone());
+            let log = FlowLog::start(agent.handle.clone());
+            (Counters::read(ns, link) == before).then_some(Watch { agent, log, ns, link, ifindex, before })
+        })
+    }
+
+    /// Waits until no packet is on its way from the kernel to the tables; all flows there were, each as it was last.
+    pub fn settled(&mut self) -> Vec<Flow> {
+        let last = self.agent.settled();
+        let mut log = self.log.end();
+        log.extend(last.into_iter().map(|flow| (flow.key, flow)));
+        log.into_values().collect()
+    }
+
+    /// What the interface has counted so far.
+    pub fn counters(&self) -> Counters {
+        Counters::read(self.ns, self.link).since(self.before)
+    }
+
+    /// Ends the watch; to be called when nothing is sent any more.
+    pub fn stop(self) -> Watched {
+        let counters = self.counters();
+        let (report, took) = self.agent.stop();
+        assert!(took < Duration::from_secs(5), "the agent took {took:?} to stop");
+        let after = Counters::read(self.ns, self.link).since(self.before);
+        assert_eq!(counters, after, "{} was meant to be silent by now", self.link);
+        assert!(report.conservation().holds(), "{}", report.conservation());
+        let books = report.books.get(&self.ifindex).copied().unwrap_or_default();
+        Watched { report, books, counters }
+    }
+}
+
+impl Watched {
+    /// The kernel programs saw exactly what the interface counted. True where one packet is one frame: without offloads.
+    pub fn assert_as_counted(&self) {
+        assert_eq!(self.books.ingress, self.counters.rx, "received");
+        assert_eq!(self.books.egress, self.counters.tx, "sent");
+        assert_eq!(self.counters.dropped, 0, "a drop is seen by the one side only");
+    }
+}

@@ -1,0 +1,168 @@
+//! Somebody else's filters on the same hooks survive the agent, its stop and its kill -9, and still run.
+
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
+use netmon::config::Config;
+
+use super::agent::{Agent, watching};
+use super::binary::Program;
+use super::net::{index, quiet_pair};
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod skel {
+    include!(concat!(env!("OUT_DIR"), "/foreign.skel.rs"));
+}
+
+enum Attached {
+    Tcx(#[expect(dead_code, reason = "detaches when it goes")] [Link; 2]),
+    Clsact(#[expect(dead_code, reason = "goes with its namespace")] [TcHook; 2]),
+}
+
+/// Filters that count, on both hooks of an interface.
+struct Foreign {
+    skel: skel::ForeignSkel<'static>,
+    _attached: Attached,
+}
+
+impl Foreign {
+    /// Their priority, of no use with TCX, is `priority`.
+    fn attach(ns: &Netns, link: &str, tcx: bool, priority: u32) -> Foreign {
+        let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
+        let skel = skel::ForeignSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let index = index(ns, link) as i32;
+        let programs = [&skel.progs.foreign_ingress, &skel.progs.foreign_egress];
+        // Skeletons stay on their thread: this one goes to the namespace, for as long as the value needs.
+        let attached = if tcx {
+            Attached::Tcx(programs.map(|program| attach_tcx(program, index)))
+        } else {
+            let hook = |(program, point): (&ProgramMut<'_>, _)| {
+                let mut hook =
+                    TcHookBuilder::new(program.as_fd()).ifindex(index).handle(0xf0).priority(priority).hook(point);
+                hook.create().unwrap();
+                hook.attach().unwrap()
+            };
+            Attached::Clsact([(programs[0], TC_INGRESS), (programs[1], TC_EGRESS)].map(hook))
+        };
+        Foreign { skel, _attached: attached }
+    }
+
+    /// Packets by ingress and by egress.
+    fn seen(&self) -> [u64; 2] {
+        self.skel.maps.bss_data.as_deref().unwrap().foreign_seen
+    }
+}
+
+fn attach_tcx(program: &ProgramMut<'_>, index: i32) -> Link {
+    // SAFETY: a loaded program of the section that names its side; no options.
+    let raw =
+        unsafe { libbpf_sys::bpf_program__attach_tcx(program.as_libbpf_object().as_ptr(), index, std::ptr::null()) };
+    let raw = NonNull::new(raw).expect("attach the foreign program");
+    // SAFETY: a link that nobody else owns.
+    unsafe { Link::from_ptr(raw) }
+}
+
+/// A packet each way; every foreign filter must see both.
+fn assert_alive(a: &Netns, b: &Netns, foreign: &[Foreign], when: &str) {
+    let before: Vec<_> = foreign.iter().map(Foreign::seen).collect();
+    let to: IpAddr = "10.9.0.2".parse().unwrap();
+    let server = b.run(|| UdpSocket::bind((to, 0)).unwrap());
+    server.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    let client = a.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    client.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    client.send_to(b"ping", server.local_addr().unwrap()).unwrap();
+    let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+    server.send_to(b"pong", from).unwrap();
+    client.recv_from(&mut [0; 8]).unwrap();
+    for (i, (filter, before)) in foreign.iter().zip(before).enumerate() {
+        let after = filter.seen();
+        assert!(
+            after[0] > before[0] && after[1] > before[1],
+            "foreign filter {i} is dead {when}: {before:?} {after:?}"
+        );
+    }
+}
+
+fn survive(tcx: bool) {
+    let (a, b) = quiet_pair();
+    b.enter_for(|| {
+        // Before and behind the agent's own place in the chain.
+        let foreign: Vec<_> = if tcx {
+            (0..2).map(|_| Foreign::attach(&b, "vb", true, 0)).collect()
+        } else {
+            [1, 7].map(|priority| Foreign::attach(&b, "vb", false, priority)).into()
+        };
+        assert_alive(&a, &b, &foreign, "before any agent");
+        for clsact in [false, true] {
+            let agent = Agent::start(&b, Config { clsact, ..watching(&["vb"]) });
+            assert_alive(&a, &b, &foreign, "beside the agent");
+            let (report, _) = agent.stop();
+            let sum = report.conservation();
+            assert!(sum.holds() && sum.seen.packets >= 2, "the agent saw them too: {sum}");
+            assert_alive(&a, &b, &foreign, "after the agent's stop");
+
+            let mut program = Program::start(&b, &["--interface", "vb"], clsact);
+            program.wait_for("ready");
+            assert_alive(&a, &b, &foreign, "beside the program");
+            program.kill();
+            assert_alive(&a, &b, &foreign, "after kill -9");
+
+            let agent = Agent::start(&b, watching(&["vb"]));
+            assert_alive(&a, &b, &foreign, "after a start that removed leftovers");
+            agent.stop();
+            assert_alive(&a, &b, &foreign, "at the end");
+        }
+        if !tcx {
+            let shown = b.sh("tc filter show dev vb ingress; tc filter show dev vb egress");
+            assert_eq!(shown.matches("handle 0xf0").count(), 4, "{shown}");
+            assert_eq!(shown.matches("handle 0x6e6d").count(), 0, "{shown}");
+            assert!(b.sh("tc qdisc show dev vb").contains("clsact"), "the qdisc is theirs too");
+        }
+    });
+}
+
+#[test]
+fn tcx_programs() {
+    needs_root!();
+    survive(true);
+}
+
+#[test]
+fn clsact_filters() {
+    needs_root!();
+    survive(false);
+}
+
+/// A filter of our handle and priority that is not ours stays, and the agent says what is in its way.
+#[test]
+fn a_filter_in_our_place() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    b.enter_for(|| {
+        let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
+        let skel = skel::ForeignSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let mut hook = TcHookBuilder::new(skel.progs.foreign_ingress.as_fd())
+            .ifindex(index(&b, "vb") as i32)
+            .handle(0x6e6d)
+            .priority(2)
+            .hook(TC_INGRESS);
+        hook.create().unwrap();
+        hook.attach().unwrap();
+        let program = Program::start(&b, &["--interface", "vb"], true);
+        let (status, _, lines) = program.end();
+        assert_eq!(status.code(), Some(1));
+        assert!(lines.last().unwrap().contains("another filter may hold these"), "{lines:#?}");
+        assert!(b.sh("tc filter show dev vb ingress").contains("foreign_ingress"));
+        // By TCX it needs no place of its own.
+        let agent = Agent::start(&b, watching(&["vb"]));
+        agent.stop();
+        assert!(b.sh("tc filter show dev vb ingress").contains("foreign_ingress"));
+        drop(a);
+    });
+}

@@ -1,0 +1,123 @@
+//! /metrics of a real agent, over HTTP.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::agent::{Agent, watching};
+use super::eventually;
+use super::net::quiet_pair;
+use super::traffic::transfer;
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+/// A scrape.
+pub struct Page {
+    pub head: String,
+    pub body: String,
+}
+
+impl Page {
+    pub fn get(ns: &Netns, agent: &Agent, path: &str) -> Page {
+        let address = agent.handle.metrics_addr();
+        let text = ns.run(|| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: netmon\r\nConnection: close\r\n\r\n").unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        });
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        Page { head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// The sum of all samples of a metric whose labels contain each of `labels`.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let lines = self.body.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.body.lines().any(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+    }
+}
+
+/// Of SURFACE, what belongs to the foundation.
+const NAMES: [&str; 24] = [
+    "netmon_flows_active",
+    "netmon_flows_total",
+    "netmon_bytes_total",
+    "netmon_packets_total",
+    "netmon_ebpf_events_processed_total",
+    "netmon_ebpf_events_dropped_total",
+    "netmon_packets_seen_total",
+    "netmon_packets_accounted_total",
+    "netmon_packets_duplicate_total",
+    "netmon_packets_ignored_total",
+    "netmon_packets_lost_total",
+    "netmon_processing_duration_seconds",
+    "netmon_processing_duration_seconds_count",
+    "netmon_memory_usage_bytes",
+    "netmon_cpu_usage_percentage",
+    "netmon_threads_count",
+    "netmon_series",
+    "netmon_series_limit",
+    "netmon_series_overflow_total",
+    "netmon_build_info",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_open_fds",
+    "process_start_time_seconds",
+];
+
+#[test]
+fn a_scrape_tells_what_happened() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    let connections = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 2, 1_000_000);
+    transfer(&a, &b, "fd09::2".parse().unwrap(), 2, 1_000_000);
+    // Not IP: asks for a neighbour that is not known.
+    a.sh("ip neigh del 10.9.0.2 dev va");
+    transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
+
+    let sums = |page: &Page, unit: &str| {
+        ["seen", "accounted", "duplicate", "ignored", "lost"]
+            .map(|s| page.sum(&format!("netmon_{unit}_{s}_total"), &[]))
+    };
+    let page = eventually("seen = accounted + duplicate + ignored + lost on the page", || {
+        let page = Page::get(&b, &agent, "/metrics");
+        let exact = ["packets", "bytes"].iter().all(|unit| {
+            let [seen, rest @ ..] = sums(&page, unit);
+            seen > 0.0 && seen == rest.iter().sum::<f64>()
+        });
+        exact.then_some(page)
+    });
+    assert!(page.head.starts_with("HTTP/1.1 200 "), "{}", page.head);
+    let head = page.head.to_lowercase();
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    for name in NAMES {
+        assert!(page.has(name), "{name} is missing");
+    }
+    assert!(page.sum("netmon_packets_ignored_total", &["interface=\"vb\"", "reason=\"not_ip\""]) >= 1.0);
+    assert_eq!(page.sum("netmon_packets_total", &[]), sums(&page, "packets")[1], "series add up to what is accounted");
+    assert_eq!(page.sum("netmon_bytes_total", &[]), sums(&page, "bytes")[1]);
+    let sent: u64 = connections.iter().map(|c| c.from_client.segments).sum();
+    let at = ["protocol=\"tcp\"", "direction=\"ingress\"", "src_ip=\"10.9.0.1\"", "dst_ip=\"10.9.0.2\""];
+    assert!(page.sum("netmon_packets_total", &at) >= sent as f64);
+    assert_eq!(page.sum("netmon_flows_total", &["protocol=\"tcp\"", "direction=\"ingress\"", "status=\"ok\""]), 5.0);
+    assert_eq!(page.sum("netmon_flows_total", &["status=\"failed\""]), 0.0);
+    assert!(page.body.contains("netmon_interface_info{interface=\"vb\""));
+    // The threads of the test process are counted as well, there is no agent process here.
+    assert!(page.sum("netmon_threads_count", &[]) >= 5.0);
+
+    for path in ["/healthz", "/readyz"] {
+        let page = Page::get(&b, &agent, path);
+        assert!(page.head.starts_with("HTTP/1.1 200 ") && page.body == "ok\n", "{path}: {} {}", page.head, page.body);
+    }
+    assert!(Page::get(&b, &agent, "/nothing").head.starts_with("HTTP/1.1 404 "));
+    agent.stop();
+}

@@ -1,0 +1,38 @@
+//! The agent on real interfaces: namespaces for hosts, real sockets for traffic. What it says is compared with what the
+//! sockets say they sent and with the interfaces' own counters, which netmon has no part in.
+
+// clippy.toml allows these in functions marked as tests only.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod agent;
+mod binary;
+mod conservation;
+mod exact;
+mod foreign;
+mod framing;
+mod kill;
+mod metrics;
+mod net;
+mod offloads;
+mod outcomes;
+mod refusals;
+mod stop;
+mod table;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks until `seen` has something; panics with what was `awaited` if it never has.
+pub fn eventually<T>(awaited: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = seen() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {awaited}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

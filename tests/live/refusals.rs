@@ -1,0 +1,128 @@
+//! Where the program cannot do its work it says so in one line that names the remedy, and exits with 1.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::binary::{NETMON, Program};
+use super::net::{host, quiet_pair};
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+/// The one line that is no log line.
+fn refusal(program: Program) -> String {
+    let (status, _, lines) = program.end();
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    // env_logger's lines start with a bracket.
+    let said: Vec<_> = lines.iter().filter(|l| !l.starts_with('[')).collect();
+    assert_eq!(said.len(), 1, "one line says it all: {lines:#?}");
+    assert!(said[0].starts_with("netmon: "), "{said:?}");
+    said[0].clone()
+}
+
+fn refused(ns: &Netns, arguments: &[&str], words: &[&str]) {
+    let mut command = ns.command(NETMON);
+    command.args(arguments);
+    let said = refusal(Program::spawn(command));
+    for word in words {
+        assert!(said.contains(word), "{word:?} is missing in {said:?}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let listener = b.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap().to_string();
+    refused(&b, &["--metrics-addr", &address], &[&address, "in use", "--metrics-addr"]);
+}
+
+#[test]
+fn interfaces_that_are_not_there() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let on = |name| ["--metrics-addr", "127.0.0.1:0", "--interface", name];
+    refused(&b, &on("nosuch0"), &["nosuch0", "vb", "--interface"]);
+    refused(&b, &on("veth["), &["veth[", "glob"]);
+    refused(&b, &on("!"), &["\"!\""]);
+    // Only loopback is up here, and it is not watched unless asked for.
+    let empty = host("empty");
+    refused(&empty, &["--metrics-addr", "127.0.0.1:0"], &["no interface is up", "lo", "--interface"]);
+}
+
+#[test]
+fn a_second_agent() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let mut first = Program::start(&b, &["--interface", "vb"], false);
+    first.wait_for("ready");
+    refused(&b, &["--metrics-addr", "127.0.0.1:0"], &["another netmon agent", "namespace"]);
+    // Other namespaces are other hosts.
+    let mut other = Program::start(&a, &["--interface", "va"], false);
+    other.wait_for("ready");
+    for program in [first, other] {
+        program.signal("TERM");
+        assert_eq!(program.end().0.code(), Some(0));
+    }
+}
+
+/// The program where everybody may run it.
+struct Public(PathBuf);
+
+impl Public {
+    fn copy() -> Public {
+        let directory = std::env::temp_dir().join(format!("nmt-{}-public", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
+        let public = Public(directory);
+        std::fs::copy(NETMON, public.program()).unwrap();
+        public
+    }
+
+    fn program(&self) -> PathBuf {
+        self.0.join("netmon")
+    }
+
+    fn as_nobody(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(self.program());
+        command
+    }
+}
+
+impl Drop for Public {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn an_ordinary_user() {
+    needs_root!();
+    let public = Public::copy();
+    let said = refusal(Program::spawn(public.as_nobody()));
+    for word in ["permission", "sudo netmon", "CAP_BPF", "CAP_NET_ADMIN"] {
+        assert!(said.contains(word), "{word:?} is missing in {said:?}");
+    }
+    for (flag, words) in [("--help", ["--interface", "Examples"]), ("--version", [env!("CARGO_PKG_VERSION"), "netmon"])]
+    {
+        let output = public.as_nobody().arg(flag).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && output.stderr.is_empty(), "{flag}: {output:?}");
+        for word in words {
+            assert!(text.contains(word), "{flag}: {word:?} is missing in {text}");
+        }
+    }
+}
+
+/// Root in name only, as in a container that drops capabilities.
+#[test]
+fn root_without_capabilities() {
+    needs_root!();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin", NETMON]);
+    let said = refusal(Program::spawn(command));
+    assert!(said.contains("CAP_NET_ADMIN") && !said.contains("CAP_BPF"), "{said}");
+}

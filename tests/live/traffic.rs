@@ -1,0 +1,243 @@
+//! Real sockets, and what they say they sent.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use netmon::bpf::Tally;
+use netmon::flow::{Flow, Sent};
+use nix::libc;
+
+use super::PATIENCE;
+use crate::support::netns::Netns;
+
+/// Ethernet header.
+pub const ETH: u64 = 14;
+/// TCP header with timestamps, which each segment but the SYNs has.
+const TCP_HEADER: u64 = 32;
+/// More in a SYN: MSS and window scale, padded. SACK is turned off, its blocks would vary the header.
+const SYN_MORE: u64 = 8;
+
+/// Bytes of the IP header.
+pub fn ip_header(address: IpAddr) -> u64 {
+    if address.is_ipv6() { 40 } else { 20 }
+}
+
+/// Every segment of a TCP connection in `ns` is to have the same header; windows that no queue on the way drops.
+pub fn plain_tcp(ns: &Netns) {
+    ns.sh("cd /proc/sys/net/ipv4
+           echo 0 >tcp_sack
+           echo 1 >tcp_timestamps
+           echo 4096 65536 65536 >tcp_rmem");
+}
+
+/// What one end of a connection has sent, from TCP_INFO.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpSent {
+    /// Segments, those of a GSO packet one by one.
+    pub segments: u64,
+    /// Payload, repeated bytes included.
+    pub bytes: u64,
+}
+
+impl TcpSent {
+    fn of(socket: &TcpStream) -> TcpSent {
+        let mut info = [0u8; 256];
+        let mut length = info.len() as libc::socklen_t;
+        // SAFETY: the buffer and its length outlive the call.
+        let result = unsafe {
+            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+            libc::getsockopt(socket.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &mut length)
+        };
+        assert!(result == 0 && length >= 208, "TCP_INFO of a kernel that counts bytes sent (4.19)");
+        // struct tcp_info, include/uapi/linux/tcp.h: tcpi_segs_out and tcpi_bytes_sent.
+        let segments = u32::from_ne_bytes(info[136..140].try_into().unwrap());
+        let bytes = u64::from_ne_bytes(info[200..208].try_into().unwrap());
+        TcpSent { segments: segments.into(), bytes }
+    }
+}
+
+/// A closed connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub from_client: TcpSent,
+    pub from_server: TcpSent,
+}
+
+impl Connection {
+    /// What the wire saw of the client.
+    pub fn client_on_wire(&self, link_header: u64) -> Tally {
+        self.on_wire(self.from_client, link_header)
+    }
+
+    /// What the wire saw of the server.
+    pub fn server_on_wire(&self, link_header: u64) -> Tally {
+        self.on_wire(self.from_server, link_header)
+    }
+
+    fn on_wire(&self, sent: TcpSent, link_header: u64) -> Tally {
+        let header = link_header + ip_header(self.client.ip()) + TCP_HEADER;
+        Tally { packets: sent.segments, bytes: sent.segments * header + SYN_MORE + sent.bytes }
+    }
+}
+
+/// Sends `bytes` from `a` over each of `streams` connections at once to `server` in `b`, and half as many back.
+pub fn transfer(a: &Netns, b: &Netns, server: IpAddr, streams: usize, bytes: usize) -> Vec<Connection> {
+    let listener = b.run(|| TcpListener::bind((server, 0)).unwrap());
+    let server = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| {
+            std::thread::scope(|scope| {
+                let serve = |_| {
+                    let (stream, peer) = listener.accept().unwrap();
+                    scope.spawn(move || {
+                        receive(&stream, bytes);
+                        send(&stream, bytes / 2);
+                        // Waits for the client's FIN, so that the end is the same each time.
+                        receive(&stream, 0);
+                        (peer, stream)
+                    })
+                };
+                let streams: Vec<_> = (0..streams).map(serve).collect();
+                streams.into_iter().map(|s| s.join().unwrap()).collect::<Vec<_>>()
+            })
+        });
+        let clients: Vec<(SocketAddr, TcpStream)> = a.run(|| {
+            let connect = |_| {
+                let stream = TcpStream::connect(server).unwrap();
+                (stream.local_addr().unwrap(), stream)
+            };
+            let clients: Vec<_> = (0..streams).map(connect).collect();
+            std::thread::scope(|scope| {
+                for (_, stream) in &clients {
+                    scope.spawn(move || {
+                        send(stream, bytes);
+                        receive(stream, bytes / 2);
+                        stream.shutdown(Shutdown::Write).unwrap();
+                        receive(stream, 0);
+                    });
+                }
+            });
+            clients
+        });
+        let served = serving.join().unwrap();
+        clients
+            .iter()
+            .map(|(client, stream)| {
+                let client = *client;
+                let (_, other) = served.iter().find(|(peer, _)| *peer == client).unwrap();
+                let mut from_server = TcpSent::of(other);
+                // The SYN-ACK was sent before there was a socket to count it.
+                from_server.segments += 1;
+                Connection { client, server, from_client: TcpSent::of(stream), from_server }
+            })
+            .collect()
+    })
+}
+
+fn send(mut stream: &TcpStream, bytes: usize) {
+    let chunk = [7u8; 64 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        left -= stream.write(&chunk[..left.min(chunk.len())]).unwrap();
+    }
+}
+
+/// Reads `bytes`, or up to the other end's FIN if that is 0, and then sends the own one.
+fn receive(mut stream: &TcpStream, bytes: usize) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    if bytes > 0 {
+        let mut left = bytes;
+        let mut chunk = vec![0; 64 << 10];
+        while left > 0 {
+            let room = left.min(chunk.len());
+            let read = stream.read(&mut chunk[..room]).unwrap();
+            assert!(read > 0, "{left} bytes are missing");
+            left -= read;
+        }
+    } else {
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// A socket of the calling thread's namespace that sends to `to`.
+pub fn udp_to(to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }).unwrap();
+    socket.connect(to).unwrap();
+    socket
+}
+
+/// The flow of a connection, among `flows`.
+pub fn flow_of(flows: &[Flow], protocol: u8, client: SocketAddr, server: SocketAddr) -> &Flow {
+    let is = |flow: &Flow, end: usize, address: SocketAddr| {
+        let endpoint = &flow.key.ends[end];
+        endpoint.port == address.port() && endpoint.ip(flow.key.v6) == address.ip()
+    };
+    let fits = |flow: &&Flow| {
+        let client_end = usize::from(flow.client);
+        flow.key.protocol == protocol && is(flow, client_end, client) && is(flow, 1 - client_end, server)
+    };
+    let mut found = flows.iter().filter(fits);
+    let flow = found.next().unwrap_or_else(|| panic!("no flow {client} -> {server} among {flows:#?}"));
+    assert!(found.next().is_none(), "two flows {client} -> {server}");
+    flow
+}
+
+pub fn tally(sent: &Sent) -> Tally {
+    Tally { packets: sent.packets, bytes: sent.bytes }
+}
+
+/// A sender of UDP datagrams, a flow each, that does not stop before it is told to or the value goes.
+pub struct Flood {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    /// From `ns` to all ports of `to`.
+    pub fn start(ns: &Netns, to: IpAddr) -> Flood {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let socket = ns.run(|| UdpSocket::bind(if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }).unwrap());
+        let thread = std::thread::spawn(move || {
+            let mut port = 1u16;
+            while !stopped.load(Ordering::Relaxed) {
+                // An ICMP error for an earlier datagram comes back as an error of this call.
+                if socket.send_to(&[0; 32], (to, port)).is_ok() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                port = port.checked_add(1).unwrap_or(1);
+            }
+        });
+        Flood { stop, sent, thread: Some(thread) }
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn stop(mut self) -> u64 {
+        self.end();
+        self.sent()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
