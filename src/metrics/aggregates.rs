@@ -76,6 +76,11 @@ impl Aggregates {
         self.undecodable += other.undecodable;
     }
 
+    /// Flows whose outcome is known.
+    pub fn ended_flows(&self) -> u64 {
+        self.ended.values().sum()
+    }
+
     /// By interface index.
     pub fn interfaces(&self) -> &HashMap<u32, Accounted> {
         &self.interfaces

@@ -39,8 +39,7 @@ impl Observer for Log {
 }
 
 fn table(max_flows: usize) -> Table {
-    let limits =
-        Limits { max_flows, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(30) };
+    let limits = Limits { max_flows, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(30) };
     Table::new(limits, 100 * SECOND)
 }
 
