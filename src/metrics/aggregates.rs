@@ -1,7 +1,8 @@
 //! What a worker adds up, so that a scrape costs by series and not by flows.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::series::{SeriesIndex, SeriesKey};
 use crate::bpf::{Record, Tally};
