@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::bpf::{Clock, Record, Ring, Wakeup};
+use crate::bpf::{Clock, Record, Ring, RingReader, Wakeup};
 
 /// What a worker does with its records.
 pub trait Sink: Send + 'static {
@@ -75,19 +75,26 @@ fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup, hur
     loop {
         let nap = if hurry.load(Ordering::Relaxed) { HURRIED } else { TICK };
         let finish = reader.wait(nap, wakeup)?;
-        loop {
-            let undecodable = reader.read(BATCH, &mut records);
-            if undecodable > 0 {
-                sink.undecodable(undecodable);
-            }
-            sink.records(&records);
-            sink.tick(Clock::now_ns());
-            if records.is_empty() && undecodable == 0 {
-                break;
-            }
-        }
+        drain(&mut reader, &mut records, &mut sink);
         if finish {
             return Ok(());
         }
+    }
+}
+
+/// Hands on all that waits in a ring; how many records that was. `records` is room to work in.
+pub fn drain(reader: &mut RingReader, records: &mut Vec<Record>, sink: &mut impl Sink) -> u64 {
+    let mut count = 0;
+    loop {
+        let undecodable = reader.read(BATCH, records);
+        if undecodable > 0 {
+            sink.undecodable(undecodable);
+        }
+        sink.records(records);
+        sink.tick(Clock::now_ns());
+        if records.is_empty() && undecodable == 0 {
+            return count;
+        }
+        count += records.len() as u64;
     }
 }

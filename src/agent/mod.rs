@@ -1,5 +1,6 @@
 //! Wires the stages: kernel, workers, flow tables, metrics; starts and stops them.
 
+mod inline;
 mod report;
 mod shard;
 mod shared;
@@ -19,6 +20,7 @@ use crate::metrics::http::{Limits as HttpLimits, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
 use crate::worker::Worker;
 
+pub use inline::Inline;
 pub use report::{Conservation, Report};
 use shard::{Shard, ShardSink};
 pub use shared::Handle;
@@ -48,17 +50,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
 
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
-    let mut bpf = Bpf::load(
-        &mut storage,
-        &Options {
-            rings: config.workers,
-            ring_records: config.buffer_size,
-            batch: config.batch_size,
-            cache_slots: config.cache_slots(cpus),
-            idle: CACHE_IDLE,
-            report: CACHE_REPORT,
-        },
-    )?;
+    let mut bpf = Bpf::load(&mut storage, &options(config, cpus))?;
     log::info!(
         "loaded: {} workers, rings of {} records, caches of {} flows on each of {cpus} CPUs, {:.1} MiB of kernel memory",
         config.workers,
@@ -83,6 +75,18 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     match failure {
         Some(failure) => bail!(failure),
         None => Ok(report),
+    }
+}
+
+/// How an agent with this configuration loads its programs.
+pub fn options(config: &Config, possible_cpus: usize) -> Options {
+    Options {
+        rings: config.workers,
+        ring_records: config.buffer_size,
+        batch: config.batch_size,
+        cache_slots: config.cache_slots(possible_cpus),
+        idle: CACHE_IDLE,
+        report: CACHE_REPORT,
     }
 }
 
@@ -122,13 +126,7 @@ type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
 
 fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Result<Started> {
     let rings = bpf.take_rings();
-    let limits = Limits {
-        max_flows: config.max_flows.div_ceil(rings.len().max(1)),
-        flow_timeout: config.flow_timeout,
-        connect_timeout: config.connect_timeout,
-    };
-    let shards: Vec<_> = rings.iter().map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
-    let shared = Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, shards));
+    let shared = share(config, bpf, index, rings.len())?;
     let workers = rings
         .iter()
         .zip(shared.shards())
@@ -136,6 +134,17 @@ fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -
         .map(|(i, (ring, shard))| Worker::start(i, ring.try_clone()?, bpf.clock(), ShardSink::new(Arc::clone(shard))))
         .collect::<Result<_>>()?;
     Ok((shared, workers, rings))
+}
+
+/// Empty shards, one a worker, and the kernel's books.
+fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usize) -> Result<Arc<Shared>> {
+    let limits = Limits {
+        max_flows: config.max_flows.div_ceil(workers.max(1)),
+        flow_timeout: config.flow_timeout,
+        connect_timeout: config.connect_timeout,
+    };
+    let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
+    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, shards)))
 }
 
 fn attach(

@@ -1,7 +1,9 @@
 //! The books of kernel and user space side by side.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
+
+use foldhash::HashMap;
 
 use crate::bpf::{InterfaceBooks, RecordCounts, Tally};
 use crate::metrics::Accounted;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::HashMapExt;
+
 use super::report::Report;
 use super::shard::{Shard, lock};
 use crate::bpf::{Books, Clock, Link, Mode, ProgramStatsReader};

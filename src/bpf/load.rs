@@ -177,7 +177,12 @@ impl<'obj> Bpf<'obj> {
         let size = |m: &dyn MapCore| u64::from(m.max_entries()) * u64::from(m.value_size());
         let arrays: [&dyn MapCore; 5] =
             [&maps.nm_cache4, &maps.nm_cache6, &maps.nm_cpus, &maps.nm_interfaces, &maps.nm_fragments];
-        arrays.into_iter().map(size).sum::<u64>() + self.rings.iter().map(Ring::bytes).sum::<u64>()
+        arrays.into_iter().map(size).sum::<u64>() + self.ring_bytes()
+    }
+
+    /// Of these, the rings', until they are taken.
+    pub fn ring_bytes(&self) -> u64 {
+        self.rings.iter().map(Ring::bytes).sum()
     }
 }
 

@@ -32,4 +32,4 @@ pub use load::{Bpf, Options, possible_cpus, set_log_sink};
 pub use preflight::{HostClaim, check_host, claim_host};
 pub use record::{Cause, Endpoint, Hook, Record};
 pub use ring::{Ring, RingReader, Wakeup};
-pub use stats::{ProgramStats, ProgramStatsReader};
+pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};

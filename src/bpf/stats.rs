@@ -1,6 +1,9 @@
 //! What the kernel measures of programs, if it is told to.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
 
 /// Runs of a program and their time (`sysctl kernel.bpf_stats_enabled=1`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,5 +41,22 @@ impl ProgramStatsReader {
                 })
             })
             .collect()
+    }
+}
+
+/// Makes the kernel measure all programs of the host for as long as the value lives (Linux 5.8).
+#[derive(Debug)]
+pub struct ProgramTiming(#[expect(dead_code, reason = "closing it ends the measurement")] OwnedFd);
+
+impl ProgramTiming {
+    /// Starts.
+    pub fn start() -> Result<ProgramTiming> {
+        // SAFETY: takes no pointers.
+        let fd = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
+        if fd < 0 {
+            return Err(Errno::from_raw(-fd)).context("measure the programs");
+        }
+        // SAFETY: a descriptor that was just opened and nobody else knows.
+        Ok(ProgramTiming(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 }

@@ -1,10 +1,12 @@
 //! The identity of a flow.
 
+use std::hash::{Hash, Hasher};
+
 use crate::bpf::{Endpoint, Record};
 
 /// Both endpoints, the lower one first, and the protocol. Interface, hook and VLAN are no part of it: the same packets
 /// seen elsewhere are the same flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
     /// The two ends.
     pub ends: [Endpoint; 2],
@@ -21,6 +23,20 @@ impl FlowKey {
         let (ends, sender) =
             if source <= destination { ([source, destination], 0) } else { ([destination, source], 1) };
         (FlowKey { ends, protocol: record.protocol, v6: record.v6 }, sender)
+    }
+}
+
+/// Five words; byte arrays would be hashed with their lengths, piece by piece.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b] = self.ends;
+        for address in [a.address, b.address] {
+            let address = u128::from_ne_bytes(address);
+            state.write_u64(address as u64);
+            state.write_u64((address >> 64) as u64);
+        }
+        let [a, b] = [a.port, b.port].map(u64::from);
+        state.write_u64(a << 48 | b << 32 | u64::from(self.protocol) << 1 | u64::from(self.v6));
     }
 }
 

@@ -1,10 +1,10 @@
 //! The table of flows: merges records, expires what is silent, stays within its bound.
 
-use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
 use super::outcome::{TCP, Verdict, conclude, is_embryonic, judge};

@@ -1,7 +1,8 @@
 //! What a worker adds up, so that a scrape costs by series and not by flows.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::series::{SeriesIndex, SeriesKey};
 use crate::bpf::{Record, Tally};
@@ -74,6 +75,11 @@ impl Aggregates {
         self.evicted += other.evicted;
         self.records += other.records;
         self.undecodable += other.undecodable;
+    }
+
+    /// Flows whose outcome is known.
+    pub fn ended_flows(&self) -> u64 {
+        self.ended.values().sum()
     }
 
     /// By interface index.

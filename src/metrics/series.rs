@@ -1,10 +1,11 @@
 //! The series of `/metrics` whose labels come from packets. They are numbered once and for all, within a budget; what
 //! exceeds it is counted in one series more, so that totals stay exact.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+
+use foldhash::HashMap;
 
 use crate::flow::Direction;
 

@@ -63,6 +63,18 @@ impl Kernel {
         all
     }
 
+    /// Empties the rings; how many records waited there.
+    pub fn discard(&mut self) -> usize {
+        let mut count = 0;
+        let mut batch = Vec::new();
+        for reader in &mut self.readers {
+            while reader.read(256, &mut batch) > 0 || !batch.is_empty() {
+                count += batch.len();
+            }
+        }
+        count
+    }
+
     /// Everything out of caches and rings.
     pub fn flush(&mut self) -> Vec<Record> {
         let mut all = self.drain();

@@ -1,10 +1,15 @@
 //! What the tests share: privilege, namespaces, the loaded programs, packets.
 
+// Shared with benches/: each of the two leaves some of it alone.
+#[allow(dead_code)]
 pub mod kernel;
 #[allow(dead_code)]
 pub mod netns;
+#[allow(dead_code)]
 pub mod packet;
+#[allow(dead_code)]
 pub mod probe;
+#[allow(dead_code)]
 pub mod vary;
 
 use std::fs::OpenOptions;

@@ -1,7 +1,7 @@
 //! Many flows for one system call: tests/bpf/vary.bpf.c in front of a program.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject};
@@ -18,6 +18,9 @@ pub enum Order {
     InTurn = 0,
     Random = 1,
     Skewed = 2,
+    /// TCP connections from SYN to the last ACK, seven packets each, `flows` of them at a time. The packet must be TCP
+    /// over IPv4.
+    Connections = 3,
 }
 
 /// Stands in front of a program and gives each packet a source address of its own.
@@ -26,12 +29,33 @@ pub struct Vary {
 }
 
 impl Vary {
+    /// In front of `program`.
     pub fn load(program: &OwnedFd) -> Vary {
+        let vary = Vary::open();
+        vary.run(program.as_fd());
+        vary
+    }
+
+    /// In front of a program that does nothing.
+    pub fn over_empty() -> Vary {
+        let vary = Vary::open();
+        vary.run(vary.skel.progs.vary_empty.as_fd());
+        vary
+    }
+
+    /// The program that does nothing.
+    pub fn empty(&self) -> Injector {
+        Injector::new(self.skel.progs.vary_empty.as_fd().try_clone_to_owned().unwrap())
+    }
+
+    fn open() -> Vary {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
-        let skel = skel::VarySkelBuilder::default().open(storage).unwrap().load().unwrap();
+        Vary { skel: skel::VarySkelBuilder::default().open(storage).unwrap().load().unwrap() }
+    }
+
+    fn run(&self, program: BorrowedFd<'_>) {
         let fd = program.as_raw_fd().to_ne_bytes();
-        skel.maps.vary_next.update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY).unwrap();
-        Vary { skel }
+        self.skel.maps.vary_next.update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY).unwrap();
     }
 
     pub fn injector(&self) -> Injector {

@@ -1,0 +1,65 @@
+//! What a TCP connection costs from SYN to the last ACK, seven packets: programs, sweep, workers.
+
+use anyhow::{Context, Result, ensure};
+use netmon::bpf::Sweep;
+use netmon::config::Config;
+
+use crate::report::{Budget, Budget::AtLeast, Budget::AtMost, Report, Spread};
+use crate::subject::{Cost, Subject, pin, whole};
+use crate::support::vary::Order;
+
+/// Packets of a connection, as tests/bpf/vary.bpf.c sends them.
+const STEPS: u32 = 7;
+/// Connections open at the same time.
+const OPEN: u32 = 250;
+/// Connections between two looks of the worker; two directions each, so that the records fit the rings.
+const CHUNK: u32 = 4 * OPEN;
+
+pub fn run(report: &mut Report) -> Result<()> {
+    pin()?;
+    let config = Config::default();
+    let connections = whole(if report.quick { 20_000 } else { 100_000 }, CHUNK);
+    let rounds = report.rounds(9);
+
+    // A flood: the cache overflows, so entries leave when others need their place.
+    let mut flood = Subject::new(&config)?;
+    flood.aim(0, Order::Connections, OPEN);
+    // Until the table is full or flows leave it as fast as they come.
+    let settle = if report.quick { 100_000 } else { 1_200_000 };
+    flood.run(settle * STEPS, CHUNK * STEPS, || Ok(()))?;
+    // At leisure: the sweep finds all entries, a thousand connections in each round of it.
+    let mut calm = Subject::new(&config)?;
+    calm.aim(0, Order::Connections, OPEN);
+    let sweeper = calm.bpf.sweeper()?;
+    // The second sweep, a second later, would clear the entries away.
+    let sweep = || sweeper.sweep(Sweep::Due).and_then(|()| sweeper.sweep(Sweep::All));
+
+    let (mut flooded, mut calmed) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        flooded.push(flood.run(connections * STEPS, CHUNK * STEPS, || Ok(()))?);
+        calmed.push(calm.run(connections * STEPS, CHUNK * STEPS, sweep)?);
+    }
+    ensure!(flood.lost() == 0 && calm.lost() == 0, "the rings were meant to have room");
+    let ended = calm.inline.snapshot().context("there are no workers")?.aggregates.ended_flows();
+    let all = u64::from(connections) * rounds as u64;
+    ensure!(ended >= all, "{all} connections were closed, {ended} were seen to end");
+
+    let each = f64::from(connections);
+    let spread = |costs: &[Cost], of: fn(&Cost) -> f64| Spread::of(costs.iter().map(|c| of(c) / each).collect());
+    report.table("A connection, open to close", "ns of CPU");
+    for (name, costs) in [("1,000 a second: swept", &calmed), ("as many as one core takes: displaced", &flooded)] {
+        let records = spread(costs, |c| c.records).median;
+        report.row(&format!("{name}, programs"), spread(costs, |c| c.kernel), Budget::None, "");
+        report.row(
+            &format!("{name}, worker"),
+            spread(costs, |c| c.user),
+            Budget::None,
+            &format!("{records:.2} records"),
+        );
+        report.row(&format!("{name}, all"), spread(costs, |c| c.kernel + c.user), AtMost(5000.0), "");
+    }
+    report.table("New connections that one core sustains, programs and worker, nothing lost", "a second");
+    let rate = spread(&flooded, |c| c.kernel + c.user).map(|ns| 1e9 / ns);
+    report.row("open to close", rate, AtLeast(200_000.0), "");
+    Ok(())
+}

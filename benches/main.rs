@@ -1,0 +1,84 @@
+//! `make benchmark`: what netmon costs, measured in one run and compared with its budgets.
+//!
+//! Each number is the median of rounds, with the least and the most beside it; what is compared is measured in turn, so
+//! that both meet the same weather. Times are CPU time of the measuring thread, not of the clock on the wall.
+
+mod connection;
+mod iperf;
+mod load;
+mod memory;
+mod packet;
+mod record;
+mod report;
+mod scrape;
+mod subject;
+
+// What the tests use to load programs, make packets and namespaces.
+#[allow(dead_code, unused_macros, clippy::unwrap_used, clippy::expect_used)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use report::Report;
+
+/// Measures the cost of a packet, a record and a flow.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --")]
+struct Args {
+    /// What to measure: packet record connection memory load scrape iperf [default: all]
+    sections: Vec<String>,
+    /// Fewer rounds: a glance, not a measurement
+    #[arg(long)]
+    quick: bool,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+type Section = (&'static str, fn(&mut Report) -> Result<()>);
+
+const SECTIONS: [Section; 7] = [
+    ("packet", packet::run),
+    ("record", record::run),
+    ("connection", connection::run),
+    ("memory", memory::run),
+    ("load", load::run),
+    ("scrape", scrape::run),
+    ("iperf", iperf::run),
+];
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benchmark: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    netmon::bpf::check_host()?;
+    netmon::bpf::set_log_sink();
+    if args.sections == [memory::CHILD] {
+        return memory::child();
+    }
+    let names: Vec<&str> = SECTIONS.iter().map(|s| s.0).collect();
+    if let Some(unknown) = args.sections.iter().find(|s| !names.contains(&s.as_str())) {
+        bail!("there is no section {unknown}; there are: {}", names.join(" "));
+    }
+    let mut report = Report::new(args.quick);
+    report.host();
+    for (name, section) in SECTIONS {
+        if args.sections.is_empty() || args.sections.iter().any(|s| s == name) {
+            section(&mut report)?;
+        }
+    }
+    report.summary();
+    Ok(())
+}

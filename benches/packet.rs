@@ -1,0 +1,111 @@
+//! Nanoseconds that the program takes for a packet, over a program that does nothing.
+
+use anyhow::{Context, Result};
+use netmon::agent;
+use netmon::bpf::{Frame, Hook, Injector, possible_cpus};
+use netmon::config::Config;
+
+use crate::report::{Budget, Budget::AtMost, Report, Spread};
+use crate::subject::{CHUNK, cpu_ns, pin, small_packet};
+use crate::support::kernel::Kernel;
+use crate::support::packet::*;
+use crate::support::vary::{Order, Vary};
+
+const HOT: Budget = AtMost(20.0);
+
+/// Flows by order and number; `None`: one flow.
+type Flows = Option<(Order, u32)>;
+
+struct Case {
+    name: &'static str,
+    budget: Budget,
+    packet: Vec<u8>,
+    packets: u32,
+    kernel: Kernel,
+    ours: Injector,
+    empty: Injector,
+    /// In front of both; the kernel forgets whom they run once they are gone.
+    _vary: [Vary; 2],
+    samples: Vec<[f64; 2]>,
+    records: usize,
+}
+
+/// Options as Linux sends them: NOP, NOP, timestamps.
+const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 1, 2, 3, 0, 4, 5, 6];
+
+pub fn run(report: &mut Report) -> Result<()> {
+    pin()?;
+    let tcp4 = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &TIMESTAMPS, &[0; 1448])));
+    let tcp6 = ethernet(&[], IPV6, &ipv6(TCP, &tcp(ACK, &TIMESTAMPS, &[0; 1428])));
+    let udp4 = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(&[0; 512])));
+    let small = small_packet();
+    let ping = ethernet(&[], IPV4, &ipv4(1, &[], 7, 0, &[8, 0, 0, 0, 0, 1, 0, 1, 0, 0]));
+    let many = |order, flows| Some((order, flows));
+    let mut cases = [
+        ("hot flow, TCP, IPv4, 1514 bytes", HOT, &tcp4, None),
+        ("hot flow, TCP, IPv6, 1514 bytes", HOT, &tcp6, None),
+        ("hot flow, UDP, IPv4, 554 bytes", HOT, &udp4, None),
+        ("1 k flows in turn", Budget::None, &small, many(Order::InTurn, 1000)),
+        ("10 k flows in turn", Budget::None, &small, many(Order::InTurn, 10_000)),
+        ("100 k flows in turn", AtMost(120.0), &small, many(Order::InTurn, 100_000)),
+        ("every packet a new flow", AtMost(120.0), &small, many(Order::InTurn, u32::MAX)),
+        ("100 k flows at random", AtMost(90.0), &small, many(Order::Random, 100_000)),
+        ("131 k flows, skewed (1/n)", AtMost(70.0), &small, many(Order::Skewed, 131_072)),
+        ("100 k flows at random, IPv6", Budget::None, &tcp6, many(Order::Random, 100_000)),
+        ("ping (a header that takes the long way)", Budget::None, &ping, None),
+    ]
+    .into_iter()
+    .map(|(name, budget, packet, flows)| Case::new(name, budget, packet.clone(), flows, report.quick))
+    .collect::<Result<Vec<_>>>()?;
+
+    for round in 0..report.rounds(21) {
+        for case in &mut cases {
+            case.round(round > 0)?;
+        }
+    }
+    report.table("A packet, in the kernel, over a program that does nothing", "ns");
+    for case in cases {
+        let packets = f64::from(case.packets) * case.samples.len() as f64;
+        let note = match case.records as f64 / packets {
+            none if none < 0.005 => String::new(),
+            records => format!("{records:.2} records a packet"),
+        };
+        let costs = case.samples.iter().map(|[ours, empty]| ours - empty).collect();
+        report.row(case.name, Spread::of(costs), case.budget, &note);
+    }
+    Ok(())
+}
+
+impl Case {
+    fn new(name: &'static str, budget: Budget, packet: Vec<u8>, flows: Flows, quick: bool) -> Result<Case> {
+        let kernel = Kernel::load(agent::options(&Config::default(), possible_cpus()?)).context(name)?;
+        let vary = [Vary::load(&kernel.bpf.program(Hook::Ingress, true)?), Vary::over_empty()];
+        let (ours, empty, packets) = match flows {
+            None => (kernel.injector(Hook::Ingress, true), vary[1].empty(), 128 * CHUNK),
+            Some((order, flows)) => {
+                vary.iter().for_each(|vary| vary.aim(1, order, flows));
+                (vary[0].injector(), vary[1].injector(), 64 * CHUNK)
+            }
+        };
+        let packets = if quick { packets / 4 } else { packets };
+        Ok(Case { name, budget, packet, packets, kernel, ours, empty, _vary: vary, samples: Vec::new(), records: 0 })
+    }
+
+    /// The first fills the cache and counts for nothing.
+    fn round(&mut self, counts: bool) -> Result<()> {
+        let mut ns = [0.0; 2];
+        for _ in 0..self.packets / CHUNK {
+            for (injector, ns) in [&self.ours, &self.empty].into_iter().zip(&mut ns) {
+                let start = cpu_ns();
+                injector.inject(&self.packet, Frame::default(), CHUNK)?;
+                *ns += cpu_ns() - start;
+            }
+            let records = self.kernel.discard();
+            self.records += if counts { records } else { 0 };
+        }
+        if counts {
+            self.samples.push(ns.map(|ns| ns / f64::from(self.packets)));
+        }
+        Ok(())
+    }
+}

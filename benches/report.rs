@@ -1,0 +1,132 @@
+//! Tables of plain text, and the verdicts.
+
+use std::time::Instant;
+
+/// Median, least and most of several rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(mut values: Vec<f64>) -> Spread {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        let last = values.len().saturating_sub(1);
+        Spread { median: (at(last / 2) + at(values.len() / 2)) / 2.0, min: at(0), max: at(last) }
+    }
+
+    pub fn one(value: f64) -> Spread {
+        Spread { median: value, min: value, max: value }
+    }
+
+    pub fn map(self, f: impl Fn(f64) -> f64) -> Spread {
+        let (a, b) = (f(self.min), f(self.max));
+        Spread { median: f(self.median), min: a.min(b), max: a.max(b) }
+    }
+}
+
+/// What a median may be.
+#[derive(Clone, Copy, Debug)]
+pub enum Budget {
+    None,
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+use Budget::{AtLeast, AtMost};
+
+pub struct Report {
+    pub quick: bool,
+    started: Instant,
+    within: usize,
+    over: Vec<String>,
+}
+
+impl Report {
+    pub fn new(quick: bool) -> Report {
+        Report { quick, started: Instant::now(), within: 0, over: Vec::new() }
+    }
+
+    /// So many rounds, or a few.
+    pub fn rounds(&self, many: usize) -> usize {
+        if self.quick { many.min(3) } else { many }
+    }
+
+    /// What the numbers belong to.
+    pub fn host(&self) {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let model = cpuinfo
+            .lines()
+            .find_map(|l| l.strip_prefix("model name"))
+            .map_or("", |m| m.trim_start_matches([' ', '\t', ':']));
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        println!("Linux {} on {cpus} x {model}", read("/proc/sys/kernel/osrelease").trim());
+        println!("Load average before the run: {}", read("/proc/loadavg").trim());
+    }
+
+    pub fn table(&self, title: &str, unit: &str) {
+        println!("\n{title} ({unit})");
+        println!("  {:<58}{:>10}{:>10}{:>10}  {:<12}", "", "median", "min", "max", "budget");
+    }
+
+    pub fn row(&mut self, name: &str, value: Spread, budget: Budget, note: &str) {
+        let (limit, holds) = match budget {
+            Budget::None => (String::new(), None),
+            AtMost(most) => (format!("<= {}", number(most)), Some(value.median <= most)),
+            AtLeast(least) => (format!(">= {}", number(least)), Some(value.median >= least)),
+        };
+        let verdict = match holds {
+            None => "",
+            Some(true) => "ok",
+            Some(false) => "OVER",
+        };
+        match holds {
+            Some(true) => self.within += 1,
+            Some(false) => self.over.push(format!("{}: {} (budget {limit})", name.trim(), number(value.median))),
+            None => {}
+        }
+        let (median, min, max) = (number(value.median), number(value.min), number(value.max));
+        let line = format!("  {name:<58}{median:>10}{min:>10}{max:>10}  {limit:<11}{verdict:<6}{note}");
+        println!("{}", line.trim_end());
+    }
+
+    pub fn summary(&self) {
+        println!(
+            "\n{} budgets hold, {} do not; {:.0} s",
+            self.within,
+            self.over.len(),
+            self.started.elapsed().as_secs_f64()
+        );
+        for over in &self.over {
+            println!("  OVER  {over}");
+        }
+    }
+}
+
+/// Three digits that matter, thousands set off.
+fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "-".to_owned();
+    }
+    let digits = match value.abs() {
+        v if v < 10.0 => 2,
+        v if v < 100.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{value:.digits$}");
+    let (sign, rest) = text.strip_prefix('-').map_or(("", text.as_str()), |rest| ("-", rest));
+    let (whole, fraction) = rest.find('.').map_or((rest, ""), |dot| rest.split_at(dot));
+    let mut grouped = String::from(sign);
+    for (i, digit) in whole.chars().enumerate() {
+        if i > 0 && (whole.len() - i) % 3 == 0 {
+            grouped.push(' ');
+        }
+        grouped.push(digit);
+    }
+    grouped + fraction
+}

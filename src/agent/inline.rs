@@ -1,0 +1,54 @@
+//! The way of the records without the agent's threads, for benchmarks.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::shard::ShardSink;
+use super::shared::Shared;
+use super::{build, share};
+use crate::bpf::{Bpf, Record, RingReader};
+use crate::config::Config;
+use crate::metrics::{MetricsPage, SeriesIndex, Snapshot, Source};
+use crate::worker;
+
+/// The workers of an agent as one value that the calling thread runs: it does what they do, when it is told to.
+pub struct Inline {
+    shared: Arc<Shared>,
+    index: Arc<SeriesIndex>,
+    build: crate::metrics::Build,
+    workers: Vec<(RingReader, ShardSink)>,
+    records: Vec<Record>,
+}
+
+impl Inline {
+    /// Takes the rings of `bpf`.
+    pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
+        let rings = bpf.take_rings();
+        let index = Arc::new(SeriesIndex::new(config.series_limit));
+        let shared = share(config, bpf, &index, rings.len())?;
+        let workers = rings
+            .iter()
+            .zip(shared.shards())
+            .map(|(ring, shard)| Ok((ring.reader(bpf.clock())?, ShardSink::new(Arc::clone(shard)))))
+            .collect::<Result<_>>()?;
+        Ok(Inline { shared, index, build: build(config), workers, records: Vec::new() })
+    }
+
+    /// Merges all that waits in the rings; how many records that was.
+    pub fn drain(&mut self) -> u64 {
+        let Inline { workers, records, .. } = self;
+        workers.iter_mut().map(|(reader, sink)| worker::drain(reader, records, sink)).sum()
+    }
+
+    /// What a scrape would find; `None` without rings.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.shared.snapshot()
+    }
+
+    /// The pages over it.
+    pub fn page(&self) -> Result<MetricsPage> {
+        let source = Arc::clone(&self.shared) as Arc<dyn Source>;
+        MetricsPage::new(source, Arc::clone(&self.index), self.build.clone())
+    }
+}
