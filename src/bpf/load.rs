@@ -88,7 +88,8 @@ impl<'obj> Bpf<'obj> {
         rodata.nm_shift6 = sets6.ilog2();
         rodata.nm_rings = options.rings as u32;
         // Any CPU may be the only one that fills a ring: the share of each must keep the whole within a batch.
-        rodata.nm_wake_every = (options.batch / cpus).max(1) as u32;
+        // Half a ring leaves room for what comes while the worker gets up.
+        rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
         rodata.nm_seed = seed();
         rodata.nm_idle = clock.jiffies(options.idle);
         rodata.nm_report = clock.jiffies(options.report);

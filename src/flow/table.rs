@@ -24,7 +24,7 @@ pub struct Limits {
     pub connect_timeout: Duration,
 }
 
-/// After a RST, the records of what came before it take a sweep or two to arrive.
+/// What was seen takes a sweep or two to arrive: a flow's end is judged that much later.
 const SETTLE_NS: u64 = 3_000_000_000;
 /// Closed flows stay this long, for packets that come late.
 const LINGER_NS: u64 = 5_000_000_000;
@@ -191,16 +191,16 @@ impl Table {
 
     /// When the flow is over if nothing more comes.
     fn deadline(&self, flow: &Flow) -> u64 {
-        let silence = if flow.outcome.is_some() {
-            LINGER_NS
+        let timeout = if flow.outcome.is_some() {
+            return flow.last_ns().saturating_add(LINGER_NS);
         } else if flow.closing {
-            SETTLE_NS
+            Duration::ZERO
         } else if is_embryonic(flow) {
-            self.limits.connect_timeout.as_nanos() as u64
+            self.limits.connect_timeout
         } else {
-            self.limits.flow_timeout.as_nanos() as u64
+            self.limits.flow_timeout
         };
-        flow.last_ns().saturating_add(silence)
+        flow.last_ns().saturating_add(timeout.as_nanos() as u64).saturating_add(SETTLE_NS)
     }
 
     fn open(&mut self, key: FlowKey, hash: u32, sender: usize, record: &Record, observer: &mut impl Observer) -> u32 {

@@ -161,8 +161,8 @@ fn outcomes() {
 #[test]
 fn a_flow_that_goes_on_after_its_timeout_is_a_new_one() {
     let (mut table, mut log) = run(&[packet(1, 101)]);
-    table.expire(402 * SECOND, &mut log);
-    table.merge(&packet(1, 403), &mut log);
+    table.expire(405 * SECOND, &mut log);
+    table.merge(&packet(1, 406), &mut log);
     assert_eq!((table.len(), log.ended.as_slice()), (1, &[Outcome::Ok][..]));
     assert_eq!(table.iter().next().unwrap().from_client().packets, 1);
 }
