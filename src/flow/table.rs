@@ -270,8 +270,9 @@ impl Table {
     }
 }
 
-/// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which come in any order: the one with
-/// the SYN may be the last of its connection, so the SYN must also be later than all that the flow has had.
+/// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
+/// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
+/// flow has had.
 fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
     let fell_silent = flow.outcome.is_some() && judge(flow) == Verdict::Open;
     if fell_silent {

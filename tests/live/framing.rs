@@ -54,11 +54,11 @@ fn loopback() {
     }
 }
 
-/// The program's end of a tun device: what is written to it comes in, what goes out is read from it.
-fn open_tun(ns: &Netns, name: &str) -> File {
+/// The program's end of a tun or tap device (`kind`): what is written to it comes in, what goes out is read from it.
+fn open_tun(ns: &Netns, name: &str, kind: libc::c_int) -> File {
     let mut request = [0u8; 40]; // struct ifreq
     request[..name.len()].copy_from_slice(name.as_bytes());
-    let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
+    let flags = (kind | libc::IFF_NO_PI) as u16;
     request[16..18].copy_from_slice(&flags.to_ne_bytes());
     // The device is made where the file was opened.
     ns.run(|| {
@@ -75,7 +75,7 @@ fn open_tun(ns: &Netns, name: &str) -> File {
 fn tun() {
     needs_root!();
     let ns = host("tun");
-    let mut file = open_tun(&ns, "t0");
+    let mut file = open_tun(&ns, "t0", libc::IFF_TUN);
     ns.sh("ip addr add 10.7.0.1/24 dev t0
            ip addr add fd07::1/64 dev t0 nodad
            ip link set dev t0 up");
@@ -112,6 +112,43 @@ fn tun() {
         let flow = flow_of(&flows, packet::UDP, client, server);
         assert_eq!(tally(flow.from_client()), Tally { packets: 1, bytes });
         assert_eq!(flow.direction.name(), "egress");
+    }
+    watch.stop().assert_as_counted();
+}
+
+/// A frame that begins with so many bytes in the linear part of its buffer; the rest lies in pages. For the kernel to make it
+/// so, it is longer than a page and comes by a tap device that tells where its headers end.
+#[test]
+fn headers_outside_the_linear_part() {
+    needs_root!();
+    let ns = host("tap");
+    let mut file = open_tun(&ns, "t0", libc::IFF_TAP | libc::IFF_VNET_HDR);
+    ns.sh("ip link set dev t0 mtu 9000 up");
+    let mut watch = Watch::start(&ns, "t0", watching(&["t0"]));
+    let long = [0u8; 5000];
+    let mut expected = Vec::new();
+    for (i, linear) in [14u16, 15, 30, 34, 40, 54, 60, 200].into_iter().enumerate() {
+        let mut tcp = packet::tcp(packet::ACK, &[], &long);
+        tcp[0..2].copy_from_slice(&(50000 + i as u16).to_be_bytes());
+        let frames = [
+            packet::ethernet(&[], packet::IPV4, &packet::ipv4(packet::TCP, &[], 1, 0, &tcp)),
+            packet::ethernet(&[], packet::IPV6, &packet::ipv6(packet::TCP, &tcp)),
+        ];
+        for frame in &frames {
+            let mut header = [0u8; 10]; // struct virtio_net_hdr: no GSO, but the length of the headers
+            header[2..4].copy_from_slice(&linear.to_ne_bytes());
+            file.write_all(&[&header, frame.as_slice()].concat()).unwrap();
+        }
+        expected.push((50000 + i as u16, frames.map(|f| f.len() as u64)));
+    }
+    let flows = watch.settled();
+    for (port, [v4, v6]) in expected {
+        for (client, server, bytes) in [("10.0.0.1", "10.0.0.2:80", v4), ("fd00::1", "[fd00::2]:80", v6)] {
+            let client = (client.parse::<IpAddr>().unwrap(), port).into();
+            let flow = flow_of(&flows, packet::TCP, client, server.parse().unwrap());
+            assert_eq!(tally(flow.from_client()), Tally { packets: 1, bytes });
+            assert_eq!(flow.from_client().tcp_flags, packet::ACK);
+        }
     }
     watch.stop().assert_as_counted();
 }
