@@ -19,7 +19,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let mut subject = Subject::new(&config)?;
     subject.aim(0, Order::InTurn, u32::MAX);
     subject.run(10 * CHUNK, CHUNK, || Ok(()))?;
-    let page = Arc::new(subject.inline.page()?);
+    let page = Arc::new(subject.inline.page());
     let body = page.get("/metrics").context("there is no page")?.body;
     let series = body.split(|b| *b == b'\n').filter(|line| line.first().is_some_and(|b| *b != b'#')).count();
     ensure!(series >= config.series_limit, "{series} series, {} were meant to be", config.series_limit);

@@ -47,7 +47,7 @@ impl Inline {
     }
 
     /// The pages over it.
-    pub fn page(&self) -> Result<MetricsPage> {
+    pub fn page(&self) -> MetricsPage {
         let source = Arc::clone(&self.shared) as Arc<dyn Source>;
         MetricsPage::new(source, Arc::clone(&self.index), self.build.clone())
     }

@@ -61,7 +61,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
 
     let index = Arc::new(SeriesIndex::new(config.series_limit));
     let (shared, workers, rings) = start_workers(config, &mut bpf, &index)?;
-    let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config))?;
+    let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config));
     let server = server.start(Arc::new(page))?;
     log::info!("metrics on http://{}/metrics", server.local_addr());
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
 
 use super::aggregates::Aggregates;
 use super::collector::AgentCollector;
@@ -57,15 +57,14 @@ pub struct Build {
 /// `/metrics`, `/healthz`, `/readyz`.
 pub struct MetricsPage {
     source: Arc<dyn Source>,
-    registry: Registry,
+    collector: AgentCollector,
 }
 
 impl MetricsPage {
     /// Pages over `source`.
-    pub fn new(source: Arc<dyn Source>, series: Arc<super::SeriesIndex>, build: Build) -> anyhow::Result<MetricsPage> {
-        let registry = Registry::new();
-        registry.register(Box::new(AgentCollector::new(Arc::clone(&source), series, build)?))?;
-        Ok(MetricsPage { source, registry })
+    pub fn new(source: Arc<dyn Source>, series: Arc<super::SeriesIndex>, build: Build) -> MetricsPage {
+        let collector = AgentCollector::new(Arc::clone(&source), series, build);
+        MetricsPage { source, collector }
     }
 }
 
@@ -80,7 +79,7 @@ impl Pages for MetricsPage {
             Some(trouble) => text(503, format!("{trouble}\n")),
         };
         Some(match path {
-            "/metrics" => match TextEncoder::new().encode_to_string(&self.registry.gather()) {
+            "/metrics" => match TextEncoder::new().encode_to_string(&self.collector.collect()) {
                 Ok(body) => Reply { status: 200, content_type: METRICS, body: body.into_bytes() },
                 Err(error) => text(500, format!("encode the metrics: {error}\n")),
             },
