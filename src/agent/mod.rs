@@ -66,8 +66,15 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     log::info!("metrics on http://{}/metrics", server.local_addr());
 
     let mut attachments = Attachments::default();
-    attach(config, &bpf, &links, &mut attachments, &shared)?;
-    let sweeps = Sweeps::start(bpf.sweeper()?)?;
+    let attached = attach(config, &bpf, &links, &mut attachments, &shared);
+    let sweeps = match attached.and_then(|()| Sweeps::start(bpf.sweeper()?)) {
+        Ok(sweeps) => sweeps,
+        Err(error) => {
+            attachments.detach();
+            workers.into_iter().try_for_each(Worker::finish)?;
+            return Err(error);
+        }
+    };
     ready(Handle::new(Arc::clone(&shared), server.local_addr()));
 
     let failure = wait(stop, &workers, &sweeps);
