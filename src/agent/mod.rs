@@ -71,7 +71,10 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
         Ok(sweeps) => sweeps,
         Err(error) => {
             attachments.detach();
-            workers.into_iter().try_for_each(Worker::finish)?;
+            for worker in workers {
+                // What it has to say matters less than why the agent cannot start.
+                let _ = worker.finish();
+            }
             return Err(error);
         }
     };

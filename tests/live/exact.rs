@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use netmon::bpf::Tally;
 use netmon::config::Config;
+use netmon::flow::Flow;
 
 use super::agent::{Watch, watching};
 use super::eventually;
@@ -36,6 +37,14 @@ fn single_and_parallel(a: &Netns, b: &Netns) -> Vec<Connection> {
     connections
 }
 
+/// The connection's flow, which has what the sockets say they sent.
+fn assert_as_sent<'f>(flows: &'f [Flow], c: &Connection) -> &'f Flow {
+    let flow = flow_of(flows, 6, c.client, c.server);
+    assert_eq!(tally(flow.from_client()), c.client_on_wire(ETH), "{c:?}");
+    assert_eq!(tally(flow.from_server()), c.server_on_wire(ETH), "{c:?}");
+    flow
+}
+
 /// The agent on `vb` of `b` while connections are made.
 fn tcp(config: Config) {
     let (a, b) = both_without_offloads();
@@ -43,9 +52,7 @@ fn tcp(config: Config) {
     let connections = single_and_parallel(&a, &b);
     let flows = watch.settled();
     for c in &connections {
-        let flow = flow_of(&flows, 6, c.client, c.server);
-        assert_eq!(tally(flow.from_client()), c.client_on_wire(ETH), "{c:?}");
-        assert_eq!(tally(flow.from_server()), c.server_on_wire(ETH), "{c:?}");
+        assert_as_sent(&flows, c);
     }
     let mut all = Tally::default();
     for sent in flows.iter().flat_map(|flow| &flow.sent) {
@@ -102,9 +109,7 @@ fn tcp_through_a_bridge() {
     let connections = single_and_parallel(&a, &b);
     let flows = watch.settled();
     for c in &connections {
-        let flow = flow_of(&flows, 6, c.client, c.server);
-        assert_eq!(tally(flow.from_client()), c.client_on_wire(ETH), "{c:?}");
-        assert_eq!(tally(flow.from_server()), c.server_on_wire(ETH), "{c:?}");
+        let flow = assert_as_sent(&flows, c);
         assert_eq!(flow.direction.name(), "egress", "the client is behind the node's other port");
     }
     watch.stop().assert_as_counted();
