@@ -136,5 +136,9 @@ static const struct nm_entry4 *nm_export_entry4 __attribute__((used));
 static const struct nm_entry6 *nm_export_entry6 __attribute__((used));
 static const enum nm_cause *nm_export_cause __attribute__((used));
 static const enum nm_hook *nm_export_hook __attribute__((used));
+static const enum nm_app *nm_export_app __attribute__((used));
+static const enum nm_sample *nm_export_sample __attribute__((used));
+static const enum nm_clock_source *nm_export_clock_source __attribute__((used));
+static const struct nm_facts *nm_export_facts __attribute__((used));
 
 char _license[] SEC("license") = "GPL";

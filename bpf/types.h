@@ -42,6 +42,7 @@ enum nm_cause {
 	NM_URGENT = 1,    /* RST or ICMP error: user space should know at once */
 	NM_SWEPT = 2,     /* idle, new or due */
 	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet is a record of its own */
+	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one of this key; type and code are the error's */
 };
 
 /* What was seen of a key since its last record. */
@@ -85,6 +86,70 @@ struct nm_set6 {
 struct nm_tally {
 	__u64 packets;
 	__u64 bytes;
+};
+
+/* Where precise times come from. */
+enum nm_clock_source {
+	NM_CLOCK_KERNEL = 0,
+	NM_CLOCK_HARDWARE = 1, /* the stamp of the NIC, else as above */
+	NM_CLOCK_CAPTURE = 2,  /* skb->tstamp; jiffies are nanoseconds of it */
+};
+
+/* What the payload speaks. `nm_facts.app`; names for people are in src/bpf/app.rs. */
+enum nm_app {
+	NM_APP_UNDECIDED = 0, /* more payload may tell */
+	NM_APP_HTTP = 1,      /* HTTP/1.0 and 1.1 */
+	NM_APP_HTTP2 = 2,
+	NM_APP_GRPC = 3,
+	NM_APP_TLS = 4,
+	NM_APP_DNS = 5,
+	NM_APP_MYSQL = 6,
+	NM_APP_POSTGRES = 7,
+	NM_APP_REDIS = 8,
+	NM_APP_KAFKA = 9,
+	NM_APP_MONGODB = 10,
+	NM_APP_MEMCACHED = 11,
+	NM_APP_AMQP = 12,
+	NM_APP_NATS = 13,
+	NM_APP_MQTT = 14,
+	NM_APP_CASSANDRA = 15,
+	NM_APP_SSH = 16,
+	NM_APP_SMTP = 17,
+	NM_APP_QUIC = 18,
+	NM_APP_UNKNOWN = 255, /* none of these */
+};
+
+/* What a sample measured; the sender is that of the entry. */
+enum nm_sample {
+	NM_HANDSHAKE_SERVER = 1, /* SYN to the sender's SYN-ACK */
+	NM_HANDSHAKE_CLIENT = 2, /* SYN-ACK to the sender's ACK */
+	NM_CONNECT = 3,          /* the sender's first SYN to its ACK */
+	NM_RTT = 4,              /* data of the other end to the sender's ACK */
+	NM_RTT_LONE = 5,         /* the same; the ACK covers that segment alone and carries nothing: it may have been delayed */
+	NM_RESPONSE = 6,         /* last byte of the other end to the sender's first */
+	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
+};
+
+#define NM_SAMPLES 4
+#define NM_SAMPLE_KIND(s) ((s) >> 56)
+#define NM_SAMPLE_NS(s) ((s) & 0xffffffffffffffull)
+
+/* What is rare: kept beside the entries, one for several sets, and written with its entry's record. */
+struct nm_facts {
+	__u64 sample[NM_SAMPLES]; /* enum nm_sample in the upper 8 bits, nanoseconds in the others */
+	__u32 hole_start; /* sequence numbers that were skipped: they may come late */
+	__u32 hole_end;
+	__u32 hole_at;    /* low half of jiffies64 */
+	__u16 retransmits;
+	__u16 out_of_order;
+	__u16 duplicate_acks;
+	__u16 zero_windows;
+	__u16 resets;
+	__u8 samples; /* in use */
+	__u8 app;     /* enum nm_app */
+	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known */
+	__u8 owner;   /* whose facts these are: 1 + number of the entry among those that share them; 0: nobody's */
+	__u8 pad[6];
 };
 
 /* Packets that belong to no flow. */

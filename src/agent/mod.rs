@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{self, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::bpf::{
+    self, App, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper, TimestampSource,
+};
 use crate::config::Config;
 use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Running, Server};
@@ -32,6 +34,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const CACHE_IDLE: Duration = Duration::from_secs(1);
 /// A busy one reports this often.
 const CACHE_REPORT: Duration = Duration::from_secs(2);
+/// Longer than a TCP sender waits before it repeats a segment, in all but the worst of times.
+const CACHE_FORGET: Duration = Duration::from_secs(30);
+/// Between two RTT probes of one direction of a connection.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The caches must be empty this long after the programs are detached.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 
@@ -97,6 +103,10 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
         cache_slots: config.cache_slots(possible_cpus),
         idle: CACHE_IDLE,
         report: CACHE_REPORT,
+        forget: CACHE_FORGET,
+        timestamps: TimestampSource::Kernel,
+        latency: Some(PROBE_EVERY),
+        apps: App::all(),
     }
 }
 

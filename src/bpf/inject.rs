@@ -17,6 +17,10 @@ pub struct Frame {
     pub gso_segs: u32,
     /// Payload bytes of each of them.
     pub gso_size: u32,
+    /// Its time, for programs loaded with [`TimestampSource::Capture`](super::TimestampSource), nanoseconds; must not be 0 there.
+    pub at_ns: u64,
+    /// Bytes it had on the wire, if they are more than are given, likewise.
+    pub wire_bytes: u32,
 }
 
 /// Feeds a program.
@@ -37,10 +41,12 @@ impl Injector {
             (offset_of!(__sk_buff, ifindex), frame.ifindex),
             (offset_of!(__sk_buff, gso_segs), frame.gso_segs),
             (offset_of!(__sk_buff, gso_size), frame.gso_size),
+            (offset_of!(__sk_buff, cb), frame.wire_bytes),
         ] {
             let shift = offset % 8 * 8;
             context[offset / 8] |= u64::from(value) << shift; // both supported architectures are little-endian
         }
+        context[offset_of!(__sk_buff, tstamp) / 8] = frame.at_ns;
         let mut options = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             data_in: packet.as_ptr().cast(),

@@ -9,11 +9,13 @@ use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, PrintLevel};
 
+use super::app::App;
 use super::books::Books;
 use super::cache_sweep::Sweeper;
 use super::clock::Clock;
 use super::mapped::Mapped;
 use super::ring::Ring;
+use super::skel::types::nm_clock_source;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::stats::ProgramStatsReader;
 
@@ -25,6 +27,18 @@ const WAYS: u32 = 4;
 const SETS: std::ops::RangeInclusive<u32> = 64..=64 * 1024;
 /// As NM_MAX_RINGS.
 const RINGS: std::ops::RangeInclusive<usize> = 1..=64;
+
+/// Where precise times come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampSource {
+    /// The kernel's monotonic clock, read when the packet is seen.
+    #[default]
+    Kernel,
+    /// The NIC's stamp of packets that carry one, else as above.
+    Hardware,
+    /// The stamp that comes with an injected packet ([`Frame::at_ns`](super::Frame)): all times of records are of that clock.
+    Capture,
+}
 
 /// What is fixed for the life of a load.
 #[derive(Clone, Debug)]
@@ -41,6 +55,14 @@ pub struct Options {
     pub idle: Duration,
     /// A busy entry reports this often.
     pub report: Duration,
+    /// What is known of a connection is dropped after this long without a packet.
+    pub forget: Duration,
+    /// Where precise times come from.
+    pub timestamps: TimestampSource,
+    /// Measure times; `None`: not at all. Else the time between two RTT probes of a direction, zero: each segment is one.
+    pub latency: Option<Duration>,
+    /// Application protocols to look for; none: no payload is looked at.
+    pub apps: Vec<App>,
 }
 
 /// CPUs that the kernel may bring up: what per-CPU memory is multiplied by.
@@ -93,6 +115,16 @@ impl<'obj> Bpf<'obj> {
         rodata.nm_seed = seed();
         rodata.nm_idle = clock.jiffies(options.idle);
         rodata.nm_report = clock.jiffies(options.report);
+        rodata.nm_forget = clock.jiffies(options.forget);
+        rodata.nm_clock = match options.timestamps {
+            TimestampSource::Kernel => nm_clock_source::NM_CLOCK_KERNEL,
+            TimestampSource::Hardware => nm_clock_source::NM_CLOCK_HARDWARE,
+            TimestampSource::Capture => nm_clock_source::NM_CLOCK_CAPTURE,
+        }
+        .0 as u8;
+        rodata.nm_latency = u8::from(options.latency.is_some());
+        rodata.nm_probe_every = options.latency.unwrap_or_default().as_nanos().div_ceil(1 << 20).min(0x7fff) as u16;
+        rodata.nm_apps = options.apps.iter().fold(0, |mask, app| mask | app.bit());
         rodata.nm_fragment_timeout = clock.jiffies(Duration::from_secs(30)); // as net.ipv4.ipfrag_time
         rodata.nm_preemptible = u8::from(super::preflight::is_preempt_rt());
         let count = cpus as u32;

@@ -1,6 +1,7 @@
 //! The kernel side: loads and attaches the BPF programs and hands out what they saw as plain Rust values. Nothing of
 //! libbpf, and no `unsafe`, leaves this module.
 
+mod app;
 mod attach;
 mod books;
 mod cache_sweep;
@@ -20,6 +21,7 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/netmon.skel.rs"));
 }
 
+pub use app::App;
 pub use attach::{Attachments, Mode};
 pub use books::{Books, InterfaceBooks, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
@@ -28,8 +30,8 @@ pub use inject::{Frame, Injector};
 pub use leftovers::remove_leftovers;
 pub use libbpf_rs::OpenObject as ObjectStorage;
 pub use links::{Framing, Link, list_links};
-pub use load::{Bpf, Options, possible_cpus, set_log_sink};
+pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use preflight::{HostClaim, check_host, claim_host};
-pub use record::{Cause, Endpoint, Hook, Record};
+pub use record::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 pub use ring::{Ring, RingReader, Wakeup};
 pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};

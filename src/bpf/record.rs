@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::app::App;
 use super::clock::Clock;
-use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_hook};
+use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_facts, nm_hook, nm_sample};
 
 /// The hook that saw a packet, named from the interface's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +36,109 @@ pub enum Cause {
     Swept,
     /// The cache was in use when its packet came.
     Bypassed,
+    /// No packet: an ICMP error quotes one that `source` sent to `destination`. Type and code are the error's; `v6` tells
+    /// ICMP from ICMPv6.
+    Quoted,
+}
+
+/// What a sample measured. "The sender" is that of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// From the SYN to the sender's SYN-ACK.
+    HandshakeServer,
+    /// From the SYN-ACK to the sender's ACK.
+    HandshakeClient,
+    /// From the sender's first SYN to the ACK that ends the handshake.
+    Connect,
+    /// From data of the other end to the sender's ACK.
+    Rtt,
+    /// The same, where the ACK covers that one segment and carries no data: it may have been delayed (RFC 1122 4.2.3.2).
+    RttLone,
+    /// From the last byte of the other end to the sender's first byte of an answer.
+    Response,
+    /// From an ICMP echo request to the sender's reply.
+    Echo,
+}
+
+/// Bits of a sample that are its time, bpf/types.h.
+const NANOSECONDS: u64 = (1 << 56) - 1;
+
+impl Measure {
+    fn decode(value: u64) -> Option<Measure> {
+        Some(match nm_sample(u32::try_from(value).ok()?) {
+            nm_sample::NM_HANDSHAKE_SERVER => Measure::HandshakeServer,
+            nm_sample::NM_HANDSHAKE_CLIENT => Measure::HandshakeClient,
+            nm_sample::NM_CONNECT => Measure::Connect,
+            nm_sample::NM_RTT => Measure::Rtt,
+            nm_sample::NM_RTT_LONE => Measure::RttLone,
+            nm_sample::NM_RESPONSE => Measure::Response,
+            nm_sample::NM_ECHO => Measure::Echo,
+            _ => return None,
+        })
+    }
+}
+
+/// A time that was measured at one interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// What was measured.
+    pub measure: Measure,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+/// What is rare, and so not in every record. Counters are of what the sender sent since its last record.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// TCP segments with bytes that were sent before.
+    pub retransmits: u16,
+    /// TCP segments that were overtaken by later ones.
+    pub out_of_order: u16,
+    /// ACKs that say the same as the one before (RFC 5681).
+    pub duplicate_acks: u16,
+    /// Segments that announce a window of 0.
+    pub zero_windows: u16,
+    /// Segments with RST.
+    pub resets: u16,
+    /// What the sender's payload speaks, told once.
+    pub app: Option<App>,
+    /// TLS version by its minor number: 1 to 4 for 1.0 to 1.3; 0: not known.
+    pub tls: u8,
+    samples: [Option<Sample>; 4],
+}
+
+impl Facts {
+    /// What was measured, in the order in which it was.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> {
+        self.samples.iter().flatten().copied()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Facts> {
+        let facts = plain::from_bytes::<nm_facts>(bytes).ok()?;
+        let mut samples = [None; 4];
+        for (slot, sample) in samples.iter_mut().zip(&facts.sample[..usize::from(facts.samples).min(4)]) {
+            *slot = Some(Sample { measure: Measure::decode(sample >> 56)?, ns: sample & NANOSECONDS });
+        }
+        Some(Facts {
+            retransmits: facts.retransmits,
+            out_of_order: facts.out_of_order,
+            duplicate_acks: facts.duplicate_acks,
+            zero_windows: facts.zero_windows,
+            resets: facts.resets,
+            app: App::decode(facts.app),
+            tls: facts.app_version,
+            samples,
+        })
+    }
+
+    /// Of other origin than a program.
+    pub fn of_samples(samples: &[Sample]) -> Facts {
+        let mut facts = Facts::default();
+        for (slot, sample) in facts.samples.iter_mut().zip(samples) {
+            *slot = Some(*sample);
+        }
+        facts
+    }
 }
 
 /// An address and a port, the port 0 for protocols without one. IPv4 addresses fill the first four bytes.
@@ -93,12 +197,16 @@ pub struct Record {
     pub icmp_code: u8,
     /// Why it was written.
     pub cause: Cause,
+    /// What else is to be said.
+    pub facts: Option<Facts>,
 }
 
 // SAFETY: repr(C) of integers only, without padding (asserted below): any bytes are a value.
 unsafe impl plain::Plain for nm_entry4 {}
 // SAFETY: as above.
 unsafe impl plain::Plain for nm_entry6 {}
+// SAFETY: as above.
+unsafe impl plain::Plain for nm_facts {}
 
 /// Bits of `nm_delta.opening`, bpf/types.h.
 const SYN: u8 = 1;
@@ -106,14 +214,42 @@ const SYN_ACK: u8 = 2;
 
 // The layout that bpf/types.h promises; a record's size tells its family.
 const _: () = assert!(size_of::<nm_delta>() == 40 && size_of::<nm_entry4>() == 64 && size_of::<nm_entry6>() == 88);
+const _: () = assert!(size_of::<nm_facts>() == 64);
 
 /// The largest record in a ring, its header included.
-pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_entry6>() + 8;
+pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_entry6>() + size_of::<nm_facts>() + 8;
+
+const ENTRY4: usize = size_of::<nm_entry4>();
+const ENTRY6: usize = size_of::<nm_entry6>();
+const ENTRY4_FACTS: usize = ENTRY4 + size_of::<nm_facts>();
+const ENTRY6_FACTS: usize = ENTRY6 + size_of::<nm_facts>();
 
 impl Record {
     /// Decodes what came out of a ring; `None` if it is no record.
     pub(super) fn decode(bytes: &[u8], clock: &Clock) -> Option<Record> {
-        if bytes.len() < size_of::<nm_entry6>() {
+        let (v6, facts) = match bytes.len() {
+            ENTRY4 => (false, None),
+            ENTRY6 => (true, None),
+            ENTRY4_FACTS => (false, Some(Facts::decode(&bytes[ENTRY4..])?)),
+            ENTRY6_FACTS => (true, Some(Facts::decode(&bytes[ENTRY6..])?)),
+            _ => return None,
+        };
+        if v6 {
+            let entry = plain::from_bytes::<nm_entry6>(bytes).ok()?;
+            let key = &entry.key;
+            Some(Record {
+                v6,
+                source: Endpoint { address: key.saddr, port: u16::from_be(key.sport) },
+                destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
+                protocol: key.protocol,
+                ifindex: key.ifindex,
+                hook: hook(key.hook)?,
+                vlan: key.vlan,
+                inner_vlan: key.inner_vlan,
+                facts,
+                ..Record::of_delta(&entry.delta, clock)?
+            })
+        } else {
             let entry = plain::from_bytes::<nm_entry4>(bytes).ok()?;
             let key = &entry.key;
             let wide = |address: u32| {
@@ -122,7 +258,7 @@ impl Record {
                 wide
             };
             Some(Record {
-                v6: false,
+                v6,
                 source: Endpoint { address: wide(key.saddr), port: u16::from_be(key.sport) },
                 destination: Endpoint { address: wide(key.daddr), port: u16::from_be(key.dport) },
                 protocol: key.protocol,
@@ -130,20 +266,7 @@ impl Record {
                 hook: hook(key.hook)?,
                 vlan: key.vlan,
                 inner_vlan: key.inner_vlan,
-                ..Record::of_delta(&entry.delta, clock)?
-            })
-        } else {
-            let entry = plain::from_bytes::<nm_entry6>(bytes).ok()?;
-            let key = &entry.key;
-            Some(Record {
-                v6: true,
-                source: Endpoint { address: key.saddr, port: u16::from_be(key.sport) },
-                destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
-                protocol: key.protocol,
-                ifindex: key.ifindex,
-                hook: hook(key.hook)?,
-                vlan: key.vlan,
-                inner_vlan: key.inner_vlan,
+                facts,
                 ..Record::of_delta(&entry.delta, clock)?
             })
         }
@@ -174,8 +297,10 @@ impl Record {
                 nm_cause::NM_URGENT => Cause::Urgent,
                 nm_cause::NM_SWEPT => Cause::Swept,
                 nm_cause::NM_BYPASSED => Cause::Bypassed,
+                nm_cause::NM_QUOTED => Cause::Quoted,
                 _ => return None,
             },
+            facts: None,
         })
     }
 }

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use netmon::bpf::{
-    Books, Bpf, Frame, Hook, Injector, InterfaceBooks, ObjectStorage, Options, Record, RingReader, Sweep, Sweeper,
-    Tally,
+    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, ObjectStorage, Options, Record, RingReader, Sweep, Sweeper,
+    Tally, TimestampSource,
 };
 
 /// Options with a little of everything.
@@ -18,6 +18,10 @@ pub fn small() -> Options {
         cache_slots: 1 << 14,
         idle: Duration::from_secs(1),
         report: Duration::from_secs(2),
+        forget: Duration::from_secs(30),
+        timestamps: TimestampSource::Kernel,
+        latency: Some(Duration::from_secs(1)),
+        apps: App::all(),
     }
 }
 

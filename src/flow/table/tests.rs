@@ -70,6 +70,7 @@ fn packet(port: u16, second: u64) -> Record {
         icmp_type: 0,
         icmp_code: 0,
         cause: Cause::Swept,
+        facts: None,
     }
 }
 

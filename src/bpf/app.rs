@@ -1,0 +1,93 @@
+//! Application protocols, as the programs tell them from payload.
+
+use super::skel::types::nm_app;
+
+/// What a flow speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum App {
+    /// HTTP/1.0 or 1.1.
+    Http,
+    /// HTTP/2 in the clear.
+    Http2,
+    /// gRPC over HTTP/2 in the clear.
+    Grpc,
+    /// TLS over TCP, whatever is inside.
+    Tls,
+    /// DNS over UDP or TCP.
+    Dns,
+    /// MySQL and MariaDB.
+    Mysql,
+    /// PostgreSQL.
+    Postgres,
+    /// Redis (RESP).
+    Redis,
+    /// Apache Kafka.
+    Kafka,
+    /// MongoDB.
+    Mongodb,
+    /// memcached, text or binary.
+    Memcached,
+    /// AMQP 0-9-1 and 1.0.
+    Amqp,
+    /// NATS.
+    Nats,
+    /// MQTT 3.1, 3.1.1 and 5.
+    Mqtt,
+    /// Cassandra (CQL native protocol).
+    Cassandra,
+    /// SSH 2.
+    Ssh,
+    /// SMTP.
+    Smtp,
+    /// QUIC version 1 or 2.
+    Quic,
+}
+
+const APPS: [(nm_app, App, &str); 18] = [
+    (nm_app::NM_APP_HTTP, App::Http, "http"),
+    (nm_app::NM_APP_HTTP2, App::Http2, "http2"),
+    (nm_app::NM_APP_GRPC, App::Grpc, "grpc"),
+    (nm_app::NM_APP_TLS, App::Tls, "tls"),
+    (nm_app::NM_APP_DNS, App::Dns, "dns"),
+    (nm_app::NM_APP_MYSQL, App::Mysql, "mysql"),
+    (nm_app::NM_APP_POSTGRES, App::Postgres, "postgres"),
+    (nm_app::NM_APP_REDIS, App::Redis, "redis"),
+    (nm_app::NM_APP_KAFKA, App::Kafka, "kafka"),
+    (nm_app::NM_APP_MONGODB, App::Mongodb, "mongodb"),
+    (nm_app::NM_APP_MEMCACHED, App::Memcached, "memcached"),
+    (nm_app::NM_APP_AMQP, App::Amqp, "amqp"),
+    (nm_app::NM_APP_NATS, App::Nats, "nats"),
+    (nm_app::NM_APP_MQTT, App::Mqtt, "mqtt"),
+    (nm_app::NM_APP_CASSANDRA, App::Cassandra, "cassandra"),
+    (nm_app::NM_APP_SSH, App::Ssh, "ssh"),
+    (nm_app::NM_APP_SMTP, App::Smtp, "smtp"),
+    (nm_app::NM_APP_QUIC, App::Quic, "quic"),
+];
+
+impl App {
+    /// As in labels, output and configuration.
+    pub fn name(self) -> &'static str {
+        APPS.iter().find(|a| a.1 == self).map_or("", |a| a.2)
+    }
+
+    /// All that can be told.
+    pub fn all() -> Vec<App> {
+        APPS.iter().map(|a| a.1).collect()
+    }
+
+    /// By its name.
+    pub fn named(name: &str) -> Option<App> {
+        APPS.iter().find(|a| a.2 == name).map(|a| a.1)
+    }
+
+    /// In a mask of protocols to look for.
+    pub(super) fn bit(self) -> u32 {
+        APPS.iter().find(|a| a.1 == self).map_or(0, |a| 1 << a.0.0)
+    }
+
+    /// `None` for "undecided" and "none of these".
+    pub(super) fn decode(value: u8) -> Option<App> {
+        let value = nm_app(value.into());
+        APPS.iter().find(|a| a.0 == value).map(|a| a.1)
+    }
+}
