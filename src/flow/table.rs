@@ -46,6 +46,8 @@ pub trait Observer {
     fn ended(&mut self, flow: &Flow, outcome: Outcome);
     /// The flow had to go before its time, for lack of room.
     fn evicted(&mut self, flow: &Flow);
+    /// The flow leaves the table: no packet is added to it any more.
+    fn removed(&mut self, _flow: &Flow) {}
 }
 
 /// Flows in the table.
@@ -117,7 +119,7 @@ impl Table {
         let index = match found {
             Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
                 self.end(i, observer);
-                self.remove(i);
+                self.remove(i, observer);
                 self.open(key, hash, sender, record, observer)
             }
             Some(i) => i,
@@ -169,11 +171,22 @@ impl Table {
             if deadline > now_ns {
                 self.wheel.schedule(seconds(deadline) + 1, entry);
             } else if flow.outcome.is_some() {
-                self.remove(entry.index);
+                self.remove(entry.index, observer);
             } else {
                 self.end(entry.index, observer);
                 self.wheel.schedule(seconds(now_ns + LINGER_NS) + 1, entry);
             }
+        }
+    }
+
+    /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
+    pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer) {
+        let over = |&index: &u32| {
+            self.flows.get(index).is_some_and(|flow| self.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
+        };
+        let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
+        for index in over {
+            self.end(index, observer);
         }
     }
 
@@ -241,7 +254,7 @@ impl Table {
             }
             observer.evicted(flow);
             self.end(entry.index, observer);
-            self.remove(entry.index);
+            self.remove(entry.index, observer);
             return true;
         }
         false
@@ -258,8 +271,9 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, index: u32) {
+    fn remove(&mut self, index: u32, observer: &mut impl Observer) {
         let Some(flow) = self.flows.remove(index) else { return };
+        observer.removed(&flow);
         let hash = self.hash(&flow.key);
         if let Ok(entry) = self.index.find_entry(spread(hash), |&(_, i)| i == index) {
             entry.remove();
