@@ -13,13 +13,24 @@ pub struct Clock {
     tick_ns: u64,
     /// CLOCK_MONOTONIC at jiffy 0, wrapping: jiffies start five minutes below the wrap of 32 bits.
     origin_ns: AtomicU64,
+    /// Time of the capture.
+    capture_ns: AtomicU64,
 }
 
 impl Clock {
     /// The tick is the resolution of the coarse clocks; `CONFIG_HZ` itself is not always readable.
     pub(super) fn new() -> Result<Clock> {
         let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("read the length of a jiffy")?;
-        Ok(Clock { tick_ns: Duration::from(tick).as_nanos() as u64, origin_ns: AtomicU64::new(u64::MAX) })
+        Ok(Clock {
+            tick_ns: Duration::from(tick).as_nanos() as u64,
+            origin_ns: AtomicU64::new(u64::MAX),
+            capture_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// It is `now_ns` in the capture whose packets are injected.
+    pub fn advance(&self, now_ns: u64) {
+        self.capture_ns.fetch_max(now_ns, Ordering::Relaxed);
     }
 
     /// Both clocks read at the same moment by a program. A jiffy starts before the moment it is read: the earliest origin
@@ -54,7 +65,7 @@ mod tests {
 
     #[test]
     fn jiffies_become_nanoseconds() {
-        let clock = Clock { tick_ns: 4_000_000, origin_ns: AtomicU64::new(u64::MAX) };
+        let clock = Clock { tick_ns: 4_000_000, origin_ns: AtomicU64::new(u64::MAX), capture_ns: AtomicU64::new(0) };
         let boot = 4_294_892_296; // INITIAL_JIFFIES
         clock.observe(boot + 250, 1_003_000_000);
         clock.observe(boot + 500, 2_001_000_000); // read nearer to the start of its jiffy

@@ -5,7 +5,7 @@ mod select;
 
 use std::time::Duration;
 
-pub use args::Args;
+pub use args::{Args, Command};
 pub use select::Selection;
 
 /// The configuration of an agent.
