@@ -13,10 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{
-    self, App, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper, TimestampSource,
-};
-use crate::config::Config;
+use crate::bpf::{self, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::config::{Config, Precision};
 use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
@@ -104,9 +102,12 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
         idle: CACHE_IDLE,
         report: CACHE_REPORT,
         forget: CACHE_FORGET,
-        timestamps: TimestampSource::Kernel,
-        latency: Some(PROBE_EVERY),
-        apps: App::all(),
+        timestamps: config.features.timestamps,
+        latency: config.features.latency.map(|precision| match precision {
+            Precision::Normal => PROBE_EVERY,
+            Precision::High => Duration::ZERO,
+        }),
+        apps: config.features.apps.clone(),
     }
 }
 
