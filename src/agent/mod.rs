@@ -179,7 +179,8 @@ fn attach(
     for link in links {
         match attachments.attach(bpf, link, config.clsact) {
             Ok(mode) => {
-                log::info!("watching {} (index {}, {})", link.name, link.index, mode.name());
+                let facing = if link.workload { ", faces a workload" } else { "" };
+                log::info!("watching {} (index {}, {}{facing})", link.name, link.index, mode.name());
                 shared.watch(link, mode);
             }
             Err(error) => {
