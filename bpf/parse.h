@@ -11,7 +11,7 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__be16 type = ethernet ? 0 : skb->protocol;
 	const struct tcphdr *tcp; /* UDP has its ports in the same place */
-	__u32 headers, total;
+	__u32 headers, total, wire;
 	__u8 protocol;
 	int verdict;
 
@@ -63,19 +63,24 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct
 
 		if (length < sizeof(*tcp))
 			goto odd;
-		nm_packet_tcp(p, ((const __u8 *)tcp)[13]);
+		nm_packet_tcp(p, tcp);
 		headers += length;
 	} else if (protocol == IPPROTO_UDP) {
-		nm_packet_tcp(p, 0);
+		p->tcp_flags = 0;
+		p->opening = 0;
+		p->urgent = 0;
 		headers += sizeof(struct udphdr);
 	} else {
 		goto odd;
 	}
 	if (headers > total || headers > skb->len)
 		goto odd;
+	wire = nm_wire(skb);
+	p->now = nm_now(skb);
+	p->ns = 0;
 	p->headers = headers;
-	p->icmp_type = 0;
-	p->icmp_code = 0;
+	p->payload = (total < wire ? total : wire) - headers;
+	p->icmp = 0;
 	return verdict;
 odd:
 	return nm_parse_any(skb, p, ethernet);

@@ -33,7 +33,7 @@ const CACHE_IDLE: Duration = Duration::from_secs(1);
 /// A busy one reports this often.
 const CACHE_REPORT: Duration = Duration::from_secs(2);
 /// Longer than a TCP sender waits before it repeats a segment, in all but the worst of times.
-const CACHE_FORGET: Duration = Duration::from_secs(30);
+const CACHE_FORGET: u32 = 30;
 /// Between two RTT probes of one direction of a connection.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The caches must be empty this long after the programs are detached.
