@@ -63,7 +63,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
 
-    let index = Arc::new(SeriesIndex::new(config.series_limit));
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
     let (shared, workers, rings) = start_workers(config, &mut bpf, &index)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config));
     let server = server.start(Arc::new(page))?;
@@ -165,7 +165,7 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
         connect_timeout: config.connect_timeout,
     };
     let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
-    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, shards)))
+    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards)))
 }
 
 fn attach(

@@ -25,7 +25,7 @@ mod skel {
 
 pub use app::App;
 pub use attach::{Attachments, Mode};
-pub use books::{Books, InterfaceBooks, RecordCounts, Tally};
+pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
 pub use clock::Clock;
 pub use inject::{Frame, Injector};
