@@ -10,7 +10,7 @@ use super::capture::Packet;
 use super::flows::{Book, Flows};
 use super::link::{Link, TooShort};
 use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
-use crate::worker::{self, Sink};
+use crate::worker;
 
 /// Between two sweeps, as in the agent.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
