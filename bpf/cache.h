@@ -121,7 +121,7 @@ static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void
 	}
 	p->slot += way;
 	d = NM_DELTA(victim, key_size);
-	if (least && d->packets && !nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED)) {
+	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED)) {
 		if (d->packets > p->packets) {
 			nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 			return 0;

@@ -6,7 +6,9 @@ mod cut;
 mod differential;
 mod fragments;
 mod headers;
+mod latency;
 mod oracle;
+mod segments;
 mod sweep;
 mod table;
 

@@ -10,6 +10,8 @@ pub mod packet;
 #[allow(dead_code)]
 pub mod probe;
 #[allow(dead_code)]
+pub mod talk;
+#[allow(dead_code)]
 pub mod vary;
 
 use std::fs::OpenOptions;
