@@ -43,7 +43,7 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 	NM_ASK(NM_APP_MYSQL, nm_detect_mysql, id);
 	NM_ASK(NM_APP_MONGODB, nm_detect_mongodb, id);
 	NM_ASK(NM_APP_AMQP, nm_detect_amqp, id);
-	if (nm_byte(w, 0) >= ' ' && nm_byte(w, 0) <= '~') {
+	if (nm_byte(w, 0) > ' ' && nm_byte(w, 0) <= '~') {
 		NM_ASK(NM_APP_SSH, nm_detect_ssh, id);
 		NM_ASK(NM_APP_SMTP, nm_detect_smtp, id);
 		NM_ASK(NM_APP_REDIS, nm_detect_redis, id);
@@ -56,17 +56,12 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 		NM_ASK(NM_APP_MQTT, nm_detect_mqtt, id);
 		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
 	}
-	if (more)
-		return more;
-	if (NM_WANTED(NM_APP_HTTP2) || NM_WANTED(NM_APP_GRPC)) {
-		more = nm_detect_http2(skb, id);
-		if (more)
-			return more;
-	}
+	NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
 	NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
 	if (!more)
 		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
-	return more;
+	/* Where the window was moved on, only who moved it can go on. */
+	return w->s.base && !w->s.stage ? NM_NO : more;
 }
 
 /* In the middle: only what stands for itself wherever it comes, and is whole. */
@@ -149,8 +144,8 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 		switch (w->s.stage) {
 		case NM_STAGE_FIRST:
 			verdict = nm_detect_start(skb, id);
-			if (verdict == NM_NO)
-				verdict = nm_settle(w);
+			if (verdict == NM_NO || verdict == NM_MORE)
+				verdict = nm_settle(w) ?: verdict;
 			if (verdict == NM_MORE && w->s.stage == NM_STAGE_FIRST && w->s.have == NM_WINDOW)
 				verdict = NM_NO;
 			break;

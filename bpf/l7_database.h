@@ -170,11 +170,11 @@ __noinline int nm_detect_mongodb(__u32 id)
 		if (nm_le32(w, 16) & ~0xfeu)
 			return NM_NO;
 		at = nm_run(id, 20, '$', 'z');
-		if (at < 23 || at > 148)
+		if (at > 148)
 			return NM_NO;
 		if (at >= w->s.have)
 			return NM_MORE;
-		is = nm_byte(w, at) ? NM_NO : nm_bson(id, at + 9, length - (at + 9));
+		is = nm_byte(w, at) || at < 23 ? NM_NO : nm_bson(id, at + 9, length - (at + 9));
 		break;
 	case 1: /* OP_REPLY: flags, cursor, first, count, documents */
 		if (!answer)

@@ -15,13 +15,13 @@ __noinline int nm_http_target(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	w->s.stage = NM_STAGE_TARGET;
 	for (int i = 0; i < NM_TARGET_WINDOWS; i++) {
-		bool whole = w->s.have == NM_WINDOW;
+		__u32 have = w->s.have;
 
 		end = nm_run(id, 0, '!', '~');
 		nm_advance(skb, id, end);
-		if (w->s.have)
+		if (end < have)
 			break;
-		if (!whole)
+		if (!w->s.have)
 			return NM_MORE;
 	}
 	is = NM_MATCH(w, 0, " HTTP/1.");

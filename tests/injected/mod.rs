@@ -1,5 +1,6 @@
 //! The programs on injected packets: bytes in, records and books out.
 
+mod apps;
 mod books;
 mod cache;
 mod cut;
