@@ -1,4 +1,4 @@
-//! What a TCP connection costs from SYN to the last ACK, seven packets: programs, sweep, workers.
+//! What a TCP connection costs from SYN to the last ACK, eight packets, a request and its answer among them: programs, sweep, workers.
 
 use anyhow::{Context, Result, ensure};
 use netmon::bpf::Sweep;
@@ -9,7 +9,7 @@ use crate::subject::{Cost, Subject, pin, whole};
 use crate::support::vary::Order;
 
 /// Packets of a connection, as tests/bpf/vary.bpf.c sends them.
-const STEPS: u32 = 7;
+const STEPS: u32 = 8;
 /// Connections open at the same time.
 const OPEN: u32 = 250;
 /// Connections between two looks of the worker; two directions each, so that the records fit the rings.

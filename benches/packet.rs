@@ -13,7 +13,7 @@ use crate::support::vary::{Order, Vary};
 
 const HOT: Budget = AtMost(20.0);
 
-/// Flows by order and number; `None`: one flow.
+/// Flows by order and number; `None`: one packet over and over.
 type Flows = Option<(Order, u32)>;
 
 struct Case {
@@ -37,21 +37,24 @@ pub fn run(report: &mut Report) -> Result<()> {
     pin()?;
     let tcp4 = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &TIMESTAMPS, &[0; 1448])));
     let tcp6 = ethernet(&[], IPV6, &ipv6(TCP, &tcp(ACK, &TIMESTAMPS, &[0; 1428])));
+    let small6 = ethernet(&[], IPV6, &ipv6(TCP, &tcp(ACK, &TIMESTAMPS, &[])));
     let udp4 = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(&[0; 512])));
     let small = small_packet();
     let ping = ethernet(&[], IPV4, &ipv4(1, &[], 7, 0, &[8, 0, 0, 0, 0, 1, 0, 1, 0, 0]));
     let many = |order, flows| Some((order, flows));
     let mut cases = [
-        ("hot flow, TCP, IPv4, 1514 bytes", HOT, &tcp4, None),
-        ("hot flow, TCP, IPv6, 1514 bytes", HOT, &tcp6, None),
-        ("hot flow, UDP, IPv4, 554 bytes", HOT, &udp4, None),
+        ("hot flow, TCP, IPv4, 1514 bytes", HOT, &tcp4, many(Order::Stream, 1)),
+        ("hot flow, TCP, IPv6, 1514 bytes", HOT, &tcp6, many(Order::Stream, 1)),
+        ("hot flow, TCP, IPv4, its ACKs", HOT, &small, many(Order::Stream, 1)),
+        ("hot flow, UDP, IPv4, 554 bytes", HOT, &udp4, many(Order::Stream, 1)),
+        ("one ACK over and over", Budget::None, &small, None),
         ("1 k flows in turn", Budget::None, &small, many(Order::InTurn, 1000)),
         ("10 k flows in turn", Budget::None, &small, many(Order::InTurn, 10_000)),
         ("100 k flows in turn", AtMost(120.0), &small, many(Order::InTurn, 100_000)),
         ("every packet a new flow", AtMost(120.0), &small, many(Order::InTurn, u32::MAX)),
         ("100 k flows at random", AtMost(90.0), &small, many(Order::Random, 100_000)),
         ("131 k flows, skewed (1/n)", AtMost(70.0), &small, many(Order::Skewed, 131_072)),
-        ("100 k flows at random, IPv6", Budget::None, &tcp6, many(Order::Random, 100_000)),
+        ("100 k flows at random, IPv6", Budget::None, &small6, many(Order::Random, 100_000)),
         ("ping (a header that takes the long way)", Budget::None, &ping, None),
     ]
     .into_iter()
@@ -84,7 +87,8 @@ impl Case {
             None => (kernel.injector(Hook::Ingress, true), vary[1].empty(), 128 * CHUNK),
             Some((order, flows)) => {
                 vary.iter().for_each(|vary| vary.aim(1, order, flows));
-                (vary[0].injector(), vary[1].injector(), 64 * CHUNK)
+                let hot = matches!(order, Order::Stream);
+                (vary[0].injector(), vary[1].injector(), if hot { 128 } else { 64 } * CHUNK)
             }
         };
         let packets = if quick { packets / 4 } else { packets };

@@ -1,80 +1,75 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/*
- * The flow cache. Written once for both families: an entry is a struct nm_entry4 or nm_entry6, `key_size` tells which. A
- * packet starts with its key. Callers hold the CPU's `busy` mark, so nothing here is shared.
- */
+/* The flow cache: a packet finds its entry, or makes one. */
 #pragma once
 
-#define nm_barrier() asm volatile("" ::: "memory")
-
-#define NM_DELTA(entry, key_size) ((struct nm_delta *)((void *)(entry) + (key_size)))
-#define NM_ENTRY_SIZE(key_size) ((key_size) + sizeof(struct nm_delta))
-
-static __always_inline bool nm_same(const void *a, const void *b, const __u32 key_size)
+static __always_inline __u8 nm_protocol(const struct nm_packet *p, const __u32 key_size)
 {
-	const __u64 *x = a, *y = b;
-	__u64 d = (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]);
-
-	if (key_size == sizeof(struct nm_key6))
-		d |= (x[3] ^ y[3]) | (x[4] ^ y[4]) | (x[5] ^ y[5]);
-	return !d;
-}
-
-static __always_inline __u32 nm_ifindex(const void *key, __u32 key_size)
-{
-	return key_size == sizeof(struct nm_key6) ? ((const struct nm_key6 *)key)->ifindex :
-						    ((const struct nm_key4 *)key)->ifindex;
-}
-
-/* Write what is new of `entry` as a record and start over; false, and nothing changed, if the ring is full. */
-static __noinline bool nm_report_entry(struct nm_cpu *cpu, void *entry, __u32 key_size, __u8 cause)
-{
-	struct nm_delta *d = NM_DELTA(entry, key_size);
-	__u64 worth = d->worth / 2 + d->packets;
-
-	d->cause = cause;
-	if (!nm_emit(cpu, entry, key_size))
-		return false;
-	d->worth = worth > 0xffff ? 0xffff : worth;
-	d->packets = 0;
-	d->bytes = 0;
-	d->tcp_flags = 0;
-	d->opening = 0;
-	return true;
+	return key_size == sizeof(struct nm_key6) ? p->key6.protocol : p->key4.protocol;
 }
 
 /* RST and ICMP errors are news: tell once, with all that came before. A full ring is no loss, the sweep comes later. */
-static __always_inline void nm_tell(struct nm_cpu *cpu, void *entry, __u32 key_size)
+static __always_inline void nm_tell(struct nm_delta *d, const struct nm_packet *p, bool v6)
 {
-	struct nm_delta *d = NM_DELTA(entry, key_size);
-
-	if (!d->urged && nm_report_entry(cpu, entry, key_size, NM_URGENT))
-		d->urged = 1;
+	if (!(d->state & NM_URGED) && nm_report_entry(p->cpu, p->slot, v6, NM_URGENT))
+		d->state |= NM_URGED;
 }
 
 static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet *p)
 {
-	d->packets = p->packets;
 	d->bytes = p->bytes;
+	d->packets = p->packets;
 	d->first = p->now;
 	d->last = p->now;
-	d->tcp_flags = p->tcp_flags;
-	d->icmp_type = p->icmp_type;
-	d->icmp_code = p->icmp_code;
+	d->seq_end = 0;
+	d->ack = 0;
+	d->window = 0;
+	d->probed = nm_units(p) - nm_probe_every; /* due */
 	d->worth = 0;
-	d->urged = 0;
-	d->opening = p->opening;
+	d->icmp = p->icmp;
+	d->tcp_flags = p->tcp_flags;
+	d->state = p->opening;
+	d->looks = nm_apps ? NM_LOOKS_MIDWAY : 0;
 }
 
-static __always_inline void nm_hit(struct nm_cpu *cpu, void *entry, const __u32 key_size, const struct nm_packet *p)
+/* The first packet of an entry; true if its payload is to be looked at. */
+static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p,
+				     __u8 protocol)
+{
+
+	if (protocol == IPPROTO_TCP) {
+		d->icmp = d->probed - NM_PROBE_WINDOW;
+		/* An ACK alone starts nothing: under a flood of flows most entries begin and end with one. */
+		if (p->opening || p->payload || p->urgent)
+			return nm_follow_closely(nm_hand_over(skb, cpu, p));
+		if (p->tcp_flags & NM_TCP_ACK) {
+			d->state |= NM_TRACKED | NM_ACKED;
+			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
+			d->ack = p->ack;
+			d->window = p->window;
+		}
+	} else if (protocol == IPPROTO_UDP) {
+		return nm_answer(nm_hand_over(skb, cpu, p));
+	} else if (nm_is_icmp(protocol)) {
+		nm_echo(nm_hand_over(skb, cpu, p));
+	}
+	return false;
+}
+
+/* Another packet of an entry; true if its payload is to be looked at. */
+static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, void *entry, const __u32 key_size,
+				   struct nm_packet *p)
 {
 	struct nm_delta *d = NM_DELTA(entry, key_size);
+	const bool v6 = key_size == sizeof(struct nm_key6);
+	__u8 protocol = nm_protocol(p, key_size);
+	__u32 last = d->last;
+	bool look = false;
 
 	/* The ports are used again: what is left of the last connection must not blend into the new one. */
-	if (p->opening) {
+	if (p->opening && (d->state & NM_URGED || !(d->state & NM_TRACKED) || p->seq + 1 != d->seq_end)) {
 		if (d->packets && d->tcp_flags & (NM_TCP_FIN | NM_TCP_RST | NM_TCP_ACK))
-			nm_report_entry(cpu, entry, key_size, NM_DISPLACED);
-		d->urged = 0;
+			nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED);
+		d->state &= NM_OPENING | NM_NOTED;
 	}
 	if (!d->packets)
 		d->first = p->now;
@@ -82,43 +77,55 @@ static __always_inline void nm_hit(struct nm_cpu *cpu, void *entry, const __u32 
 	d->bytes += p->bytes;
 	d->last = p->now;
 	d->tcp_flags |= p->tcp_flags;
-	d->opening |= p->opening;
-	d->icmp_type = p->icmp_type;
-	d->icmp_code = p->icmp_code;
+	d->state |= p->opening;
+	if (protocol == IPPROTO_TCP) {
+		look = nm_follow(skb, cpu, d, p);
+	} else if (protocol == IPPROTO_UDP) {
+		look = nm_datagram_hit(skb, cpu, d, p, last);
+	} else {
+		d->icmp = p->icmp;
+		if (nm_is_icmp(protocol))
+			nm_echo(nm_hand_over(skb, cpu, p));
+	}
 	if (p->urgent)
-		nm_tell(cpu, entry, key_size);
+		nm_tell(d, p, v6);
+	return look;
 }
 
 /*
  * Put the packet's key into the set in place of the entry worth least: a free slot, one that fell idle, then the one with
  * the fewest packets, so that a flood of small flows displaces its own kind. If the ring takes no record, the smaller of
- * the two is lost: what the victim holds, or this packet.
+ * the two is lost: what the victim holds, or this packet. True if the payload is to be looked at.
  */
-static __noinline int nm_install(struct nm_cpu *cpu, void *set, __u32 key_size, const struct nm_packet *p)
+static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 key_size,
+				 struct nm_packet *p)
 {
-	__u64 least = ~0ull;
+	bool v6 = key_size == sizeof(struct nm_key6), look;
+	__u32 least = ~0u, way = 0;
 	void *victim = set;
 	struct nm_delta *d;
 
 #pragma unroll
 	for (int w = 0; w < NM_WAYS; w++) {
 		void *entry = set + w * NM_ENTRY_SIZE(key_size);
-		__u64 worth;
+		__u32 worth;
 
 		d = NM_DELTA(entry, key_size);
 		if (!nm_ifindex(entry, key_size))
 			worth = 0;
-		else if (p->now - d->last > nm_idle)
+		else if ((__u32)p->now - d->last > nm_idle || (!d->packets && d->first))
 			worth = 1;
 		else
 			worth = 2 + d->packets + d->worth;
 		if (worth < least) {
 			least = worth;
 			victim = entry;
+			way = w;
 		}
 	}
+	p->slot += way;
 	d = NM_DELTA(victim, key_size);
-	if (least && d->packets && !nm_report_entry(cpu, victim, key_size, NM_DISPLACED)) {
+	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED)) {
 		if (d->packets > p->packets) {
 			nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 			return 0;
@@ -130,9 +137,10 @@ static __noinline int nm_install(struct nm_cpu *cpu, void *set, __u32 key_size, 
 	else
 		*(struct nm_key4 *)victim = p->key4;
 	nm_start(d, p);
+	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size));
 	if (p->urgent)
-		nm_tell(cpu, victim, key_size);
-	return 0;
+		nm_tell(d, p, v6);
+	return look;
 }
 
 /* The cache is in use further down on this CPU's stack: the packet goes past it. */
@@ -153,31 +161,41 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 	}
 	nm_start(d, p);
 	d->cause = NM_BYPASSED;
-	if (!nm_emit(cpu, &entry, key_size))
+	if (!nm_emit(cpu, &entry, key_size, NM_ENTRY_SIZE(key_size)))
 		nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 	return 0;
 }
 
-/* Add the packet to its entry in `set`, the one its hash chose. */
-static __always_inline void nm_account(struct nm_cpu *cpu, void *set, const __u32 key_size, const struct nm_packet *p)
+/* Add the packet to its entry in `set`, the one its hash chose, of number `i`. */
+static __always_inline void nm_account(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 i,
+				       const __u32 key_size, struct nm_packet *p)
 {
+	bool look;
+
 	if (cpu->busy) {
 		nm_bypass(cpu, key_size, p);
 		return;
 	}
 	cpu->busy = 1;
 	nm_barrier();
+	p->v6 = key_size == sizeof(struct nm_key6);
+	p->slot = i * NM_WAYS;
 #pragma unroll
 	for (int w = 0; w < NM_WAYS; w++) {
 		void *entry = set + w * NM_ENTRY_SIZE(key_size);
 
 		if (nm_same(entry, p, key_size)) {
-			nm_hit(cpu, entry, key_size, p);
+			p->slot += w;
+			look = nm_hit(skb, cpu, entry, key_size, p);
 			goto out;
 		}
 	}
-	nm_install(cpu, set, key_size, p);
+	look = nm_install(skb, cpu, set, key_size, p);
 out:
+	if (look)
+		nm_look(skb, p->cpu);
+	if (p->urgent && p->icmp)
+		nm_quote(skb, nm_hand_over(skb, cpu, p));
 	nm_barrier();
 	cpu->busy = 0;
 }

@@ -28,19 +28,19 @@ static __always_inline __u64 nm_fragment_tag(__u64 datagram)
 }
 
 /* ICMP has one identifier for both ports: its type and code come in place of `dport`. */
-static __always_inline void nm_fragment_put(__u64 datagram, __u8 protocol, __be16 sport, __be16 dport)
+static __always_inline void nm_fragment_put(__u64 datagram, __u64 now, __u8 protocol, __be16 sport, __be16 dport)
 {
 	struct nm_fragment *f = nm_fragment_slot(datagram);
 
 	if (!f)
 		return;
-	f->seen = bpf_jiffies64();
+	f->seen = now;
 	*(volatile __u64 *)&f->word =
 		nm_fragment_tag(datagram) | (__u64)protocol << 32 | (__u64)sport << 16 | dport;
 }
 
 /* The word of the datagram's first fragment, 0 if it was not seen. */
-static __always_inline __u64 nm_fragment_get(__u64 datagram)
+static __always_inline __u64 nm_fragment_get(__u64 datagram, __u64 now)
 {
 	struct nm_fragment *f = nm_fragment_slot(datagram);
 	__u64 word;
@@ -48,7 +48,7 @@ static __always_inline __u64 nm_fragment_get(__u64 datagram)
 	if (!f)
 		return 0;
 	word = *(volatile __u64 *)&f->word;
-	if (word >> 40 != nm_fragment_tag(datagram) >> 40 || bpf_jiffies64() - f->seen > nm_fragment_timeout)
+	if (word >> 40 != nm_fragment_tag(datagram) >> 40 || now - f->seen > nm_fragment_timeout)
 		return 0;
 	return word;
 }

@@ -41,13 +41,16 @@ static __always_inline __u64 nm_endpoint6(const __u8 *address, __be16 port)
 	return (h ^ h >> 32) * NM_K3;
 }
 
-/* Chooses the ring: both directions of a connection reach the same worker, seen at whatever hook. */
-static __always_inline __u32 nm_symmetric4(const struct nm_key4 *k)
+/* The same for both directions of a connection, and at whatever hook. */
+static __always_inline __u64 nm_symmetric(const void *key, const __u32 size)
 {
-	return nm_fold(nm_endpoint4(k->saddr, k->sport) + nm_endpoint4(k->daddr, k->dport));
-}
+	if (size == sizeof(struct nm_key6)) {
+		const struct nm_key6 *k = key;
 
-static __always_inline __u32 nm_symmetric6(const struct nm_key6 *k)
-{
-	return nm_fold(nm_endpoint6(k->saddr, k->sport) + nm_endpoint6(k->daddr, k->dport));
+		return nm_endpoint6(k->saddr, k->sport) + nm_endpoint6(k->daddr, k->dport);
+	} else {
+		const struct nm_key4 *k = key;
+
+		return nm_endpoint4(k->saddr, k->sport) + nm_endpoint4(k->daddr, k->dport);
+	}
 }

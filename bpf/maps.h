@@ -21,6 +21,29 @@ struct {
 	__type(value, struct nm_set6);
 } nm_cache6 SEC(".maps");
 
+/* Facts about entries, in as many stretches. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2048);
+	__type(key, __u32);
+	__type(value, struct nm_facts);
+} nm_facts4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct nm_facts);
+} nm_facts6 SEC(".maps");
+
+/* Shared by all CPUs: the directions of a connection need not be seen on the same one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NM_PAIRS);
+	__type(key, __u32);
+	__type(value, struct nm_pair);
+} nm_pairs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

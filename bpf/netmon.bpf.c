@@ -9,11 +9,20 @@
 #include "maps.h"
 #include "hash.h"
 #include "packet.h"
+#include "clock.h"
 #include "fragment.h"
 #include "parse_any.h"
 #include "parse.h"
 #include "books.h"
 #include "ring.h"
+#include "entry.h"
+#include "pair.h"
+#include "measure.h"
+#include "l7.h"
+#include "look.h"
+#include "tcp.h"
+#include "datagram.h"
+#include "quote.h"
 #include "cache.h"
 #include "sweep.h"
 
@@ -37,7 +46,7 @@ static __always_inline __u32 nm_segments(struct __sk_buff *skb, __u32 headers)
 static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet)
 {
 	struct nm_packet p;
-	int verdict = nm_parse(skb, ethernet, &p);
+	int verdict = nm_parse(skb, ethernet, hook, &p);
 	__u32 id = bpf_get_smp_processor_id(), ifindex = skb->ifindex, segments = nm_segments(skb, p.headers), hash, i;
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_books *books = nm_books_of(id, ifindex);
@@ -45,33 +54,29 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 
 	if (!cpu || !books)
 		return NM_PASS; /* cannot be: the arrays have room for every CPU */
+	p.cpu = id;
 	p.packets = segments;
-	p.bytes = skb->len + (__u64)(segments - 1) * p.headers;
+	p.bytes = nm_wire(skb) + (__u64)(segments - 1) * p.headers;
 	if (skb->vlan_present)
 		p.bytes += segments * sizeof(struct vlan_hdr);
-	p.now = bpf_jiffies64();
 	if (nm_preemptible)
 		bpf_preempt_disable();
 	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
 	/* The live bit comes after the entry: a sweep in between would clear it. */
 	if (verdict == NM_FLOW4) {
-		p.key4.ifindex = ifindex;
-		p.key4.hook = hook;
-		hash = nm_hash(&p.key4, sizeof(p.key4)) >> (32 - nm_shift4);
+		hash = nm_hash(p.word, sizeof(p.key4)) >> (32 - nm_shift4);
 		i = (id << nm_shift4) + hash;
 		set = bpf_map_lookup_elem(&nm_cache4, &i);
 		if (set) {
-			nm_account(cpu, set, sizeof(p.key4), &p);
+			nm_account(skb, cpu, set, i, sizeof(p.key4), &p);
 			cpu->live4 |= 1ull << (hash >> (nm_shift4 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
 		}
 	} else if (verdict == NM_FLOW6) {
-		p.key6.ifindex = ifindex;
-		p.key6.hook = hook;
-		hash = nm_hash(&p.key6, sizeof(p.key6)) >> (32 - nm_shift6);
+		hash = nm_hash(p.word, sizeof(p.key6)) >> (32 - nm_shift6);
 		i = (id << nm_shift6) + hash;
 		set = bpf_map_lookup_elem(&nm_cache6, &i);
 		if (set) {
-			nm_account(cpu, set, sizeof(p.key6), &p);
+			nm_account(skb, cpu, set, i, sizeof(p.key6), &p);
 			cpu->live6 |= 1ull << (hash >> (nm_shift6 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
 		}
 	} else {
@@ -110,7 +115,7 @@ int nm_egress_l3(struct __sk_buff *skb)
 /*
  * One slice of the sweep, run by user space on the CPU whose cache it sweeps (on any once no packets come). It interrupts
  * the packet path there, or is interrupted by it, at any point: `busy` makes whoever comes second step back.
- * Arguments: the CPU, 1 for IPv6, the set to start with, 1 to empty the cache.
+ * Arguments: the CPU, 1 for IPv6, the set to start with, 1 to empty the cache, and the time where that is a capture's.
  */
 SEC("raw_tp")
 int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
@@ -124,7 +129,7 @@ int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
 	cpu->busy = 1;
 	nm_barrier();
 	cpu->monotonic_ns = bpf_ktime_get_ns();
-	cpu->jiffies = bpf_jiffies64();
+	cpu->jiffies = nm_clock == NM_CLOCK_CAPTURE ? ctx->args[4] : bpf_jiffies64();
 	next = v6 ? nm_sweep_slice(cpu, true, id, from, all) : nm_sweep_slice(cpu, false, id, from, all);
 	nm_barrier();
 	cpu->busy = 0;

@@ -25,6 +25,7 @@
 #define NM_TCP_FIN 0x01
 #define NM_TCP_SYN 0x02
 #define NM_TCP_RST 0x04
+#define NM_TCP_PSH 0x08
 #define NM_TCP_ACK 0x10
 
 enum nm_verdict {
@@ -38,23 +39,61 @@ struct nm_packet {
 	union {
 		struct nm_key4 key4;
 		struct nm_key6 key6;
+		__u64 word[6]; /* of either */
 	};
-	__u64 packets; /* segments on the wire */
-	__u64 bytes;   /* of all of them, headers included */
-	__u64 now;     /* jiffies64 */
-	__u32 headers; /* bytes that every segment repeats */
+	__u64 now;     /* ticks */
+	__u64 ns;      /* the precise time, once it was read */
+	__u64 hardware; /* the NIC's stamp, with nm_clock hardware; 0: none */
+	__u32 packets; /* segments on the wire */
+	__u32 headers; /* bytes that every segment repeats: where the payload starts */
+	__u64 bytes;   /* of all segments, headers included */
+	__u32 payload; /* bytes */
+	__u32 seq;     /* TCP; ICMP echo: of the message */
+	__u32 ack;
+	__u16 window;
+	__u16 icmp;    /* type and code (lower byte) */
 	__u8 tcp_flags;
-	__u8 icmp_type;
-	__u8 icmp_code;
-	__u8 opening; /* NM_SYN, NM_SYN_ACK or 0 */
-	__u8 urgent;  /* RST or ICMP error */
+	__u8 opening;  /* NM_SYN, NM_SYN_ACK or 0 */
+	__u8 urgent;   /* RST or ICMP error */
+	__u8 side;     /* of its connection, see struct nm_pair */
+	__u8 v6;
+	__u8 pad[3];
+	__u32 cpu;
+	__u32 slot;    /* number of its entry: set and way */
+	__u64 tag;     /* of its connection */
 };
 
-static __always_inline void nm_packet_tcp(struct nm_packet *p, __u8 flags)
+_Static_assert(sizeof(struct nm_packet) == sizeof(((struct nm_cpu *)0)->packet), "room for a packet");
+
+static __always_inline struct nm_packet *nm_packet_of(struct nm_cpu *cpu)
 {
+	return (struct nm_packet *)cpu->packet;
+}
+
+static __always_inline void nm_packet_tcp(struct nm_packet *p, const struct tcphdr *tcp)
+{
+	__u8 flags = ((const __u8 *)tcp)[13];
+
+	p->seq = bpf_ntohl(tcp->seq);
+	p->ack = bpf_ntohl(tcp->ack_seq);
+	p->window = bpf_ntohs(tcp->window);
 	p->tcp_flags = flags;
 	p->opening = !(flags & NM_TCP_SYN) ? 0 : flags & NM_TCP_ACK ? NM_SYN_ACK : NM_SYN;
 	p->urgent = !!(flags & NM_TCP_RST);
+}
+
+/*
+ * The last two words of either key, in one piece each: a key that is written in fields and read in words, as hash and
+ * comparison do, costs the processor a wait for each word.
+ */
+static __always_inline __u64 nm_key_ports(__u32 ports, __u32 ifindex)
+{
+	return ports | (__u64)ifindex << 32;
+}
+
+static __always_inline __u64 nm_key_rest(__u8 protocol, __u8 hook, __u16 vlan)
+{
+	return protocol | (__u32)hook << 8 | (__u32)vlan << 16;
 }
 
 /* The id of a VLAN tag that the driver took out of the packet, or will put in; 0: none. */

@@ -6,7 +6,8 @@
 struct nm_cursor {
 	struct __sk_buff *skb;
 	__u32 at;
-	__u32 end; /* of the IP packet: what follows is padding */
+	__u32 end;  /* of the IP packet as far as it is there: what follows is padding */
+	__u32 wire; /* of the IP packet as it was on the wire */
 	__u64 copy[5];
 };
 
@@ -120,7 +121,7 @@ static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_tr
 			return false;
 		t->sport = tcp->source;
 		t->dport = tcp->dest;
-		nm_packet_tcp(p, ((const __u8 *)tcp)[13]);
+		nm_packet_tcp(p, tcp);
 		c->at += length;
 		break;
 	}
@@ -151,8 +152,8 @@ static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_tr
 
 		if (!icmp)
 			return false;
-		p->icmp_type = icmp->type;
-		p->icmp_code = icmp->code;
+		p->icmp = icmp->type << 8 | icmp->code;
+		p->seq = bpf_ntohs(icmp->un.echo.sequence);
 		/* Query and reply share an identifier: it stands for both ports, as in conntrack. */
 		if (v6 ? icmp->type == 128 || icmp->type == 129 :
 			 icmp->type == 0 || icmp->type == 8 || icmp->type == 13 || icmp->type == 14)
@@ -174,15 +175,14 @@ static __always_inline bool nm_parse_payload(struct nm_cursor *c, struct nm_tran
 	if (!t->fragment && !nm_parse_extensions(c, t, v6, addresses))
 		return false;
 	if (t->fragment) {
-		__u64 word = nm_fragment_get(t->datagram);
+		__u64 word = nm_fragment_get(t->datagram, p->now);
 
 		if (word) {
 			t->protocol = word >> 32;
 			t->sport = word >> 16;
 			t->dport = word;
 			if (nm_is_icmp(t->protocol)) {
-				p->icmp_type = t->dport >> 8;
-				p->icmp_code = t->dport;
+				p->icmp = t->dport;
 				t->dport = t->sport;
 			}
 		}
@@ -190,10 +190,11 @@ static __always_inline bool nm_parse_payload(struct nm_cursor *c, struct nm_tran
 		if (!nm_parse_transport(c, t, p))
 			return false;
 		if (t->first_of_many)
-			nm_fragment_put(t->datagram, t->protocol, t->sport,
-					nm_is_icmp(t->protocol) ? p->icmp_type << 8 | p->icmp_code : t->dport);
+			nm_fragment_put(t->datagram, p->now, t->protocol, t->sport,
+					nm_is_icmp(t->protocol) ? p->icmp : t->dport);
 	}
 	p->headers = c->at;
+	p->payload = c->wire > c->at ? c->wire - c->at : 0;
 	return true;
 }
 
@@ -209,8 +210,10 @@ static __always_inline int nm_parse4(struct nm_cursor *c, struct nm_packet *p)
 	length = (*(const __u8 *)ip & 15) * 4;
 	total = bpf_ntohs(ip->tot_len);
 	/* 0: longer than the field can say (BIG TCP). */
-	if (total && c->at + total < c->end)
-		c->end = c->at + total;
+	if (total && c->at + total < c->wire)
+		c->wire = c->at + total;
+	if (c->wire < c->end)
+		c->end = c->wire;
 	if (length < sizeof(*ip) || c->at + length > c->end)
 		return NM_BROKEN;
 	p->key4.saddr = ip->saddr;
@@ -242,8 +245,10 @@ static __always_inline int nm_parse6(struct nm_cursor *c, struct nm_packet *p)
 		return NM_BROKEN;
 	total = bpf_ntohs(ip->payload_len);
 	/* 0: a jumbogram, RFC 2675, or BIG TCP. */
-	if (total && c->at + sizeof(*ip) + total < c->end)
-		c->end = c->at + sizeof(*ip) + total;
+	if (total && c->at + sizeof(*ip) + total < c->wire)
+		c->wire = c->at + sizeof(*ip) + total;
+	if (c->wire < c->end)
+		c->end = c->wire;
 	__builtin_memcpy(p->key6.saddr, &ip->saddr, 16);
 	__builtin_memcpy(p->key6.daddr, &ip->daddr, 16);
 	w = (const __u64 *)p->key6.saddr;
@@ -264,13 +269,14 @@ static __always_inline bool nm_is_vlan(__be16 type)
 }
 
 /* What nm_parse hands on. One function, not inlined, so that the ordinary packet stays lean. */
-static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet)
+static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet, __u8 hook)
 {
-	struct nm_cursor c = { .skb = skb, .end = skb->len };
+	struct nm_cursor c = { .skb = skb, .end = skb->len, .wire = nm_wire(skb) };
 	__u16 outer = nm_offloaded_vlan(skb), inner = 0;
 	__be16 type = skb->protocol;
 
 	__builtin_memset(p, 0, sizeof(*p));
+	p->now = nm_now(skb);
 	if (ethernet) {
 		const struct ethhdr *eth = nm_header(&c, sizeof(*eth));
 
@@ -299,11 +305,15 @@ static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, b
 	}
 	p->headers = c.at;
 	if (type == bpf_htons(NM_ETH_P_IP)) {
+		p->key4.ifindex = skb->ifindex;
+		p->key4.hook = hook;
 		p->key4.vlan = outer;
 		p->key4.inner_vlan = inner;
 		return nm_parse4(&c, p);
 	}
 	if (type == bpf_htons(NM_ETH_P_IPV6)) {
+		p->key6.ifindex = skb->ifindex;
+		p->key6.hook = hook;
 		p->key6.vlan = outer;
 		p->key6.inner_vlan = inner;
 		return nm_parse6(&c, p);

@@ -8,24 +8,28 @@
 #define NM_SLICE_RECORDS 128 /* written in one run, about */
 #define NM_SLICE_SETS 512    /* looked at in one run, about */
 
-/* Sweep one entry; true if it is still there. */
-static __always_inline bool nm_sweep_entry(struct nm_cpu *cpu, void *entry, const __u32 key_size, __u64 now, bool all)
+/*
+ * Sweep one entry; true if it is still there. What is idle is reported at once, but kept for a while: the next packet is
+ * judged by what the entry knows.
+ */
+static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 key_size, __u32 slot, __u32 now, bool all)
 {
 	struct nm_delta *d = NM_DELTA(entry, key_size);
-	bool idle;
 
 	if (!nm_ifindex(entry, key_size))
 		return false;
-	idle = all || now - d->last >= nm_idle;
-	if (d->packets) {
-		if (!idle && d->worth && now - d->first < nm_report)
+	if (nm_has_news(d)) {
+		if (!all && now - d->last < nm_idle && d->worth && now - d->first < nm_report)
 			return true;
-		if (!nm_report_entry(cpu, entry, key_size, NM_SWEPT))
+		if (!nm_report_entry(id, slot, key_size == sizeof(struct nm_key6), NM_SWEPT))
 			return true; /* ring full: later */
+	} else if (d->first < nm_forget) {
+		d->first++;
 	}
-	if (idle)
-		__builtin_memset(entry, 0, key_size);
-	return !idle;
+	if (!all && d->first < nm_forget)
+		return true;
+	__builtin_memset(entry, 0, key_size);
+	return false;
 }
 
 /*
@@ -36,12 +40,11 @@ __noinline int nm_sweep_set4(__u32 id, __u32 i, __u32 all)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_set4 *set = bpf_map_lookup_elem(&nm_cache4, &i);
-	__u64 now = bpf_jiffies64();
 	int used = 0;
 
 	if (cpu && set)
 		for (int w = 0; w < NM_WAYS; w++)
-			used += nm_sweep_entry(cpu, &set->way[w], sizeof(struct nm_key4), now, all);
+			used += nm_sweep_entry(id, &set->way[w], sizeof(struct nm_key4), i * NM_WAYS + w, cpu->jiffies, all);
 	return used;
 }
 
@@ -49,12 +52,11 @@ __noinline int nm_sweep_set6(__u32 id, __u32 i, __u32 all)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_set6 *set = bpf_map_lookup_elem(&nm_cache6, &i);
-	__u64 now = bpf_jiffies64();
 	int used = 0;
 
 	if (cpu && set)
 		for (int w = 0; w < NM_WAYS; w++)
-			used += nm_sweep_entry(cpu, &set->way[w], sizeof(struct nm_key6), now, all);
+			used += nm_sweep_entry(id, &set->way[w], sizeof(struct nm_key6), i * NM_WAYS + w, cpu->jiffies, all);
 	return used;
 }
 

@@ -45,23 +45,35 @@ enum nm_cause {
 	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one of this key; type and code are the error's */
 };
 
-/* What was seen of a key since its last record. */
+/* What was seen of a key since its last record, and what must be known of it to judge the next packet. */
 struct nm_delta {
-	__u64 packets; /* on the wire: each segment of a GSO or GRO packet counts */
 	__u64 bytes;   /* on the wire from the link-layer header on, repeated headers of segments included */
-	__u64 first;   /* jiffies64 */
-	__u64 last;    /* jiffies64 */
+	__u32 packets; /* on the wire: each segment of a GSO or GRO packet counts */
+	__u32 first;   /* low half of jiffies64; without packets: sweeps that found none */
+	__u32 last;    /* low half of jiffies64 */
+	__u32 seq_end; /* TCP: behind the highest sequence number sent */
+	__u32 ack;     /* TCP: the latest, whichever is furthest on */
+	__u16 window;  /* TCP: as announced, unscaled */
+	__u16 probed;  /* time of the latest RTT probe, in units of nm_probe_every */
+	__u16 worth;   /* packets of earlier records, halved with each: keeps busy flows in the cache; 0: never reported */
+	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
-	__u8 icmp_type; /* of the latest packet */
-	__u8 icmp_code;
+	__u8 state;   /* NM_SYN and so on */
 	__u8 cause;   /* enum nm_cause */
-	__u16 worth;  /* packets of earlier records, halved with each: keeps busy flows in the cache; 0: never reported */
-	__u8 urged;   /* an urgent record was written: one is enough */
-	__u8 opening; /* OR of NM_SYN, NM_SYN_ACK: the flags alone do not tell who opened */
+	__u8 looks;   /* payloads that may still be looked at for the application protocol */
 };
 
-#define NM_SYN 1
-#define NM_SYN_ACK 2
+/* Of a record. */
+#define NM_SYN 0x01     /* SYN without ACK: the flags alone do not tell who opened */
+#define NM_SYN_ACK 0x02 /* SYN with ACK */
+#define NM_OPENING (NM_SYN | NM_SYN_ACK)
+/* Of an entry. */
+#define NM_URGED 0x04     /* an urgent record was written: one is enough */
+#define NM_NOTED 0x08     /* has facts */
+#define NM_TRACKED 0x10   /* TCP: `seq_end` is known */
+#define NM_ACKED 0x20     /* TCP: `ack` is known */
+#define NM_HEARD 0x40     /* the other end has sent since this one sent last */
+#define NM_SHAKING 0x80   /* TCP: opened, and the ACK that ends the handshake has not come */
 
 struct nm_entry4 {
 	struct nm_key4 key;
@@ -149,8 +161,62 @@ struct nm_facts {
 	__u8 app;     /* enum nm_app */
 	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known */
 	__u8 owner;   /* whose facts these are: 1 + number of the entry among those that share them; 0: nobody's */
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 check;  /* of the owner's key: another may have come in its place */
 };
+
+/* An entry with its facts, put together to be written. */
+struct nm_noted4 {
+	struct nm_entry4 entry;
+	struct nm_facts facts;
+};
+
+struct nm_noted6 {
+	struct nm_entry6 entry;
+	struct nm_facts facts;
+};
+
+#define NM_FACTS_SHIFT 1 /* facts have room for one entry of 2^n sets */
+
+/*
+ * A time, in one word so that it is read whole: tag of the connection (16 bits), which clock (1), nanoseconds (47, they
+ * wrap after 39 hours). 0: none.
+ */
+#define NM_STAMP_HARDWARE (1ull << 47)
+#define NM_STAMP_NS (NM_STAMP_HARDWARE - 1)
+
+/*
+ * Where the directions of a connection meet, as seen at one interface. Shared by all CPUs without locks: who finds another
+ * tag, or a stamp of another connection, loses a sample. Sides are 0 and 1, by the order of their hashes.
+ */
+struct nm_pair {
+	__u64 tag;           /* of the connection; 0: free */
+	__u64 probe[2];      /* of each side: end of the segment in the upper half, low half of its stamp */
+	__u64 probe_time[2]; /* stamp; void unless its low half is that of `probe` */
+	__u32 touched;       /* in units of nm_probe_every */
+	__u8 flags;          /* NM_PAIR_* */
+	__u8 hardware;       /* bit a side: its packets come with the NIC's stamp */
+	__u8 looked;         /* bit a side: its application protocol is settled */
+	__u8 isn_known;      /* bit a side */
+	__u32 isn[2];
+	__u32 connect;       /* nanoseconds that the handshake took; 0: not known */
+	__u32 pad;
+	/* The second cache line: what changes with each turn of a conversation. */
+	__u64 opened;        /* stamps: the first SYN, the SYN-ACK */
+	__u64 answered;
+	__u64 data[2];       /* stamps: what the side sent last, until the other has answered */
+	__u32 echo[2];       /* ICMP: sequence number of the request that `data` is of */
+	__u64 align[3];
+};
+
+#define NM_PAIR_CLIENT1 0x01 /* side 1 opened, else side 0 */
+#define NM_PAIR_OPENED 0x02  /* the SYN was seen: the above holds */
+#define NM_PAIR_RETRIED 0x04 /* SYN repeated: which one was answered is not known */
+#define NM_PAIR_REPEATED 0x08 /* SYN-ACK repeated */
+#define NM_PAIR_DONE 0x10    /* handshake over */
+#define NM_PAIR_CLOSED 0x20  /* FIN or RST: others may have the slot */
+
+#define NM_PAIRS 2048 /* a CPU, all in one table */
 
 /* Packets that belong to no flow. */
 enum nm_ignored {
@@ -183,7 +249,17 @@ struct nm_cpu {
 	__u64 jiffies; /* both clocks at the latest sweep, to calibrate jiffies */
 	__u64 monotonic_ns;
 	__u64 slice_start; /* and `records` at its start */
+	__u64 unpaired;    /* times that another connection had the place in the pairing table: no time was measured */
+	__u64 unsampled;   /* times measured and left out, for a record had just been written */
+	__u64 unquoted;    /* quotes of ICMP errors left out, for too many came at once */
+	__u64 stamps[2];   /* with nm_clock hardware: times of the kernel, and of the NIC */
+	__u64 quotes_at;   /* jiffies64; and how many were written since */
+	__u32 quotes;
+	__u32 pad;
+	struct nm_noted6 scratch; /* a record being put together, and the packet at hand: */
+	__u64 packet[16];         /* as struct nm_packet; they belong to who holds `busy` */
 	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
+	__u64 align[6];
 };
 
 #define NM_GROUPS_SHIFT 6
@@ -198,6 +274,6 @@ struct nm_cpu {
 struct nm_fragment {
 	/* Tag (24 bits), protocol (8), both ports (32; of ICMP identifier, type, code): one word, so that it is read whole. */
 	__u64 word;
-	__u64 seen; /* jiffies64 */
+	__u64 seen; /* as nm_packet.now */
 };
 #define NM_FRAGMENTS 4096

@@ -1,12 +1,14 @@
 //! netmon watches every packet of a host at the TC hook and turns packets into flows: who talks to whom, how much, and
 //! what failed and why, for Prometheus.
 //!
-//! The modules are in the order in which a packet's story travels. A stage never uses the one after it; [`agent`] wires
-//! them.
+//! The modules are in the order in which a packet's story travels. A stage never uses the one after it; [`agent`] and [`replay`]
+//! wire them.
 
 pub mod agent;
 pub mod bpf;
 pub mod config;
 pub mod flow;
 pub mod metrics;
+pub mod output;
+pub mod replay;
 pub mod worker;

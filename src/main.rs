@@ -1,22 +1,34 @@
 //! `netmon`: the agent.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use crossbeam_channel::bounded;
 use netmon::agent;
-use netmon::config::{Args, Config};
+use netmon::config::{Args, Command, Config};
+use netmon::output::Format;
+use netmon::replay::{self, Replay};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
-    let config = match Args::parse().into_config() {
+    let mut args = Args::parse();
+    let command = args.command.take();
+    let config = match args.into_config() {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };
     env_logger::Builder::new().filter_level(config.log_level).format_target(false).init();
-    match run(&config) {
+    let result = match command {
+        None => watch(&config),
+        Some(Command::Replay { file, output }) => replay(&config, file, output),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -27,7 +39,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(config: &Config) -> Result<()> {
+fn watch(config: &Config) -> Result<()> {
     let (stop, stopped) = bounded(1);
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("handle signals")?;
     let handle = signals.handle();
@@ -45,4 +57,14 @@ fn run(config: &Config) -> Result<()> {
     handle.close();
     let _ = thread.join();
     result.map(drop)
+}
+
+fn replay(config: &Config, file: PathBuf, format: Format) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // A second one ends the program: it may be waiting for input.
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("handle signals")?;
+        flag::register(signal, Arc::clone(&stop)).context("handle signals")?;
+    }
+    replay::run(config, &Replay { file, format }, &stop)
 }

@@ -75,15 +75,20 @@ fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup, hur
     loop {
         let nap = if hurry.load(Ordering::Relaxed) { HURRIED } else { TICK };
         let finish = reader.wait(nap, wakeup)?;
-        drain(&mut reader, &mut records, &mut sink);
+        drain(&mut reader, &mut records, &mut sink, Clock::now_ns);
         if finish {
             return Ok(());
         }
     }
 }
 
-/// Hands on all that waits in a ring; how many records that was. `records` is room to work in.
-pub fn drain(reader: &mut RingReader, records: &mut Vec<Record>, sink: &mut impl Sink) -> u64 {
+/// Hands on all that waits in a ring, and the time that it is `now`; how many records that was. `records` is room to work in.
+pub fn drain(
+    reader: &mut RingReader,
+    records: &mut Vec<Record>,
+    sink: &mut impl Sink,
+    now_ns: impl Fn() -> u64,
+) -> u64 {
     let mut count = 0;
     loop {
         let undecodable = reader.read(BATCH, records);
@@ -91,7 +96,7 @@ pub fn drain(reader: &mut RingReader, records: &mut Vec<Record>, sink: &mut impl
             sink.undecodable(undecodable);
         }
         sink.records(records);
-        sink.tick(Clock::now_ns());
+        sink.tick(now_ns());
         if records.is_empty() && undecodable == 0 {
             return count;
         }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::shard::ShardSink;
 use super::shared::Shared;
 use super::{build, share};
-use crate::bpf::{Bpf, Record, RingReader};
+use crate::bpf::{Bpf, Clock, Record, RingReader};
 use crate::config::Config;
 use crate::metrics::{MetricsPage, SeriesIndex, Snapshot, Source};
 use crate::worker;
@@ -25,7 +25,7 @@ impl Inline {
     /// Takes the rings of `bpf`.
     pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
         let rings = bpf.take_rings();
-        let index = Arc::new(SeriesIndex::new(config.series_limit));
+        let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
         let shared = share(config, bpf, &index, rings.len())?;
         let workers = rings
             .iter()
@@ -38,7 +38,7 @@ impl Inline {
     /// Merges all that waits in the rings; how many records that was.
     pub fn drain(&mut self) -> u64 {
         let Inline { workers, records, .. } = self;
-        workers.iter_mut().map(|(reader, sink)| worker::drain(reader, records, sink)).sum()
+        workers.iter_mut().map(|(reader, sink)| worker::drain(reader, records, sink, Clock::now_ns)).sum()
     }
 
     /// What a scrape would find; `None` without rings.

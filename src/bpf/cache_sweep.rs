@@ -13,7 +13,7 @@ use super::skel::types::nm_cpu;
 /// What a sweep is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
-    /// Records for what is idle, new or due.
+    /// Records for what is idle, new or due; room for what was idle for long.
     Due,
     /// Empty the caches. Only when no program is attached any more: the caches of offline CPUs are swept from other ones.
     All,
@@ -92,7 +92,8 @@ impl Sweeper {
 
     /// One slice: the set to go on with, or one of the constants above.
     fn run(&self, cpu: usize, there: bool, v6: bool, set: u32, what: Sweep) -> Result<u32, Errno> {
-        let mut args: [u64; 4] = [cpu as u64, v6.into(), set.into(), (what == Sweep::All).into()];
+        let all = what == Sweep::All;
+        let mut args = [cpu as u64, v6.into(), set.into(), all.into(), self.clock.latest()];
         let mut options = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             ctx_in: args.as_mut_ptr().cast(),

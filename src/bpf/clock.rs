@@ -1,5 +1,5 @@
-//! Jiffies as nanoseconds. The packet path stamps with jiffies because they cost nothing; the kernel derives them from
-//! CLOCK_MONOTONIC, so one offset and the tick's length translate.
+//! Ticks as nanoseconds. The packet path stamps with jiffies because they cost nothing; the kernel derives them from
+//! CLOCK_MONOTONIC, so one offset and the tick's length translate. In replayed captures a tick is a nanosecond of their clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,24 +7,39 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
-/// Translates jiffies into CLOCK_MONOTONIC.
+/// Translates ticks into CLOCK_MONOTONIC, or into the time of a capture.
 #[derive(Debug)]
 pub struct Clock {
     tick_ns: u64,
-    /// CLOCK_MONOTONIC at jiffy 0, wrapping: jiffies start five minutes below the wrap of 32 bits.
+    /// CLOCK_MONOTONIC at tick 0, wrapping: jiffies start five minutes below the wrap of 32 bits.
     origin_ns: AtomicU64,
+    /// Ticks now, or not long ago.
+    latest: AtomicU64,
+    capture: bool,
 }
+
+/// Records may be this many ticks ahead of the latest time that is known.
+const AHEAD: u64 = 1 << 24;
 
 impl Clock {
     /// The tick is the resolution of the coarse clocks; `CONFIG_HZ` itself is not always readable.
-    pub(super) fn new() -> Result<Clock> {
+    pub(super) fn of_kernel() -> Result<Clock> {
         let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("read the length of a jiffy")?;
-        Ok(Clock { tick_ns: Duration::from(tick).as_nanos() as u64, origin_ns: AtomicU64::new(u64::MAX) })
+        let tick_ns = Duration::from(tick).as_nanos() as u64;
+        Ok(Clock { tick_ns, origin_ns: AtomicU64::new(u64::MAX), latest: AtomicU64::new(0), capture: false })
+    }
+
+    /// Goes as [`Clock::advance`] says.
+    pub(super) fn of_capture() -> Clock {
+        Clock { tick_ns: 1, origin_ns: AtomicU64::new(0), latest: AtomicU64::new(0), capture: true }
     }
 
     /// Both clocks read at the same moment by a program. A jiffy starts before the moment it is read: the earliest origin
     /// of all readings is the true one.
     pub(super) fn observe(&self, jiffies: u64, monotonic_ns: u64) {
+        if self.capture {
+            return;
+        }
         let origin = monotonic_ns.wrapping_sub(jiffies.wrapping_mul(self.tick_ns));
         let _ = self.origin_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
             let earlier = old == u64::MAX || (origin.wrapping_sub(old) as i64) < 0;
@@ -32,12 +47,38 @@ impl Clock {
         });
     }
 
-    pub(super) fn monotonic_ns(&self, jiffies: u64) -> u64 {
-        jiffies.wrapping_mul(self.tick_ns).wrapping_add(self.origin_ns.load(Ordering::Relaxed))
+    /// The time of a capture has come to `ns`. It never goes back.
+    pub fn advance(&self, ns: u64) {
+        self.latest.fetch_max(ns, Ordering::Relaxed);
     }
 
-    /// Jiffies in a duration, at least one.
-    pub(super) fn jiffies(&self, duration: Duration) -> u64 {
+    /// To be called before records of the present are translated.
+    pub(super) fn refresh(&self) {
+        if !self.capture {
+            let since = Clock::now_ns().wrapping_sub(self.origin_ns.load(Ordering::Relaxed));
+            self.latest.store(since / self.tick_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Ticks of the latest time that is known.
+    pub(super) fn latest(&self) -> u64 {
+        self.latest.load(Ordering::Relaxed)
+    }
+
+    /// From the lower half of a time in ticks, which lies not far ahead, nor 2^32 ticks back.
+    pub(super) fn nanoseconds(&self, low: u32) -> u64 {
+        let ahead = self.latest().wrapping_add(AHEAD);
+        let ticks = ahead.wrapping_sub(u64::from((ahead as u32).wrapping_sub(low)));
+        ticks.wrapping_mul(self.tick_ns).wrapping_add(self.origin_ns.load(Ordering::Relaxed))
+    }
+
+    /// Length of a tick.
+    pub(super) fn tick_ns(&self) -> u64 {
+        self.tick_ns
+    }
+
+    /// Ticks in a duration, at least one.
+    pub(super) fn ticks(&self, duration: Duration) -> u64 {
         (duration.as_nanos() as u64).div_ceil(self.tick_ns).max(1)
     }
 
@@ -53,15 +94,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jiffies_become_nanoseconds() {
-        let clock = Clock { tick_ns: 4_000_000, origin_ns: AtomicU64::new(u64::MAX) };
+    fn ticks_become_nanoseconds() {
+        let clock = Clock {
+            tick_ns: 4_000_000,
+            origin_ns: AtomicU64::new(u64::MAX),
+            latest: AtomicU64::new(0),
+            capture: false,
+        };
         let boot = 4_294_892_296; // INITIAL_JIFFIES
         clock.observe(boot + 250, 1_003_000_000);
         clock.observe(boot + 500, 2_001_000_000); // read nearer to the start of its jiffy
         clock.observe(boot + 750, 3_003_900_000);
-        assert_eq!(clock.monotonic_ns(boot + 500), 2_001_000_000);
-        assert_eq!(clock.monotonic_ns(boot + 1000), 4_001_000_000);
-        assert_eq!(clock.jiffies(Duration::from_millis(9)), 3);
-        assert_eq!(clock.jiffies(Duration::ZERO), 1);
+        for (latest, ticks, ns) in [
+            (boot + 500, boot + 500, 2_001_000_000),
+            (boot + 500, boot + 1000, 4_001_000_000),
+            (boot + 500, boot, 1_000_000),
+            // The lower half wraps 300 seconds after boot.
+            (boot + 80_000, boot + 70_000, 280_001_000_000),
+            (boot + 80_000, boot + 79_000, 316_001_000_000),
+        ] {
+            clock.latest.store(latest, Ordering::Relaxed);
+            assert_eq!(clock.nanoseconds(ticks as u32), ns);
+        }
+        assert_eq!(clock.ticks(Duration::from_millis(9)), 3);
+        assert_eq!(clock.ticks(Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn a_capture_has_its_own_time() {
+        let clock = Clock::of_capture();
+        let now = 1_700_000_000_123_456_789;
+        clock.advance(now);
+        clock.advance(now - 5);
+        for ns in [now, now - 4_000_000_000, now + 10_000_000] {
+            assert_eq!(clock.nanoseconds(ns as u32), ns);
+        }
     }
 }

@@ -23,6 +23,14 @@ use super::stats::ProgramStatsReader;
 pub(super) const INTERFACES: usize = 1024;
 /// As NM_WAYS.
 const WAYS: u32 = 4;
+/// As 2^NM_FACTS_SHIFT.
+const FACTS_SETS: u32 = 2;
+/// As NM_PAIRS.
+const PAIRS: u32 = 2048;
+/// A connection that was silent for this long yields its place in the pairing table.
+const PAIR_STALE: Duration = Duration::from_secs(1);
+/// Of one flow, at most a record in this time is written only because it has many samples.
+const SAMPLE_GAP: Duration = Duration::from_millis(16);
 /// As NM_GROUPS and NM_GROUP_MAX.
 const SETS: std::ops::RangeInclusive<u32> = 64..=64 * 1024;
 /// As NM_MAX_RINGS.
@@ -49,14 +57,14 @@ pub struct Options {
     pub ring_records: usize,
     /// Records that wait before a worker is woken.
     pub batch: usize,
-    /// Flow directions the cache holds on each CPU for IPv4; half as many for IPv6. Rounded to powers of two.
+    /// Flow directions the cache holds on each CPU for IPv4; a quarter as many for IPv6. Rounded to powers of two.
     pub cache_slots: u32,
     /// A cached entry without packets for this long leaves.
     pub idle: Duration,
     /// A busy entry reports this often.
     pub report: Duration,
-    /// What is known of a connection is dropped after this long without a packet.
-    pub forget: Duration,
+    /// What is known of a connection is dropped after so many sweeps without a packet.
+    pub forget: u32,
     /// Where precise times come from.
     pub timestamps: TimestampSource,
     /// Measure times; `None`: not at all. Else the time between two RTT probes of a direction, zero: each segment is one.
@@ -97,9 +105,12 @@ impl<'obj> Bpf<'obj> {
     /// Loads the object and makes the rings. Nothing is attached yet.
     pub fn load(storage: &'obj mut MaybeUninit<OpenObject>, options: &Options) -> Result<Bpf<'obj>> {
         let cpus = possible_cpus()?;
-        let clock = Clock::new()?;
+        let clock = match options.timestamps {
+            TimestampSource::Capture => Clock::of_capture(),
+            TimestampSource::Kernel | TimestampSource::Hardware => Clock::of_kernel()?,
+        };
         let sets4 = sets(options.cache_slots);
-        let sets6 = sets(options.cache_slots / 2);
+        let sets6 = sets(options.cache_slots / 4);
         if !RINGS.contains(&options.rings) {
             bail!("{} workers: from {} to {} are possible", options.rings, RINGS.start(), RINGS.end());
         }
@@ -113,23 +124,35 @@ impl<'obj> Bpf<'obj> {
         // Half a ring leaves room for what comes while the worker gets up.
         rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
         rodata.nm_seed = seed();
-        rodata.nm_idle = clock.jiffies(options.idle);
-        rodata.nm_report = clock.jiffies(options.report);
-        rodata.nm_forget = clock.jiffies(options.forget);
-        rodata.nm_clock = match options.timestamps {
-            TimestampSource::Kernel => nm_clock_source::NM_CLOCK_KERNEL,
-            TimestampSource::Hardware => nm_clock_source::NM_CLOCK_HARDWARE,
-            TimestampSource::Capture => nm_clock_source::NM_CLOCK_CAPTURE,
-        }
-        .0 as u8;
+        rodata.nm_idle = clock.ticks(options.idle).min(u64::from(u32::MAX / 2)) as u32;
+        rodata.nm_report = clock.ticks(options.report).min(u64::from(u32::MAX / 2)) as u32;
+        rodata.nm_forget = options.forget;
+        rodata.nm_fragment_timeout = clock.ticks(Duration::from_secs(30)); // as net.ipv4.ipfrag_time
+        rodata.nm_tick_ns = clock.tick_ns() as u32;
+        let (source, unit_shift, sample_gap) = match options.timestamps {
+            TimestampSource::Kernel => (nm_clock_source::NM_CLOCK_KERNEL, 0, clock.ticks(SAMPLE_GAP)),
+            TimestampSource::Hardware => (nm_clock_source::NM_CLOCK_HARDWARE, 0, clock.ticks(SAMPLE_GAP)),
+            // All samples of a capture are told.
+            TimestampSource::Capture => (nm_clock_source::NM_CLOCK_CAPTURE, 20, 0),
+        };
+        let units = |d: Duration| d.as_nanos().div_ceil(u128::from(clock.tick_ns()) << unit_shift).min(0x7fff);
+        rodata.nm_clock = source.0 as u8;
+        rodata.nm_unit_shift = unit_shift;
+        rodata.nm_sample_gap = sample_gap as u32;
         rodata.nm_latency = u8::from(options.latency.is_some());
-        rodata.nm_probe_every = options.latency.unwrap_or_default().as_nanos().div_ceil(1 << 20).min(0x7fff) as u16;
+        rodata.nm_probe_every = units(options.latency.unwrap_or_default()) as u16;
+        rodata.nm_pair_stale = units(PAIR_STALE) as u32;
         rodata.nm_apps = options.apps.iter().fold(0, |mask, app| mask | app.bit());
-        rodata.nm_fragment_timeout = clock.jiffies(Duration::from_secs(30)); // as net.ipv4.ipfrag_time
         rodata.nm_preemptible = u8::from(super::preflight::is_preempt_rt());
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;
         open.maps.nm_cache6.set_max_entries(count * sets6)?;
+        let pairs = (count * PAIRS).next_power_of_two();
+        rodata.nm_pair_shift = pairs.ilog2();
+        open.maps.nm_facts4.set_max_entries((count * sets4).div_ceil(FACTS_SETS))?;
+        open.maps.nm_facts6.set_max_entries((count * sets6).div_ceil(FACTS_SETS))?;
+        open.maps.nm_pairs.set_max_entries(pairs)?;
+        open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
         open.maps.nm_interfaces.set_max_entries(count * (INTERFACES as u32 + 1))?;
         let skel = open.load().map_err(super::preflight::explain_load_error)?;
@@ -208,8 +231,18 @@ impl<'obj> Bpf<'obj> {
     pub fn kernel_bytes(&self) -> u64 {
         let maps = &self.skel.maps;
         let size = |m: &dyn MapCore| u64::from(m.max_entries()) * u64::from(m.value_size());
-        let arrays: [&dyn MapCore; 5] =
-            [&maps.nm_cache4, &maps.nm_cache6, &maps.nm_cpus, &maps.nm_interfaces, &maps.nm_fragments];
+        let arrays: [&dyn MapCore; 10] = [
+            &maps.nm_cache4,
+            &maps.nm_cache6,
+            &maps.nm_facts4,
+            &maps.nm_facts6,
+            &maps.nm_pairs,
+            &maps.nm_windows,
+            &maps.nm_l7s,
+            &maps.nm_cpus,
+            &maps.nm_interfaces,
+            &maps.nm_fragments,
+        ];
         arrays.into_iter().map(size).sum::<u64>() + self.ring_bytes()
     }
 

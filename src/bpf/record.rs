@@ -181,7 +181,7 @@ pub struct Record {
     pub packets: u64,
     /// Their bytes from the link-layer header on.
     pub bytes: u64,
-    /// First packet, CLOCK_MONOTONIC nanoseconds, to the resolution of a jiffy.
+    /// First packet, CLOCK_MONOTONIC nanoseconds, to the resolution of a jiffy; in replay the capture's time.
     pub first_ns: u64,
     /// Last packet, likewise.
     pub last_ns: u64,
@@ -208,7 +208,8 @@ unsafe impl plain::Plain for nm_entry6 {}
 // SAFETY: as above.
 unsafe impl plain::Plain for nm_facts {}
 
-/// Bits of `nm_delta.opening`, bpf/types.h.
+/// Bits of `nm_delta.state`, bpf/types.h.
+const TCP: u8 = 6;
 const SYN: u8 = 1;
 const SYN_ACK: u8 = 2;
 
@@ -234,10 +235,10 @@ impl Record {
             ENTRY6_FACTS => (true, Some(Facts::decode(&bytes[ENTRY6..])?)),
             _ => return None,
         };
-        if v6 {
+        Some(if v6 {
             let entry = plain::from_bytes::<nm_entry6>(bytes).ok()?;
             let key = &entry.key;
-            Some(Record {
+            Record {
                 v6,
                 source: Endpoint { address: key.saddr, port: u16::from_be(key.sport) },
                 destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
@@ -248,7 +249,8 @@ impl Record {
                 inner_vlan: key.inner_vlan,
                 facts,
                 ..Record::of_delta(&entry.delta, clock)?
-            })
+            }
+            .with_icmp(entry.delta.icmp)
         } else {
             let entry = plain::from_bytes::<nm_entry4>(bytes).ok()?;
             let key = &entry.key;
@@ -257,7 +259,7 @@ impl Record {
                 wide[..4].copy_from_slice(&address.to_ne_bytes());
                 wide
             };
-            Some(Record {
+            Record {
                 v6,
                 source: Endpoint { address: wide(key.saddr), port: u16::from_be(key.sport) },
                 destination: Endpoint { address: wide(key.daddr), port: u16::from_be(key.dport) },
@@ -268,8 +270,17 @@ impl Record {
                 inner_vlan: key.inner_vlan,
                 facts,
                 ..Record::of_delta(&entry.delta, clock)?
-            })
+            }
+            .with_icmp(entry.delta.icmp)
+        })
+    }
+
+    /// In TCP the place has another use.
+    fn with_icmp(mut self, icmp: u16) -> Record {
+        if self.protocol != TCP || self.cause == Cause::Quoted {
+            [self.icmp_code, self.icmp_type] = icmp.to_le_bytes();
         }
+        self
     }
 
     fn of_delta(delta: &nm_delta, clock: &Clock) -> Option<Record> {
@@ -283,15 +294,15 @@ impl Record {
             hook: Hook::Ingress,
             vlan: 0,
             inner_vlan: 0,
-            packets: delta.packets,
+            packets: delta.packets.into(),
             bytes: delta.bytes,
-            first_ns: clock.monotonic_ns(delta.first),
-            last_ns: clock.monotonic_ns(delta.last),
+            first_ns: clock.nanoseconds(delta.first),
+            last_ns: clock.nanoseconds(delta.last),
             tcp_flags: delta.tcp_flags,
-            syn: delta.opening & SYN != 0,
-            syn_ack: delta.opening & SYN_ACK != 0,
-            icmp_type: delta.icmp_type,
-            icmp_code: delta.icmp_code,
+            syn: delta.state & SYN != 0,
+            syn_ack: delta.state & SYN_ACK != 0,
+            icmp_type: 0,
+            icmp_code: 0,
             cause: match nm_cause(delta.cause.into()) {
                 nm_cause::NM_DISPLACED => Cause::Displaced,
                 nm_cause::NM_URGENT => Cause::Urgent,

@@ -55,18 +55,19 @@ impl Ring {
     pub fn reader(&self, clock: Arc<Clock>) -> Result<RingReader> {
         let batch = Rc::new(RefCell::new(Batch::default()));
         let fill = Rc::clone(&batch);
+        let translate = Arc::clone(&clock);
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&self.map, move |bytes| {
                 let mut batch = fill.borrow_mut();
-                match Record::decode(bytes, &clock) {
+                match Record::decode(bytes, &translate) {
                     Some(record) => batch.records.push(record),
                     None => batch.undecodable += 1,
                 }
                 0
             })
             .context("map the ring")?;
-        Ok(RingReader { buffer: builder.build().context("map the ring")?, batch })
+        Ok(RingReader { buffer: builder.build().context("map the ring")?, batch, clock })
     }
 }
 
@@ -98,6 +99,7 @@ impl Wakeup {
 pub struct RingReader {
     buffer: RingBuffer<'static>,
     batch: Rc<RefCell<Batch>>,
+    clock: Arc<Clock>,
 }
 
 impl RingReader {
@@ -116,6 +118,7 @@ impl RingReader {
     /// Moves up to `most` records into `records`, which is cleared first; returns how many could not be decoded.
     pub fn read(&mut self, most: usize, records: &mut Vec<Record>) -> u64 {
         records.clear();
+        self.clock.refresh();
         std::mem::swap(&mut self.batch.borrow_mut().records, records);
         // Errors could only come from the callback, which has none.
         let _ = self.buffer.consume_raw_n(most);

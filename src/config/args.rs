@@ -1,12 +1,15 @@
 //! Command-line arguments, as typed.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use log::LevelFilter;
 
+use super::features::FeatureArgs;
 use super::{Config, Selection};
+use crate::output::Format;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NETMON_COMMIT"), ", ", env!("NETMON_ARCH"), ")");
 
@@ -15,23 +18,35 @@ Examples:
   sudo netmon                               every interface that is up, metrics on :9090
   sudo netmon --interface eth0              one interface only
   sudo netmon --interface 'veth*' --interface eth0 --metrics-addr 127.0.0.1:9100
-  curl -s localhost:9090/metrics | grep netmon_bytes_total";
+  curl -s localhost:9090/metrics | grep netmon_bytes_total
+  sudo netmon replay capture.pcap           the flows of a capture";
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  sudo netmon replay capture.pcap
+  sudo netmon replay -o json capture.pcapng.gz | jq 'select(.status == \"failed\")'
+  sudo netmon replay -o csv capture.pcap > flows.csv
+  sudo tcpdump -i eth0 -c 1000 -w - | sudo netmon replay -";
 
 /// Watches the packets of this host and serves its flows as Prometheus metrics.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netmon", version = VERSION, after_help = EXAMPLES)]
 pub struct Args {
+    /// What to do instead of watching
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Watch only this interface; repeatable; globs ("veth*"); "!name" leaves one out. Default: all that are up, without
     /// loopback
     #[arg(long = "interface", value_name = "NAME", env = "NETMON_CAPTURE_INTERFACES", value_delimiter = ',')]
     interfaces: Vec<String>,
 
     /// Log this much
-    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"], default_value = "info", env = "NETMON_LOG_LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"], default_value = "info", env = "NETMON_LOG_LEVEL")]
     log_level: String,
 
     /// Log at debug level
-    #[arg(long, env = "NETMON_DEBUG", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
+    #[arg(long, global = true, env = "NETMON_DEBUG", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
     debug: bool,
 
     /// Serve /metrics, /healthz and /readyz here; ":9090" is port 9090 on all addresses
@@ -42,34 +57,57 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", hide_env = true)]
     node_name: Option<String>,
 
-    // Tuning, by environment.
+    // Tuning, by environment: an error shows the name of the value, so that is the variable.
     /// Worker threads
-    #[arg(long, hide = true, env = "NETMON_PERFORMANCE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_WORKERS", env = "NETMON_PERFORMANCE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: Option<u16>,
 
     /// Records that a ring holds
-    #[arg(long, hide = true, env = "NETMON_PERFORMANCE_BUFFER_SIZE", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_BUFFER_SIZE", env = "NETMON_PERFORMANCE_BUFFER_SIZE", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     buffer_size: Option<u32>,
 
     /// Records that wait before a worker is woken
-    #[arg(long, hide = true, env = "NETMON_PERFORMANCE_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_BATCH_SIZE", env = "NETMON_PERFORMANCE_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_size: Option<u32>,
 
     /// Flow directions that each CPU keeps in the kernel
-    #[arg(long, hide = true, env = "NETMON_CACHE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    #[arg(long, hide = true, value_name = "NETMON_CACHE_SLOTS", env = "NETMON_CACHE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=262_144))]
     cache_slots: Option<u32>,
 
     /// Flows in the table at most
-    #[arg(long, hide = true, env = "NETMON_FLOW_MAX_FLOWS", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, hide = true, value_name = "NETMON_FLOW_MAX_FLOWS", env = "NETMON_FLOW_MAX_FLOWS", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     max_flows: Option<u32>,
 
     /// A flow without packets for this long is over
-    #[arg(long, hide = true, env = "NETMON_FLOW_FLOW_TIMEOUT", value_parser = duration)]
+    #[arg(long, hide = true, value_name = "NETMON_FLOW_FLOW_TIMEOUT", env = "NETMON_FLOW_FLOW_TIMEOUT", value_parser = duration)]
     flow_timeout: Option<Duration>,
+
+    /// A SYN without an answer for this long has failed
+    #[arg(long, hide = true, value_name = "NETMON_FLOW_CONNECT_TIMEOUT", env = "NETMON_FLOW_CONNECT_TIMEOUT", value_parser = duration)]
+    connect_timeout: Option<Duration>,
+
+    #[command(flatten)]
+    features: FeatureArgs,
 
     /// Attach by clsact even where the kernel has TCX
     #[arg(long, hide = true, env = "NETMON_FORCE_CLSACT", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
     force_clsact: bool,
+}
+
+/// What the program can do besides watching this host.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Print the flows of a capture: its packets go through the same kernel program, by the capture's clock
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay {
+        /// pcap or pcapng, also compressed with gzip; "-" is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+
+        /// How to print them
+        #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+        output: Format,
+    },
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -96,6 +134,8 @@ impl Args {
             cache_slots: self.cache_slots,
             max_flows: self.max_flows.map_or(default.max_flows, |n| n as usize),
             flow_timeout: self.flow_timeout.unwrap_or(default.flow_timeout),
+            connect_timeout: self.connect_timeout.unwrap_or(default.connect_timeout),
+            features: self.features.check()?,
             clsact: self.force_clsact,
             ..default
         })
@@ -134,6 +174,19 @@ mod tests {
         assert_eq!(config.interfaces.patterns(), ["eth0", "veth*"]);
         assert_eq!((config.log_level, config.node_name.as_str()), (LevelFilter::Debug, "n1"));
         assert_eq!(config.flow_timeout, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn replay_takes_a_file() {
+        let args = |args: &[&str]| Args::try_parse_from([&["netmon", "replay"], args].concat());
+        let Some(Command::Replay { file, output }) = args(&["a.pcap", "-o", "json", "--debug"]).unwrap().command else {
+            panic!("no command");
+        };
+        assert_eq!((file.to_str(), output), (Some("a.pcap"), Format::Json));
+        let Some(Command::Replay { file, output }) = args(&["-"]).unwrap().command else { panic!("no command") };
+        assert_eq!((file.to_str(), output), (Some("-"), Format::Table));
+        assert!(args(&[]).is_err());
+        assert!(args(&["a.pcap", "-o", "xml"]).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::outcome::{TCP, Verdict, conclude, is_embryonic, judge};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, Flow, FlowKey, Outcome, Sent};
-use crate::bpf::{Hook, Record};
+use crate::bpf::{Cause, Facts, Hook, Record, Sample};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +42,14 @@ pub trait Observer {
     fn sent(&mut self, flow: &Flow, sender: usize, record: &Record);
     /// Another hook saw packets that are accounted already.
     fn duplicate(&mut self, record: &Record);
+    /// A time was measured where the sender's packets are accounted.
+    fn measured(&mut self, _flow: &Flow, _sender: usize, _sample: Sample) {}
     /// The outcome became known.
     fn ended(&mut self, flow: &Flow, outcome: Outcome);
     /// The flow had to go before its time, for lack of room.
     fn evicted(&mut self, flow: &Flow);
+    /// The flow leaves the table: no packet is added to it any more.
+    fn removed(&mut self, _flow: &Flow) {}
 }
 
 /// Flows in the table.
@@ -108,6 +112,9 @@ impl Table {
 
     /// Adds a record to its flow.
     pub fn merge(&mut self, record: &Record, observer: &mut impl Observer) {
+        if record.cause == Cause::Quoted {
+            return; // no packet of the flow
+        }
         let (key, sender) = FlowKey::of(record);
         let hash = self.hash(&key);
         let found = self
@@ -117,7 +124,7 @@ impl Table {
         let index = match found {
             Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
                 self.end(i, observer);
-                self.remove(i);
+                self.remove(i, observer);
                 self.open(key, hash, sender, record, observer)
             }
             Some(i) => i,
@@ -138,10 +145,21 @@ impl Table {
         }
         add(sent, record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
+        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|_| flow.app.is_none());
+        flow.app = flow.app.or(app);
         if first {
             flow.tags[sender] = observer.appeared(flow, sender);
         }
+        // From now on it counts as what it speaks; what was counted before stays where it is.
+        for end in 0..2 {
+            if app.is_some() && flow.sent[end].ifindex != 0 && !(first && end == sender) {
+                flow.tags[end] = observer.appeared(flow, end);
+            }
+        }
         observer.sent(flow, sender, record);
+        for sample in record.facts.iter().flat_map(Facts::samples) {
+            observer.measured(flow, sender, sample);
+        }
         if flow.outcome.is_some() {
             return;
         }
@@ -169,11 +187,22 @@ impl Table {
             if deadline > now_ns {
                 self.wheel.schedule(seconds(deadline) + 1, entry);
             } else if flow.outcome.is_some() {
-                self.remove(entry.index);
+                self.remove(entry.index, observer);
             } else {
                 self.end(entry.index, observer);
                 self.wheel.schedule(seconds(now_ns + LINGER_NS) + 1, entry);
             }
+        }
+    }
+
+    /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
+    pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer) {
+        let over = |&index: &u32| {
+            self.flows.get(index).is_some_and(|flow| self.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
+        };
+        let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
+        for index in over {
+            self.end(index, observer);
         }
     }
 
@@ -213,6 +242,7 @@ impl Table {
             client: client as u8,
             direction: direction_of(client, sender, record),
             outcome: None,
+            app: None,
             closing: false,
             first_ns: record.first_ns,
             tags: [0; 2],
@@ -241,7 +271,7 @@ impl Table {
             }
             observer.evicted(flow);
             self.end(entry.index, observer);
-            self.remove(entry.index);
+            self.remove(entry.index, observer);
             return true;
         }
         false
@@ -258,8 +288,9 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, index: u32) {
+    fn remove(&mut self, index: u32, observer: &mut impl Observer) {
         let Some(flow) = self.flows.remove(index) else { return };
+        observer.removed(&flow);
         let hash = self.hash(&flow.key);
         if let Ok(entry) = self.index.find_entry(spread(hash), |&(_, i)| i == index) {
             entry.remove();
@@ -294,7 +325,9 @@ fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
 fn correct_client(flow: &mut Flow, sender: usize, record: &Record, counts: &mut Counts, observer: &mut impl Observer) {
     let known = flow.sent.iter().any(|sent| sent.syn || sent.syn_ack);
     let client = client_of(&flow.key, sender, record);
-    if record.syn == record.syn_ack || known || usize::from(flow.client) == client {
+    // Where ports do not tell, who spoke first does; of two directions, either may be reported first.
+    let earlier = flow.key.ends[0].port == flow.key.ends[1].port && record.first_ns < flow.first_ns;
+    if record.syn == record.syn_ack && !earlier || known || usize::from(flow.client) == client {
         return;
     }
     flow.client = client as u8;

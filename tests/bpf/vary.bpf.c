@@ -13,14 +13,18 @@ enum vary_order {
 	VARY_RANDOM = 1,
 	VARY_SKEWED = 2, /* the n-th flow gets about 1/n of the packets */
 	VARY_CONNECTIONS = 3, /* TCP over IPv4 from SYN to the last ACK, `flows` connections at a time */
+	VARY_STREAM = 4, /* one flow, TCP or UDP */
 };
 
 /* What a connection sends, in this order. */
 static const struct vary_step {
 	__u8 flags;
-	__u8 reply; /* the server sends it */
+	__u8 reply;    /* the server sends it */
+	__u8 seq, ack; /* behind the initial numbers */
+	__u8 data;     /* payloads sent before: by the client (1), by the server (2); this is one (4) */
 } vary_steps[] = {
-	{ 0x02, 0 }, { 0x12, 1 }, { 0x10, 0 }, { 0x18, 0 }, { 0x11, 0 }, { 0x11, 1 }, { 0x10, 0 },
+	{ 0x02, 0, 0, 0, 0 }, { 0x12, 1, 0, 1, 0 }, { 0x10, 0, 1, 1, 0 }, { 0x18, 0, 1, 1, 4 }, { 0x18, 1, 1, 1, 1 | 4 },
+	{ 0x11, 0, 1, 1, 3 }, { 0x11, 1, 1, 2, 3 }, { 0x10, 0, 2, 2, 3 },
 };
 #define VARY_STEPS (sizeof(vary_steps) / sizeof(vary_steps[0]))
 
@@ -38,6 +42,9 @@ struct vary_state {
 	__u32 flows;
 	__u32 bits; /* floor(log2(flows)) */
 } vary = {};
+
+/* Apart from what user space writes. */
+__u32 vary_sent SEC(".data.sent") = 1;
 
 static __always_inline __u32 vary_draw(void)
 {
@@ -60,6 +67,17 @@ static __always_inline __u32 vary_draw(void)
 	return i;
 }
 
+/* Makes the segments of a flow follow each other: data in order, ACKs that move on. */
+static __always_inline void vary_advance(struct tcphdr *tcp, __u32 payload)
+{
+	__u32 n = ++vary_sent;
+
+	if (payload)
+		tcp->seq = bpf_htonl(n * payload);
+	else
+		tcp->ack_seq = bpf_htonl(n);
+}
+
 /* Client `i` of 256 addresses and as many ports as it takes talks to the packet's destination. */
 static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp)
 {
@@ -67,6 +85,7 @@ static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp
 	__u32 step = n % block / vary.flows, i = n / block * vary.flows + n % vary.flows;
 	__be32 client = bpf_htonl(0x0a010000 + (i & 0xff)), server = bpf_htonl(0x0a000002);
 	__be16 port = bpf_htons(i >> 8), listen = bpf_htons(80);
+	__u32 length = bpf_ntohs(ip->tot_len) - sizeof(*ip) - sizeof(*tcp), seq = 0, ack = 0;
 	bool reply = false;
 
 	/* Spelled out: an index into a constant array would be a map lookup. */
@@ -75,7 +94,13 @@ static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp
 		if (step == s) {
 			((__u8 *)tcp)[13] = vary_steps[s].flags;
 			reply = vary_steps[s].reply;
+			seq = vary_steps[s].seq + (vary_steps[s].data & (reply ? 2 : 1) ? length : 0);
+			ack = vary_steps[s].ack + (vary_steps[s].data & (reply ? 1 : 2) ? length : 0);
+			if (!(vary_steps[s].data & 4))
+				ip->tot_len = bpf_htons(sizeof(*ip) + sizeof(*tcp)); /* the rest is padding */
 		}
+	tcp->seq = bpf_htonl(seq);
+	tcp->ack_seq = bpf_htonl(ack);
 	ip->saddr = reply ? server : client;
 	ip->daddr = reply ? client : server;
 	tcp->source = reply ? listen : port;
@@ -98,11 +123,22 @@ int vary_source(struct __sk_buff *skb)
 		bpf_tail_call_static(skb, &vary_next, 0);
 		return -1;
 	}
-	i = vary_draw();
-	if (eth->h_proto == bpf_htons(0x0800))
-		((struct iphdr *)(eth + 1))->saddr = bpf_htonl(0x0a000000 + i);
-	else
-		((struct ipv6hdr *)(eth + 1))->saddr.in6_u.u6_addr32[3] = bpf_htonl(i);
+	i = vary.order == VARY_STREAM ? 1 : vary_draw();
+	if (eth->h_proto == bpf_htons(0x0800)) {
+		struct iphdr *ip = (void *)(eth + 1);
+		struct tcphdr *tcp = (void *)(ip + 1);
+
+		ip->saddr = bpf_htonl(0x0a000000 + i);
+		if (ip->protocol == IPPROTO_TCP && (void *)(tcp + 1) <= end)
+			vary_advance(tcp, bpf_ntohs(ip->tot_len) - sizeof(*ip) - (((__u8 *)tcp)[12] >> 4) * 4);
+	} else {
+		struct ipv6hdr *ip = (void *)(eth + 1);
+		struct tcphdr *tcp = (void *)(ip + 1);
+
+		ip->saddr.in6_u.u6_addr32[3] = bpf_htonl(i);
+		if (ip->nexthdr == IPPROTO_TCP && (void *)(tcp + 1) <= end)
+			vary_advance(tcp, bpf_ntohs(ip->payload_len) - (((__u8 *)tcp)[12] >> 4) * 4);
+	}
 	bpf_tail_call_static(skb, &vary_next, 0);
 	return -1;
 }

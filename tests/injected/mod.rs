@@ -7,13 +7,15 @@ mod cut;
 mod differential;
 mod fragments;
 mod headers;
+mod latency;
 mod oracle;
+mod segments;
 mod sweep;
 mod table;
 
 use std::collections::HashMap;
 
-use netmon::bpf::{Endpoint, Frame, Hook, Injector, InterfaceBooks, Record, Tally};
+use netmon::bpf::{Cause, Endpoint, Frame, Hook, Injector, InterfaceBooks, Record, Tally};
 
 use crate::support::kernel::{Kernel, assert_conserved, difference, small, total};
 use crate::support::vary::Vary;
@@ -156,7 +158,7 @@ impl Checker {
         let now = self.kernel.books();
         let books = difference(now, self.before);
         let mut recorded = HashMap::<Key, Seen>::new();
-        for r in &records {
+        for r in records.iter().filter(|r| r.cause != Cause::Quoted) {
             let flags = Flags { tcp: r.tcp_flags, syn: r.syn, syn_ack: r.syn_ack, icmp: (r.icmp_type, r.icmp_code) };
             let tally = Tally { packets: r.packets, bytes: r.bytes };
             recorded.entry(Key::of(r)).or_default().add(tally, flags);

@@ -18,7 +18,7 @@ pub fn small() -> Options {
         cache_slots: 1 << 14,
         idle: Duration::from_secs(1),
         report: Duration::from_secs(2),
-        forget: Duration::from_secs(30),
+        forget: 30,
         timestamps: TimestampSource::Kernel,
         latency: Some(Duration::from_secs(1)),
         apps: App::all(),

@@ -18,9 +18,11 @@ pub enum Order {
     InTurn = 0,
     Random = 1,
     Skewed = 2,
-    /// TCP connections from SYN to the last ACK, seven packets each, `flows` of them at a time. The packet must be TCP
+    /// TCP connections from SYN to the last ACK, eight packets each, `flows` of them at a time. The packet must be TCP
     /// over IPv4.
     Connections = 3,
+    /// One flow. TCP segments follow each other.
+    Stream = 4,
 }
 
 /// Stands in front of a program and gives each packet a source address of its own.
@@ -49,8 +51,13 @@ impl Vary {
     }
 
     fn open() -> Vary {
+        Vary::try_open().unwrap()
+    }
+
+    /// Its programs are so small that only the lack of a privilege can be in their way.
+    pub fn try_open() -> libbpf_rs::Result<Vary> {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
-        Vary { skel: skel::VarySkelBuilder::default().open(storage).unwrap().load().unwrap() }
+        Ok(Vary { skel: skel::VarySkelBuilder::default().open(storage)?.load()? })
     }
 
     fn run(&self, program: BorrowedFd<'_>) {

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* UDP and ICMP echo: who answers whom, and after what time. */
+#pragma once
+
+/* Packets in a record's time from which on only the first of a tick is looked at: a stream, not a conversation. */
+#define NM_STREAM 64
+
+/* True if the payload of the packet in `cpu->packet` is to be looked at. */
+__noinline int nm_answer(__u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+	struct nm_pair *pair;
+	struct nm_delta *d;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	pair = nm_pair_of(cpu, p, true);
+	if (nm_latency && pair) {
+		nm_turn(pair, p);
+		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
+	}
+	d = nm_delta_at(p->slot, p->v6);
+	return d && d->looks && p->payload;
+}
+
+static __always_inline bool nm_datagram_hit(struct __sk_buff *skb, struct nm_cpu *cpu, const struct nm_delta *d,
+					    struct nm_packet *p, __u32 last)
+{
+	return (d->packets <= NM_STREAM || (__u32)p->now != last) && nm_answer(nm_hand_over(skb, cpu, p));
+}
+
+/* RFC 792, RFC 4443: request and reply have the same identifier and sequence number. */
+__noinline int nm_echo(__u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	__u8 type, request, reply, side;
+	struct nm_packet *p;
+	struct nm_pair *pair;
+	__u64 ns;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	type = p->icmp >> 8;
+	request = p->v6 ? 128 : 8;
+	reply = p->v6 ? 129 : 0;
+	if (!nm_latency || (type != request && type != reply))
+		return 0;
+	pair = nm_pair_of(cpu, p, type == request);
+	if (!pair)
+		return 0;
+	side = p->side & 1;
+	if (type == request) {
+		pair->data[side] = nm_stamp(cpu, pair, p);
+		pair->echo[side] = p->seq;
+	} else if (pair->data[!side] && pair->echo[!side] == p->seq) {
+		ns = nm_since(pair->data[!side], p);
+		pair->data[!side] = 0;
+		if (ns != NM_NEVER)
+			nm_sample(p, NM_ECHO, ns);
+	}
+	return 0;
+}

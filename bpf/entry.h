@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Entries of the flow cache and the records they write. `slot` is an entry's number: that of its set and its way. Callers
+ * hold the CPU's `busy` mark, so nothing here is shared.
+ *
+ * What is long is a global function: the verifier walks it once, not once a call. Before Linux 5.13 these take numbers
+ * only, so an entry goes by CPU, slot and family.
+ */
+#pragma once
+
+#define nm_barrier() asm volatile("" ::: "memory")
+
+#define NM_DELTA(entry, key_size) ((struct nm_delta *)((void *)(entry) + (key_size)))
+#define NM_ENTRY_SIZE(key_size) ((key_size) + sizeof(struct nm_delta))
+#define NM_SHARERS (NM_WAYS << NM_FACTS_SHIFT) /* entries that share facts */
+
+static __always_inline bool nm_same(const void *a, const void *b, const __u32 key_size)
+{
+	const __u64 *x = a, *y = b;
+	__u64 d = (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]);
+
+	if (key_size == sizeof(struct nm_key6))
+		d |= (x[3] ^ y[3]) | (x[4] ^ y[4]) | (x[5] ^ y[5]);
+	return !d;
+}
+
+static __always_inline __u32 nm_ifindex(const void *key, __u32 key_size)
+{
+	return key_size == sizeof(struct nm_key6) ? ((const struct nm_key6 *)key)->ifindex :
+						    ((const struct nm_key4 *)key)->ifindex;
+}
+
+static __always_inline struct nm_entry4 *nm_entry4_at(__u32 slot)
+{
+	__u32 i = slot / NM_WAYS;
+	struct nm_set4 *set = bpf_map_lookup_elem(&nm_cache4, &i);
+
+	return set ? &set->way[slot % NM_WAYS] : 0;
+}
+
+static __always_inline struct nm_entry6 *nm_entry6_at(__u32 slot)
+{
+	__u32 i = slot / NM_WAYS;
+	struct nm_set6 *set = bpf_map_lookup_elem(&nm_cache6, &i);
+
+	return set ? &set->way[slot % NM_WAYS] : 0;
+}
+
+static __always_inline struct nm_facts *nm_facts_at(__u32 slot, bool v6)
+{
+	__u32 i = slot / NM_SHARERS;
+
+	return v6 ? bpf_map_lookup_elem(&nm_facts6, &i) : bpf_map_lookup_elem(&nm_facts4, &i);
+}
+
+/* True if a record of it says something. Facts may be of a packet that an earlier record took along. */
+static __always_inline bool nm_has_news(const struct nm_delta *d)
+{
+	return d->packets || d->state & NM_NOTED;
+}
+
+static __always_inline void nm_delta_tell(struct nm_delta *d, __u8 cause)
+{
+	d->cause = cause;
+	if (!d->packets)
+		d->first = d->last;
+}
+
+/* What was told is told. What is remembered to judge later packets stays. */
+static __always_inline void nm_facts_told(struct nm_facts *f)
+{
+	f->retransmits = 0;
+	f->out_of_order = 0;
+	f->duplicate_acks = 0;
+	f->zero_windows = 0;
+	f->resets = 0;
+	f->samples = 0;
+	f->app = 0;
+	f->app_version = 0;
+}
+
+static __always_inline void nm_delta_told(struct nm_delta *d)
+{
+	__u32 worth = d->worth / 2 + d->packets;
+
+	d->worth = worth > 0xffff ? 0xffff : worth;
+	d->packets = 0;
+	d->bytes = 0;
+	d->first = 0;
+	d->tcp_flags = 0;
+	d->state &= ~(NM_OPENING | NM_NOTED);
+}
+
+static __always_inline bool nm_report4(struct nm_cpu *cpu, __u32 slot, __u8 cause)
+{
+	struct nm_noted4 *noted = (void *)&cpu->scratch;
+	struct nm_entry4 *entry = nm_entry4_at(slot);
+	struct nm_facts *f;
+
+	if (!entry)
+		return false;
+	nm_delta_tell(&entry->delta, cause);
+	if (entry->delta.state & NM_NOTED) {
+		f = nm_facts_at(slot, false);
+		if (!f)
+			return false;
+		noted->entry = *entry;
+		noted->facts = *f;
+		if (!nm_emit(cpu, noted, sizeof(entry->key), sizeof(*noted)))
+			return false;
+		nm_facts_told(f);
+	} else if (!nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry))) {
+		return false;
+	}
+	nm_delta_told(&entry->delta);
+	return true;
+}
+
+static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 slot, __u8 cause)
+{
+	struct nm_noted6 *noted = &cpu->scratch;
+	struct nm_entry6 *entry = nm_entry6_at(slot);
+	struct nm_facts *f;
+
+	if (!entry)
+		return false;
+	nm_delta_tell(&entry->delta, cause);
+	if (entry->delta.state & NM_NOTED) {
+		f = nm_facts_at(slot, true);
+		if (!f)
+			return false;
+		noted->entry = *entry;
+		noted->facts = *f;
+		if (!nm_emit(cpu, noted, sizeof(entry->key), sizeof(*noted)))
+			return false;
+		nm_facts_told(f);
+	} else if (!nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry))) {
+		return false;
+	}
+	nm_delta_told(&entry->delta);
+	return true;
+}
+
+/* Write what is new of an entry as a record and start over; 0, and nothing changed, if the ring is full. */
+__noinline int nm_report_entry(__u32 id, __u32 slot, __u32 v6, __u32 cause)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+
+	return cpu && (v6 ? nm_report6(cpu, slot, cause) : nm_report4(cpu, slot, cause));
+}
+
+/* Tells entries that come one after the other in the same slot apart. */
+static __always_inline __u32 nm_check(const void *key, const __u32 key_size)
+{
+	const __u32 *w = key; /* the first address, then in any case the ports */
+	__u32 check = w[0] ^ w[1] * 31 ^ w[2] * 961;
+
+	return key_size == sizeof(struct nm_key6) ? check ^ w[3] ^ w[7] * 31 ^ w[8] * 961 : check;
+}
+
+/*
+ * Make the facts those of an entry. Others that share them write theirs as a record first; 0 if the ring is full.
+ */
+__noinline int nm_claim_facts(__u32 id, __u32 slot, __u32 v6)
+{
+	__u32 owner = slot % NM_SHARERS + 1, check, other;
+	struct nm_facts *f = nm_facts_at(slot, v6);
+	struct nm_entry4 *e4;
+	struct nm_entry6 *e6;
+	bool noted;
+
+	if (!f)
+		return 0;
+	if (v6) {
+		e6 = nm_entry6_at(slot);
+		if (!e6)
+			return 0;
+		check = nm_check(&e6->key, sizeof(e6->key));
+	} else {
+		e4 = nm_entry4_at(slot);
+		if (!e4)
+			return 0;
+		check = nm_check(&e4->key, sizeof(e4->key));
+	}
+	if (f->owner == owner && f->check == check)
+		return 1;
+	if (f->owner && f->owner != owner) {
+		other = slot - slot % NM_SHARERS + ((f->owner - 1) & (NM_SHARERS - 1));
+		if (v6) {
+			e6 = nm_entry6_at(other);
+			noted = e6 && e6->key.ifindex && e6->delta.state & NM_NOTED;
+		} else {
+			e4 = nm_entry4_at(other);
+			noted = e4 && e4->key.ifindex && e4->delta.state & NM_NOTED;
+		}
+		if (noted && !nm_report_entry(id, other, v6, NM_DISPLACED))
+			return 0;
+	}
+	__builtin_memset(f, 0, sizeof(*f));
+	f->owner = owner;
+	f->check = check;
+	return 1;
+}
+
+static __always_inline struct nm_delta *nm_delta_at(__u32 slot, bool v6)
+{
+	if (v6) {
+		struct nm_entry6 *entry = nm_entry6_at(slot);
+
+		return entry ? &entry->delta : 0;
+	} else {
+		struct nm_entry4 *entry = nm_entry4_at(slot);
+
+		return entry ? &entry->delta : 0;
+	}
+}
+
+/* Put the packet where global functions find it; the number of its CPU, to call them with. */
+static __always_inline __u32 nm_hand_over(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
+{
+	p->hardware = nm_clock == NM_CLOCK_HARDWARE ? skb->hwtstamp : 0;
+	*nm_packet_of(cpu) = *p;
+	return p->cpu;
+}
+
+/* The facts of the packet's entry, 0 if there is no room. */
+static __always_inline struct nm_facts *nm_facts_of(const struct nm_packet *p)
+{
+	return nm_claim_facts(p->cpu, p->slot, p->v6) ? nm_facts_at(p->slot, p->v6) : 0;
+}
+
+/* As above, for something that is news: it leaves with the next record. */
+static __always_inline struct nm_facts *nm_note(struct nm_delta *d, const struct nm_packet *p)
+{
+	struct nm_facts *f = nm_facts_of(p);
+
+	if (f)
+		d->state |= NM_NOTED;
+	return f;
+}
+
+/* Note a time that was measured; left out if that took more records than are worth it. */
+__noinline int nm_add_sample(__u32 id, __u32 slot, __u32 v6, __u64 sample)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_delta *d = nm_delta_at(slot, v6);
+	struct nm_facts *f;
+
+	if (!cpu || !d)
+		return 0;
+	f = nm_claim_facts(id, slot, v6) ? nm_facts_at(slot, v6) : 0;
+	if (f && f->samples >= NM_SAMPLES &&
+	    ((__u32)nm_packet_of(cpu)->now - d->first < nm_sample_gap || !nm_report_entry(id, slot, v6, NM_SWEPT)))
+		f = 0;
+	if (!f) {
+		cpu->unsampled++;
+		return 0;
+	}
+	d->state |= NM_NOTED;
+	f->sample[f->samples & (NM_SAMPLES - 1)] = sample;
+	f->samples++;
+	return 0;
+}
+
+static __always_inline void nm_sample(const struct nm_packet *p, __u64 kind, __u64 ns)
+{
+	nm_add_sample(p->cpu, p->slot, p->v6, kind << 56 | ns);
+}

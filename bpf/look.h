@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Looks at payload for the application protocol, while that is not settled. */
+#pragma once
+
+#define NM_LOOKS 8        /* payloads of a direction of which the beginning was seen */
+#define NM_LOOKS_MIDWAY 2 /* of others */
+
+/* At the packet in `cpu->packet`. */
+__noinline int nm_look(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_payload payload = {};
+	struct nm_packet *p;
+	struct nm_facts *f;
+	struct nm_delta *d;
+	struct nm_pair *pair;
+	int verdict;
+	__u8 bit;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	d = nm_delta_at(p->slot, p->v6);
+	if (!d)
+		return 0;
+	pair = nm_pair_of(cpu, p, false);
+	payload.at = p->headers;
+	payload.length = p->payload;
+	payload.offset = NM_MIDSTREAM;
+	payload.protocol = p->v6 ? p->key6.protocol : p->key4.protocol;
+	payload.sport = bpf_ntohs(p->v6 ? p->key6.sport : p->key4.sport);
+	payload.dport = bpf_ntohs(p->v6 ? p->key6.dport : p->key4.dport);
+	payload.flow = p->tag;
+	payload.side = p->side & 1;
+	payload.client = 2;
+	bit = 1 << payload.side;
+	if (pair) {
+		if (pair->looked & bit) {
+			d->looks = 0;
+			return 0;
+		}
+		if (pair->isn_known & bit)
+			payload.offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - pair->isn[p->side & 1] - 1;
+		payload.client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload.side;
+	}
+	if (payload.protocol == IPPROTO_UDP)
+		payload.offset = 0;
+	d->looks--;
+	verdict = nm_detect(skb, &payload);
+	if (!verdict)
+		return 0;
+	d->looks = 0;
+	if (pair)
+		pair->looked |= bit;
+	if ((verdict & 0xff) == NM_APP_UNKNOWN)
+		return 0;
+	f = nm_note(d, p);
+	if (f) {
+		f->app = verdict;
+		f->app_version = verdict >> 8;
+	}
+	return 0;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* The pairing table: where what was seen of one direction meets what is seen of the other. */
+#pragma once
+
+/*
+ * The pair of the packet's connection, 0 if it is not there; `take` its place if that is free. `p->tag` and `p->side` are set. A place is free again
+ * once its connection has ended or was silent for a while.
+ */
+static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_packet *p, bool take)
+{
+	__u64 from, to, tag;
+	struct nm_pair *pair;
+	__u32 units = nm_units(p), i;
+
+	if (p->v6) {
+		from = nm_endpoint6(p->key6.saddr, p->key6.sport);
+		to = nm_endpoint6(p->key6.daddr, p->key6.dport);
+		tag = (__u64)p->key6.protocol << 32 | p->key6.ifindex;
+	} else {
+		from = nm_endpoint4(p->key4.saddr, p->key4.sport);
+		to = nm_endpoint4(p->key4.daddr, p->key4.dport);
+		tag = (__u64)p->key4.protocol << 32 | p->key4.ifindex;
+	}
+	if (from == to)
+		return 0; /* talks to itself: the sides look the same */
+	/* The interface too: only there is the time between two packets that of the path behind it. */
+	tag = ((from + to) ^ tag) * NM_K1;
+	tag = (tag ^ tag >> 32) * NM_K3 | 1;
+	i = tag >> (64 - nm_pair_shift);
+	p->tag = tag;
+	p->side = from > to;
+	pair = bpf_map_lookup_elem(&nm_pairs, &i);
+	if (!pair)
+		return 0;
+	if (pair->tag != tag) {
+		if (!take)
+			return 0;
+		if (pair->tag && !(pair->flags & NM_PAIR_CLOSED) && units - pair->touched < nm_pair_stale) {
+			cpu->unpaired++;
+			return 0;
+		}
+		__builtin_memset(pair, 0, sizeof(*pair));
+		pair->tag = tag;
+	}
+	if (pair->touched != units)
+		pair->touched = units;
+	return pair;
+}
+
+/* The side that opened; 2: not known. */
+static __always_inline __u8 nm_pair_client(const struct nm_pair *pair)
+{
+	return !(pair->flags & NM_PAIR_OPENED) ? 2 : pair->flags & NM_PAIR_CLIENT1 ? 1 : 0;
+}

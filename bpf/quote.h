@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * ICMP errors quote the packet they are about. Its flow learns of the error by a record without packets, under the key of
+ * the quoted packet.
+ */
+#pragma once
+
+#define NM_QUOTES 64 /* a tick and CPU: errors may come in floods, and each quote costs a record */
+
+struct nm_quoted {
+	__be16 sport;
+	__be16 dport;
+};
+
+/* The quote is cut behind the first 8 bytes of the transport header (RFC 792), or later: that holds the ports. */
+static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, __u32 at, __u8 protocol, struct nm_quoted *ports)
+{
+	struct icmphdr icmp;
+
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP)
+		return !bpf_skb_load_bytes(skb, at, ports, sizeof(*ports));
+	ports->sport = ports->dport = 0;
+	if (nm_is_icmp(protocol)) {
+		if (bpf_skb_load_bytes(skb, at, &icmp, sizeof(icmp)))
+			return false;
+		ports->sport = ports->dport = icmp.un.echo.id;
+	}
+	return true;
+}
+
+static __always_inline int nm_quote4(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
+{
+	struct nm_entry4 *entry = (void *)&cpu->scratch;
+	struct nm_quoted ports;
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 4 ||
+	    ip.frag_off & bpf_htons(NM_IP_OFFSET) ||
+	    !nm_quoted_ports(skb, p->headers + (*(__u8 *)&ip & 15) * 4, ip.protocol, &ports))
+		return 0;
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->key = p->key4;
+	entry->key.saddr = ip.saddr;
+	entry->key.daddr = ip.daddr;
+	entry->key.sport = ports.sport;
+	entry->key.dport = ports.dport;
+	entry->key.protocol = ip.protocol;
+	entry->delta.first = p->now;
+	entry->delta.last = p->now;
+	entry->delta.icmp = p->icmp;
+	entry->delta.cause = NM_QUOTED;
+	return !nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry));
+}
+
+static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
+{
+	struct nm_entry6 *entry = &cpu->scratch.entry;
+	struct nm_quoted ports;
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 6 ||
+	    !nm_quoted_ports(skb, p->headers + sizeof(ip), ip.nexthdr, &ports))
+		return 0;
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->key = p->key6;
+	__builtin_memcpy(entry->key.saddr, &ip.saddr, 16);
+	__builtin_memcpy(entry->key.daddr, &ip.daddr, 16);
+	entry->key.sport = ports.sport;
+	entry->key.dport = ports.dport;
+	entry->key.protocol = ip.nexthdr;
+	entry->delta.first = p->now;
+	entry->delta.last = p->now;
+	entry->delta.icmp = p->icmp;
+	entry->delta.cause = NM_QUOTED;
+	return !nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry));
+}
+
+/* Tell the flow that the ICMP error in `cpu->packet` is about. What cannot be told is counted. */
+__noinline int nm_quote(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	if (cpu->quotes_at != p->now) {
+		cpu->quotes_at = p->now;
+		cpu->quotes = 0;
+	}
+	if (cpu->quotes++ >= NM_QUOTES || (p->v6 ? nm_quote6(skb, cpu, p) : nm_quote4(skb, cpu, p)))
+		cpu->unquoted++;
+	return 0;
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* TCP: what sequence numbers tell. The ordinary segment takes a short way, all else is looked at closely. */
+#pragma once
+
+/* Before the round-trip time of the connection is known, a segment is taken for overtaken, not for lost, for this long. */
+#define NM_REORDER_NS 3000000
+
+/* Units around the time of the next probe, in which ACKs are asked whether they cover one. */
+#define NM_PROBE_WINDOW 16
+
+static __always_inline bool nm_probe_due(const struct nm_delta *d, const struct nm_packet *p)
+{
+	return (__u16)(nm_units(p) - d->probed) >= nm_probe_every;
+}
+
+static __always_inline bool nm_answer_due(const struct nm_delta *d, const struct nm_packet *p)
+{
+	return nm_probe_every <= NM_PROBE_WINDOW || (__u16)(nm_units(p) - d->icmp) >= nm_probe_every - NM_PROBE_WINDOW;
+}
+
+/* Sent before, or late: what was skipped and comes within a round trip was overtaken. */
+static __always_inline void nm_old_segment(struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p)
+{
+	struct nm_facts *f = nm_note(d, p);
+	__u64 late, limit = pair && pair->connect ? pair->connect : NM_REORDER_NS;
+
+	if (!f)
+		return;
+	late = (__u64)((__u32)p->now - f->hole_at) * nm_tick_ns;
+	/* In ticks: one more may have begun. */
+	if (f->hole_end != f->hole_start && (__s32)(p->seq - f->hole_start) >= 0 &&
+	    (__s32)(p->seq - f->hole_end) < 0 && late <= limit + (nm_tick_ns > 1 ? nm_tick_ns : 0)) {
+		f->out_of_order++;
+		return;
+	}
+	f->retransmits++;
+	if (pair)
+		nm_void_probe(pair, p);
+}
+
+/* What the sequence number tells; true if the segment carries something new. */
+static __always_inline bool nm_sequence(struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p)
+{
+	__u8 flags = p->tcp_flags;
+	__u32 length = p->payload + !!(flags & NM_TCP_SYN) + !!(flags & NM_TCP_FIN), end = p->seq + length;
+	__s32 gap = p->seq - d->seq_end;
+	struct nm_facts *f;
+
+	if (!(d->state & NM_TRACKED)) {
+		d->state |= NM_TRACKED;
+		d->seq_end = end;
+		return true;
+	}
+	if (!length)
+		return false;
+	if (gap == -1 && p->payload <= 1 && !(flags & (NM_TCP_SYN | NM_TCP_FIN)))
+		return false; /* keep-alive, RFC 9293 3.8.4 */
+	if (gap < 0) {
+		nm_old_segment(d, pair, p);
+		if ((__s32)(end - d->seq_end) > 0)
+			d->seq_end = end;
+		return false;
+	}
+	if (gap > 0) {
+		f = nm_facts_of(p);
+		if (f) {
+			f->hole_start = d->seq_end;
+			f->hole_end = p->seq;
+			f->hole_at = p->now;
+		}
+	}
+	d->seq_end = end;
+	return true;
+}
+
+/* What the ACK tells of the other side. */
+static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p)
+{
+	__u8 flags = p->tcp_flags;
+	__s32 advance = p->ack - d->ack;
+	struct nm_facts *f;
+
+	if (!(d->state & NM_ACKED)) {
+		d->state |= NM_ACKED;
+		d->ack = p->ack;
+	} else if (advance > 0) {
+		/* Without a probe on its way in all of the window, the next one is a while off. */
+		if (nm_latency &&
+		    (!pair || nm_covered(pair, p, d->ack) ||
+		     (!pair->probe[!p->side] && (__u16)(nm_units(p) - d->icmp) >= nm_probe_every + NM_PROBE_WINDOW)))
+			d->icmp = nm_units(p);
+		d->ack = p->ack;
+		d->state |= NM_HEARD;
+	} else if (!advance && !p->payload && p->window == d->window && p->window && p->seq == d->seq_end &&
+		   !(flags & (NM_TCP_SYN | NM_TCP_FIN))) {
+		f = nm_note(d, p);
+		if (f)
+			f->duplicate_acks++;
+	}
+}
+
+/* The whole of it, for the packet in `cpu->packet`; true if its payload is to be looked at. */
+__noinline int nm_follow_closely(__u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+	struct nm_facts *f;
+	struct nm_delta *d;
+	struct nm_pair *pair;
+	bool fresh;
+	__u8 flags;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	d = nm_delta_at(p->slot, p->v6);
+	if (!d)
+		return 0;
+	flags = p->tcp_flags;
+	pair = nm_pair_of(cpu, p, !(flags & NM_TCP_RST));
+	if (flags & NM_TCP_RST) {
+		f = nm_note(d, p);
+		if (f)
+			f->resets++;
+		if (pair)
+			pair->flags |= NM_PAIR_CLOSED;
+		return 0; /* its numbers need not be in order, RFC 9293 3.10.7 */
+	}
+	if (!p->window && !(flags & (NM_TCP_SYN | NM_TCP_FIN))) {
+		f = nm_note(d, p);
+		if (f)
+			f->zero_windows++;
+	}
+	if (pair && flags & NM_TCP_SYN) {
+		if (flags & NM_TCP_ACK)
+			nm_measure_syn_ack(cpu, pair, p);
+		else
+			nm_measure_syn(cpu, pair, p);
+	}
+	fresh = nm_sequence(d, pair, p);
+	if (flags & NM_TCP_ACK)
+		nm_acknowledge(d, pair, p);
+	d->window = p->window;
+	if (flags & NM_TCP_SYN) {
+		d->state = flags & NM_TCP_ACK ? d->state & ~NM_SHAKING : d->state | NM_SHAKING;
+		d->looks = nm_apps ? NM_LOOKS : 0;
+	} else if (d->state & NM_SHAKING && flags & NM_TCP_ACK) {
+		d->state &= ~NM_SHAKING;
+		if (nm_latency && pair)
+			nm_measure_ack(pair, p);
+	}
+	if (nm_latency && pair && p->payload && fresh) {
+		bool turn = d->state & NM_HEARD;
+
+		if (turn)
+			nm_turn(pair, p);
+		if (turn || flags & NM_TCP_PSH)
+			pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
+		if (nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1])) {
+			nm_probe(cpu, pair, p, p->seq + p->payload);
+			d->probed = nm_units(p);
+		}
+		d->state &= ~NM_HEARD;
+	}
+	if (pair && flags & NM_TCP_FIN)
+		pair->flags |= NM_PAIR_CLOSED;
+	return d->looks && p->payload;
+}
+
+/* A segment of an entry that is there. Data in order that answers nothing, or an ACK that moves on, is all most are. */
+static __always_inline bool nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p)
+{
+	__u8 flags = p->tcp_flags;
+
+	if ((d->state & (NM_TRACKED | NM_ACKED | NM_SHAKING)) == (NM_TRACKED | NM_ACKED) && p->seq == d->seq_end &&
+	    (flags & (NM_TCP_FIN | NM_TCP_SYN | NM_TCP_RST | NM_TCP_ACK)) == NM_TCP_ACK && p->window) {
+		if (p->payload) {
+			if (p->ack == d->ack && !(d->state & NM_HEARD) && !(flags & NM_TCP_PSH) && !d->looks &&
+			    !(nm_latency && nm_probe_due(d, p))) {
+				d->seq_end = p->seq + p->payload;
+				d->window = p->window;
+				return false;
+			}
+		} else if ((__s32)(p->ack - d->ack) > 0) {
+			if (!(nm_latency && nm_answer_due(d, p))) {
+				d->ack = p->ack;
+				d->window = p->window;
+				d->state |= NM_HEARD;
+				return false;
+			}
+		} else if (p->window != d->window) {
+			d->window = p->window;
+			return false;
+		}
+	}
+	return flags && nm_follow_closely(nm_hand_over(skb, cpu, p));
+}

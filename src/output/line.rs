@@ -1,0 +1,195 @@
+//! The fields of a flow as they are printed. Their names are an interface: programs read them.
+
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::bpf::Hook;
+use crate::flow::{Direction, Flow, Sent, protocol_name};
+
+/// What a flow does not know of itself. All of it may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming {
+    /// From the flow's clock to nanoseconds since 1970.
+    pub clock_offset_ns: i64,
+    /// Name of its interface.
+    pub interface: Option<String>,
+    /// Hooks tell the direction, and are worth telling.
+    pub directions: bool,
+}
+
+/// A flow, as printed. What is not known is absent, never 0.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Line {
+    /// Tells it from the others of the same output.
+    pub id: u64,
+    /// First packet, RFC 3339.
+    pub start: String,
+    /// Last packet.
+    pub end: String,
+    /// Seconds between them.
+    pub duration_s: f64,
+    /// By name, else by number.
+    pub protocol: String,
+    /// `ingress`: the remote end opened it.
+    pub direction: Option<&'static str>,
+    /// Who opened it.
+    pub client_ip: Option<IpAddr>,
+    /// Of protocols that have ports.
+    pub client_port: Option<u16>,
+    /// Who answers.
+    pub server_ip: Option<IpAddr>,
+    /// Of protocols that have ports.
+    pub server_port: Option<u16>,
+    /// Sent by the client.
+    pub client_packets: u64,
+    /// On the wire, from the link-layer header on.
+    pub client_bytes: u64,
+    /// Sent by the server.
+    pub server_packets: u64,
+    /// On the wire, from the link-layer header on.
+    pub server_bytes: u64,
+    /// OR of all its packets, `SYN|ACK`.
+    pub client_tcp_flags: Option<String>,
+    /// OR of all its packets.
+    pub server_tcp_flags: Option<String>,
+    /// Of a TCP connection.
+    pub state: Option<&'static str>,
+    /// `ok`, `failed` or `active`.
+    pub status: &'static str,
+    /// Why it failed.
+    pub reason: Option<&'static str>,
+    /// What its payload speaks.
+    pub app_protocol: Option<&'static str>,
+    /// `1.3`.
+    pub tls_version: Option<&'static str>,
+    /// SYN-ACK to ACK, microseconds.
+    pub handshake_client_us: Option<f64>,
+    /// SYN to SYN-ACK.
+    pub handshake_server_us: Option<f64>,
+    /// Data to its ACK.
+    pub rtt_us: Option<Stats>,
+    /// Last byte of a request to the first of its response.
+    pub response_us: Option<Stats>,
+    /// TCP segments that the client sent again.
+    pub client_retransmits: Option<u64>,
+    /// TCP segments that the server sent again.
+    pub server_retransmits: Option<u64>,
+    /// Where it was seen.
+    pub interface: Option<String>,
+    /// Where the client's packets were seen.
+    pub hook: Option<&'static str>,
+    /// Of the client's latest packet.
+    pub icmp_type: Option<u8>,
+    /// Of the client's latest packet.
+    pub icmp_code: Option<u8>,
+    /// Outer VLAN id.
+    pub vlan: Option<u16>,
+    /// Who the client is.
+    pub client: Option<Ends>,
+    /// Who the server is.
+    pub server: Option<Ends>,
+    /// What addresses were translated to.
+    pub nat: Option<Nat>,
+}
+
+/// Times that were measured more than once, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Stats {
+    /// How often.
+    pub count: u64,
+    /// The shortest.
+    pub min: f64,
+    /// Their mean.
+    pub mean: f64,
+    /// The longest.
+    pub max: f64,
+    /// The latest.
+    pub last: f64,
+}
+
+/// One end of a flow, by its names in the cluster.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Ends {
+    pub namespace: Option<String>,
+    pub pod: Option<String>,
+    pub workload: Option<String>,
+    pub workload_kind: Option<String>,
+    pub node: Option<String>,
+    pub zone: Option<String>,
+    pub service: Option<String>,
+    pub name: Option<String>,
+}
+
+/// Addresses behind a translation.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Nat {
+    pub server_ip: Option<IpAddr>,
+    pub server_port: Option<u16>,
+    pub client_ip: Option<IpAddr>,
+    pub client_port: Option<u16>,
+}
+
+const TCP: u8 = 6;
+const ICMP: [u8; 2] = [1, 58];
+/// TCP, UDP, SCTP.
+const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
+
+/// RFC 9293, 3.1, from the lowest bit on.
+const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
+
+impl Line {
+    /// The fields of `flow`.
+    pub fn new(id: u64, flow: &Flow, naming: &Naming) -> Line {
+        let client = usize::from(flow.client & 1);
+        let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
+        let (from_client, from_server) = (flow.from_client(), flow.from_server());
+        let protocol = flow.key.protocol;
+        let port = |port| WITH_PORTS.contains(&protocol).then_some(port);
+        // What the client sent speaks for the flow; only where it sent nothing, the server's does.
+        let shown = if from_client.packets > 0 { from_client } else { from_server };
+        let icmp = |value| ICMP.contains(&protocol).then_some(value);
+        Line {
+            id,
+            start: time(flow.first_ns, naming),
+            end: time(flow.last_ns(), naming),
+            duration_s: flow.last_ns().saturating_sub(flow.first_ns) as f64 / 1e9,
+            protocol: protocol_name(protocol).into_owned(),
+            direction: naming.directions.then(|| Direction::name(flow.direction)),
+            client_ip: Some(client_end.ip(flow.key.v6)),
+            client_port: port(client_end.port),
+            server_ip: Some(server_end.ip(flow.key.v6)),
+            server_port: port(server_end.port),
+            client_packets: from_client.packets,
+            client_bytes: from_client.bytes,
+            server_packets: from_server.packets,
+            server_bytes: from_server.bytes,
+            client_tcp_flags: flags(protocol, from_client),
+            server_tcp_flags: flags(protocol, from_server),
+            status: flow.outcome.map_or("active", |outcome| outcome.status().name()),
+            reason: flow.outcome.and_then(|outcome| outcome.reason()).map(|reason| reason.name()),
+            interface: naming.interface.clone(),
+            hook: naming.directions.then(|| Hook::name(shown.hook())),
+            icmp_type: icmp(shown.icmp_type),
+            icmp_code: icmp(shown.icmp_code),
+            vlan: (shown.vlan != 0).then_some(shown.vlan),
+            ..Line::default()
+        }
+    }
+}
+
+fn time(ns: u64, naming: &Naming) -> String {
+    let at = UNIX_EPOCH + Duration::from_nanos(ns.saturating_add_signed(naming.clock_offset_ns));
+    humantime::format_rfc3339_nanos(at).to_string()
+}
+
+fn flags(protocol: u8, sent: &Sent) -> Option<String> {
+    if protocol != TCP || sent.packets == 0 {
+        return None;
+    }
+    let set = FLAGS.iter().enumerate().filter(|(bit, _)| sent.tcp_flags >> bit & 1 == 1);
+    Some(set.map(|(_, name)| *name).collect::<Vec<_>>().join("|"))
+}

@@ -1,0 +1,62 @@
+//! Flows for people and programs to read: one set of fields, as a table, as JSON or as CSV.
+
+mod csv;
+mod line;
+mod table;
+
+use std::io::{self, Write};
+
+pub use line::{Ends, Line, Naming, Nat, Stats};
+
+/// How to write flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people: the most important fields in columns.
+    #[default]
+    Table,
+    /// All fields, an object a line.
+    Json,
+    /// All fields, with a header line.
+    Csv,
+}
+
+/// Writes flows to `W`.
+pub struct FlowWriter<W: Write>(Inner<W>);
+
+enum Inner<W: Write> {
+    Table(W, table::Rows),
+    Json(W),
+    Csv(csv::Rows<W>),
+}
+
+impl<W: Write> FlowWriter<W> {
+    /// Writes to `out`, which should be buffered.
+    pub fn new(format: Format, out: W) -> io::Result<FlowWriter<W>> {
+        Ok(FlowWriter(match format {
+            Format::Table => Inner::Table(out, table::Rows::default()),
+            Format::Json => Inner::Json(out),
+            Format::Csv => Inner::Csv(csv::Rows::new(out)?),
+        }))
+    }
+
+    /// Writes one flow, now or later.
+    pub fn write(&mut self, line: &Line) -> io::Result<()> {
+        match &mut self.0 {
+            Inner::Table(out, rows) => rows.add(line, out),
+            Inner::Json(out) => {
+                serde_json::to_writer(&mut *out, line)?;
+                out.write_all(b"\n")
+            }
+            Inner::Csv(rows) => rows.add(line),
+        }
+    }
+
+    /// Writes what is left.
+    pub fn finish(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Inner::Table(out, rows) => rows.finish(out),
+            Inner::Json(out) => out.flush(),
+            Inner::Csv(rows) => rows.finish(),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Flows as a table: what fits a line of a terminal.
+
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::Line;
+
+const HEADER: [&str; 11] =
+    ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "APP", "OUTCOME"];
+/// Columns of numbers.
+const RIGHT: std::ops::Range<usize> = 4..9;
+/// The width of a column is known once its rows are: more of them than this begin a table of their own.
+const ROWS: usize = 10_000;
+
+/// Rows that wait to be written.
+pub(super) struct Rows {
+    table: Table,
+    written: bool,
+}
+
+impl Default for Rows {
+    fn default() -> Rows {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(HEADER);
+        for column in RIGHT {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        Rows { table, written: false }
+    }
+}
+
+impl Rows {
+    pub(super) fn add(&mut self, line: &Line, out: &mut impl Write) -> io::Result<()> {
+        self.table.add_row([
+            // The date is on the whole line only, in JSON and CSV.
+            line.start.get(11..26).unwrap_or_default().to_owned(),
+            line.protocol.clone(),
+            endpoint(line.client_ip, line.client_port),
+            endpoint(line.server_ip, line.server_port),
+            line.client_packets.to_string(),
+            line.client_bytes.to_string(),
+            line.server_packets.to_string(),
+            line.server_bytes.to_string(),
+            format!("{:.3}", line.duration_s),
+            line.app_protocol.unwrap_or_default().to_owned(),
+            match line.reason {
+                Some(reason) => format!("{}: {reason}", line.status),
+                None => line.status.to_owned(),
+            },
+        ]);
+        if self.table.row_count() < ROWS { Ok(()) } else { self.write(out) }
+    }
+
+    pub(super) fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
+        if self.table.row_count() > 0 || !self.written {
+            self.write(out)?;
+        }
+        out.flush()
+    }
+
+    fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+        for line in self.table.lines() {
+            // The last column is padded too.
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        *self = Rows { written: true, ..Rows::default() };
+        Ok(())
+    }
+}
+
+fn endpoint(ip: Option<std::net::IpAddr>, port: Option<u16>) -> String {
+    match (ip, port) {
+        (None, _) => String::new(),
+        (Some(ip), None) => ip.to_string(),
+        (Some(ip), Some(port)) => std::net::SocketAddr::new(ip, port).to_string(),
+    }
+}

@@ -1,0 +1,182 @@
+//! What the worker's records become here: flows in a table that lives by the capture's clock, printed once nothing more can
+//! be added to them.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::io::{self, Write};
+
+use crate::bpf::{Record, Tally};
+use crate::flow::{Flow, Limits, Observer, Outcome, Table};
+use crate::output::{FlowWriter, Line, Naming};
+use crate::worker::Sink;
+
+/// The flows of a capture.
+pub(super) struct Flows<W: Write> {
+    table: Option<Table>,
+    limits: Limits,
+    /// Bytes that each packet has too many.
+    surplus: u64,
+    book: Book<W>,
+}
+
+/// Where flows go that are over. Printed in the order of their start, as far as memory allows: as many wait as the table may
+/// hold.
+pub(super) struct Book<W: Write> {
+    writer: FlowWriter<W>,
+    naming: Naming,
+    waiting: BinaryHeap<Reverse<Waiting>>,
+    most: usize,
+    pub(super) printed: u64,
+    pub(super) evicted: u64,
+    pub(super) undecodable: u64,
+    pub(super) accounted: Tally,
+    pub(super) duplicate: Tally,
+    /// The first failure to write; nothing is written after it.
+    failure: Option<io::Error>,
+}
+
+impl<W: Write> Flows<W> {
+    pub(super) fn new(limits: Limits, writer: FlowWriter<W>) -> Flows<W> {
+        let book = Book {
+            writer,
+            naming: Naming::default(),
+            waiting: BinaryHeap::new(),
+            most: limits.max_flows,
+            printed: 0,
+            evicted: 0,
+            undecodable: 0,
+            accounted: Tally::default(),
+            duplicate: Tally::default(),
+            failure: None,
+        };
+        Flows { table: None, limits, surplus: 0, book }
+    }
+
+    /// What the capture tells of itself, as far as it was read.
+    pub(super) fn name(&mut self, naming: &Naming) {
+        if self.book.naming != *naming {
+            self.book.naming = naming.clone();
+        }
+    }
+
+    /// From now on each packet in a record counts so many bytes too many.
+    pub(super) fn correct(&mut self, surplus: u32) {
+        self.surplus = surplus.into();
+    }
+
+    /// Why writing failed, once.
+    pub(super) fn failure(&mut self) -> Option<io::Error> {
+        self.book.failure.take()
+    }
+
+    /// Prints all that is left; flows whose end was not seen by `now_ns` are active.
+    pub(super) fn finish(mut self, now_ns: u64) -> (Book<W>, io::Result<()>) {
+        if let Some(mut table) = self.table.take() {
+            table.settle(now_ns, &mut self.book);
+            for flow in table.iter() {
+                self.book.removed(flow);
+            }
+        }
+        while let Some(Reverse(waiting)) = self.book.waiting.pop() {
+            self.book.print(&waiting.0);
+        }
+        let result = match self.book.failure.take() {
+            Some(failure) => Err(failure),
+            None => self.book.writer.finish(),
+        };
+        (self.book, result)
+    }
+}
+
+impl<W: Write + Send + 'static> Sink for Flows<W> {
+    fn records(&mut self, records: &[Record]) {
+        let Flows { table, limits, surplus, book } = self;
+        let Some(first) = records.first() else { return };
+        let table = table.get_or_insert_with(|| Table::new(*limits, first.first_ns));
+        for record in records {
+            // Times that go back a little may have made the last packet the earlier one.
+            let (first_ns, last_ns) = (record.first_ns.min(record.last_ns), record.first_ns.max(record.last_ns));
+            let bytes = record.bytes.saturating_sub(record.packets * *surplus);
+            table.merge(&Record { bytes, first_ns, last_ns, ..record.clone() }, book);
+        }
+    }
+
+    fn undecodable(&mut self, count: u64) {
+        self.book.undecodable += count;
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        if let Some(table) = &mut self.table {
+            table.expire(now_ns, &mut self.book);
+        }
+    }
+}
+
+impl<W: Write> Book<W> {
+    fn print(&mut self, flow: &Flow) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.printed += 1;
+        let line = Line::new(self.printed, flow, &self.naming);
+        self.failure = self.writer.write(&line).err();
+    }
+}
+
+impl<W: Write> Observer for Book<W> {
+    fn appeared(&mut self, _flow: &Flow, _sender: usize) -> u32 {
+        0
+    }
+
+    fn sent(&mut self, _flow: &Flow, _sender: usize, record: &Record) {
+        self.accounted += Tally { packets: record.packets, bytes: record.bytes };
+    }
+
+    fn duplicate(&mut self, record: &Record) {
+        self.duplicate += Tally { packets: record.packets, bytes: record.bytes };
+    }
+
+    fn ended(&mut self, _flow: &Flow, _outcome: Outcome) {}
+
+    fn evicted(&mut self, _flow: &Flow) {
+        self.evicted += 1;
+    }
+
+    fn removed(&mut self, flow: &Flow) {
+        self.waiting.push(Reverse(Waiting(flow.clone())));
+        while self.waiting.len() > self.most {
+            if let Some(Reverse(waiting)) = self.waiting.pop() {
+                self.print(&waiting.0);
+            }
+        }
+    }
+}
+
+/// Ordered by start; of two that start together by their ends, so that a capture always prints the same.
+struct Waiting(Flow);
+
+impl Waiting {
+    fn order(&self) -> impl Ord + '_ {
+        (self.0.first_ns, self.0.key.v6, self.0.key.protocol, self.0.key.ends)
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Waiting) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Waiting) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Waiting) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Waiting {}

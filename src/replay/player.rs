@@ -1,0 +1,175 @@
+//! Gives packets to the programs at the capture's pace: between two packets happens what would have happened in the time
+//! between them.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::capture::Packet;
+use super::flows::{Book, Flows};
+use super::link::{Link, TooShort};
+use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
+use crate::worker;
+
+/// Between two sweeps, as in the agent.
+const SWEEP_EVERY_NS: u64 = 1_000_000_000;
+/// A packet may be this much earlier than the one before it, as when the queues of a NIC are captured one after the other.
+const LATE_NS: u64 = SWEEP_EVERY_NS;
+/// Packets between two looks at the ring, which holds many more records than they can cause.
+const BATCH: u32 = 4096;
+
+/// Feeds the loaded programs.
+pub(super) struct Player<W: Write> {
+    hooks: [Injector; 2],
+    sweeper: Sweeper,
+    reader: RingReader,
+    clock: Arc<Clock>,
+    flows: Flows<W>,
+    records: Vec<Record>,
+    frame: Vec<u8>,
+    /// The capture's time.
+    now_ns: u64,
+    swept_ns: u64,
+    since_drain: u32,
+    surplus: u32,
+    pub(super) counts: Counts,
+}
+
+/// Packets that are in no flow, or in one with another time than the capture gives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    /// Given to the programs.
+    pub(super) played: u64,
+    /// The capture has less of them than the kernel takes.
+    pub(super) too_short: u64,
+    /// Much earlier than the packet before them.
+    pub(super) late: u64,
+}
+
+impl<W: Write + Send + 'static> Player<W> {
+    /// For programs with one ring.
+    pub(super) fn new(bpf: &mut Bpf<'_>, flows: Flows<W>) -> Result<Player<W>> {
+        let clock = bpf.clock();
+        let ring = bpf.take_rings().into_iter().next().context("the programs have no ring")?;
+        let hook = |hook| Ok::<_, anyhow::Error>(Injector::new(bpf.program(hook, true)?));
+        Ok(Player {
+            hooks: [hook(Hook::Ingress)?, hook(Hook::Egress)?],
+            sweeper: bpf.sweeper()?,
+            reader: ring.reader(Arc::clone(&clock))?,
+            clock,
+            flows,
+            records: Vec::new(),
+            frame: Vec::new(),
+            now_ns: 0,
+            swept_ns: 0,
+            since_drain: 0,
+            surplus: 0,
+            counts: Counts::default(),
+        })
+    }
+
+    /// Where the flows go.
+    pub(super) fn flows(&mut self) -> &mut Flows<W> {
+        &mut self.flows
+    }
+
+    /// Gives the packet to the programs, at its time.
+    pub(super) fn play(&mut self, packet: &Packet, link: Link) -> Result<()> {
+        let mut frame = std::mem::take(&mut self.frame);
+        let framed = link.frame(packet, &mut frame);
+        let result = match framed {
+            Ok(framed) => self.inject(packet, &frame, framed.surplus, framed.outgoing.unwrap_or(false)),
+            Err(TooShort) => {
+                self.counts.too_short += 1;
+                Ok(())
+            }
+        };
+        self.frame = frame;
+        result
+    }
+
+    fn inject(&mut self, packet: &Packet, frame: &[u8], surplus: u32, outgoing: bool) -> Result<()> {
+        let at_ns = self.advance(packet.at_ns)?;
+        if surplus != self.surplus {
+            self.flush()?; // what is in the cache has the surplus of the packets before
+            self.surplus = surplus;
+            self.flows.correct(surplus);
+        }
+        let wire_bytes = packet.wire_bytes.saturating_add(surplus);
+        let frame_of = Frame { at_ns, wire_bytes, ..Frame::default() };
+        self.hooks[usize::from(outgoing)].inject(frame, frame_of, 1)?;
+        self.counts.played += 1;
+        self.since_drain += 1;
+        if self.since_drain == BATCH {
+            self.drain();
+        }
+        Ok(())
+    }
+
+    /// Lets the time pass up to `at_ns`; the time that the packet is to have.
+    fn advance(&mut self, at_ns: u64) -> Result<u64> {
+        let mut at_ns = at_ns.max(1); // 0 is no time to the programs
+        if self.now_ns == 0 {
+            (self.now_ns, self.swept_ns) = (at_ns, at_ns);
+        }
+        if at_ns.saturating_add(LATE_NS) < self.now_ns {
+            self.counts.late += 1;
+            at_ns = self.now_ns;
+        }
+        let mut sweeps = at_ns.saturating_sub(self.swept_ns) / SWEEP_EVERY_NS;
+        while sweeps > 0 {
+            // No sweep is late: times in the caches have 32 bits, 4.29 s, and none may get older than that.
+            let seconds = if self.sweeper.is_empty() { sweeps } else { 1 };
+            sweeps -= seconds;
+            self.swept_ns += seconds * SWEEP_EVERY_NS;
+            self.set(self.swept_ns);
+            self.sweeper.sweep(Sweep::Due)?;
+            self.drain();
+        }
+        self.set(at_ns);
+        Ok(at_ns)
+    }
+
+    /// The programs, and whoever reads their records, know no other clock.
+    fn set(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        self.clock.advance(self.now_ns);
+    }
+
+    fn drain(&mut self) {
+        let Player { reader, records, flows, now_ns, .. } = self;
+        worker::drain(reader, records, flows, || *now_ns);
+        self.since_drain = 0;
+    }
+
+    /// Everything out of caches and ring.
+    fn flush(&mut self) -> Result<()> {
+        loop {
+            self.drain();
+            if self.sweeper.is_empty() {
+                return Ok(());
+            }
+            self.sweeper.sweep(Sweep::All)?;
+        }
+    }
+
+    /// Prints what is left, at the time of the last packet.
+    pub(super) fn finish(mut self) -> Result<(Book<W>, std::io::Result<()>)> {
+        self.flush()?;
+        Ok(self.flows.finish(self.now_ns))
+    }
+}
+
+/// Keeps the calling thread on the CPU that it is on, so that all packets meet the same cache, and in order. A host that
+/// forbids it is none the worse: the table puts records together that come from several.
+pub(super) fn stay_on_cpu() {
+    let pinned = nix::sched::sched_getcpu().and_then(|cpu| {
+        let mut cpus = nix::sched::CpuSet::new();
+        cpus.set(cpu)?;
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)
+    });
+    if let Err(errno) = pinned {
+        log::debug!("cannot stay on one CPU: {errno}");
+    }
+}
