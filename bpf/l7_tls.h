@@ -84,12 +84,16 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 		if (version == 0x0300)
 			return NM_NO;
 		w->s.version = version & 0xff;
+		if (w->s.have < 47 + session)
+			return NM_MORE;
+		if (nm_byte(w, 46 + session))
+			return NM_NO;
 		if (hello == 38 + session)
 			return NM_TLS(w->s.version);
 		if (w->s.have < 49 + session)
 			return NM_MORE;
 		w->s.left = nm_be16(w, 47 + session);
-		if (nm_byte(w, 46 + session) || w->s.left + 40 + session != hello)
+		if (w->s.left + 40 + session != hello)
 			return NM_NO;
 		nm_advance(skb, id, 49 + session);
 		return nm_tls_extensions(skb, id);
