@@ -12,10 +12,12 @@ use libbpf_cargo::SkeletonBuilder;
 const CLANG_MIN: u32 = 14;
 
 /// What to compile, and the skeleton's name.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 4] = [
     ("bpf/netmon.bpf.c", "netmon.skel.rs"),
     // Varies packets inside the kernel, for tests and benchmarks.
     ("tests/bpf/vary.bpf.c", "vary.skel.rs"),
+    // The detector of application protocols alone, for tests.
+    ("tests/bpf/detect.bpf.c", "detect.skel.rs"),
     // Stands beside the agent's programs, for tests.
     ("tests/bpf/foreign.bpf.c", "foreign.skel.rs"),
 ];

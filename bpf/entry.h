@@ -53,6 +53,19 @@ static __always_inline struct nm_facts *nm_facts_at(__u32 slot, bool v6)
 	return v6 ? bpf_map_lookup_elem(&nm_facts6, &i) : bpf_map_lookup_elem(&nm_facts4, &i);
 }
 
+/* True if a record of it says something. Facts may be of a packet that an earlier record took along. */
+static __always_inline bool nm_has_news(const struct nm_delta *d)
+{
+	return d->packets || d->state & NM_NOTED;
+}
+
+static __always_inline void nm_delta_tell(struct nm_delta *d, __u8 cause)
+{
+	d->cause = cause;
+	if (!d->packets)
+		d->first = d->last;
+}
+
 /* What was told is told. What is remembered to judge later packets stays. */
 static __always_inline void nm_facts_told(struct nm_facts *f)
 {
@@ -86,7 +99,7 @@ static __always_inline bool nm_report4(struct nm_cpu *cpu, __u32 slot, __u8 caus
 
 	if (!entry)
 		return false;
-	entry->delta.cause = cause;
+	nm_delta_tell(&entry->delta, cause);
 	if (entry->delta.state & NM_NOTED) {
 		f = nm_facts_at(slot, false);
 		if (!f)
@@ -111,7 +124,7 @@ static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 slot, __u8 caus
 
 	if (!entry)
 		return false;
-	entry->delta.cause = cause;
+	nm_delta_tell(&entry->delta, cause);
 	if (entry->delta.state & NM_NOTED) {
 		f = nm_facts_at(slot, true);
 		if (!f)

@@ -1,17 +1,223 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Which application protocol the payload is of. No verdict is better than a wrong one: what could be two protocols is none,
+ * unless the other end, or a port that is the protocol's own, says the same.
+ */
 #pragma once
-#define NM_MIDSTREAM (~0u)
-struct nm_payload {
-	__u64 flow;
-	__u32 at;
-	__u32 length;
-	__u32 offset;
-	__u16 sport, dport;
-	__u8 protocol;
-	__u8 side;
-	__u8 client;
-};
+
+#include "l7_window.h"
+#include "l7_text.h"
+#include "l7_http.h"
+#include "l7_http2.h"
+#include "l7_memory.h"
+#include "l7_queue.h"
+#include "l7_database.h"
+#include "l7_tls.h"
+#include "l7_datagram.h"
+
+#define NM_WANTED(app) (nm_apps & NM_APP_BIT(app))
+
+/* Asks a detector for a protocol that is looked for, and returns its verdict if it has one. */
+#define NM_ASK(app, detector, ...)                           \
+	do {                                                 \
+		if (NM_WANTED(app)) {                        \
+			int verdict = detector(__VA_ARGS__); \
+                                                             \
+			if (verdict && verdict != NM_MORE)   \
+				return verdict;              \
+			more |= verdict;                     \
+		}                                            \
+	} while (0)
+
+/* At the start of what a side sends. The first byte tells text from the rest; those that move the window come last. */
+__noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	int more = 0;
+
+	if (!w)
+		return NM_NO;
+	w->s.weak = 0;
+	/* These start with a length, which may look like a letter. */
+	NM_ASK(NM_APP_POSTGRES, nm_detect_postgres, id);
+	NM_ASK(NM_APP_MYSQL, nm_detect_mysql, id);
+	NM_ASK(NM_APP_MONGODB, nm_detect_mongodb, id);
+	NM_ASK(NM_APP_AMQP, nm_detect_amqp, id);
+	if (nm_byte(w, 0) > ' ' && nm_byte(w, 0) <= '~') {
+		NM_ASK(NM_APP_SSH, nm_detect_ssh, id);
+		NM_ASK(NM_APP_SMTP, nm_detect_smtp, id);
+		NM_ASK(NM_APP_REDIS, nm_detect_redis, id);
+		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached, id);
+		NM_ASK(NM_APP_NATS, nm_detect_nats, id);
+	} else {
+		NM_ASK(NM_APP_DNS, nm_detect_dns, id);
+		NM_ASK(NM_APP_KAFKA, nm_detect_kafka, id);
+		NM_ASK(NM_APP_CASSANDRA, nm_detect_cassandra, id);
+		NM_ASK(NM_APP_MQTT, nm_detect_mqtt, id);
+		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
+	}
+	NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
+	NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
+	if (!more)
+		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
+	/* Where the window was moved on, only who moved it can go on. */
+	return w->s.base && !w->s.stage ? NM_NO : more;
+}
+
+/* In the middle: only what stands for itself wherever it comes, and is whole. */
+__noinline int nm_detect_middle(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	int more = 0;
+
+	if (!w)
+		return NM_NO;
+	NM_ASK(NM_APP_MONGODB, nm_detect_mongodb, id);
+	NM_ASK(NM_APP_DNS, nm_detect_dns, id);
+	NM_ASK(NM_APP_KAFKA, nm_detect_kafka, id);
+	NM_ASK(NM_APP_REDIS, nm_detect_redis, id);
+	NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached, id);
+	NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
+	NM_ASK(NM_APP_TLS, nm_detect_tls_records, skb, id);
+	NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
+	return more;
+}
+
+__noinline int nm_detect_datagram(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	int more = 0;
+
+	if (!w)
+		return NM_NO;
+	NM_ASK(NM_APP_DNS, nm_detect_dns, id);
+	NM_ASK(NM_APP_QUIC, nm_detect_quic, skb, id);
+	return more;
+}
+
+/* Protocols that a port is for: not a reason, but enough to settle what else might be two. */
+static __always_inline __u32 nm_apps_of_port(__u16 port)
+{
+	switch (port) {
+	case 25:
+	case 587:
+		return NM_APP_BIT(NM_APP_SMTP);
+	case 1883:
+		return NM_APP_BIT(NM_APP_MQTT);
+	case 4222:
+		return NM_APP_BIT(NM_APP_NATS);
+	case 5432:
+		return NM_APP_BIT(NM_APP_POSTGRES);
+	case 6379:
+		return NM_APP_BIT(NM_APP_REDIS);
+	case 9042:
+		return NM_APP_BIT(NM_APP_CASSANDRA);
+	case 11211:
+		return NM_APP_BIT(NM_APP_MEMCACHED);
+	}
+	return 0;
+}
+
+/* What the payload may be, if something else says so too. */
+static __always_inline int nm_settle(const struct nm_l7 *w)
+{
+	__u32 weak = w->s.weak & nm_apps, more;
+
+	if (!weak)
+		return NM_NO;
+	more = (nm_from_client(w) ? nm_apps_of_port(w->p.dport) : 0) | (nm_from_server(w) ? nm_apps_of_port(w->p.sport) : 0);
+	if (!(weak & more) && !w->middle)
+		more = nm_company(w);
+#pragma unroll
+	for (int app = NM_APP_HTTP; app <= NM_APP_QUIC; app++)
+		if (weak & more & NM_APP_BIT(app))
+			return app;
+	return NM_NO;
+}
+
+static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
+{
+	int verdict = NM_MORE;
+
+	w->s.calls++;
+	if (nm_advance(skb, id, 0)) {
+		switch (w->s.stage) {
+		case NM_STAGE_FIRST:
+			verdict = nm_detect_start(skb, id);
+			if (verdict == NM_NO || verdict == NM_MORE)
+				verdict = nm_settle(w) ?: verdict;
+			if (verdict == NM_MORE && w->s.stage == NM_STAGE_FIRST && w->s.have == NM_WINDOW)
+				verdict = NM_NO;
+			break;
+		case NM_STAGE_TARGET:
+			verdict = nm_http_target(skb, id);
+			break;
+		case NM_STAGE_TLS:
+			verdict = nm_tls_extensions(skb, id);
+			break;
+		case NM_STAGE_FRAMES:
+			verdict = nm_http2_frames(skb, id);
+			break;
+		}
+		if (verdict == NM_MORE && w->s.stage == NM_STAGE_FIELDS)
+			verdict = nm_http2_fields(skb, id);
+	} /* else seen before, or behind a hole */
+	if (verdict == NM_MORE && w->s.calls >= NM_H2_CALLS && w->s.stage >= NM_STAGE_FRAMES)
+		verdict = NM_APP_HTTP2;
+	/* What may be is company for the other end, and what is so far may be more with the next packet. */
+	if (w->s.weak || verdict == NM_MORE)
+		nm_keep(w);
+	if (verdict == NM_MORE)
+		return NM_NO;
+	return verdict ? verdict : w->s.weak ? NM_NO : NM_APP_UNKNOWN;
+}
+
+static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
+{
+	int verdict;
+
+	__builtin_memset(&w->s, 0, sizeof(w->s));
+	if (w->p.protocol == IPPROTO_UDP) {
+		w->p.offset = 0;
+		nm_advance(skb, id, 0);
+		verdict = nm_detect_datagram(skb, id);
+		return verdict == NM_MORE ? NM_NO : verdict ? verdict : NM_APP_UNKNOWN;
+	}
+	w->middle = w->p.offset == NM_MIDSTREAM;
+	if (w->middle) {
+		w->p.offset = 0;
+		nm_advance(skb, id, 0);
+		verdict = nm_detect_middle(skb, id);
+		return verdict && verdict != NM_MORE ? verdict : nm_settle(w);
+	}
+	/* Without what came before, later bytes mean nothing. A first segment that comes again starts again. */
+	if (w->p.offset && !nm_recall(w))
+		return NM_NO;
+	return nm_detect_stream(skb, w, id);
+}
+
+/*
+ * The protocol of a connection by what one end sends: 0, not decided, to be asked again with the next payload; else enum nm_app,
+ * and the version above its 8 bits.
+ */
 static __noinline int nm_detect(struct __sk_buff *skb, const struct nm_payload *p)
 {
-	return skb->len > 0 && p->length ? NM_APP_UNKNOWN : 0;
+	__u32 id = bpf_get_smp_processor_id(), length = skb->len;
+	struct nm_l7 *w = nm_l7_of(id);
+	int verdict;
+
+	if (!w || w->busy || p->at >= length || !p->length)
+		return 0;
+	w->busy = 1; /* interrupted by another packet, the window stays as it is */
+	nm_barrier();
+	w->p = *p;
+	w->there = length - p->at < p->length ? length - p->at : p->length;
+	verdict = nm_detect_any(skb, w, id);
+	if ((verdict & 0xff) == NM_APP_GRPC && !NM_WANTED(NM_APP_GRPC))
+		verdict = NM_APP_HTTP2;
+	if ((verdict & 0xff) == NM_APP_HTTP2 && !NM_WANTED(NM_APP_HTTP2))
+		verdict = NM_APP_UNKNOWN;
+	nm_barrier();
+	w->busy = 0;
+	return verdict;
 }

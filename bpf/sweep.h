@@ -18,7 +18,7 @@ static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 ke
 
 	if (!nm_ifindex(entry, key_size))
 		return false;
-	if (d->packets) {
+	if (nm_has_news(d)) {
 		if (!all && now - d->last < nm_idle && d->worth && now - d->first < nm_report)
 			return true;
 		if (!nm_report_entry(id, slot, key_size == sizeof(struct nm_key6), NM_SWEPT))

@@ -6,4 +6,5 @@
 mod http;
 mod injected;
 mod live;
+mod replay;
 mod support;

@@ -60,6 +60,10 @@ typedef short unsigned int __u16;
 
 typedef __u16 __be16;
 
+struct bpf_spin_lock {
+	__u32 val;
+};
+
 struct ethhdr {
 	unsigned char h_dest[6];
 	unsigned char h_source[6];

@@ -11,7 +11,7 @@ use super::outcome::{TCP, Verdict, conclude, is_embryonic, judge};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, Flow, FlowKey, Outcome, Sent};
-use crate::bpf::{Facts, Hook, Record, Sample};
+use crate::bpf::{Cause, Facts, Hook, Record, Sample};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +112,9 @@ impl Table {
 
     /// Adds a record to its flow.
     pub fn merge(&mut self, record: &Record, observer: &mut impl Observer) {
+        if record.cause == Cause::Quoted {
+            return; // no packet of the flow
+        }
         let (key, sender) = FlowKey::of(record);
         let hash = self.hash(&key);
         let found = self
@@ -322,7 +325,9 @@ fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
 fn correct_client(flow: &mut Flow, sender: usize, record: &Record, counts: &mut Counts, observer: &mut impl Observer) {
     let known = flow.sent.iter().any(|sent| sent.syn || sent.syn_ack);
     let client = client_of(&flow.key, sender, record);
-    if record.syn == record.syn_ack || known || usize::from(flow.client) == client {
+    // Where ports do not tell, who spoke first does; of two directions, either may be reported first.
+    let earlier = flow.key.ends[0].port == flow.key.ends[1].port && record.first_ns < flow.first_ns;
+    if record.syn == record.syn_ack && !earlier || known || usize::from(flow.client) == client {
         return;
     }
     flow.client = client as u8;

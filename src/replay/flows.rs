@@ -94,12 +94,10 @@ impl<W: Write + Send + 'static> Sink for Flows<W> {
         let Some(first) = records.first() else { return };
         let table = table.get_or_insert_with(|| Table::new(*limits, first.first_ns));
         for record in records {
-            if *surplus == 0 {
-                table.merge(record, book);
-            } else {
-                let bytes = record.bytes - record.packets * *surplus;
-                table.merge(&Record { bytes, ..record.clone() }, book);
-            }
+            // Times that go back a little may have made the last packet the earlier one.
+            let (first_ns, last_ns) = (record.first_ns.min(record.last_ns), record.first_ns.max(record.last_ns));
+            let bytes = record.bytes.saturating_sub(record.packets * *surplus);
+            table.merge(&Record { bytes, first_ns, last_ns, ..record.clone() }, book);
         }
     }
 

@@ -10,13 +10,10 @@ use super::capture::Packet;
 use super::flows::{Book, Flows};
 use super::link::{Link, TooShort};
 use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
-use crate::worker::{self, Sink};
+use crate::worker;
 
 /// Between two sweeps, as in the agent.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
-/// After so long without a packet the caches are emptied at once. Times in them have 32 bits, 4.29 s: none may get older than
-/// that, and a sweep leaves what is younger than two seconds.
-const GAP_NS: u64 = 2 * SWEEP_EVERY_NS;
 /// A packet may be this much earlier than the one before it, as when the queues of a NIC are captured one after the other.
 const LATE_NS: u64 = SWEEP_EVERY_NS;
 /// Packets between two looks at the ring, which holds many more records than they can cause.
@@ -120,14 +117,12 @@ impl<W: Write + Send + 'static> Player<W> {
             self.counts.late += 1;
             at_ns = self.now_ns;
         }
-        if at_ns.saturating_sub(self.now_ns) > GAP_NS {
-            self.flush()?;
-            self.swept_ns = at_ns;
-            self.set(at_ns);
-            self.flows.tick(at_ns);
-        }
-        while at_ns.saturating_sub(self.swept_ns) >= SWEEP_EVERY_NS {
-            self.swept_ns += SWEEP_EVERY_NS;
+        let mut sweeps = at_ns.saturating_sub(self.swept_ns) / SWEEP_EVERY_NS;
+        while sweeps > 0 {
+            // No sweep is late: times in the caches have 32 bits, 4.29 s, and none may get older than that.
+            let seconds = if self.sweeper.is_empty() { sweeps } else { 1 };
+            sweeps -= seconds;
+            self.swept_ns += seconds * SWEEP_EVERY_NS;
             self.set(self.swept_ns);
             self.sweeper.sweep(Sweep::Due)?;
             self.drain();

@@ -1,12 +1,15 @@
 //! The programs on injected packets: bytes in, records and books out.
 
+mod apps;
 mod books;
 mod cache;
 mod cut;
 mod differential;
 mod fragments;
 mod headers;
+mod latency;
 mod oracle;
+mod segments;
 mod sweep;
 mod table;
 

@@ -2,6 +2,8 @@
 
 // Shared with benches/: each of the two leaves some of it alone.
 #[allow(dead_code)]
+pub mod detect;
+#[allow(dead_code)]
 pub mod kernel;
 #[allow(dead_code)]
 pub mod netns;
@@ -9,6 +11,8 @@ pub mod netns;
 pub mod packet;
 #[allow(dead_code)]
 pub mod probe;
+#[allow(dead_code)]
+pub mod talk;
 #[allow(dead_code)]
 pub mod vary;
 

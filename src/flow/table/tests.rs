@@ -268,3 +268,28 @@ fn a_flood_of_flows_stays_within_the_bound() {
     assert_eq!((log.evicted.len(), log.sent), (199_000, 200_000));
     assert_eq!(size_of::<Flow>(), 144, "a million of them must stay below 200 MB with index and wheel");
 }
+
+/// Where ports do not tell, who spoke first does; of two directions, either may be reported first.
+#[test]
+fn who_spoke_first_is_the_client_of_equal_ports() {
+    let (mut table, mut log) = (table(10), Log::default());
+    let from = |source, destination, second| Record { source, destination, protocol: 1, ..packet(0, second) };
+    table.merge(&from(end(2, 9), end(1, 9), 101), &mut log);
+    table.merge(&from(end(1, 9), end(2, 9), 100), &mut log);
+    table.merge(&from(end(2, 9), end(1, 9), 102), &mut log);
+    let flow = table.iter().next().unwrap();
+    assert_eq!((flow.client, flow.direction), (0, Direction::Egress));
+    assert_eq!((flow.from_client().packets, flow.from_server().packets), (1, 2));
+}
+
+/// A quoted packet is none.
+#[test]
+fn what_an_error_quotes_is_not_counted() {
+    let (mut table, mut log) = (table(10), Log::default());
+    table.merge(&packet(0, 100), &mut log);
+    for port in 0..2 {
+        table.merge(&Record { cause: Cause::Quoted, packets: 0, ..packet(port, 105) }, &mut log);
+    }
+    assert_eq!(table.len(), 1);
+    assert_eq!(table.iter().next().unwrap().last_ns(), 100 * SECOND);
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * HTTP/2, RFC 9113, and gRPC, which is HTTP/2 whose first HEADERS has a content-type of application/grpc. The verdict waits for
+ * that frame, through as many packets as it takes.
+ */
+#pragma once
+
+#define NM_H2_FRAMES 8  /* looked at in one packet */
+#define NM_H2_FIELDS 48 /* header fields, likewise */
+#define NM_H2_CALLS 7   /* packets without a verdict; nm_detect is called for about eight */
+#define NM_H2_FRAME 16384 /* before a side allows more, RFC 9113 4.2 */
+
+#define NM_H2_HEADERS 1
+#define NM_H2_SETTINGS 4
+#define NM_H2_CONTINUATION 9
+#define NM_H2_END_HEADERS 0x04
+#define NM_H2_PADDED 0x08
+#define NM_H2_PRIORITY 0x20
+
+#define NM_HPACK_CONTENT_TYPE 31 /* in the static table, RFC 7541 A */
+
+/*
+ * The HPACK integer (RFC 7541 5.1) at `at`, whose first byte has `mask` of it, into `number`; its size, NM_NO if it is not
+ * there whole or is larger than any that makes sense here.
+ */
+__noinline int nm_hpack_number(__u32 id, __u32 at, __u32 mask)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+
+	if (!w || at + 4 > NM_WINDOW || at >= w->s.have)
+		return NM_NO;
+	w->number = nm_byte(w, at) & mask;
+	if (w->number < mask)
+		return 1;
+	if (at + 1 >= w->s.have)
+		return NM_NO;
+	w->number += nm_byte(w, at + 1) & 0x7f;
+	if (!(nm_byte(w, at + 1) & 0x80))
+		return 2;
+	if (at + 2 >= w->s.have || nm_byte(w, at + 2) & 0x80)
+		return NM_NO;
+	w->number += nm_byte(w, at + 2) << 7;
+	return 3;
+}
+
+/* Is the name at `at`, of `number` bytes, Huffman-coded or not, "content-type"? */
+static __always_inline bool nm_hpack_content_type(const struct nm_l7 *w, __u32 at, bool huffman)
+{
+	return huffman ? w->number == 9 && NM_MATCH(w, at, "\x21\xea\x49\x6a\x4a\xc9\xf5\x59\x7f") == NM_YES :
+			 w->number == 12 && NM_MATCH(w, at, "content-type") == NM_YES;
+}
+
+/*
+ * Is the value at `at` that of gRPC: "application/grpc", and "+" or ";" if it goes on? grpc-web is not. 16 characters happen
+ * to fill 11 bytes of Huffman code.
+ */
+static __always_inline bool nm_hpack_grpc(const struct nm_l7 *w, __u32 at, bool huffman)
+{
+	__u32 next;
+
+	if (huffman) {
+		if (w->number < 11 || NM_MATCH(w, at, "\x1d\x75\xd0\x62\x0d\x26\x3d\x4c\x4d\x65\x64") != NM_YES)
+			return false;
+		next = nm_byte(w, at + 11);
+		return w->number == 11 || next == 0xff || next == 0xfb;
+	}
+	if (w->number < 16 || NM_MATCH(w, at, "application/grpc") != NM_YES)
+		return false;
+	next = nm_byte(w, at + 16);
+	return w->number == 16 || next == '+' || next == ';';
+}
+
+/*
+ * The header field at the start of the window. NM_YES: it is gRPC's; NM_MORE: it is not there whole; else NM_NO, and `skip` is its
+ * size, or 0 if it is broken.
+ */
+__noinline int nm_hpack_field(__u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	bool content_type, huffman;
+	__u32 first, at;
+	int size;
+
+	if (!w)
+		return NM_NO;
+	w->s.skip = 0;
+	if (!w->s.have)
+		return NM_MORE;
+	first = nm_byte(w, 0);
+	if (first & 0x80 || (first & 0xe0) == 0x20) { /* indexed field; size of the table */
+		size = nm_hpack_number(id, 0, first & 0x80 ? 0x7f : 0x1f);
+		if (!size)
+			return w->s.have < 3 ? NM_MORE : NM_NO;
+		w->s.skip = size;
+		return NM_NO;
+	}
+	/* Literal: with an index for the name, or the name too. */
+	size = nm_hpack_number(id, 0, first & 0x40 ? 0x3f : 0x0f);
+	if (!size)
+		return w->s.have < 3 ? NM_MORE : NM_NO;
+	at = size;
+	content_type = w->number == NM_HPACK_CONTENT_TYPE;
+	if (!w->number) {
+		huffman = nm_byte(w, at) & 0x80;
+		size = nm_hpack_number(id, at, 0x7f);
+		if (!size)
+			return w->s.have < at + 3 ? NM_MORE : NM_NO;
+		at += size;
+		if (!w->number || w->number > 127)
+			return NM_NO;
+		if (w->s.have < at + w->number)
+			return NM_MORE;
+		content_type = nm_hpack_content_type(w, at, huffman);
+		at += w->number;
+	}
+	huffman = nm_byte(w, at) & 0x80;
+	size = nm_hpack_number(id, at, 0x7f);
+	if (!size)
+		return w->s.have < at + 3 ? NM_MORE : NM_NO;
+	at += size;
+	if (content_type) {
+		if (w->number < 128 && w->s.have < at + w->number)
+			return NM_MORE;
+		if (nm_hpack_grpc(w, at, huffman))
+			return NM_YES;
+	}
+	w->s.skip = at + w->number;
+	return NM_NO;
+}
+
+/* In a header block: `left` bytes of its frame, the first `skip` of them known. */
+__noinline int nm_http2_fields(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	int is;
+
+	if (!w)
+		return NM_NO;
+	for (int i = 0; i < NM_H2_FIELDS; i++) {
+		if (!w->s.left) {
+			/* No content-type, or another one. */
+			if (w->s.flags & NM_H2_END_HEADERS)
+				return NM_APP_HTTP2;
+			if (w->s.have < 9)
+				return NM_MORE;
+			w->s.left = nm_be32(w, 0) >> 8;
+			w->s.flags = nm_byte(w, 4);
+			if (nm_byte(w, 3) != NM_H2_CONTINUATION || w->s.left > NM_H2_FRAME)
+				return NM_APP_HTTP2;
+			nm_advance(skb, id, 9);
+			continue;
+		}
+		if (!w->s.skip) {
+			is = nm_hpack_field(id);
+			if (is == NM_YES)
+				return NM_APP_GRPC;
+			/* What is not there yet must be in this frame: none cuts a field's head. */
+			if (is == NM_MORE)
+				return w->s.left > w->s.have && w->s.have < NM_WINDOW ? NM_MORE : NM_APP_HTTP2;
+			if (!w->s.skip)
+				return NM_APP_HTTP2;
+		}
+		if (w->s.skip > w->s.left) {
+			w->s.skip -= w->s.left;
+			is = w->s.left;
+		} else {
+			is = w->s.skip;
+			w->s.skip = 0;
+		}
+		w->s.left -= is;
+		nm_advance(skb, id, is);
+	}
+	return NM_APP_HTTP2;
+}
+
+/* At a frame header: goes on to the first HEADERS, and leaves the window in its header block. */
+__noinline int nm_http2_frames(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	__u32 length, head, pad;
+
+	if (!w)
+		return NM_NO;
+	w->s.stage = NM_STAGE_FRAMES;
+	for (int i = 0; i < NM_H2_FRAMES; i++) {
+		if (w->s.have < 9)
+			return NM_MORE;
+		length = nm_be32(w, 0) >> 8;
+		w->s.flags = nm_byte(w, 4);
+		if (length > NM_H2_FRAME || nm_byte(w, 5) & 0x80)
+			return NM_APP_HTTP2;
+		if (nm_byte(w, 3) != NM_H2_HEADERS) {
+			nm_advance(skb, id, 9 + length);
+			continue;
+		}
+		head = 0;
+		pad = 0;
+		if (w->s.flags & NM_H2_PADDED) {
+			if (w->s.have < 10)
+				return NM_MORE;
+			head = 1;
+			pad = nm_byte(w, 9);
+		}
+		if (w->s.flags & NM_H2_PRIORITY)
+			head += 5;
+		if (head + pad > length)
+			return NM_APP_HTTP2;
+		/* Padding behind the block ends the search in it. */
+		w->s.left = length - head - pad;
+		w->s.skip = 0;
+		w->s.stage = NM_STAGE_FIELDS;
+		nm_advance(skb, id, 9 + head);
+		return NM_MORE;
+	}
+	return NM_APP_HTTP2;
+}
+
+/* A client's preface, RFC 9113 3.4; a server's is SETTINGS, here with one to 16 parameters that are known. */
+__noinline int nm_detect_http2(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	__u32 length, parameter;
+	int is;
+
+	if (!w)
+		return NM_NO;
+	if (nm_from_client(w)) {
+		is = NM_MATCH(w, 0, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+		if (is == NM_MORE)
+			return is;
+		if (is == NM_YES) {
+			nm_advance(skb, id, 24);
+			return nm_http2_frames(skb, id);
+		}
+	}
+	if (!nm_from_server(w))
+		return NM_NO;
+	is = NM_MATCH(w, 0, "\x00\x00");
+	if (is != NM_YES)
+		return is;
+	is = NM_MATCH(w, 3, "\x04\x00\x00\x00\x00\x00");
+	if (is != NM_YES)
+		return is;
+	length = nm_byte(w, 2);
+	if (!length) {
+		/* No more than zeros: an acknowledgement or a window must follow. */
+		if (w->s.have < 18)
+			return NM_MORE;
+		if (nm_be16(w, 9) || nm_byte(w, 11) > 4 || (nm_byte(w, 12) != NM_H2_SETTINGS && nm_byte(w, 12) != 8) ||
+		    nm_byte(w, 13) > 1 || nm_be32(w, 14) || (nm_byte(w, 12) == 8) != (nm_byte(w, 11) == 4))
+			return NM_NO;
+		nm_advance(skb, id, 9);
+		return nm_http2_frames(skb, id);
+	}
+	if (length > 96)
+		return NM_NO;
+	if (w->s.have < 9 + length)
+		return NM_MORE;
+	for (__u32 i = 0; i < 16; i++) {
+		if (i * 6 >= length)
+			break;
+		if (i * 6 + 6 > length)
+			return NM_NO;
+		parameter = nm_be16(w, 9 + i * 6);
+		/* RFC 9113 6.5.2, 8441, 9218, and gRPC's own. */
+		if (!parameter || (parameter > 9 && parameter != 0xfe03))
+			return NM_NO;
+	}
+	nm_advance(skb, id, 9 + length);
+	return nm_http2_frames(skb, id);
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The window that the detectors of application protocols look through: a stretch of what one side of a connection sends,
+ * put together from its packets. What does not end with a packet waits in a small table for the next one.
+ */
+#pragma once
+
+#define NM_MIDSTREAM 0xffffffffu
+
+struct nm_payload {
+	__u64 flow;     /* names the connection: the same for both directions, never 0 */
+	__u32 at;       /* of the payload in the packet */
+	__u32 length;   /* bytes of it; of a capture that was cut, less may be there */
+	__u32 offset;   /* of its first byte in what this side has sent; NM_MIDSTREAM: not known */
+	__u16 sport;    /* host order */
+	__u16 dport;
+	__u8 protocol;  /* TCP or UDP */
+	__u8 side;      /* 0 or 1: which end sends */
+	__u8 client;    /* 1: the sender opened the connection, 0: the other end did, 2: not known */
+	__u8 pad[5];    /* 0: it is copied as a whole, which old verifiers want initialised */
+};
+
+#define NM_WINDOW 256
+#define NM_WINDOWS 192 /* kept for the next packet; with their heads, 56 KiB */
+
+/* Where a detector that goes through the stream piece by piece stands: the window starts with the next piece. */
+enum nm_stage {
+	NM_STAGE_FIRST = 0, /* all that was sent so far is in the window */
+	NM_STAGE_TARGET,    /* HTTP/1: in the request target */
+	NM_STAGE_TLS,       /* in the extensions of the ServerHello */
+	NM_STAGE_FRAMES,    /* HTTP/2: at a frame header */
+	NM_STAGE_FIELDS,    /* HTTP/2: in a header block */
+};
+
+struct nm_stream {
+	__u32 base; /* offset in the stream of the window's first byte */
+	__u32 have; /* bytes in the window */
+	__u32 left; /* bytes of the piece the window is in */
+	__u32 skip; /* of them, not to be looked at */
+	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too */
+	__u8 stage;
+	__u8 calls; /* packets that told nothing */
+	__u8 flags; /* HTTP/2: of the frame */
+	__u8 version; /* TLS: minor, by the ServerHello's own field */
+};
+
+/* What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. */
+struct nm_window {
+	struct bpf_spin_lock lock;
+	__u32 side;
+	__u64 flow;
+	struct nm_stream stream;
+	__u8 bytes[NM_WINDOW];
+};
+
+/* What a CPU works on. The second half of `bytes` stays unused: it keeps the verifier sure of sums of two indices. */
+struct nm_l7 {
+	__u32 busy;
+	__u32 there;  /* bytes of the payload that are in the packet */
+	__u32 middle; /* the connection was met in its middle: the payload may be of anything */
+	__u32 number; /* what the latest reader has read */
+	__u32 letters; /* bit n: word n is not a number */
+	__u32 pad;
+	struct nm_payload p;
+	struct nm_stream s;
+	__u8 bytes[2 * NM_WINDOW];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NM_WINDOWS);
+	__type(key, __u32);
+	__type(value, struct nm_window);
+} nm_windows SEC(".maps");
+
+/* One a CPU, as in maps.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nm_l7);
+} nm_l7s SEC(".maps");
+
+/*
+ * What a reader or detector says. The detectors are global functions: the verifier walks each once and takes what it returns
+ * for any number. What they share is therefore in the map, found by `id`, the CPU.
+ */
+#define NM_NO 0
+#define NM_YES 1
+#define NM_MORE 0x10000 /* so far yes */
+
+#define NM_APP_BIT(app) (1u << (app))
+
+static __always_inline struct nm_l7 *nm_l7_of(__u32 id)
+{
+	return bpf_map_lookup_elem(&nm_l7s, &id);
+}
+
+static __always_inline __u32 nm_byte(const struct nm_l7 *w, __u32 i)
+{
+	/* The compiler may know that the index is in bounds, and drop the mask; the verifier forgets what it was compared with. */
+	if (!__builtin_constant_p(i))
+		asm("" : "+r"(i));
+	return w->bytes[i & (NM_WINDOW - 1)];
+}
+
+static __always_inline __u32 nm_be16(const struct nm_l7 *w, __u32 i)
+{
+	return nm_byte(w, i) << 8 | nm_byte(w, i + 1);
+}
+
+static __always_inline __u32 nm_be32(const struct nm_l7 *w, __u32 i)
+{
+	return nm_be16(w, i) << 16 | nm_be16(w, i + 2);
+}
+
+static __always_inline __u32 nm_le32(const struct nm_l7 *w, __u32 i)
+{
+	return nm_byte(w, i) | nm_byte(w, i + 1) << 8 | nm_byte(w, i + 2) << 16 | nm_byte(w, i + 3) << 24;
+}
+
+/* Bytes from the start of the window to the end of the payload: all there is of a message that starts with the window. */
+static __always_inline __u32 nm_rest(const struct nm_l7 *w)
+{
+	return w->p.offset + w->p.length - w->s.base;
+}
+
+static __always_inline bool nm_from_client(const struct nm_l7 *w)
+{
+	return w->p.client != 0;
+}
+
+static __always_inline bool nm_from_server(const struct nm_l7 *w)
+{
+	return w->p.client != 1;
+}
+
+/* Is `text` at `at`? */
+static __always_inline int nm_match(const struct nm_l7 *w, __u32 at, const char *text, const __u32 length)
+{
+#pragma unroll
+	for (__u32 i = 0; i < length; i++) {
+		if (at + i >= w->s.have)
+			return NM_MORE;
+		if (nm_byte(w, at + i) != (__u8)text[i])
+			return NM_NO;
+	}
+	return NM_YES;
+}
+
+/* A string literal, without its NUL. */
+#define NM_MATCH(w, at, text) nm_match(w, at, text, sizeof(text) - 1)
+
+/* Moves the window `n` bytes on and fills it from the packet; false if no byte came. */
+__noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	__u32 from, size;
+
+	if (!w)
+		return NM_NO;
+	if (n >= w->s.have) {
+		w->s.have = 0;
+	} else if (n) {
+		const __u8 *source = w->bytes + (n & (NM_WINDOW - 1));
+
+#pragma unroll
+		for (int i = 0; i < NM_WINDOW; i += 8)
+			*(__u64 *)(w->bytes + i) = *(const __u64 *)(source + i);
+		w->s.have -= n;
+	}
+	w->s.base += n;
+	from = w->s.base + w->s.have;
+	if (from < w->p.offset || from - w->p.offset >= w->there || w->s.have >= NM_WINDOW)
+		return NM_NO;
+	from -= w->p.offset;
+	size = w->there - from;
+	if (size > NM_WINDOW - w->s.have)
+		size = NM_WINDOW - w->s.have;
+	/* For old verifiers: from 1 to the size of the window. */
+	size = (size - 1) & (NM_WINDOW - 1);
+	if (bpf_skb_load_bytes(skb, w->p.at + from, w->bytes + (w->s.have & (NM_WINDOW - 1)), size + 1))
+		return NM_NO;
+	w->s.have += size + 1;
+	return NM_YES;
+}
+
+static __always_inline struct nm_window *nm_window_of(__u64 flow, __u32 side)
+{
+	__u32 i = (__u64)nm_fold(flow ^ (side ? NM_K3 : 0)) * NM_WINDOWS >> 32;
+
+	return bpf_map_lookup_elem(&nm_windows, &i);
+}
+
+/* Puts the window into the table. */
+static __always_inline void nm_keep(const struct nm_l7 *w)
+{
+	struct nm_window *kept = nm_window_of(w->p.flow, w->p.side);
+
+	if (!kept)
+		return;
+	bpf_spin_lock(&kept->lock);
+	kept->flow = w->p.flow;
+	kept->side = w->p.side;
+	kept->stream = w->s;
+	__builtin_memcpy(kept->bytes, w->bytes, NM_WINDOW);
+	bpf_spin_unlock(&kept->lock);
+}
+
+/* Takes it out again; false if it is not there. */
+static __always_inline bool nm_recall(struct nm_l7 *w)
+{
+	struct nm_window *kept = nm_window_of(w->p.flow, w->p.side);
+	bool known;
+
+	if (!kept)
+		return false;
+	bpf_spin_lock(&kept->lock);
+	known = kept->flow == w->p.flow && kept->side == w->p.side;
+	if (known) {
+		w->s = kept->stream;
+		__builtin_memcpy(w->bytes, kept->bytes, NM_WINDOW);
+	}
+	bpf_spin_unlock(&kept->lock);
+	return known;
+}
+
+/* What the other end's window says that it may be. */
+static __always_inline __u32 nm_company(const struct nm_l7 *w)
+{
+	struct nm_window *kept = nm_window_of(w->p.flow, !w->p.side);
+	__u32 weak = 0;
+
+	if (!kept)
+		return 0;
+	bpf_spin_lock(&kept->lock);
+	if (kept->flow == w->p.flow && kept->side == !w->p.side)
+		weak = kept->stream.weak;
+	bpf_spin_unlock(&kept->lock);
+	return weak;
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * The detector of application protocols alone. A packet is an Ethernet header, a struct nm_payload, and the payload; what the
+ * program returns is the verdict.
+ */
+#include "vmlinux.h"
+#include <stdbool.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "../../bpf/types.h"
+#include "../../bpf/config.h"
+#include "../../bpf/hash.h"
+
+#define nm_barrier() asm volatile("" ::: "memory")
+#include "../../bpf/l7.h"
+
+SEC("tcx/ingress")
+int detect(struct __sk_buff *skb)
+{
+	struct nm_payload p;
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &p, sizeof(p)))
+		return -1;
+	p.at = sizeof(struct ethhdr) + sizeof(p);
+	return nm_detect(skb, &p);
+}
+
+static const struct nm_payload *detect_payload __attribute__((used));
+
+char _license[] SEC("license") = "GPL";

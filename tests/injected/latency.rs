@@ -1,0 +1,219 @@
+//! Times between packets, exact to the nanosecond: the clock is the test's.
+
+use std::time::Duration;
+
+use netmon::bpf::Measure::{Connect, Echo, HandshakeClient, HandshakeServer, Response, Rtt, RttLone};
+use netmon::bpf::{Options, TimestampSource};
+
+use super::pin;
+use crate::needs_root;
+use crate::support::kernel::small;
+use crate::support::packet::{ACK, FIN, PSH, SYN};
+use crate::support::talk::End::{Client, Server};
+use crate::support::talk::Talk;
+
+const MS: u64 = 1_000_000;
+
+fn both(test: impl Fn(&mut Talk)) {
+    pin(0);
+    for v6 in [false, true] {
+        test(&mut Talk::new(v6));
+    }
+}
+
+#[test]
+fn a_handshake_is_split_where_it_is_seen() {
+    needs_root!();
+    both(|talk| {
+        talk.open();
+        let [client, server] = talk.told();
+        assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
+        assert_eq!(client.samples, [(HandshakeClient, 4 * MS), (Connect, 14 * MS)]);
+    });
+}
+
+/// Which of two SYNs was answered is not known; how long it took from the first is.
+#[test]
+fn a_repeated_syn_voids_the_server_side() {
+    needs_root!();
+    both(|talk| {
+        talk.tcp(0, Client, SYN, 1000, 0, b"");
+        talk.tcp(1000 * MS, Client, SYN, 1000, 0, b"");
+        talk.tcp(1010 * MS, Server, SYN | ACK, 5000, 1001, b"");
+        talk.tcp(1014 * MS, Client, ACK, 1001, 5001, b"");
+        let [client, server] = talk.told();
+        assert_eq!(server.samples, []);
+        assert_eq!(client.samples, [(HandshakeClient, 4 * MS), (Connect, 1014 * MS)]);
+        assert_eq!(client.retransmits, 1);
+    });
+}
+
+#[test]
+fn a_repeated_syn_ack_voids_the_client_side() {
+    needs_root!();
+    both(|talk| {
+        talk.tcp(0, Client, SYN, 1000, 0, b"");
+        talk.tcp(10 * MS, Server, SYN | ACK, 5000, 1001, b"");
+        talk.tcp(500 * MS, Server, SYN | ACK, 5000, 1001, b"");
+        talk.tcp(504 * MS, Client, ACK, 1001, 5001, b"");
+        let [client, server] = talk.told();
+        assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
+        assert_eq!(client.samples, [(Connect, 504 * MS)]);
+        assert_eq!(server.retransmits, 1);
+    });
+}
+
+#[test]
+fn ports_used_again_are_a_new_handshake() {
+    needs_root!();
+    both(|talk| {
+        talk.open();
+        talk.tcp(20 * MS, Client, FIN | ACK, 1001, 5001, b"");
+        talk.tcp(21 * MS, Server, FIN | ACK, 5001, 1002, b"");
+        talk.tcp(22 * MS, Client, ACK, 1002, 5002, b"");
+        talk.tcp(30 * MS, Client, SYN, 70_000, 0, b"");
+        talk.tcp(37 * MS, Server, SYN | ACK, 90_000, 70_001, b"");
+        talk.tcp(39 * MS, Client, ACK, 70_001, 90_001, b"");
+        let [client, server] = talk.told();
+        assert_eq!(server.samples, [(HandshakeServer, 10 * MS), (HandshakeServer, 7 * MS)]);
+        let again = [(HandshakeClient, 2 * MS), (Connect, 9 * MS)];
+        assert_eq!(client.samples, [[(HandshakeClient, 4 * MS), (Connect, 14 * MS)], again].concat());
+        assert_eq!((client.retransmits, server.retransmits), (0, 0));
+    });
+}
+
+/// A request of three segments, an ACK of its own, an answer of two.
+#[test]
+fn a_turn_is_a_response() {
+    needs_root!();
+    both(|talk| {
+        talk.open();
+        talk.tcp(20 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
+        talk.tcp(21 * MS, Client, ACK, 1101, 5001, &[b'a'; 100]);
+        talk.tcp(22 * MS, Client, ACK | PSH, 1201, 5001, &[b'a'; 100]);
+        talk.tcp(25 * MS, Server, ACK, 5001, 1301, b"");
+        talk.tcp(72 * MS, Server, ACK, 5001, 1301, &[b'b'; 100]);
+        talk.tcp(73 * MS, Server, ACK | PSH, 5101, 1301, &[b'b'; 100]);
+        talk.tcp(80 * MS, Client, ACK, 1301, 5201, b"");
+        // The client thinks for a second: no response time. Its next request has one.
+        talk.tcp(1080 * MS, Client, ACK | PSH, 1301, 5201, b"next");
+        talk.tcp(1083 * MS, Server, ACK | PSH, 5201, 1305, b"answer");
+        let [client, server] = talk.told();
+        let responses: Vec<u64> = server.samples.iter().filter(|s| s.0 == Response).map(|s| s.1).collect();
+        assert_eq!(responses, [50 * MS, 3 * MS]);
+        assert!(client.samples.iter().all(|s| s.0 != Response), "{client:?}");
+    });
+}
+
+#[test]
+fn a_round_trip_is_from_data_to_the_ack_that_covers_it() {
+    needs_root!();
+    both(|talk| {
+        talk.open();
+        talk.tcp(20 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
+        talk.tcp(21 * MS, Client, ACK, 1101, 5001, &[b'a'; 100]);
+        talk.tcp(32 * MS, Server, ACK, 5001, 1201, b"");
+        // One probe a second: the next segment is none, one after that is.
+        talk.tcp(40 * MS, Client, ACK, 1201, 5001, &[b'a'; 100]);
+        talk.tcp(55 * MS, Server, ACK, 5001, 1301, b"");
+        talk.tcp(1200 * MS, Client, ACK, 1301, 5001, &[b'a'; 100]);
+        talk.tcp(1217 * MS, Server, ACK, 5001, 1401, b"");
+        let [_, server] = talk.told();
+        let trips: Vec<_> = server.samples.iter().filter(|s| [Rtt, RttLone].contains(&s.0)).collect();
+        // The first ACK covers more than the probe; the last one that segment alone, so it may have been held back.
+        assert_eq!(trips, [&(Rtt, 12 * MS), &(RttLone, 17 * MS)]);
+    });
+}
+
+#[test]
+fn sequence_numbers_wrap() {
+    needs_root!();
+    both(|talk| {
+        let isn = u32::MAX - 20;
+        talk.tcp(0, Client, SYN, isn, 0, b"");
+        talk.tcp(MS, Server, SYN | ACK, 5000, isn + 1, b"");
+        talk.tcp(2 * MS, Client, ACK, isn + 1, 5001, b"");
+        talk.tcp(10 * MS, Client, ACK | PSH, isn + 1, 5001, &[b'a'; 100]);
+        talk.tcp(15 * MS, Server, ACK | PSH, 5001, isn.wrapping_add(101), b"b");
+        talk.tcp(16 * MS, Client, ACK, isn.wrapping_add(101), 5002, b"");
+        let [client, server] = talk.told();
+        assert_eq!(server.samples, [(HandshakeServer, MS), (Rtt, 5 * MS), (Response, 5 * MS)]);
+        assert_eq!((client.retransmits, server.retransmits), (0, 0));
+    });
+}
+
+/// Karn: which transmission was acknowledged is not known.
+#[test]
+fn a_retransmission_voids_the_probe() {
+    needs_root!();
+    both(|talk| {
+        talk.open();
+        talk.tcp(20 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
+        talk.tcp(320 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
+        talk.tcp(330 * MS, Server, ACK, 5001, 1101, b"");
+        let [client, server] = talk.told();
+        assert_eq!(client.retransmits, 1);
+        assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
+    });
+}
+
+#[test]
+fn with_high_precision_each_answer_is_a_round_trip() {
+    needs_root!();
+    pin(0);
+    let options = Options { timestamps: TimestampSource::Capture, latency: Some(Duration::ZERO), ..small() };
+    let mut talk = Talk::with(false, options);
+    talk.open();
+    for i in 0..10u32 {
+        let at = u64::from(20 + 20 * i) * MS;
+        talk.tcp(at, Client, ACK, 1001 + 100 * i, 5001, &[b'a'; 100]);
+        talk.tcp(at + 7 * MS + u64::from(i), Server, ACK, 5001, 1101 + 100 * i, b"");
+    }
+    let [_, server] = talk.told();
+    let trips: Vec<u64> = server.samples.iter().filter(|s| s.0 == RttLone).map(|s| s.1).collect();
+    assert_eq!(trips, (0..10).map(|i| 7 * MS + i).collect::<Vec<_>>());
+}
+
+#[test]
+fn datagrams_answer_each_other() {
+    needs_root!();
+    both(|talk| {
+        talk.udp(0, Client, b"what");
+        talk.udp(3 * MS, Server, b"that");
+        talk.udp(10 * MS, Client, b"and");
+        talk.udp(11 * MS + 7, Server, b"this");
+        let [_, server] = talk.told();
+        assert_eq!(server.samples, [(Response, 3 * MS), (Response, MS + 7)]);
+    });
+}
+
+#[test]
+fn an_echo_is_matched_by_its_number() {
+    needs_root!();
+    both(|talk| {
+        talk.echo(0, Client, 1);
+        talk.echo(4 * MS, Server, 1);
+        talk.echo(4 * MS + 1, Server, 1); // a duplicate
+        talk.echo(1000 * MS, Client, 2);
+        talk.echo(2000 * MS, Client, 3);
+        talk.echo(2003 * MS, Server, 2); // its request is no longer known
+        talk.echo(2005 * MS, Server, 3);
+        let [_, server] = talk.told();
+        assert_eq!(server.samples, [(Echo, 4 * MS), (Echo, 5 * MS)]);
+    });
+}
+
+/// What does not fit one record is written in several.
+#[test]
+fn no_sample_of_a_capture_is_left_out() {
+    needs_root!();
+    both(|talk| {
+        for i in 0..100 {
+            talk.udp(2 * i * MS, Client, b"what");
+            talk.udp(2 * i * MS + 1000 + i, Server, b"that");
+        }
+        let [_, server] = talk.told();
+        assert_eq!(server.samples, (0..100).map(|i| (Response, 1000 + i)).collect::<Vec<_>>());
+        assert_eq!(server.packets, 100);
+    });
+}

@@ -1,0 +1,114 @@
+//! Files that are cut off or damaged: what is whole is printed, the error has the place, and the exit status tells.
+
+use std::process::Command;
+
+use super::{NETMON, Scratch, captures, flows_of, replay, run, text};
+use crate::needs_root;
+
+fn http() -> (std::path::PathBuf, Vec<u8>) {
+    let file = captures().into_iter().find(|path| path.ends_with("http.pcap")).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    (file, bytes)
+}
+
+/// Where each packet of a little-endian pcap file starts, and where the last one ends.
+fn starts(file: &[u8]) -> Vec<usize> {
+    let mut starts = vec![24];
+    while let Some(&at) = starts.last().filter(|&&at| at < file.len()) {
+        starts.push(at + 16 + u32::from_le_bytes(file[at + 8..at + 12].try_into().unwrap()) as usize);
+    }
+    starts
+}
+
+#[test]
+fn a_file_that_is_cut_off_gives_its_flows_up_to_there() {
+    needs_root!();
+    let (_, bytes) = http();
+    let starts = starts(&bytes);
+    let total = |flows: &[serde_json::Value]| -> u64 {
+        let sides = ["client_packets", "server_packets"];
+        flows.iter().map(|f| sides.iter().map(|side| f[side].as_u64().unwrap()).sum::<u64>()).sum()
+    };
+    for (whole, within) in [(0, 7), (5, 3), (5, 16), (10, 40)] {
+        let cut = starts[whole] + within;
+        let file = Scratch::holding("cut.pcap", &bytes[..cut]);
+        let output = run(&["-o", "json", file.0.to_str().unwrap()], &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(total(&flows_of(&output)), whole as u64);
+        let error = text(&output.stderr);
+        let place = format!("packet {} at offset {} needs", whole + 1, starts[whole]);
+        assert!(error.contains("netmon: replay ") && error.contains("the file is cut off"), "{error}");
+        assert!(error.contains(&place) && error.contains(&format!("has {within}, {whole} packets")), "{error}");
+    }
+    let file = Scratch::holding("damaged.pcap", &{
+        let mut bytes = bytes.clone();
+        bytes[starts[4] + 11] = 0x7f;
+        bytes
+    });
+    let output = run(&["-o", "json", file.0.to_str().unwrap()], &[]);
+    assert_eq!((output.status.code(), total(&flows_of(&output))), (Some(1), 4));
+    assert!(text(&output.stderr).contains(&format!("packet 5 at offset {} is damaged", starts[4])));
+}
+
+#[test]
+fn what_is_no_capture_is_refused() {
+    needs_root!();
+    for (bytes, message) in [
+        (&b""[..], "the file is empty"),
+        (b"#!/bin/sh\necho this is a script, not a capture\n", "not a capture file (it starts with 23 21 2f 62)"),
+    ] {
+        let file = Scratch::holding("other", bytes);
+        let output = run(&[file.0.to_str().unwrap()], &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(text(&output.stdout), "");
+        let error = text(&output.stderr);
+        assert!(error.contains(message) && error.contains(file.0.to_str().unwrap()), "{error}");
+    }
+    let output = run(&["/nonexistent.pcap"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "netmon: read /nonexistent.pcap: No such file or directory (os error 2)\n");
+}
+
+/// Only the headers, as a capture that nobody sent anything to.
+#[test]
+fn a_capture_without_packets_has_no_flows() {
+    needs_root!();
+    let (_, bytes) = http();
+    let file = Scratch::holding("none.pcap", &bytes[..24]);
+    let path = file.0.to_str().unwrap();
+    assert!(replay(&file.0).is_empty());
+    let table = text(&run(&[path], &[]).stdout);
+    assert!(table.contains("CLIENT") && table.lines().count() == 1, "{table}");
+    assert!(text(&run(&["-o", "csv", path], &[]).stdout).starts_with("id,start,"));
+}
+
+#[test]
+fn without_privilege_it_says_what_is_needed() {
+    needs_root!();
+    let (file, _) = http();
+    // What nobody may read cannot show it.
+    let copy = Scratch::holding("http.pcap", &std::fs::read(file).unwrap());
+    let program = Scratch::new("netmon");
+    std::fs::copy(NETMON, &program.0).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args([program.0.to_str().unwrap(), "replay", copy.0.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("no permission to load BPF programs: run as root (sudo netmon), or grant CAP_BPF"),
+        "{error}"
+    );
+}
+
+/// `netmon replay … | head` is no failure.
+#[test]
+fn a_reader_may_leave() {
+    needs_root!();
+    let (file, _) = http();
+    let command = format!("{{ {NETMON} replay -o json {}; echo $? >&2; }} | true", file.display());
+    let output = Command::new("bash").args(["-c", &command]).output().unwrap();
+    assert_eq!(text(&output.stderr), "0\n");
+}
