@@ -31,36 +31,39 @@ static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet 
 	d->looks = nm_apps ? NM_LOOKS_MIDWAY : 0;
 }
 
-/* The first packet of an entry. */
-static __always_inline void nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p,
+/* The first packet of an entry; true if its payload is to be looked at. */
+static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p,
 				     __u8 protocol)
 {
 
 	if (protocol == IPPROTO_TCP) {
-		d->icmp = d->probed - NM_WINDOW;
+		d->icmp = d->probed - NM_PROBE_WINDOW;
 		/* An ACK alone starts nothing: under a flood of flows most entries begin and end with one. */
-		if (p->opening || p->payload || p->urgent) {
-			nm_follow_closely(skb, nm_hand_over(skb, cpu, p));
-		} else if (p->tcp_flags & NM_TCP_ACK) {
+		if (p->opening || p->payload || p->urgent)
+			return nm_follow_closely(nm_hand_over(skb, cpu, p));
+		if (p->tcp_flags & NM_TCP_ACK) {
 			d->state |= NM_TRACKED | NM_ACKED;
 			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
 			d->ack = p->ack;
 			d->window = p->window;
 		}
 	} else if (protocol == IPPROTO_UDP) {
-		nm_answer(skb, nm_hand_over(skb, cpu, p));
+		return nm_answer(nm_hand_over(skb, cpu, p));
 	} else if (nm_is_icmp(protocol)) {
 		nm_echo(nm_hand_over(skb, cpu, p));
 	}
+	return false;
 }
 
-static __always_inline void nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, void *entry, const __u32 key_size,
+/* Another packet of an entry; true if its payload is to be looked at. */
+static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, void *entry, const __u32 key_size,
 				   struct nm_packet *p)
 {
 	struct nm_delta *d = NM_DELTA(entry, key_size);
 	const bool v6 = key_size == sizeof(struct nm_key6);
 	__u8 protocol = nm_protocol(p, key_size);
 	__u32 last = d->last;
+	bool look = false;
 
 	/* The ports are used again: what is left of the last connection must not blend into the new one. */
 	if (p->opening && (d->state & NM_URGED || !(d->state & NM_TRACKED) || p->seq + 1 != d->seq_end)) {
@@ -76,9 +79,9 @@ static __always_inline void nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	d->tcp_flags |= p->tcp_flags;
 	d->state |= p->opening;
 	if (protocol == IPPROTO_TCP) {
-		nm_follow(skb, cpu, d, p);
+		look = nm_follow(skb, cpu, d, p);
 	} else if (protocol == IPPROTO_UDP) {
-		nm_datagram_hit(skb, cpu, d, p, last);
+		look = nm_datagram_hit(skb, cpu, d, p, last);
 	} else {
 		d->icmp = p->icmp;
 		if (nm_is_icmp(protocol))
@@ -86,17 +89,18 @@ static __always_inline void nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	}
 	if (p->urgent)
 		nm_tell(d, p, v6);
+	return look;
 }
 
 /*
  * Put the packet's key into the set in place of the entry worth least: a free slot, one that fell idle, then the one with
  * the fewest packets, so that a flood of small flows displaces its own kind. If the ring takes no record, the smaller of
- * the two is lost: what the victim holds, or this packet.
+ * the two is lost: what the victim holds, or this packet. True if the payload is to be looked at.
  */
 static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 key_size,
 				 struct nm_packet *p)
 {
-	bool v6 = key_size == sizeof(struct nm_key6);
+	bool v6 = key_size == sizeof(struct nm_key6), look;
 	__u32 least = ~0u, way = 0;
 	void *victim = set;
 	struct nm_delta *d;
@@ -133,10 +137,10 @@ static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void
 	else
 		*(struct nm_key4 *)victim = p->key4;
 	nm_start(d, p);
-	nm_begin(skb, cpu, d, p, nm_protocol(p, key_size));
+	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size));
 	if (p->urgent)
 		nm_tell(d, p, v6);
-	return 0;
+	return look;
 }
 
 /* The cache is in use further down on this CPU's stack: the packet goes past it. */
@@ -166,6 +170,8 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 static __always_inline void nm_account(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 i,
 				       const __u32 key_size, struct nm_packet *p)
 {
+	bool look;
+
 	if (cpu->busy) {
 		nm_bypass(cpu, key_size, p);
 		return;
@@ -180,12 +186,14 @@ static __always_inline void nm_account(struct __sk_buff *skb, struct nm_cpu *cpu
 
 		if (nm_same(entry, p, key_size)) {
 			p->slot += w;
-			nm_hit(skb, cpu, entry, key_size, p);
+			look = nm_hit(skb, cpu, entry, key_size, p);
 			goto out;
 		}
 	}
-	nm_install(skb, cpu, set, key_size, p);
+	look = nm_install(skb, cpu, set, key_size, p);
 out:
+	if (look)
+		nm_look(skb, p->cpu);
 	if (p->urgent && p->icmp)
 		nm_quote(skb, nm_hand_over(skb, cpu, p));
 	nm_barrier();

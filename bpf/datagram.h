@@ -5,7 +5,8 @@
 /* Packets in a record's time from which on only the first of a tick is looked at: a stream, not a conversation. */
 #define NM_STREAM 64
 
-__noinline int nm_answer(struct __sk_buff *skb, __u32 id)
+/* True if the payload of the packet in `cpu->packet` is to be looked at. */
+__noinline int nm_answer(__u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_packet *p;
@@ -21,16 +22,13 @@ __noinline int nm_answer(struct __sk_buff *skb, __u32 id)
 		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
 	}
 	d = nm_delta_at(p->slot, p->v6);
-	if (d && d->looks && p->payload)
-		nm_look(skb, id);
-	return 0;
+	return d && d->looks && p->payload;
 }
 
-static __always_inline void nm_datagram_hit(struct __sk_buff *skb, struct nm_cpu *cpu, const struct nm_delta *d,
+static __always_inline bool nm_datagram_hit(struct __sk_buff *skb, struct nm_cpu *cpu, const struct nm_delta *d,
 					    struct nm_packet *p, __u32 last)
 {
-	if (d->packets <= NM_STREAM || (__u32)p->now != last)
-		nm_answer(skb, nm_hand_over(skb, cpu, p));
+	return (d->packets <= NM_STREAM || (__u32)p->now != last) && nm_answer(nm_hand_over(skb, cpu, p));
 }
 
 /* RFC 792, RFC 4443: request and reply have the same identifier and sequence number. */

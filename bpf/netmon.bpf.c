@@ -46,7 +46,7 @@ static __always_inline __u32 nm_segments(struct __sk_buff *skb, __u32 headers)
 static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet)
 {
 	struct nm_packet p;
-	int verdict = nm_parse(skb, ethernet, &p);
+	int verdict = nm_parse(skb, ethernet, hook, &p);
 	__u32 id = bpf_get_smp_processor_id(), ifindex = skb->ifindex, segments = nm_segments(skb, p.headers), hash, i;
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_books *books = nm_books_of(id, ifindex);
@@ -64,9 +64,7 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
 	/* The live bit comes after the entry: a sweep in between would clear it. */
 	if (verdict == NM_FLOW4) {
-		p.key4.ifindex = ifindex;
-		p.key4.hook = hook;
-		hash = nm_hash(&p.key4, sizeof(p.key4)) >> (32 - nm_shift4);
+		hash = nm_hash(p.word, sizeof(p.key4)) >> (32 - nm_shift4);
 		i = (id << nm_shift4) + hash;
 		set = bpf_map_lookup_elem(&nm_cache4, &i);
 		if (set) {
@@ -74,9 +72,7 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 			cpu->live4 |= 1ull << (hash >> (nm_shift4 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
 		}
 	} else if (verdict == NM_FLOW6) {
-		p.key6.ifindex = ifindex;
-		p.key6.hook = hook;
-		hash = nm_hash(&p.key6, sizeof(p.key6)) >> (32 - nm_shift6);
+		hash = nm_hash(p.word, sizeof(p.key6)) >> (32 - nm_shift6);
 		i = (id << nm_shift6) + hash;
 		set = bpf_map_lookup_elem(&nm_cache6, &i);
 		if (set) {

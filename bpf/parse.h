@@ -5,7 +5,7 @@
  */
 #pragma once
 
-static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct nm_packet *p)
+static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 hook, struct nm_packet *p)
 {
 	const __u32 l3 = ethernet ? sizeof(struct ethhdr) : 0;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -17,7 +17,7 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct
 
 	/* The shorter of the two: IPv4, TCP. A UDP packet may be shorter still. */
 	if (data + l3 + sizeof(struct iphdr) + sizeof(*tcp) > end)
-		return nm_parse_any(skb, p, ethernet);
+		return nm_parse_any(skb, p, ethernet, hook);
 	if (ethernet)
 		type = ((const struct ethhdr *)data)->h_proto;
 	if (type == bpf_htons(NM_ETH_P_IP)) {
@@ -25,38 +25,32 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct
 
 		tcp = data + l3 + sizeof(*ip);
 		if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(NM_IP_OFFSET | NM_IP_MORE_FRAGMENTS))
-			return nm_parse_any(skb, p, ethernet);
+			return nm_parse_any(skb, p, ethernet, hook);
 		protocol = ip->protocol;
 		total = bpf_ntohs(ip->tot_len) + l3;
 		headers = l3 + sizeof(*ip);
-		p->key4.saddr = ip->saddr;
-		p->key4.daddr = ip->daddr;
-		p->key4.sport = tcp->source;
-		p->key4.dport = tcp->dest;
-		p->key4.protocol = protocol;
-		p->key4.vlan = nm_offloaded_vlan(skb);
-		p->key4.inner_vlan = 0;
-		p->key4.pad = 0;
+		p->word[0] = *(const __u64 *)&ip->saddr;
+		p->word[1] = nm_key_ports(*(const __u32 *)tcp, skb->ifindex);
+		p->word[2] = nm_key_rest(protocol, hook, nm_offloaded_vlan(skb));
 		verdict = NM_FLOW4;
 	} else if (type == bpf_htons(NM_ETH_P_IPV6)) {
 		const struct ipv6hdr *ip = data + l3;
 
 		tcp = data + l3 + sizeof(*ip);
 		if ((void *)(tcp + 1) > end || *(const __u8 *)ip >> 4 != 6)
-			return nm_parse_any(skb, p, ethernet);
+			return nm_parse_any(skb, p, ethernet, hook);
 		protocol = ip->nexthdr;
 		total = bpf_ntohs(ip->payload_len) + l3 + sizeof(*ip);
 		headers = l3 + sizeof(*ip);
-		__builtin_memcpy(p->key6.saddr, &ip->saddr, 32);
-		p->key6.sport = tcp->source;
-		p->key6.dport = tcp->dest;
-		p->key6.protocol = protocol;
-		p->key6.vlan = nm_offloaded_vlan(skb);
-		p->key6.inner_vlan = 0;
-		p->key6.pad = 0;
+		p->word[0] = ((const __u64 *)&ip->saddr)[0];
+		p->word[1] = ((const __u64 *)&ip->saddr)[1];
+		p->word[2] = ((const __u64 *)&ip->saddr)[2];
+		p->word[3] = ((const __u64 *)&ip->saddr)[3];
+		p->word[4] = nm_key_ports(*(const __u32 *)tcp, skb->ifindex);
+		p->word[5] = nm_key_rest(protocol, hook, nm_offloaded_vlan(skb));
 		verdict = NM_FLOW6;
 	} else {
-		return nm_parse_any(skb, p, ethernet);
+		return nm_parse_any(skb, p, ethernet, hook);
 	}
 	if (protocol == IPPROTO_TCP) {
 		__u32 length = (((const __u8 *)tcp)[12] >> 4) * 4;
@@ -83,5 +77,5 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, struct
 	p->icmp = 0;
 	return verdict;
 odd:
-	return nm_parse_any(skb, p, ethernet);
+	return nm_parse_any(skb, p, ethernet, hook);
 }

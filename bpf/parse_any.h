@@ -269,7 +269,7 @@ static __always_inline bool nm_is_vlan(__be16 type)
 }
 
 /* What nm_parse hands on. One function, not inlined, so that the ordinary packet stays lean. */
-static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet)
+static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet, __u8 hook)
 {
 	struct nm_cursor c = { .skb = skb, .end = skb->len, .wire = nm_wire(skb) };
 	__u16 outer = nm_offloaded_vlan(skb), inner = 0;
@@ -305,11 +305,15 @@ static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, b
 	}
 	p->headers = c.at;
 	if (type == bpf_htons(NM_ETH_P_IP)) {
+		p->key4.ifindex = skb->ifindex;
+		p->key4.hook = hook;
 		p->key4.vlan = outer;
 		p->key4.inner_vlan = inner;
 		return nm_parse4(&c, p);
 	}
 	if (type == bpf_htons(NM_ETH_P_IPV6)) {
+		p->key6.ifindex = skb->ifindex;
+		p->key6.hook = hook;
 		p->key6.vlan = outer;
 		p->key6.inner_vlan = inner;
 		return nm_parse6(&c, p);

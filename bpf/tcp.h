@@ -6,7 +6,7 @@
 #define NM_REORDER_NS 3000000
 
 /* Units around the time of the next probe, in which ACKs are asked whether they cover one. */
-#define NM_WINDOW 16
+#define NM_PROBE_WINDOW 16
 
 static __always_inline bool nm_probe_due(const struct nm_delta *d, const struct nm_packet *p)
 {
@@ -15,7 +15,7 @@ static __always_inline bool nm_probe_due(const struct nm_delta *d, const struct 
 
 static __always_inline bool nm_answer_due(const struct nm_delta *d, const struct nm_packet *p)
 {
-	return nm_probe_every <= NM_WINDOW || (__u16)(nm_units(p) - d->icmp) >= nm_probe_every - NM_WINDOW;
+	return nm_probe_every <= NM_PROBE_WINDOW || (__u16)(nm_units(p) - d->icmp) >= nm_probe_every - NM_PROBE_WINDOW;
 }
 
 /* Sent before, or late: what was skipped and comes within a round trip was overtaken. */
@@ -87,7 +87,7 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 		/* Without a probe on its way in all of the window, the next one is a while off. */
 		if (nm_latency &&
 		    (!pair || nm_covered(pair, p, d->ack) ||
-		     (!pair->probe[!p->side] && (__u16)(nm_units(p) - d->icmp) >= nm_probe_every + NM_WINDOW)))
+		     (!pair->probe[!p->side] && (__u16)(nm_units(p) - d->icmp) >= nm_probe_every + NM_PROBE_WINDOW)))
 			d->icmp = nm_units(p);
 		d->ack = p->ack;
 		d->state |= NM_HEARD;
@@ -99,8 +99,8 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	}
 }
 
-/* The whole of it, for the packet in `cpu->packet`. */
-__noinline int nm_follow_closely(struct __sk_buff *skb, __u32 id)
+/* The whole of it, for the packet in `cpu->packet`; true if its payload is to be looked at. */
+__noinline int nm_follow_closely(__u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_packet *p;
@@ -162,15 +162,13 @@ __noinline int nm_follow_closely(struct __sk_buff *skb, __u32 id)
 		}
 		d->state &= ~NM_HEARD;
 	}
-	if (d->looks && p->payload)
-		nm_look(skb, id);
 	if (pair && flags & NM_TCP_FIN)
 		pair->flags |= NM_PAIR_CLOSED;
-	return 0;
+	return d->looks && p->payload;
 }
 
 /* A segment of an entry that is there. Data in order that answers nothing, or an ACK that moves on, is all most are. */
-static __always_inline void nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p)
+static __always_inline bool nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p)
 {
 	__u8 flags = p->tcp_flags;
 
@@ -181,20 +179,19 @@ static __always_inline void nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu,
 			    !(nm_latency && nm_probe_due(d, p))) {
 				d->seq_end = p->seq + p->payload;
 				d->window = p->window;
-				return;
+				return false;
 			}
 		} else if ((__s32)(p->ack - d->ack) > 0) {
 			if (!(nm_latency && nm_answer_due(d, p))) {
 				d->ack = p->ack;
 				d->window = p->window;
 				d->state |= NM_HEARD;
-				return;
+				return false;
 			}
 		} else if (p->window != d->window) {
 			d->window = p->window;
-			return;
+			return false;
 		}
 	}
-	if (flags)
-		nm_follow_closely(skb, nm_hand_over(skb, cpu, p));
+	return flags && nm_follow_closely(nm_hand_over(skb, cpu, p));
 }

@@ -25,7 +25,7 @@ impl Inline {
     /// Takes the rings of `bpf`.
     pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
         let rings = bpf.take_rings();
-        let index = Arc::new(SeriesIndex::new(config.series_limit));
+        let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
         let shared = share(config, bpf, &index, rings.len())?;
         let workers = rings
             .iter()

@@ -13,10 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{
-    self, App, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper, TimestampSource,
-};
-use crate::config::Config;
+use crate::bpf::{self, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::config::{Config, Precision};
 use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
@@ -65,7 +63,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
 
-    let index = Arc::new(SeriesIndex::new(config.series_limit));
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
     let (shared, workers, rings) = start_workers(config, &mut bpf, &index)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config));
     let server = server.start(Arc::new(page))?;
@@ -104,9 +102,12 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
         idle: CACHE_IDLE,
         report: CACHE_REPORT,
         forget: CACHE_FORGET,
-        timestamps: TimestampSource::Kernel,
-        latency: Some(PROBE_EVERY),
-        apps: App::all(),
+        timestamps: config.features.timestamps,
+        latency: config.features.latency.map(|precision| match precision {
+            Precision::Normal => PROBE_EVERY,
+            Precision::High => Duration::ZERO,
+        }),
+        apps: config.features.apps.clone(),
     }
 }
 
@@ -164,7 +165,7 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
         connect_timeout: config.connect_timeout,
     };
     let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
-    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, shards)))
+    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards)))
 }
 
 fn attach(
@@ -178,7 +179,8 @@ fn attach(
     for link in links {
         match attachments.attach(bpf, link, config.clsact) {
             Ok(mode) => {
-                log::info!("watching {} (index {}, {})", link.name, link.index, mode.name());
+                let facing = if link.workload { ", faces a workload" } else { "" };
+                log::info!("watching {} (index {}, {}{facing})", link.name, link.index, mode.name());
                 shared.watch(link, mode);
             }
             Err(error) => {

@@ -8,7 +8,7 @@ use foldhash::HashMapExt;
 
 use super::report::Report;
 use super::shard::{Shard, lock};
-use crate::bpf::{Books, Clock, Link, Mode, ProgramStatsReader};
+use crate::bpf::{Books, Clock, Link, Mode, ProgramStatsReader, TimestampSource};
 use crate::flow::{Counts, Flow};
 use crate::metrics::{Aggregates, Processing, Snapshot, Source};
 
@@ -18,13 +18,19 @@ const STUCK: Duration = Duration::from_secs(10);
 pub(super) struct Shared {
     books: Books,
     programs: ProgramStatsReader,
+    timestamps: TimestampSource,
     shards: Vec<Arc<Mutex<Shard>>>,
     watched: Mutex<Vec<(u32, String, &'static str)>>,
 }
 
 impl Shared {
-    pub(super) fn new(books: Books, programs: ProgramStatsReader, shards: Vec<Arc<Mutex<Shard>>>) -> Shared {
-        Shared { books, programs, shards, watched: Mutex::default() }
+    pub(super) fn new(
+        books: Books,
+        programs: ProgramStatsReader,
+        timestamps: TimestampSource,
+        shards: Vec<Arc<Mutex<Shard>>>,
+    ) -> Shared {
+        Shared { books, programs, timestamps, shards, watched: Mutex::default() }
     }
 
     pub(super) fn shards(&self) -> &[Arc<Mutex<Shard>>] {
@@ -78,6 +84,8 @@ impl Source for Shared {
             active,
             books: self.books.interfaces(),
             records: self.books.records(),
+            misses: self.books.misses(),
+            timestamps: self.timestamps,
             processing,
             interfaces: self.watched(),
             programs: self.programs.read(),

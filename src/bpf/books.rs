@@ -72,6 +72,19 @@ pub struct RecordCounts {
     pub lost: u64,
 }
 
+/// What else the programs count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Misses {
+    /// Times not measured, for another connection had the place in the pairing table.
+    pub unpaired: u64,
+    /// Times measured and left out, for a record had just been written.
+    pub unsampled: u64,
+    /// Quotes of ICMP errors left out, for too many came at once.
+    pub unquoted: u64,
+    /// Packets timed by the kernel's clock and by the NIC's; counted only where the NIC's is asked for.
+    pub stamps: [u64; 2],
+}
+
 /// Reads the books.
 #[derive(Debug)]
 pub struct Books {
@@ -112,5 +125,18 @@ impl Books {
             counts.lost += state.records_lost;
         }
         counts
+    }
+
+    /// Of all CPUs.
+    pub fn misses(&self) -> Misses {
+        let mut misses = Misses::default();
+        for state in (0..self.cpus).filter_map(|cpu| self.state.read(cpu)) {
+            misses.unpaired += state.unpaired;
+            misses.unsampled += state.unsampled;
+            misses.unquoted += state.unquoted;
+            misses.stamps[0] += state.stamps[0];
+            misses.stamps[1] += state.stamps[1];
+        }
+        misses
     }
 }

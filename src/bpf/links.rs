@@ -1,11 +1,11 @@
 //! The interfaces of this network namespace, by netlink.
 
-use anyhow::{Context, Result, bail};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use anyhow::{Context, Result};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+
+use super::facing::{self, Pair};
+use super::netlink::dump;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Link {
     pub loopback: bool,
     /// What its packets start with; `None`: neither Ethernet nor IP, so there is nothing to watch.
     pub framing: Option<Framing>,
+    /// It is the host's end of a pair, and a pod or container has the other: what enters the host here has left a workload.
+    pub workload: bool,
 }
 
 /// What packets of an interface start with.
@@ -50,39 +52,19 @@ impl Framing {
 
 /// Lists all interfaces.
 pub fn list_links() -> Result<Vec<Link>> {
-    let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
-    socket.bind_auto().context("bind a netlink socket")?;
-    socket.connect(&SocketAddr::new(0, 0)).context("connect a netlink socket")?;
-    let mut request = NetlinkMessage::new(
-        NetlinkHeader::default(),
-        NetlinkPayload::from(RouteNetlinkMessage::GetLink(LinkMessage::default())),
-    );
-    request.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("ask for the interfaces")?;
-
-    let mut links = Vec::new();
-    loop {
-        let (datagram, _) = socket.recv_from_full().context("read the interfaces")?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("read the interfaces")?;
-            // Messages are aligned to four bytes (NLMSG_ALIGN).
-            let length = (message.header.length as usize).next_multiple_of(4).min(rest.len());
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(links),
-                NetlinkPayload::Error(error) => bail!("list the interfaces: {}", error.to_io()),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.extend(link_of(link)),
-                _ => {}
-            }
-            if length == 0 {
-                break;
-            }
-            rest = &rest[length..];
+    let (mut links, mut pairs) = (Vec::new(), Vec::new());
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message {
+            pairs.push((message.header.index, Pair::of(&message)));
+            links.extend(link_of(message));
         }
+    })
+    .context("list the interfaces")?;
+    let workloads = facing::workloads(&pairs)?;
+    for link in &mut links {
+        link.workload = workloads.contains(&link.index);
     }
+    Ok(links)
 }
 
 fn link_of(message: LinkMessage) -> Option<Link> {
@@ -97,6 +79,7 @@ fn link_of(message: LinkMessage) -> Option<Link> {
         up: flags.contains(LinkFlags::Up),
         loopback: flags.contains(LinkFlags::Loopback),
         framing: Framing::of(message.header.link_layer_type),
+        workload: false,
     })
 }
 

@@ -152,6 +152,7 @@ impl<'obj> Bpf<'obj> {
         open.maps.nm_facts4.set_max_entries((count * sets4).div_ceil(FACTS_SETS))?;
         open.maps.nm_facts6.set_max_entries((count * sets6).div_ceil(FACTS_SETS))?;
         open.maps.nm_pairs.set_max_entries(pairs)?;
+        open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
         open.maps.nm_interfaces.set_max_entries(count * (INTERFACES as u32 + 1))?;
         let skel = open.load().map_err(super::preflight::explain_load_error)?;
@@ -230,12 +231,14 @@ impl<'obj> Bpf<'obj> {
     pub fn kernel_bytes(&self) -> u64 {
         let maps = &self.skel.maps;
         let size = |m: &dyn MapCore| u64::from(m.max_entries()) * u64::from(m.value_size());
-        let arrays: [&dyn MapCore; 8] = [
+        let arrays: [&dyn MapCore; 10] = [
             &maps.nm_cache4,
             &maps.nm_cache6,
             &maps.nm_facts4,
             &maps.nm_facts6,
             &maps.nm_pairs,
+            &maps.nm_windows,
+            &maps.nm_l7s,
             &maps.nm_cpus,
             &maps.nm_interfaces,
             &maps.nm_fragments,

@@ -6,11 +6,13 @@ mod attach;
 mod books;
 mod cache_sweep;
 mod clock;
+mod facing;
 mod inject;
 mod leftovers;
 mod links;
 mod load;
 mod mapped;
+mod netlink;
 mod preflight;
 mod record;
 mod ring;
@@ -23,7 +25,7 @@ mod skel {
 
 pub use app::App;
 pub use attach::{Attachments, Mode};
-pub use books::{Books, InterfaceBooks, RecordCounts, Tally};
+pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
 pub use clock::Clock;
 pub use inject::{Frame, Injector};

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
 
+use super::features::FeatureArgs;
 use super::{Config, Selection};
 use crate::output::Format;
 
@@ -56,30 +57,37 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", hide_env = true)]
     node_name: Option<String>,
 
-    // Tuning, by environment.
+    // Tuning, by environment: an error shows the name of the value, so that is the variable.
     /// Worker threads
-    #[arg(long, hide = true, env = "NETMON_PERFORMANCE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_WORKERS", env = "NETMON_PERFORMANCE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: Option<u16>,
 
     /// Records that a ring holds
-    #[arg(long, hide = true, env = "NETMON_PERFORMANCE_BUFFER_SIZE", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_BUFFER_SIZE", env = "NETMON_PERFORMANCE_BUFFER_SIZE", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     buffer_size: Option<u32>,
 
     /// Records that wait before a worker is woken
-    #[arg(long, hide = true, env = "NETMON_PERFORMANCE_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_BATCH_SIZE", env = "NETMON_PERFORMANCE_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_size: Option<u32>,
 
     /// Flow directions that each CPU keeps in the kernel
-    #[arg(long, hide = true, env = "NETMON_CACHE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    #[arg(long, hide = true, value_name = "NETMON_CACHE_SLOTS", env = "NETMON_CACHE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=262_144))]
     cache_slots: Option<u32>,
 
     /// Flows in the table at most
-    #[arg(long, hide = true, env = "NETMON_FLOW_MAX_FLOWS", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, hide = true, value_name = "NETMON_FLOW_MAX_FLOWS", env = "NETMON_FLOW_MAX_FLOWS", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     max_flows: Option<u32>,
 
     /// A flow without packets for this long is over
-    #[arg(long, hide = true, env = "NETMON_FLOW_FLOW_TIMEOUT", value_parser = duration)]
+    #[arg(long, hide = true, value_name = "NETMON_FLOW_FLOW_TIMEOUT", env = "NETMON_FLOW_FLOW_TIMEOUT", value_parser = duration)]
     flow_timeout: Option<Duration>,
+
+    /// A SYN without an answer for this long has failed
+    #[arg(long, hide = true, value_name = "NETMON_FLOW_CONNECT_TIMEOUT", env = "NETMON_FLOW_CONNECT_TIMEOUT", value_parser = duration)]
+    connect_timeout: Option<Duration>,
+
+    #[command(flatten)]
+    features: FeatureArgs,
 
     /// Attach by clsact even where the kernel has TCX
     #[arg(long, hide = true, env = "NETMON_FORCE_CLSACT", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
@@ -126,6 +134,8 @@ impl Args {
             cache_slots: self.cache_slots,
             max_flows: self.max_flows.map_or(default.max_flows, |n| n as usize),
             flow_timeout: self.flow_timeout.unwrap_or(default.flow_timeout),
+            connect_timeout: self.connect_timeout.unwrap_or(default.connect_timeout),
+            features: self.features.check()?,
             clsact: self.force_clsact,
             ..default
         })

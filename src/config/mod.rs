@@ -1,11 +1,13 @@
 //! What the agent is told: raw arguments first, then one checked configuration that the rest uses.
 
 mod args;
+mod features;
 mod select;
 
 use std::time::Duration;
 
 pub use args::{Args, Command};
+pub use features::{Buckets, Features, Precision};
 pub use select::Selection;
 
 /// The configuration of an agent.
@@ -33,6 +35,8 @@ pub struct Config {
     pub flow_timeout: Duration,
     /// A SYN without an answer for this long has failed.
     pub connect_timeout: Duration,
+    /// What is looked for in connections besides their packets.
+    pub features: Features,
     /// Series of all metrics whose labels come from packets.
     pub series_limit: usize,
     /// Attach by clsact even where the kernel has TCX.
@@ -55,6 +59,7 @@ impl Default for Config {
             max_flows: 1_000_000,
             flow_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(30),
+            features: Features::default(),
             series_limit: 20_000,
             clsact: false,
         }

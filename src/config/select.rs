@@ -62,7 +62,8 @@ mod tests {
 
     fn link(name: &str) -> Link {
         let framing = Some(Framing::Ethernet);
-        Link { index: 1, name: name.to_owned(), up: !name.starts_with("down"), loopback: name == "lo", framing }
+        let (up, loopback) = (!name.starts_with("down"), name == "lo");
+        Link { index: 1, name: name.to_owned(), up, loopback, framing, workload: false }
     }
 
     fn chosen(patterns: &[&str]) -> Vec<String> {

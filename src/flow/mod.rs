@@ -10,7 +10,7 @@ pub use key::{FlowKey, protocol_name};
 pub use outcome::{Outcome, Reason, Status};
 pub use table::{Counts, Limits, Observer, Table};
 
-use crate::bpf::Hook;
+use crate::bpf::{App, Hook};
 
 /// One direction of a flow, as its owner saw it: the interface and hook that saw it first. What others see of the same
 /// packets is duplicate.
@@ -80,6 +80,8 @@ pub struct Flow {
     pub first_ns: u64,
     /// How it ended; `None` while it lasts. Counted when it becomes known.
     pub outcome: Option<Outcome>,
+    /// What it speaks, once that is known.
+    pub app: Option<App>,
     /// What the observer wants to find again, one a direction.
     pub tags: [u32; 2],
     /// Tells this flow from others that had its place in the table.

@@ -11,7 +11,7 @@ use super::outcome::{TCP, Verdict, conclude, is_embryonic, judge};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, Flow, FlowKey, Outcome, Sent};
-use crate::bpf::{Cause, Hook, Record};
+use crate::bpf::{Cause, Facts, Hook, Record, Sample};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,8 @@ pub trait Observer {
     fn sent(&mut self, flow: &Flow, sender: usize, record: &Record);
     /// Another hook saw packets that are accounted already.
     fn duplicate(&mut self, record: &Record);
+    /// A time was measured where the sender's packets are accounted.
+    fn measured(&mut self, _flow: &Flow, _sender: usize, _sample: Sample) {}
     /// The outcome became known.
     fn ended(&mut self, flow: &Flow, outcome: Outcome);
     /// The flow had to go before its time, for lack of room.
@@ -143,10 +145,21 @@ impl Table {
         }
         add(sent, record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
+        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|_| flow.app.is_none());
+        flow.app = flow.app.or(app);
         if first {
             flow.tags[sender] = observer.appeared(flow, sender);
         }
+        // From now on it counts as what it speaks; what was counted before stays where it is.
+        for end in 0..2 {
+            if app.is_some() && flow.sent[end].ifindex != 0 && !(first && end == sender) {
+                flow.tags[end] = observer.appeared(flow, end);
+            }
+        }
         observer.sent(flow, sender, record);
+        for sample in record.facts.iter().flat_map(Facts::samples) {
+            observer.measured(flow, sender, sample);
+        }
         if flow.outcome.is_some() {
             return;
         }
@@ -229,6 +242,7 @@ impl Table {
             client: client as u8,
             direction: direction_of(client, sender, record),
             outcome: None,
+            app: None,
             closing: false,
             first_ns: record.first_ns,
             tags: [0; 2],

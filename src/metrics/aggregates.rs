@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::series::{SeriesIndex, SeriesKey};
-use crate::bpf::{Record, Tally};
+use super::pairs::Pairs;
+use super::series::{SeriesIndex, SeriesKey, Trouble};
+use crate::bpf::{Record, Sample, Tally};
 use crate::flow::{Direction, Flow, Observer, Outcome};
 
 /// Sums over everything one worker has seen. They only grow.
@@ -14,6 +15,7 @@ pub struct Aggregates {
     index: Arc<SeriesIndex>,
     /// By number of series.
     pub(super) series: Vec<Tally>,
+    pub(super) pairs: Pairs,
     /// Flows whose outcome is known.
     pub(super) ended: HashMap<(u8, Direction, Outcome), u64>,
     /// By interface index.
@@ -38,6 +40,7 @@ impl Aggregates {
         Aggregates {
             index,
             series: Vec::new(),
+            pairs: Pairs::default(),
             ended: HashMap::new(),
             interfaces: HashMap::new(),
             evicted: 0,
@@ -64,6 +67,7 @@ impl Aggregates {
         for (sum, more) in self.series.iter_mut().zip(&other.series) {
             *sum += *more;
         }
+        self.pairs.add(&other.pairs);
         for (&key, count) in &other.ended {
             *self.ended.entry(key).or_default() += count;
         }
@@ -95,11 +99,12 @@ fn tally(record: &Record) -> Tally {
 impl Observer for Aggregates {
     fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
         let ends = &flow.key.ends;
-        self.index.number(SeriesKey {
+        self.index.traffic(SeriesKey {
             protocol: flow.key.protocol,
             direction: flow.direction,
             source: ends[sender].ip(flow.key.v6),
             destination: ends[1 - sender].ip(flow.key.v6),
+            app: flow.app,
         })
     }
 
@@ -110,6 +115,14 @@ impl Observer for Aggregates {
         }
         self.series[number] += tally(record);
         self.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
+        if let Some(facts) = &record.facts {
+            self.pairs.trouble(&self.index, flow, Trouble::Retransmit, facts.retransmits.into());
+            self.pairs.trouble(&self.index, flow, Trouble::Reset, facts.resets.into());
+        }
+    }
+
+    fn measured(&mut self, flow: &Flow, _sender: usize, sample: Sample) {
+        self.pairs.measured(&self.index, flow, sample);
     }
 
     fn duplicate(&mut self, record: &Record) {

@@ -1,13 +1,20 @@
 //! Aggregates of what flows do, and the page that Prometheus reads.
 
 mod aggregates;
+mod budget;
 mod collector;
+mod families;
 pub mod http;
 mod own;
 mod page;
+mod pair_page;
+mod pairs;
 mod series;
 
 pub use aggregates::{Accounted, Aggregates};
 pub use own::{Processing, SAMPLE};
 pub use page::{Build, MetricsPage, Snapshot, Source};
 pub use series::SeriesIndex;
+
+#[cfg(test)]
+mod tests;

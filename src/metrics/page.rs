@@ -9,7 +9,7 @@ use super::aggregates::Aggregates;
 use super::collector::AgentCollector;
 use super::http::{METRICS, Pages, Reply, TEXT};
 use super::own::Processing;
-use crate::bpf::{InterfaceBooks, ProgramStats, RecordCounts};
+use crate::bpf::{InterfaceBooks, Misses, ProgramStats, RecordCounts, TimestampSource};
 use crate::flow::Counts;
 
 /// What the agent knows at the moment of a scrape.
@@ -23,6 +23,10 @@ pub struct Snapshot {
     pub books: BTreeMap<u32, InterfaceBooks>,
     /// Records the programs wrote.
     pub records: RecordCounts,
+    /// What the programs left out.
+    pub misses: Misses,
+    /// The clock that was asked for.
+    pub timestamps: TimestampSource,
     /// Time for a record.
     pub processing: Processing,
     /// Watched interfaces: index, name, attach mode.

@@ -1,13 +1,11 @@
-//! The series of `/metrics` whose labels come from packets. They are numbered once and for all, within a budget; what
-//! exceeds it is counted in one series more, so that totals stay exact.
+//! The series of `/metrics` whose labels come from packets, and what tells them from each other.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
 
-use foldhash::HashMap;
-
-use crate::flow::Direction;
+use super::budget::{Budget, Numbers};
+use crate::bpf::App;
+use crate::config::Buckets;
+use crate::flow::{Direction, Flow};
 
 /// What distinguishes the series of bytes and packets: one direction of traffic between two addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,91 +18,124 @@ pub struct SeriesKey {
     pub source: IpAddr,
     /// Receiver.
     pub destination: IpAddr,
+    /// What the flow speaks, once that is known.
+    pub app: Option<App>,
 }
 
-/// The number of the series for all that has none of its own.
-pub const OTHER: u32 = 0;
+/// What distinguishes the series of times and troubles: who used whose service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PairKey {
+    /// Client and server; `None`: all pairs that have no series of their own.
+    pub(super) ends: Option<(IpAddr, IpAddr)>,
+    pub(super) more: More,
+}
 
-/// Metrics that have a series for each key: bytes and packets.
-pub const METRICS: usize = 2;
+/// The label that a metric has besides those of the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum More {
+    Nothing,
+    Side(&'static str),
+    App(Option<App>),
+}
 
-/// Numbers the series.
+impl PairKey {
+    pub(super) fn of(flow: &Flow, more: More) -> PairKey {
+        let client = usize::from(flow.client & 1);
+        let ip = |end: usize| flow.key.ends[end].ip(flow.key.v6);
+        PairKey { ends: Some((ip(client), ip(1 - client))), more }
+    }
+}
+
+/// Histograms by pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timed {
+    Connect,
+    Handshake,
+    Rtt,
+    Response,
+}
+
+/// Counters by pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    Retransmit,
+    Reset,
+}
+
+/// In the order of the enumerations.
+pub(super) const TIMED: [&str; 4] =
+    ["netmon_latency_seconds", "netmon_handshake_seconds", "netmon_rtt_seconds", "netmon_response_seconds"];
+pub(super) const TROUBLES: [&str; 2] = ["netmon_retransmits_total", "netmon_resets_total"];
+/// Metrics that have a series for each [`SeriesKey`].
+const TRAFFIC: [&str; 2] = ["netmon_bytes_total", "netmon_packets_total"];
+
+/// Which keys have series, within one budget for all.
 #[derive(Debug)]
 pub struct SeriesIndex {
-    numbered: RwLock<Numbered>,
-    keys_limit: usize,
-    refused: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Numbered {
-    numbers: HashMap<SeriesKey, u32>,
-    /// Number 1 is the first.
-    keys: Vec<SeriesKey>,
+    budget: Budget,
+    buckets: Buckets,
+    traffic: Numbers<SeriesKey>,
+    timed: [Numbers<PairKey>; 4],
+    troubles: [Numbers<PairKey>; 2],
 }
 
 impl SeriesIndex {
-    /// Room for `limit` series in all metrics together.
-    pub fn new(limit: usize) -> SeriesIndex {
-        SeriesIndex { numbered: RwLock::default(), keys_limit: limit / METRICS, refused: AtomicU64::new(0) }
-    }
-
-    /// The number of a key; [`OTHER`] once the budget is used up.
-    pub fn number(&self, key: SeriesKey) -> u32 {
-        let numbered = self.numbered.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&number) = numbered.numbers.get(&key) {
-            return number;
+    /// Room for `limit` lines in all metrics together, those of histograms with `buckets` included.
+    pub fn new(limit: usize, buckets: Buckets) -> SeriesIndex {
+        // Besides its bounds, a histogram has a bucket for what is above, a sum and a count.
+        let lines = buckets.bounds_ns().len() + 3;
+        SeriesIndex {
+            budget: Budget::new(limit),
+            buckets,
+            traffic: Numbers::new(TRAFFIC.len()),
+            timed: TIMED.map(|_| Numbers::new(lines)),
+            troubles: TROUBLES.map(|_| Numbers::new(1)),
         }
-        let full = numbered.keys.len() >= self.keys_limit;
-        drop(numbered);
-        if !full {
-            let mut numbered = self.numbered.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(&number) = numbered.numbers.get(&key) {
-                return number;
-            }
-            if numbered.keys.len() < self.keys_limit {
-                numbered.keys.push(key);
-                let number = numbered.keys.len() as u32;
-                numbered.numbers.insert(key, number);
-                return number;
-            }
-        }
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        OTHER
     }
 
-    /// The keys in the order of their numbers, from 1 on.
-    pub fn keys(&self) -> Vec<SeriesKey> {
-        self.numbered.read().unwrap_or_else(PoisonError::into_inner).keys.clone()
+    pub(super) fn buckets(&self) -> &Buckets {
+        &self.buckets
     }
 
-    /// The budget, in series of all metrics.
+    /// The number of a direction of traffic; [`OTHER`](super::budget::OTHER) if there is no room for it.
+    pub(super) fn traffic(&self, key: SeriesKey) -> u32 {
+        self.traffic.number(key, &self.budget)
+    }
+
+    /// The directions of traffic in the order of their numbers, from 1 on.
+    pub(super) fn traffic_keys(&self) -> Vec<SeriesKey> {
+        self.traffic.keys()
+    }
+
+    /// The key to count a time under: its own, or that of all others.
+    pub(super) fn timed(&self, timed: Timed, key: PairKey) -> PairKey {
+        admitted(&self.timed[timed as usize], key, &self.budget)
+    }
+
+    /// Likewise for a trouble.
+    pub(super) fn trouble(&self, trouble: Trouble, key: PairKey) -> PairKey {
+        admitted(&self.troubles[trouble as usize], key, &self.budget)
+    }
+
+    /// Lines that all metrics together may have.
     pub fn limit(&self) -> usize {
-        self.keys_limit * METRICS
+        self.budget.limit()
     }
 
-    /// How often a flow's direction found no series of its own.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+    /// By metric: lines in use, and how often something found no room.
+    pub(super) fn usage(&self) -> Vec<(&'static str, usize, u64)> {
+        let pairs = TIMED.iter().zip(&self.timed).chain(TROUBLES.iter().zip(&self.troubles));
+        TRAFFIC
+            .iter()
+            .map(|name| (*name, self.traffic.len(), self.traffic.refused()))
+            .chain(pairs.map(|(name, numbers)| (*name, numbers.lines(), numbers.refused())))
+            .collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(i: u32) -> SeriesKey {
-        let source = IpAddr::from(i.to_be_bytes());
-        SeriesKey { protocol: 6, direction: Direction::Egress, source, destination: source }
-    }
-
-    #[test]
-    fn numbers_are_stable_and_bounded() {
-        let index = SeriesIndex::new(20);
-        let first: Vec<u32> = (0..10).map(|i| index.number(key(i))).collect();
-        assert_eq!(first, (1..=10).collect::<Vec<u32>>());
-        assert_eq!(index.number(key(10)), OTHER);
-        assert_eq!(index.number(key(3)), 4, "known keys keep theirs");
-        assert_eq!((index.refused(), index.keys().len()), (1, 10));
+fn admitted(numbers: &Numbers<PairKey>, key: PairKey, budget: &Budget) -> PairKey {
+    match numbers.number(key, budget) {
+        super::budget::OTHER => PairKey { ends: None, ..key },
+        _ => key,
     }
 }

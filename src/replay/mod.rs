@@ -91,7 +91,7 @@ fn options(config: &Config, cpus: usize) -> Options {
         rings: 1,
         ring_records: RING_RECORDS,
         timestamps: TimestampSource::Capture,
-        latency: Some(Duration::ZERO),
+        latency: config.features.latency.map(|_| Duration::ZERO),
         ..agent::options(config, cpus)
     }
 }

@@ -180,6 +180,15 @@ impl Oracle {
             Some(LaxNetSlice::Ipv6(_)) => true,
             _ => return self.count("etherparse: no IP"),
         };
+        let header = match &lax.net {
+            Some(LaxNetSlice::Ipv4(ip)) => ip.header().slice(),
+            Some(LaxNetSlice::Ipv6(ip)) => ip.header().slice(),
+            _ => return self.count("etherparse: no IP"),
+        };
+        let at = header.as_ptr() as usize - packet.as_ptr() as usize;
+        if packet[at - 2..at] != if v6 { [0x86, 0xdd] } else { [0x08, 0x00] } {
+            return self.count("etherparse: goes by the version, not by the EtherType");
+        }
         if lax.link_exts.len() > 2 {
             return self.count("etherparse: three tags");
         }

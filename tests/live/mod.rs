@@ -7,6 +7,7 @@
 mod agent;
 mod binary;
 mod conservation;
+mod direction;
 mod exact;
 mod foreign;
 mod framing;
