@@ -10,6 +10,8 @@ use crate::flow::{Flow, Limits, Observer, Outcome, Table};
 use crate::output::{FlowWriter, Line, Naming};
 use crate::worker::Sink;
 
+use super::measured::{Measured, Store, fill};
+
 /// The flows of a capture.
 pub(super) struct Flows<W: Write> {
     table: Option<Table>,
@@ -24,6 +26,7 @@ pub(super) struct Flows<W: Write> {
 pub(super) struct Book<W: Write> {
     writer: FlowWriter<W>,
     naming: Naming,
+    measured: Store,
     waiting: BinaryHeap<Reverse<Waiting>>,
     most: usize,
     pub(super) printed: u64,
@@ -40,6 +43,7 @@ impl<W: Write> Flows<W> {
         let book = Book {
             writer,
             naming: Naming::default(),
+            measured: Store::default(),
             waiting: BinaryHeap::new(),
             most: limits.max_flows,
             printed: 0,
@@ -78,7 +82,7 @@ impl<W: Write> Flows<W> {
             }
         }
         while let Some(Reverse(waiting)) = self.book.waiting.pop() {
-            self.book.print(&waiting.0);
+            self.book.print(&waiting);
         }
         let result = match self.book.failure.take() {
             Some(failure) => Err(failure),
@@ -113,22 +117,26 @@ impl<W: Write + Send + 'static> Sink for Flows<W> {
 }
 
 impl<W: Write> Book<W> {
-    fn print(&mut self, flow: &Flow) {
+    fn print(&mut self, Waiting(flow, measured): &Waiting) {
         if self.failure.is_some() {
             return;
         }
         self.printed += 1;
-        let line = Line::new(self.printed, flow, &self.naming);
+        let mut line = Line::new(self.printed, flow, &self.naming);
+        fill(&mut line, flow, measured);
         self.failure = self.writer.write(&line).err();
     }
 }
 
 impl<W: Write> Observer for Book<W> {
-    fn appeared(&mut self, _flow: &Flow, _sender: usize) -> u32 {
-        0
+    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
+        self.measured.tag(flow, sender)
     }
 
-    fn sent(&mut self, _flow: &Flow, _sender: usize, record: &Record) {
+    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
+        if let Some(facts) = &record.facts {
+            self.measured.add(flow.tags[sender], facts);
+        }
         self.accounted += Tally { packets: record.packets, bytes: record.bytes };
     }
 
@@ -143,17 +151,18 @@ impl<W: Write> Observer for Book<W> {
     }
 
     fn removed(&mut self, flow: &Flow) {
-        self.waiting.push(Reverse(Waiting(flow.clone())));
+        let measured = self.measured.take(flow);
+        self.waiting.push(Reverse(Waiting(flow.clone(), measured)));
         while self.waiting.len() > self.most {
             if let Some(Reverse(waiting)) = self.waiting.pop() {
-                self.print(&waiting.0);
+                self.print(&waiting);
             }
         }
     }
 }
 
 /// Ordered by start; of two that start together by their ends, so that a capture always prints the same.
-struct Waiting(Flow);
+struct Waiting(Flow, [Measured; 2]);
 
 impl Waiting {
     fn order(&self) -> impl Ord + '_ {

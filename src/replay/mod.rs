@@ -5,6 +5,7 @@ mod capture;
 mod flows;
 mod link;
 mod links;
+mod measured;
 mod player;
 mod stream;
 
