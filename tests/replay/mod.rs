@@ -5,6 +5,7 @@
 
 mod broken;
 mod formats;
+mod latency;
 mod time;
 mod tshark;
 mod written;

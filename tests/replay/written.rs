@@ -53,7 +53,6 @@ impl Written {
     }
 
     /// An echo request of the client or its reply.
-    #[expect(dead_code)]
     pub fn echo(&mut self, at: u64, sender: usize, id: u16, sequence: u16) {
         let kind = if sender == CLIENT { 8 } else { 0 };
         let ids = [id, sequence].map(u16::to_be_bytes).concat();
