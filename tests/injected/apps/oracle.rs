@@ -31,17 +31,17 @@ impl std::fmt::Display for Said<'_> {
 }
 
 impl Said<'_> {
-    fn from_client(&self) -> bool {
+    fn by_client(&self) -> bool {
         self.client != 0
     }
 
-    fn from_server(&self) -> bool {
+    fn by_server(&self) -> bool {
         self.client != 1
     }
 
     /// One end has the port.
     fn at(&self, port: u16) -> bool {
-        (self.from_client() && self.dport == port) || (self.from_server() && self.sport == port)
+        (self.by_client() && self.dport == port) || (self.by_server() && self.sport == port)
     }
 
     /// May the payload be said to be of `app`, version `version`? Why not, else.
@@ -53,10 +53,10 @@ impl Said<'_> {
             App::Grpc => self.http2() && grpc(b) == Some(true),
             App::Tls => self.tls(version),
             App::Dns => self.dns(),
-            App::Mysql => self.from_server() && mysql(b),
+            App::Mysql => self.by_server() && mysql(b),
             App::Postgres => self.postgres(),
             App::Redis => self.redis(),
-            App::Kafka => self.from_client() && kafka(b),
+            App::Kafka => self.by_client() && kafka(b),
             App::Mongodb => self.mongodb(),
             App::Memcached => self.memcached(),
             App::Amqp => amqp(b),
@@ -81,7 +81,7 @@ impl Said<'_> {
 
     fn http2(&self) -> bool {
         let preface = self.bytes.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        (preface && self.from_client()) || (self.from_server() && settings(self.bytes))
+        (preface && self.by_client()) || (self.by_server() && settings(self.bytes))
     }
 
     fn tls(&self, version: u32) -> bool {
@@ -94,10 +94,10 @@ impl Said<'_> {
         }
         match (b[0], b[5]) {
             (21, level) => {
-                self.from_server() && b.len() == 7 && record == 7 && (level == 1 || level == 2) && version == 0
+                self.by_server() && b.len() == 7 && record == 7 && (level == 1 || level == 2) && version == 0
             }
-            (22, 1) => self.from_client() && version == 0 && client_hello(b),
-            (22, 2) => self.from_server() && server_hello(b, version),
+            (22, 1) => self.by_client() && version == 0 && client_hello(b),
+            (22, 2) => self.by_server() && server_hello(b, version),
             _ => false,
         }
     }
@@ -114,9 +114,9 @@ impl Said<'_> {
         let encrypt = |b: &[u8]| request(b, [4, 0xd2, 0x16, 0x2f]) || request(b, [4, 0xd2, 0x16, 0x30]);
         let b = self.bytes;
         if b.len() == 1 {
-            return self.from_server() && b"SNG".contains(&b[0]) && self.before.is_some_and(encrypt);
+            return self.by_server() && b"SNG".contains(&b[0]) && self.before.is_some_and(encrypt);
         }
-        if !self.from_client() {
+        if !self.by_client() {
             return false;
         }
         if encrypt(b) || (b.len() == 16 && b[..8] == [0, 0, 0, 16, 4, 0xd2, 0x16, 0x2e]) {
@@ -133,13 +133,13 @@ impl Said<'_> {
         let b = self.bytes;
         match b.first() {
             Some(b'*') => array(b),
-            Some(b'%' | b'~' | b'>') => self.from_server() && array(b),
-            Some(b'$') => self.from_server() && bulk(b),
+            Some(b'%' | b'~' | b'>') => self.by_server() && array(b),
+            Some(b'$') => self.by_server() && bulk(b),
             Some(b'P' | b'p') => b[..6].eq_ignore_ascii_case(b"PING\r\n") && (self.at(6379) || self.company(b"+-:")),
             Some(b'+' | b'-' | b':') => {
                 let known = [&b"+PONG\r\n"[..], b"-NOAUTH ", b"-DENIED ", b"-WRONGTYPE ", b"-LOADING "];
                 line(b).is_some()
-                    && ((self.from_server() && known.iter().any(|k| b.starts_with(k)))
+                    && ((self.by_server() && known.iter().any(|k| b.starts_with(k)))
                         || self.at(6379)
                         || self.company(b"Pp+-:"))
             }
@@ -160,7 +160,7 @@ impl Said<'_> {
         let (length, answer) = (le32(b, 0), le32(b, 8));
         if length < b.len()
             || length > 48_000_000
-            || !(if answer == 0 { self.from_client() } else { self.from_server() })
+            || !(if answer == 0 { self.by_client() } else { self.by_server() })
         {
             return false;
         }
@@ -184,7 +184,7 @@ impl Said<'_> {
             let whole = body + 24 == b.len() && key + usize::from(extras) <= body && key <= 250;
             return whole
                 && b[5] == 0
-                && (if b[0] == 0x80 { self.from_client() } else { b[0] == 0x81 && self.from_server() });
+                && (if b[0] == 0x80 { self.by_client() } else { b[0] == 0x81 && self.by_server() });
         }
         let Some(line) = line(b) else { return false };
         let words: Vec<&str> = line.split(' ').collect();
@@ -193,14 +193,14 @@ impl Said<'_> {
         let strong = !words.contains(&"")
             && match words[0] {
                 "set" | "add" | "replace" | "append" | "prepend" => {
-                    self.from_client() && number(2) && words.len() > 3 && number(4) && noreply(5)
+                    self.by_client() && number(2) && words.len() > 3 && number(4) && noreply(5)
                 }
-                "cas" => self.from_client() && number(2) && number(4) && number(5) && noreply(6),
-                "incr" | "decr" => self.from_client() && number(2) && noreply(3),
-                "gets" => self.from_client() && words.len() > 1,
-                "gat" | "gats" => self.from_client() && number(1) && words.len() > 2,
-                "VALUE" => self.from_server() && number(2) && number(3) && words.len() <= 5,
-                "STAT" => self.from_server() && words.len() > 2,
+                "cas" => self.by_client() && number(2) && number(4) && number(5) && noreply(6),
+                "incr" | "decr" => self.by_client() && number(2) && noreply(3),
+                "gets" => self.by_client() && words.len() > 1,
+                "gat" | "gats" => self.by_client() && number(1) && words.len() > 2,
+                "VALUE" => self.by_server() && number(2) && number(3) && words.len() <= 5,
+                "STAT" => self.by_server() && words.len() > 2,
                 _ => false,
             };
         let words = |line: &str, list: &str| {
@@ -217,8 +217,8 @@ impl Said<'_> {
     fn nats(&self) -> bool {
         let b = self.bytes;
         let ping = |b: &[u8]| b.starts_with(b"PING\r\n") || b.starts_with(b"PONG\r\n");
-        (self.from_server() && b.starts_with(b"INFO {"))
-            || (self.from_client() && b.starts_with(b"CONNECT {"))
+        (self.by_server() && b.starts_with(b"INFO {"))
+            || (self.by_client() && b.starts_with(b"CONNECT {"))
             || (ping(b) && (self.at(4222) || self.before.is_some_and(ping)))
     }
 
@@ -226,7 +226,7 @@ impl Said<'_> {
         let b = self.bytes;
         if b[0] == 0x20 {
             let exact = b.len() >= 4 && usize::from(b[1]) + 2 == b.len();
-            return self.from_server() && exact && b[2] <= 1 && self.at(1883);
+            return self.by_server() && exact && b[2] <= 1 && self.at(1883);
         }
         let at = if b[1] & 0x80 == 0 { 2 } else { 3 };
         let length = usize::from(b[1] & 0x7f) + if at == 3 { usize::from(b[2]) << 7 } else { 0 };
@@ -237,7 +237,7 @@ impl Said<'_> {
         } else {
             return false;
         };
-        self.from_client()
+        self.by_client()
             && b[0] == 0x10
             && (3..=5).contains(&level)
             && flags & 1 == 0
@@ -252,7 +252,7 @@ impl Said<'_> {
         if !(3..=5).contains(&(b[0] & 0x7f)) || b[2] & 0x80 != 0 || b.len() < 9 || b.len() > length + 9 {
             return false;
         }
-        if answer && !self.from_server() || !answer && !self.from_client() {
+        if answer && !self.by_server() || !answer && !self.by_client() {
             return false;
         }
         let text = String::from_utf8_lossy(&b[9..]);
@@ -268,8 +268,8 @@ impl Said<'_> {
 
     fn smtp(&self) -> bool {
         let Some(line) = line(self.bytes) else { return false };
-        let greeting = (line.starts_with("220 ") || line.starts_with("220-")) && self.from_server();
-        let hello = ["EHLO ", "HELO ", "LHLO "].iter().any(|h| line.starts_with(h)) && self.from_client();
+        let greeting = (line.starts_with("220 ") || line.starts_with("220-")) && self.by_server();
+        let hello = ["EHLO ", "HELO ", "LHLO "].iter().any(|h| line.starts_with(h)) && self.by_client();
         let host = |h: &str| !h.is_empty() && !h.contains([' ', '@', '/', ',', ';']);
         (greeting && (line.contains("SMTP") || self.at(25) || self.at(587))) || (hello && host(&line[5..]))
     }
