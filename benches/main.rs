@@ -8,6 +8,7 @@ mod iperf;
 mod load;
 mod memory;
 mod packet;
+mod pairs;
 mod record;
 mod report;
 mod scrape;

@@ -7,11 +7,28 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use netmon::config::Config;
+use netmon::metrics::MetricsPage;
 use netmon::metrics::http::{Limits, Pages, Server};
 
+use crate::pairs;
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::subject::{CHUNK, Subject, pin};
 use crate::support::vary::Order;
+
+fn making(page: &MetricsPage, rounds: usize) -> Result<Spread> {
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        ensure!(page.get("/metrics").is_some_and(|r| r.status == 200), "the page failed");
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(Spread::of(times))
+}
+
+fn lines(page: &MetricsPage) -> Result<(usize, usize)> {
+    let body = page.get("/metrics").context("there is no page")?.body;
+    Ok((body.split(|b| *b == b'\n').filter(|line| line.first().is_some_and(|b| *b != b'#')).count(), body.len()))
+}
 
 pub fn run(report: &mut Report) -> Result<()> {
     pin()?;
@@ -20,17 +37,14 @@ pub fn run(report: &mut Report) -> Result<()> {
     subject.aim(0, Order::InTurn, u32::MAX);
     subject.run(10 * CHUNK, CHUNK, || Ok(()))?;
     let page = Arc::new(subject.inline.page());
-    let body = page.get("/metrics").context("there is no page")?.body;
-    let series = body.split(|b| *b == b'\n').filter(|line| line.first().is_some_and(|b| *b != b'#')).count();
+    let (series, size) = lines(&page)?;
     ensure!(series >= config.series_limit, "{series} series, {} were meant to be", config.series_limit);
+    let histograms = pairs::page(&config);
+    let (more, more_size) = lines(&histograms)?;
+    ensure!(more >= config.series_limit, "{more} series, {} were meant to be", config.series_limit);
 
     let rounds = report.rounds(21);
-    let mut builds = Vec::new();
-    for _ in 0..rounds {
-        let start = Instant::now();
-        ensure!(page.get("/metrics").is_some_and(|r| r.status == 200), "the page failed");
-        builds.push(start.elapsed().as_secs_f64() * 1e3);
-    }
+    let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
     let server = Server::bind("127.0.0.1:0", Limits::default())?.start(page)?;
     let get = |accept: &str| -> Result<(Spread, usize)> {
         let (mut times, mut size) = (Vec::new(), 0);
@@ -50,7 +64,8 @@ pub fn run(report: &mut Report) -> Result<()> {
     server.stop()?;
 
     report.table(&format!("A scrape of {series} series"), "ms");
-    report.row("making the page", Spread::of(builds), AtMost(50.0), &format!("{} KiB", body.len() >> 10));
+    report.row("making the page", builds, AtMost(50.0), &format!("{} KiB", size >> 10));
+    report.row("making one that is mostly histograms", histograms, AtMost(50.0), &format!("{} KiB", more_size >> 10));
     report.row("over HTTP", plain.0, AtMost(50.0), &format!("{} KiB", plain.1 >> 10));
     report.row("over HTTP, gzip, as Prometheus asks for", zipped.0, Budget::None, &format!("{} KiB", zipped.1 >> 10));
     Ok(())

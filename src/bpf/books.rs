@@ -81,7 +81,7 @@ pub struct Misses {
     pub unsampled: u64,
     /// Quotes of ICMP errors left out, for too many came at once.
     pub unquoted: u64,
-    /// Packets timed by the kernel's clock and by the NIC's; counted only where the NIC's is asked for.
+    /// Moments taken down by the kernel's clock and by the NIC's; counted only where the NIC's is asked for.
     pub stamps: [u64; 2],
 }
 

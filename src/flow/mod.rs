@@ -1,14 +1,24 @@
 //! Flows: connections put together from the records of both directions. Pure: no I/O, no threads, and time is an argument.
 
+mod details;
 mod key;
+mod observer;
 mod outcome;
+mod quotes;
+mod roles;
 mod slab;
+mod state;
 mod table;
 mod wheel;
 
+pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
+pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
-pub use table::{Counts, Limits, Observer, Table};
+pub use quotes::ErrorKind;
+pub use roles::Facing;
+pub use state::State;
+pub use table::{Counts, Limits, Table};
 
 use crate::bpf::{App, Hook};
 
@@ -82,12 +92,16 @@ pub struct Flow {
     pub outcome: Option<Outcome>,
     /// What it speaks, once that is known.
     pub app: Option<App>,
+    /// Times, and what is rare; most flows have none.
+    pub details: Option<Box<Details>>,
     /// What the observer wants to find again, one a direction.
     pub tags: [u32; 2],
     /// Tells this flow from others that had its place in the table.
     generation: u32,
-    /// A RST was seen; how it ended shows when all records have come.
+    /// A RST or an ICMP error was seen; how it ended shows when all records have come.
     closing: bool,
+    /// By evidence, not by a guess.
+    client_is_known: bool,
 }
 
 impl Flow {
@@ -98,6 +112,22 @@ impl Flow {
 
     fn is_over(&self) -> bool {
         self.outcome.is_some() || self.closing
+    }
+
+    /// TLS version, once the server has chosen it.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self.details.as_ref()?.tls {
+            1 => Some("1.0"),
+            2 => Some("1.1"),
+            3 => Some("1.2"),
+            4 => Some("1.3"),
+            _ => None,
+        }
+    }
+
+    /// Who sent the first RST: 0 the client, 1 the server.
+    pub fn reset_by(&self) -> Option<u8> {
+        self.details.as_ref()?.reset.map(|(sender, _)| u8::from(sender != self.client))
     }
 
     /// What the client sent.

@@ -1,6 +1,8 @@
 //! How flows end.
 
-use super::Flow;
+use super::quotes::ErrorKind;
+use super::{Flow, Sent};
+use crate::bpf::App;
 
 /// Whether a flow did what it was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,12 +26,14 @@ impl Status {
 /// Why a flow failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The server answered the SYN with RST.
+    /// The server answered the SYN with RST, or the datagram with "port unreachable".
     Refused,
     /// The server did not answer.
     Timeout,
-    /// A RST ended it before both sides had closed.
+    /// A RST ended it before either side had closed.
     Reset,
+    /// An ICMP error says that its packets do not arrive.
+    Unreachable,
 }
 
 impl Reason {
@@ -39,6 +43,7 @@ impl Reason {
             Reason::Refused => "refused",
             Reason::Timeout => "timeout",
             Reason::Reset => "reset",
+            Reason::Unreachable => "unreachable",
         }
     }
 }
@@ -70,9 +75,13 @@ impl Outcome {
     }
 }
 
+pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
-const FIN: u8 = 0x01;
-const RST: u8 = 0x04;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
+pub(super) const FIN: u8 = 0x01;
+pub(super) const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// What the packets so far tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,20 +94,64 @@ pub(super) enum Verdict {
     Certain(Outcome),
 }
 
+/// A segment of the handshake's third kind or later: who sends it has seen an answer, even if we have not.
+pub(super) fn acknowledged(client: &Sent) -> bool {
+    client.tcp_flags & ACK != 0
+}
+
+/// Both ends have sent.
+pub(super) fn is_answered(flow: &Flow) -> bool {
+    flow.sent.iter().all(|sent| sent.packets > 0)
+}
+
+/// Somebody waits for an answer that has not come: to a SYN, a DNS query, an echo request. Others may speak to nobody.
+pub(super) fn is_waiting(flow: &Flow) -> bool {
+    let (client, server) = (flow.from_client(), flow.from_server());
+    if server.packets > 0 {
+        return false;
+    }
+    match flow.key.protocol {
+        TCP => client.syn && !acknowledged(client),
+        UDP => flow.app == Some(App::Dns),
+        ICMP => client.icmp_type == 8,
+        ICMPV6 => client.icmp_type == 128,
+        _ => false,
+    }
+}
+
+/// What an ICMP error says of a flow that has no answer. To one that has, errors are soft (RFC 5461).
+fn judge_error(flow: &Flow) -> Option<Reason> {
+    let (icmp_type, icmp_code) = flow.details.as_ref()?.icmp_error?;
+    if flow.from_server().packets > 0 || flow.key.protocol == TCP && !is_waiting(flow) {
+        return None;
+    }
+    match ErrorKind::of(flow.key.v6, icmp_type, icmp_code) {
+        ErrorKind::PortUnreachable => Some(Reason::Refused),
+        ErrorKind::TooBig => None,
+        _ => Some(Reason::Unreachable),
+    }
+}
+
 /// Records of the two directions arrive in any order: a RST is told at once, the SYN or FIN before it up to a sweep later.
 pub(super) fn judge(flow: &Flow) -> Verdict {
+    // The answer, too, may be on its way.
+    let error = judge_error(flow).map_or(Verdict::Open, |reason| Verdict::Likely(Outcome::Failed(reason)));
     if flow.key.protocol != TCP {
-        return Verdict::Open;
+        return error;
     }
     let (client, server) = (flow.from_client(), flow.from_server());
+    let either = client.tcp_flags | server.tcp_flags;
     if client.tcp_flags & server.tcp_flags & FIN != 0 {
         return Verdict::Certain(Outcome::Ok); // a RST after both have closed changes nothing
     }
-    if (client.tcp_flags | server.tcp_flags) & RST == 0 {
-        return Verdict::Open;
+    if either & RST == 0 {
+        return error;
     }
-    // What the server sent before its RST came with it.
-    if client.syn && server.tcp_flags & RST != 0 && !server.syn_ack {
+    if either & FIN != 0 {
+        return Verdict::Certain(Outcome::Ok); // cut short by who wants no more, but somebody had closed
+    }
+    // What the server sent before its RST came with it: nothing, so the RST answers the SYN.
+    if client.syn && !acknowledged(client) && server.tcp_flags & !(RST | ACK) == 0 && server.tcp_flags & RST != 0 {
         return Verdict::Certain(Outcome::Failed(Reason::Refused));
     }
     Verdict::Likely(Outcome::Failed(Reason::Reset))
@@ -106,16 +159,9 @@ pub(super) fn judge(flow: &Flow) -> Verdict {
 
 /// The outcome of a flow of which nothing more comes.
 pub(super) fn conclude(flow: &Flow) -> Outcome {
-    if let Verdict::Likely(outcome) | Verdict::Certain(outcome) = judge(flow) {
-        outcome
-    } else if flow.key.protocol == TCP && flow.from_client().syn && flow.from_server().packets == 0 {
-        Outcome::Failed(Reason::Timeout)
-    } else {
-        Outcome::Ok
+    match judge(flow) {
+        Verdict::Likely(outcome) | Verdict::Certain(outcome) => outcome,
+        Verdict::Open if is_waiting(flow) => Outcome::Failed(Reason::Timeout),
+        Verdict::Open => Outcome::Ok,
     }
-}
-
-/// A TCP connection whose SYN nobody has answered.
-pub(super) fn is_embryonic(flow: &Flow) -> bool {
-    flow.key.protocol == TCP && flow.outcome.is_none() && flow.from_client().syn && flow.from_server().packets == 0
 }

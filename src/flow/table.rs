@@ -7,11 +7,14 @@ use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
-use super::outcome::{TCP, Verdict, conclude, is_embryonic, judge};
+use super::details::Details;
+use super::outcome::{RST, Verdict, conclude, is_waiting, judge};
+use super::quotes::{Quote, Quotes};
+use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
-use super::{Direction, Flow, FlowKey, Outcome, Sent};
-use crate::bpf::{Cause, Facts, Hook, Record, Sample};
+use super::{Direction, ErrorKind, Flow, FlowKey, Observer, Sent};
+use crate::bpf::{Cause, Hook, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -34,24 +37,6 @@ const OWNER_SILENT_NS: u64 = 10_000_000_000;
 /// Flows looked at to find the one to evict: bounds the work for one record.
 const EVICTION_LOOKS: usize = 64;
 
-/// Learns what happens to flows, as it happens.
-pub trait Observer {
-    /// The end `sender` of the flow sends for the first time; the tag that this direction is to carry.
-    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32;
-    /// The end `sender` of the flow sent more, as its owner saw it.
-    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record);
-    /// Another hook saw packets that are accounted already.
-    fn duplicate(&mut self, record: &Record);
-    /// A time was measured where the sender's packets are accounted.
-    fn measured(&mut self, _flow: &Flow, _sender: usize, _sample: Sample) {}
-    /// The outcome became known.
-    fn ended(&mut self, flow: &Flow, outcome: Outcome);
-    /// The flow had to go before its time, for lack of room.
-    fn evicted(&mut self, flow: &Flow);
-    /// The flow leaves the table: no packet is added to it any more.
-    fn removed(&mut self, _flow: &Flow) {}
-}
-
 /// Flows in the table.
 pub type Counts = HashMap<(u8, Direction), u64>;
 
@@ -64,6 +49,8 @@ pub struct Table {
     flows: Slab,
     wheel: Wheel,
     counts: Counts,
+    quotes: Quotes,
+    facing: Facing,
     generation: u32,
 }
 
@@ -86,8 +73,15 @@ impl Table {
             flows: Slab::default(),
             wheel: Wheel::new(seconds(now_ns)),
             counts: Counts::new(),
+            quotes: Quotes::default(),
+            facing: Facing::default(),
             generation: 0,
         }
+    }
+
+    /// From now on, flows that are met at these interfaces are seen from a workload's outside.
+    pub fn face(&mut self, workloads: Facing) {
+        self.facing = workloads;
     }
 
     /// Flows in the table.
@@ -112,15 +106,21 @@ impl Table {
 
     /// Adds a record to its flow.
     pub fn merge(&mut self, record: &Record, observer: &mut impl Observer) {
-        if record.cause == Cause::Quoted {
-            return; // no packet of the flow
-        }
         let (key, sender) = FlowKey::of(record);
         let hash = self.hash(&key);
         let found = self
             .index
             .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
             .map(|&(_, i)| i);
+        if record.cause == Cause::Quoted {
+            let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };
+            match found {
+                Some(index) => self.quoted(index, quote, observer),
+                None if self.quotes.put(key, quote) => {}
+                None => observer.icmp_error_lost(),
+            }
+            return;
+        }
         let index = match found {
             Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
                 self.end(i, observer);
@@ -130,8 +130,8 @@ impl Table {
             Some(i) => i,
             None => self.open(key, hash, sender, record, observer),
         };
+        self.correct_client(index, sender, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
-        correct_client(flow, sender, record, &mut self.counts, observer);
         let sent = &mut flow.sent[sender];
         let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
         let first = sent.ifindex == 0;
@@ -157,12 +157,26 @@ impl Table {
             }
         }
         observer.sent(flow, sender, record);
-        for sample in record.facts.iter().flat_map(Facts::samples) {
-            observer.measured(flow, sender, sample);
+        note(flow, sender, record, observer);
+        if let Some(quote) = self.quotes.take(&key, record.last_ns) {
+            self.quoted(index, quote, observer);
         }
-        if flow.outcome.is_some() {
-            return;
+        self.judge(index, record.last_ns, observer);
+    }
+
+    /// An ICMP error is about this flow.
+    fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let kind = ErrorKind::of(flow.key.v6, quote.icmp_type, quote.icmp_code);
+        if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code) {
+            observer.icmp_error(flow, kind);
         }
+        self.judge(index, quote.at_ns, observer);
+    }
+
+    /// Is it over, and how? To be asked when something new is known.
+    fn judge(&mut self, index: u32, now_ns: u64, observer: &mut impl Observer) {
+        let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.outcome.is_none()) else { return };
         let wait = match judge(flow) {
             Verdict::Certain(outcome) => {
                 flow.outcome = Some(outcome);
@@ -173,10 +187,37 @@ impl Table {
                 flow.closing = true;
                 SETTLE_NS
             }
-            _ => return,
+            Verdict::Likely(_) => return,
+            Verdict::Open => {
+                flow.closing = false; // an answer has overruled the error
+                return;
+            }
         };
         let entry = Entry { index, generation: flow.generation };
-        self.wheel.schedule(seconds(record.last_ns + wait) + 1, entry);
+        self.wheel.schedule(seconds(now_ns + wait) + 1, entry);
+    }
+
+    /// What was counted under a wrong guess stays there.
+    fn correct_client(&mut self, index: u32, sender: usize, record: &Record, observer: &mut impl Observer) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let client = roles::corrected(flow, sender, record);
+        flow.client_is_known |= roles::evidence(sender, record).is_some();
+        let Some(client) = client else { return };
+        flow.client = client as u8;
+        let direction = roles::direction_of(&self.facing, client, sender, record);
+        if direction == flow.direction {
+            return;
+        }
+        if let Some(count) = self.counts.get_mut(&(flow.key.protocol, flow.direction)) {
+            *count -= 1;
+        }
+        *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
+        flow.direction = direction;
+        for end in 0..2 {
+            if flow.sent[end].ifindex != 0 {
+                flow.tags[end] = observer.appeared(flow, end);
+            }
+        }
     }
 
     /// Ends what was silent for too long.
@@ -224,7 +265,7 @@ impl Table {
             return flow.last_ns().saturating_add(LINGER_NS);
         } else if flow.closing {
             Duration::ZERO
-        } else if is_embryonic(flow) {
+        } else if is_waiting(flow) {
             self.limits.connect_timeout
         } else {
             self.limits.flow_timeout
@@ -234,22 +275,26 @@ impl Table {
 
     fn open(&mut self, key: FlowKey, hash: u32, sender: usize, record: &Record, observer: &mut impl Observer) -> u32 {
         while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
-        let client = client_of(&key, sender, record);
+        let evidence = roles::evidence(sender, record);
+        let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
         self.generation = self.generation.wrapping_add(1);
         let flow = Flow {
             key,
             sent: Default::default(),
             client: client as u8,
-            direction: direction_of(client, sender, record),
+            direction: roles::direction_of(&self.facing, client, sender, record),
             outcome: None,
             app: None,
+            details: None,
             closing: false,
+            client_is_known: evidence.is_some(),
             first_ns: record.first_ns,
             tags: [0; 2],
             generation: self.generation,
         };
         *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
-        let wait = if record.syn { self.limits.connect_timeout } else { self.limits.flow_timeout };
+        // It may prove to wait for an answer with the records that follow.
+        let wait = self.limits.connect_timeout.min(self.limits.flow_timeout);
         let index = self.flows.insert(flow);
         self.index.insert_unique(spread(hash), (hash, index), |&(h, _)| spread(h));
         let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
@@ -320,36 +365,18 @@ fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
     record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
 }
 
-/// The handshake names the client, even if its record is not the first: until then the ports were a guess. What was counted
-/// under the guess stays there.
-fn correct_client(flow: &mut Flow, sender: usize, record: &Record, counts: &mut Counts, observer: &mut impl Observer) {
-    let known = flow.sent.iter().any(|sent| sent.syn || sent.syn_ack);
-    let client = client_of(&flow.key, sender, record);
-    // Where ports do not tell, who spoke first does; of two directions, either may be reported first.
-    let earlier = flow.key.ends[0].port == flow.key.ends[1].port && record.first_ns < flow.first_ns;
-    if record.syn == record.syn_ack && !earlier || known || usize::from(flow.client) == client {
-        return;
+/// What the record tells besides packets.
+fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Observer) {
+    if record.tcp_flags & RST != 0 {
+        flow.details.get_or_insert_default().reset_by(sender, record.last_ns);
     }
-    flow.client = client as u8;
-    let direction = direction_of(client, sender, record);
-    if direction == flow.direction {
-        return;
-    }
-    if let Some(count) = counts.get_mut(&(flow.key.protocol, flow.direction)) {
-        *count -= 1;
-    }
-    *counts.entry((flow.key.protocol, direction)).or_default() += 1;
-    flow.direction = direction;
-    for end in 0..2 {
-        if flow.sent[end].ifindex != 0 {
-            flow.tags[end] = observer.appeared(flow, end);
+    let Some(facts) = &record.facts else { return };
+    flow.details.get_or_insert_default().add(sender, facts);
+    for sample in facts.samples() {
+        if Details::measure(flow, sender, sample) {
+            observer.measured(flow, sender, sample);
         }
     }
-}
-
-/// The hook names the direction of the packet; the client's packets name that of the flow.
-fn direction_of(client: usize, sender: usize, record: &Record) -> Direction {
-    if (record.hook == Hook::Egress) == (client == sender) { Direction::Egress } else { Direction::Ingress }
 }
 
 fn add(sent: &mut Sent, record: &Record) {
@@ -361,18 +388,6 @@ fn add(sent: &mut Sent, record: &Record) {
     sent.syn_ack |= record.syn_ack;
     sent.icmp_type = record.icmp_type;
     sent.icmp_code = record.icmp_code;
-}
-
-/// The client: who sent the SYN; else the end with the higher port, for a flow met in the middle; else who spoke first.
-fn client_of(key: &FlowKey, sender: usize, record: &Record) -> usize {
-    if key.protocol == TCP && record.syn != record.syn_ack {
-        return if record.syn { sender } else { 1 - sender };
-    }
-    match key.ends[0].port.cmp(&key.ends[1].port) {
-        std::cmp::Ordering::Less => 1,
-        std::cmp::Ordering::Greater => 0,
-        std::cmp::Ordering::Equal => sender,
-    }
 }
 
 #[cfg(test)]

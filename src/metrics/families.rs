@@ -39,7 +39,7 @@ const FAMILIES: [(&str, MetricType, &str); 40] = [
     ("netmon_resets_total", COUNTER, "TCP segments with RST."),
     ("netmon_latency_samples_missed_total", COUNTER, "Times that could not be measured, or not be told."),
     ("netmon_icmp_quotes_missed_total", COUNTER, "ICMP errors not matched to a flow, for too many came at once."),
-    ("netmon_timestamps_total", COUNTER, "Packets timed by each clock (NETMON_TIMESTAMP_SOURCE=hardware)."),
+    ("netmon_timestamps_total", COUNTER, "Moments taken down by each clock (NETMON_TIMESTAMP_SOURCE=hardware)."),
     ("netmon_ebpf_events_processed_total", COUNTER, "Records from the programs that workers have merged."),
     ("netmon_ebpf_events_dropped_total", COUNTER, "Records that were lost."),
     ("netmon_ebpf_program_seconds_total", COUNTER, "Time the programs took (kernel.bpf_stats_enabled=1)."),

@@ -143,7 +143,11 @@ fn each_measure_has_its_metric() {
     ];
     for (measure, name, label) in samples {
         let facts = with(took(measure, MS), |facts| facts.app = App::named("http"));
-        let page = page(1000, "1", &[record("10.0.0.1", 1, facts)]);
+        let asked = record("10.0.0.1", 1, Facts::default());
+        let answer = Record { source: asked.destination, destination: asked.source, syn: false, ..asked.clone() };
+        let by_server = [Measure::HandshakeServer, Measure::Response].contains(&measure);
+        let told = Record { facts: Some(facts), ..if by_server { answer } else { asked.clone() } };
+        let page = page_of(1, 1000, "1", &[asked, told]);
         let line = page.lines().find(|line| line.contains(name)).unwrap();
         assert!(line.contains(label) && line.ends_with(" 1"), "{line}");
     }

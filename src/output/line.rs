@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::bpf::Hook;
-use crate::flow::{Direction, Flow, Sent, protocol_name};
+use crate::bpf::{App, Hook};
+use crate::flow::{Direction, Flow, Sent, Stat, protocol_name};
 
 /// What a flow does not know of itself. All of it may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Line {
     pub client_tcp_flags: Option<String>,
     /// OR of all its packets.
     pub server_tcp_flags: Option<String>,
-    /// Of a TCP connection.
+    /// How far it has come.
     pub state: Option<&'static str>,
     /// `ok`, `failed` or `active`.
     pub status: &'static str,
@@ -151,6 +151,9 @@ impl Line {
         let port = |port| WITH_PORTS.contains(&protocol).then_some(port);
         // What the client sent speaks for the flow; only where it sent nothing, the server's does.
         let shown = if from_client.packets > 0 { from_client } else { from_server };
+        let details = flow.details.as_deref();
+        let retransmits =
+            |end: usize| (protocol == TCP).then(|| details.map_or(0, |d| u64::from(d.troubles[end].retransmits)));
         let icmp = |value| ICMP.contains(&protocol).then_some(value);
         Line {
             id,
@@ -176,8 +179,34 @@ impl Line {
             icmp_type: icmp(shown.icmp_type),
             icmp_code: icmp(shown.icmp_code),
             vlan: (shown.vlan != 0).then_some(shown.vlan),
+            state: Some(flow.state().name()),
+            app_protocol: flow.app.map(App::name),
+            tls_version: flow.tls_version(),
+            handshake_client_us: details.and_then(|d| d.handshake_client_ns).map(microseconds),
+            handshake_server_us: details.and_then(|d| d.handshake_server_ns).map(microseconds),
+            rtt_us: details.and_then(|d| Stats::of(&d.rtt)),
+            response_us: details.and_then(|d| Stats::of(&d.response)),
+            client_retransmits: retransmits(client),
+            server_retransmits: retransmits(1 - client),
             ..Line::default()
         }
+    }
+}
+
+fn microseconds(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+impl Stats {
+    /// `None` if nothing was measured.
+    fn of(stat: &Stat) -> Option<Stats> {
+        (stat.count > 0).then(|| Stats {
+            count: stat.count.into(),
+            min: microseconds(stat.min_ns),
+            mean: stat.mean_ns() / 1e3,
+            max: microseconds(stat.max_ns),
+            last: microseconds(stat.last_ns),
+        })
     }
 }
 

@@ -10,8 +10,6 @@ use crate::flow::{Flow, Limits, Observer, Outcome, Table};
 use crate::output::{FlowWriter, Line, Naming};
 use crate::worker::Sink;
 
-use super::measured::{Measured, Store, fill};
-
 /// The flows of a capture.
 pub(super) struct Flows<W: Write> {
     table: Option<Table>,
@@ -26,7 +24,6 @@ pub(super) struct Flows<W: Write> {
 pub(super) struct Book<W: Write> {
     writer: FlowWriter<W>,
     naming: Naming,
-    measured: Store,
     waiting: BinaryHeap<Reverse<Waiting>>,
     most: usize,
     pub(super) printed: u64,
@@ -43,7 +40,6 @@ impl<W: Write> Flows<W> {
         let book = Book {
             writer,
             naming: Naming::default(),
-            measured: Store::default(),
             waiting: BinaryHeap::new(),
             most: limits.max_flows,
             printed: 0,
@@ -82,7 +78,7 @@ impl<W: Write> Flows<W> {
             }
         }
         while let Some(Reverse(waiting)) = self.book.waiting.pop() {
-            self.book.print(&waiting);
+            self.book.print(&waiting.0);
         }
         let result = match self.book.failure.take() {
             Some(failure) => Err(failure),
@@ -117,26 +113,22 @@ impl<W: Write + Send + 'static> Sink for Flows<W> {
 }
 
 impl<W: Write> Book<W> {
-    fn print(&mut self, Waiting(flow, measured): &Waiting) {
+    fn print(&mut self, flow: &Flow) {
         if self.failure.is_some() {
             return;
         }
         self.printed += 1;
-        let mut line = Line::new(self.printed, flow, &self.naming);
-        fill(&mut line, flow, measured);
+        let line = Line::new(self.printed, flow, &self.naming);
         self.failure = self.writer.write(&line).err();
     }
 }
 
 impl<W: Write> Observer for Book<W> {
-    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
-        self.measured.tag(flow, sender)
+    fn appeared(&mut self, _flow: &Flow, _sender: usize) -> u32 {
+        0
     }
 
-    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
-        if let Some(facts) = &record.facts {
-            self.measured.add(flow.tags[sender], facts);
-        }
+    fn sent(&mut self, _flow: &Flow, _sender: usize, record: &Record) {
         self.accounted += Tally { packets: record.packets, bytes: record.bytes };
     }
 
@@ -151,18 +143,17 @@ impl<W: Write> Observer for Book<W> {
     }
 
     fn removed(&mut self, flow: &Flow) {
-        let measured = self.measured.take(flow);
-        self.waiting.push(Reverse(Waiting(flow.clone(), measured)));
+        self.waiting.push(Reverse(Waiting(flow.clone())));
         while self.waiting.len() > self.most {
             if let Some(Reverse(waiting)) = self.waiting.pop() {
-                self.print(&waiting);
+                self.print(&waiting.0);
             }
         }
     }
 }
 
 /// Ordered by start; of two that start together by their ends, so that a capture always prints the same.
-struct Waiting(Flow, [Measured; 2]);
+struct Waiting(Flow);
 
 impl Waiting {
     fn order(&self) -> impl Ord + '_ {

@@ -5,7 +5,6 @@ mod capture;
 mod flows;
 mod link;
 mod links;
-mod measured;
 mod player;
 mod stream;
 

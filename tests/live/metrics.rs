@@ -1,5 +1,6 @@
 //! /metrics of a real agent, over HTTP.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -40,13 +41,48 @@ impl Page {
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
+    /// As the text format wants it: one HELP and one TYPE a metric, before its samples, which are together and all different;
+    /// histograms whose buckets only grow, up to the count.
+    pub fn assert_well_formed(&self) {
+        let (mut family, mut kind, mut seen) = ("", "", HashSet::new());
+        let mut below: Option<(&str, f64)> = None;
+        for line in self.body.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                family = rest.split(' ').next().unwrap();
+                assert!(seen.insert(family), "{family} comes twice");
+                continue;
+            }
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, rest) = rest.split_once(' ').unwrap();
+                assert_eq!(name, family);
+                kind = rest;
+                continue;
+            }
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let value: f64 = value.parse().unwrap();
+            assert!(series == family || seen.insert(series), "{series} comes twice");
+            let suffix = series.split('{').next().unwrap().strip_prefix(family).expect(line);
+            match (kind, suffix) {
+                ("histogram", "_bucket") => {
+                    let (pair, le) = series.rsplit_once("le=").unwrap();
+                    assert!(below.is_none_or(|(before, count)| before != pair || count <= value), "{line}");
+                    assert!(le.starts_with('"') && le.ends_with("\"}"), "{line}");
+                    below = Some((pair, value));
+                }
+                ("histogram", "_count") => assert_eq!(below.unwrap().1, value, "{line}"),
+                ("histogram" | "summary", "_sum") | ("summary", "_count") | (_, "") => {}
+                _ => panic!("{line}: no sample of a {kind}"),
+            }
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.body.lines().any(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
     }
 }
 
 /// Of SURFACE, what belongs to the foundation.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 26] = [
     "netmon_flows_active",
     "netmon_flows_total",
     "netmon_bytes_total",
@@ -67,6 +103,8 @@ const NAMES: [&str; 24] = [
     "netmon_series_limit",
     "netmon_series_overflow_total",
     "netmon_build_info",
+    "netmon_latency_samples_missed_total",
+    "netmon_icmp_quotes_missed_total",
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
     "process_open_fds",
@@ -99,6 +137,7 @@ fn a_scrape_tells_what_happened() {
     assert!(page.head.starts_with("HTTP/1.1 200 "), "{}", page.head);
     let head = page.head.to_lowercase();
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    page.assert_well_formed();
     for name in NAMES {
         assert!(page.has(name), "{name} is missing");
     }
@@ -119,5 +158,28 @@ fn a_scrape_tells_what_happened() {
         assert!(page.head.starts_with("HTTP/1.1 200 ") && page.body == "ok\n", "{path}: {} {}", page.head, page.body);
     }
     assert!(Page::get(&b, &agent, "/nothing").head.starts_with("HTTP/1.1 404 "));
+    agent.stop();
+}
+
+#[test]
+fn connections_are_timed() {
+    needs_root!();
+    const CONNECTIONS: f64 = 20.0;
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    for _ in 0..10 {
+        transfer(&a, &b, "10.9.0.2".parse().unwrap(), 2, 20_000);
+    }
+    let pair = ["src_workload=\"10.9.0.1\"", "dst_workload=\"10.9.0.2\"", "dst_service=\"\"", "dst_namespace=\"\""];
+    let page = eventually("every connection's end", || {
+        let page = Page::get(&b, &agent, "/metrics");
+        (page.sum("netmon_flows_total", &["protocol=\"tcp\""]) == CONNECTIONS).then_some(page)
+    });
+    assert_eq!(page.sum("netmon_flows_total", &["status=\"ok\""]), CONNECTIONS);
+    assert_eq!(page.sum("netmon_latency_seconds_count", &pair), CONNECTIONS);
+    for side in ["side=\"client\"", "side=\"server\""] {
+        assert_eq!(page.sum("netmon_handshake_seconds_count", &[&pair[..], &[side]].concat()), CONNECTIONS, "{side}");
+    }
+    page.assert_well_formed();
     agent.stop();
 }

@@ -1,0 +1,87 @@
+//! Pairs of which every time is known, as many as the default configuration has lines for.
+
+use std::sync::Arc;
+
+use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample, TimestampSource};
+use netmon::config::Config;
+use netmon::flow::{Limits, Table};
+use netmon::metrics::{Aggregates, Build, MetricsPage, Processing, SeriesIndex, Snapshot, Source};
+
+const MEASURES: [Measure; 5] =
+    [Measure::Connect, Measure::HandshakeClient, Measure::HandshakeServer, Measure::Rtt, Measure::Response];
+
+struct Pairs(Aggregates);
+
+/// The pages over them.
+pub fn page(config: &Config) -> MetricsPage {
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
+    let mut sums = Aggregates::new(Arc::clone(&index));
+    let limits = Limits {
+        max_flows: config.max_flows,
+        flow_timeout: config.flow_timeout,
+        connect_timeout: config.connect_timeout,
+    };
+    let mut table = Table::new(limits, 0);
+    // More than there are lines for.
+    for client in 1..=config.series_limit as u32 / 32 {
+        for measure in MEASURES {
+            let sample = Sample { measure, ns: u64::from(client) << 16 };
+            table.merge(&record(client, Facts::of_samples(&[sample])), &mut sums);
+        }
+    }
+    let build = Build { version: "", commit: "", arch: "", node: String::new() };
+    MetricsPage::new(Arc::new(Pairs(sums)), index, build)
+}
+
+fn record(client: u32, facts: Facts) -> Record {
+    let endpoint = |address: u32, port| {
+        let mut wide = [0; 16];
+        wide[..4].copy_from_slice(&address.to_be_bytes());
+        Endpoint { address: wide, port }
+    };
+    Record {
+        v6: false,
+        source: endpoint(0x0a00_0000 | client, 40_000),
+        destination: endpoint(0x0afe_0001, 80),
+        protocol: 6,
+        ifindex: 1,
+        hook: Hook::Ingress,
+        vlan: 0,
+        inner_vlan: 0,
+        packets: 1,
+        bytes: 60,
+        first_ns: 1,
+        last_ns: 1,
+        tcp_flags: 0x10,
+        syn: false,
+        syn_ack: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        cause: Cause::Swept,
+        facts: Some(facts),
+    }
+}
+
+impl Source for Pairs {
+    fn snapshot(&self) -> Option<Snapshot> {
+        Some(Snapshot {
+            aggregates: self.0.clone(),
+            active: Default::default(),
+            books: Default::default(),
+            records: Default::default(),
+            misses: Default::default(),
+            timestamps: TimestampSource::Kernel,
+            processing: Processing::new(0),
+            interfaces: Vec::new(),
+            programs: Vec::new(),
+        })
+    }
+
+    fn unhealthy(&self) -> Option<String> {
+        None
+    }
+
+    fn unready(&self) -> Option<String> {
+        None
+    }
+}

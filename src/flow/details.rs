@@ -1,0 +1,136 @@
+//! What only some flows have: times, troubles, errors. Kept apart, so that the others stay small.
+
+use super::Flow;
+use super::quotes::ErrorKind;
+use crate::bpf::{App, Facts, Measure, Sample};
+
+/// A summary of times, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// How many.
+    pub count: u32,
+    /// The shortest.
+    pub min_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+    /// The latest.
+    pub last_ns: u64,
+    sum_ns: u64,
+}
+
+impl Stat {
+    fn add(&mut self, ns: u64) {
+        self.min_ns = if self.count == 0 { ns } else { self.min_ns.min(ns) };
+        self.max_ns = self.max_ns.max(ns);
+        self.last_ns = ns;
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Their mean; 0 if there are none.
+    pub fn mean_ns(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.sum_ns as f64 / f64::from(self.count) }
+    }
+}
+
+/// What went wrong on the way of one end's segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// TCP segments with bytes that were sent before.
+    pub retransmits: u32,
+    /// TCP segments that were overtaken by later ones.
+    pub out_of_order: u32,
+    /// ACKs that say the same as the one before.
+    pub duplicate_acks: u32,
+    /// Segments that announce a window of 0.
+    pub zero_windows: u32,
+    /// Segments with RST.
+    pub resets: u32,
+}
+
+/// Times in nanoseconds, and what is rare.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// From the first SYN to the ACK that ends the handshake.
+    pub connect_ns: Option<u64>,
+    /// From the SYN-ACK to the client's ACK.
+    pub handshake_client_ns: Option<u64>,
+    /// From the SYN to the server's SYN-ACK.
+    pub handshake_server_ns: Option<u64>,
+    /// From data to its ACK, in either direction; of ICMP from request to reply.
+    pub rtt: Stat,
+    /// From the last byte of a request to the first of its response.
+    pub response: Stat,
+    /// Of each end, in the order of the key.
+    pub troubles: [Troubles; 2],
+    /// Minor number of the TLS version: 1 to 4 for 1.0 to 1.3; 0: not known.
+    pub tls: u8,
+    /// Type and code of the latest ICMP error about the flow.
+    pub icmp_error: Option<(u8, u8)>,
+    /// Kinds of ICMP errors that were counted: one bit each.
+    pub(super) errors_counted: u8,
+    /// Which end sent the first RST, and when.
+    pub(super) reset: Option<(u8, u64)>,
+}
+
+/// An ACK may be held back for this long and more (RFC 9293 3.8.6.3 allows 500 ms, Linux takes 40).
+const DELAYED_ACK_NS: u64 = 20_000_000;
+
+impl Details {
+    /// Takes note of a sample of `sender`; false if it says nothing about the flow.
+    pub(super) fn measure(flow: &mut Flow, sender: usize, sample: Sample) -> bool {
+        let client = usize::from(flow.client & 1);
+        let app = flow.app;
+        let details = flow.details.get_or_insert_default();
+        let ns = sample.ns;
+        match sample.measure {
+            Measure::HandshakeServer => details.handshake_server_ns = Some(ns),
+            Measure::HandshakeClient => details.handshake_client_ns = Some(ns),
+            Measure::Connect => details.connect_ns = Some(ns),
+            Measure::RttLone if details.reference_ns().is_some_and(|r| ns >= r.saturating_add(DELAYED_ACK_NS)) => {
+                return false;
+            }
+            Measure::Rtt | Measure::RttLone | Measure::Echo => details.rtt.add(ns),
+            // What a client takes to go on is its own affair; QUIC's packets answer each other at any time.
+            Measure::Response if sender == client || app == Some(App::Quic) => return false,
+            Measure::Response => details.response.add(ns),
+        }
+        true
+    }
+
+    /// What a round trip takes at least, as far as is known.
+    fn reference_ns(&self) -> Option<u64> {
+        let rtt = (self.rtt.count > 0).then_some(self.rtt.min_ns);
+        // Data to ACK crosses one side of the observer, the handshake both.
+        [rtt, self.connect_ns].into_iter().flatten().min()
+    }
+
+    pub(super) fn add(&mut self, sender: usize, facts: &Facts) {
+        let troubles = &mut self.troubles[sender];
+        troubles.retransmits += u32::from(facts.retransmits);
+        troubles.out_of_order += u32::from(facts.out_of_order);
+        troubles.duplicate_acks += u32::from(facts.duplicate_acks);
+        troubles.zero_windows += u32::from(facts.zero_windows);
+        troubles.resets += u32::from(facts.resets);
+        self.tls = self.tls.max(facts.tls);
+    }
+
+    /// Which end sent the first RST is told by time: records come in any order.
+    pub(super) fn reset_by(&mut self, sender: usize, at_ns: u64) {
+        if self.reset.is_none_or(|(_, first_ns)| at_ns < first_ns) {
+            self.reset = Some((sender as u8, at_ns));
+        }
+    }
+
+    /// Notes an ICMP error; true if it is the flow's first of its kind.
+    pub(super) fn quoted(&mut self, kind: ErrorKind, icmp_type: u8, icmp_code: u8) -> bool {
+        let bit = 1 << kind as u8;
+        let first = self.errors_counted & bit == 0;
+        self.errors_counted |= bit;
+        // "Too big" is a step of path MTU discovery, no reason to fail.
+        if kind != ErrorKind::TooBig || self.icmp_error.is_none() {
+            self.icmp_error = Some((icmp_type, icmp_code));
+        }
+        first
+    }
+}

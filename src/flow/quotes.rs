@@ -1,0 +1,117 @@
+//! ICMP errors, and the flows they quote.
+
+use foldhash::HashMap;
+
+use super::FlowKey;
+
+/// What an ICMP or ICMPv6 error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// No route to the network.
+    NetUnreachable = 0,
+    /// The network is there, the host is not.
+    HostUnreachable = 1,
+    /// Nobody listens on the port.
+    PortUnreachable = 2,
+    /// A filter forbids it.
+    AdminProhibited = 3,
+    /// The packet is longer than the path takes: path MTU discovery.
+    TooBig = 4,
+    /// Too many hops, or fragments that came too late.
+    TimeExceeded = 5,
+    /// Anything else.
+    Other = 6,
+}
+
+impl ErrorKind {
+    /// As in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::NetUnreachable => "net_unreachable",
+            ErrorKind::HostUnreachable => "host_unreachable",
+            ErrorKind::PortUnreachable => "port_unreachable",
+            ErrorKind::AdminProhibited => "admin_prohibited",
+            ErrorKind::TooBig => "too_big",
+            ErrorKind::TimeExceeded => "time_exceeded",
+            ErrorKind::Other => "other",
+        }
+    }
+
+    /// Of type and code: RFC 792, RFC 1812 5.2.7.1 and RFC 4443 3.
+    pub fn of(v6: bool, icmp_type: u8, icmp_code: u8) -> ErrorKind {
+        match (v6, icmp_type, icmp_code) {
+            (false, 3, 0 | 6 | 11) | (true, 1, 0) => ErrorKind::NetUnreachable,
+            (false, 3, 1 | 5 | 7 | 8 | 12) | (true, 1, 2 | 3) => ErrorKind::HostUnreachable,
+            (false, 3, 2 | 3) | (true, 1, 4) => ErrorKind::PortUnreachable,
+            (false, 3, 9 | 10 | 13) | (true, 1, 1 | 5 | 6) => ErrorKind::AdminProhibited,
+            (false, 3, 4) | (true, 2, _) => ErrorKind::TooBig,
+            (false, 11, _) | (true, 3, _) => ErrorKind::TimeExceeded,
+            _ => ErrorKind::Other,
+        }
+    }
+}
+
+/// An error that came before the record of the packet it quotes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quote {
+    pub(super) icmp_type: u8,
+    pub(super) icmp_code: u8,
+    pub(super) at_ns: u64,
+}
+
+/// Errors wait here for their flow: they are told at once, the packets they quote up to a sweep later.
+#[derive(Debug, Default)]
+pub(super) struct Quotes(HashMap<FlowKey, Quote>);
+
+const MOST: usize = 4096;
+/// As for records: what has not come by then will not.
+const WAIT_NS: u64 = 5_000_000_000;
+
+impl Quotes {
+    /// False if too many wait already.
+    pub(super) fn put(&mut self, key: FlowKey, quote: Quote) -> bool {
+        if self.0.len() >= MOST {
+            self.0.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
+        }
+        let room = self.0.len() < MOST;
+        if room {
+            self.0.insert(key, quote);
+        }
+        room
+    }
+
+    /// Those about a flow that has just appeared.
+    pub(super) fn take(&mut self, key: &FlowKey, now_ns: u64) -> Option<Quote> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.remove(key).filter(|quote| quote.at_ns.saturating_add(WAIT_NS) > now_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_those_of_the_rfcs() {
+        for (v6, icmp_type, icmp_code, kind) in [
+            (false, 3, 0, ErrorKind::NetUnreachable),
+            (false, 3, 1, ErrorKind::HostUnreachable),
+            (false, 3, 3, ErrorKind::PortUnreachable),
+            (false, 3, 4, ErrorKind::TooBig),
+            (false, 3, 13, ErrorKind::AdminProhibited),
+            (false, 11, 0, ErrorKind::TimeExceeded),
+            (false, 4, 0, ErrorKind::Other),
+            (true, 1, 0, ErrorKind::NetUnreachable),
+            (true, 1, 1, ErrorKind::AdminProhibited),
+            (true, 1, 3, ErrorKind::HostUnreachable),
+            (true, 1, 4, ErrorKind::PortUnreachable),
+            (true, 2, 0, ErrorKind::TooBig),
+            (true, 3, 0, ErrorKind::TimeExceeded),
+            (true, 4, 1, ErrorKind::Other),
+        ] {
+            assert_eq!(ErrorKind::of(v6, icmp_type, icmp_code), kind, "type {icmp_type}, code {icmp_code}");
+        }
+    }
+}

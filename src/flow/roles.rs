@@ -1,0 +1,63 @@
+//! Who opened a flow, and which way that was.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::outcome::{ICMP, ICMPV6, TCP};
+use super::{Direction, Flow, FlowKey};
+use crate::bpf::{Facts, Hook, Measure, Record};
+
+/// Interfaces, by index, that face a workload: what enters the host there has left a pod.
+pub type Facing = Arc<HashSet<u32>>;
+
+/// The client, if the record proves who that is: by a SYN, a handshake that was measured, an echo.
+pub(super) fn evidence(sender: usize, record: &Record) -> Option<usize> {
+    let other = 1 - sender;
+    match record.protocol {
+        TCP if record.syn != record.syn_ack => return Some(if record.syn { sender } else { other }),
+        ICMP if record.icmp_type == 8 => return Some(sender),
+        ICMP if record.icmp_type == 0 => return Some(other),
+        ICMPV6 if record.icmp_type == 128 => return Some(sender),
+        ICMPV6 if record.icmp_type == 129 => return Some(other),
+        _ => {}
+    }
+    record.facts.iter().flat_map(Facts::samples).find_map(|sample| match sample.measure {
+        Measure::HandshakeServer => Some(other),
+        Measure::HandshakeClient | Measure::Connect => Some(sender),
+        _ => None,
+    })
+}
+
+/// Without evidence the end with the higher port, else who spoke first.
+pub(super) fn guess(key: &FlowKey, sender: usize) -> usize {
+    match key.ends[0].port.cmp(&key.ends[1].port) {
+        Ordering::Less => 1,
+        Ordering::Greater => 0,
+        Ordering::Equal => sender,
+    }
+}
+
+/// The hook names the direction of the packet, the client's packets that of the flow. Of a workload's interface we see the
+/// outer end: what comes in there goes out for the workload.
+pub(super) fn direction_of(facing: &Facing, client: usize, sender: usize, record: &Record) -> Direction {
+    let leaves = (record.hook == Hook::Egress) != facing.contains(&record.ifindex);
+    if leaves == (client == sender) { Direction::Egress } else { Direction::Ingress }
+}
+
+/// The client by this record, if it is another than was thought: a guess gives way to evidence, and a guess by who spoke
+/// first to an earlier packet.
+pub(super) fn corrected(flow: &Flow, sender: usize, record: &Record) -> Option<usize> {
+    let client = match evidence(sender, record) {
+        Some(_) if flow.client_is_known => return None,
+        Some(client) => client,
+        None => {
+            let tie = flow.key.ends[0].port == flow.key.ends[1].port;
+            if flow.client_is_known || !tie || record.first_ns >= flow.first_ns {
+                return None;
+            }
+            sender
+        }
+    };
+    (usize::from(flow.client) != client).then_some(client)
+}
