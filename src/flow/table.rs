@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use super::details::Details;
 use super::outcome::{RST, Verdict, conclude, is_waiting, judge};
 use super::quotes::{Quote, Quotes};
+use super::reuse::begins_anew;
 use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
@@ -130,7 +131,7 @@ impl Table {
             Some(i) => i,
             None => self.open(key, hash, sender, record, observer),
         };
-        self.correct_client(index, sender, record, observer);
+        self.correct_roles(index, sender, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
         let sent = &mut flow.sent[sender];
         let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
@@ -197,14 +198,19 @@ impl Table {
         self.wheel.schedule(seconds(now_ns + wait) + 1, entry);
     }
 
-    /// What was counted under a wrong guess stays there.
-    fn correct_client(&mut self, index: u32, sender: usize, record: &Record, observer: &mut impl Observer) {
+    /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
+    fn correct_roles(&mut self, index: u32, sender: usize, record: &Record, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let client = roles::corrected(flow, sender, record);
         flow.client_is_known |= roles::evidence(sender, record).is_some();
-        let Some(client) = client else { return };
-        flow.client = client as u8;
-        let direction = roles::direction_of(&self.facing, client, sender, record);
+        let direction = if let Some(client) = client {
+            flow.client = client as u8;
+            roles::direction_of(&self.facing, client, sender, record)
+        } else if roles::opened_by_workload(&self.facing, flow.client.into(), sender, record) {
+            Direction::Egress
+        } else {
+            return;
+        };
         if direction == flow.direction {
             return;
         }
@@ -344,27 +350,6 @@ impl Table {
             *count -= 1;
         }
     }
-}
-
-/// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
-/// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
-/// flow has had.
-fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
-    let fell_silent = flow.outcome.is_some() && judge(flow) == Verdict::Open;
-    if fell_silent {
-        return record.first_ns > flow.last_ns();
-    }
-    if !flow.is_over() || !(record.syn || record.syn_ack) {
-        return false;
-    }
-    // The error that ended it is told at once, SYNs before it up to a sweep later.
-    let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
-    let sent = &flow.sent[sender];
-    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells.
-    let had_it = sent.ifindex == record.ifindex
-        && sent.hook() == record.hook
-        && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
-    record.first_ns > last_ns || had_it && record.first_ns == last_ns
 }
 
 /// What the record tells besides packets.
