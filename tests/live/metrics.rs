@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
+use netmon::bpf::TimestampSource;
 use netmon::config::{Buckets, Config, Features, Precision};
 
 use super::agent::{Agent, watching};
@@ -233,6 +234,12 @@ fn what_is_measured_is_a_choice() {
     assert!(high + busy > 10.0 * normal, "{high} and {busy} missed, {normal} at normal precision");
     assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.00025\""]), 1.0);
     assert!(!page.body.contains("le=\"0.001\""));
+
+    assert!(!page.body.contains("netmon_timestamps_total"));
+    let page = scrape(Features { timestamps: TimestampSource::Hardware, ..Features::default() });
+    assert!(page.sum("netmon_timestamps_total", &["source=\"kernel\""]) > 0.0, "a veth stamps nothing");
+    assert_eq!(page.sum("netmon_timestamps_total", &["source=\"hardware\""]), 0.0);
+    assert_eq!(page.sum("netmon_latency_seconds_count", &[]), 1.0);
 
     let page = scrape(Features { latency: None, apps: Vec::new(), ..Features::default() });
     assert!(!page.body.contains("_seconds_bucket"), "nothing was to be measured: {}", page.body);
