@@ -98,12 +98,20 @@ static __always_inline struct nm_l7 *nm_l7_of(__u32 id)
 	return bpf_map_lookup_elem(&nm_l7s, &id);
 }
 
-static __always_inline __u32 nm_byte(const struct nm_l7 *w, __u32 i)
+/*
+ * An index below `size`, a power of two. The compiler may know that it is, and drop the mask; the verifier forgets what it was
+ * compared with.
+ */
+static __always_inline __u32 nm_index(__u32 i, const __u32 size)
 {
-	/* The compiler may know that the index is in bounds, and drop the mask; the verifier forgets what it was compared with. */
 	if (!__builtin_constant_p(i))
 		asm("" : "+r"(i));
-	return w->bytes[i & (NM_WINDOW - 1)];
+	return i & (size - 1);
+}
+
+static __always_inline __u32 nm_byte(const struct nm_l7 *w, __u32 i)
+{
+	return w->bytes[nm_index(i, NM_WINDOW)];
 }
 
 static __always_inline __u32 nm_be16(const struct nm_l7 *w, __u32 i)
