@@ -1,12 +1,16 @@
 //! Which application protocol payload is of: bytes of each protocol, in one piece and in many, and bytes that only look so.
 
+mod formats;
 mod fuzz;
+mod lookalikes;
 mod oracle;
 mod samples;
+mod wire;
 
 use netmon::bpf::App;
 
-use self::samples::{Sample, lookalikes, samples};
+use self::lookalikes::lookalikes;
+use self::samples::{Sample, samples};
 use crate::needs_root;
 use crate::support::detect::{Detector, EITHER, MIDSTREAM, Payload, Verdict};
 use crate::support::packet::{TCP, UDP};
