@@ -15,7 +15,7 @@ use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, ErrorKind, Flow, FlowKey, Observer, Sent};
-use crate::bpf::{Cause, Hook, Record};
+use crate::bpf::{App, Cause, Hook, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -146,8 +146,11 @@ impl Table {
         }
         add(sent, record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
-        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|_| flow.app.is_none());
-        flow.app = flow.app.or(app);
+        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|&app| {
+            // One end may have told HTTP/2 before the other told what is in it.
+            flow.app.is_none() || (flow.app, app) == (Some(App::Http2), App::Grpc)
+        });
+        flow.app = app.or(flow.app);
         if first {
             flow.tags[sender] = observer.appeared(flow, sender);
         }
