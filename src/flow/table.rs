@@ -168,7 +168,7 @@ impl Table {
     fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let kind = ErrorKind::of(flow.key.v6, quote.icmp_type, quote.icmp_code);
-        if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code) {
+        if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code, quote.at_ns) {
             observer.icmp_error(flow, kind);
         }
         self.judge(index, quote.at_ns, observer);
@@ -362,12 +362,14 @@ fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
     if !flow.is_over() || !(record.syn || record.syn_ack) {
         return false;
     }
+    // The error that ended it is told at once, SYNs before it up to a sweep later.
+    let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
     let sent = &flow.sent[sender];
     // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells.
     let had_it = sent.ifindex == record.ifindex
         && sent.hook() == record.hook
         && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
-    record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
+    record.first_ns > last_ns || had_it && record.first_ns == last_ns
 }
 
 /// What the record tells besides packets.
@@ -378,7 +380,7 @@ fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Obs
     let Some(facts) = &record.facts else { return };
     flow.details.get_or_insert_default().add(sender, facts);
     for sample in facts.samples() {
-        if Details::measure(flow, sender, sample) {
+        if Details::measure(flow, sender, sample, record.last_ns) {
             observer.measured(flow, sender, sample);
         }
     }
