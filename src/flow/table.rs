@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use super::details::Details;
 use super::outcome::{RST, Verdict, conclude, is_waiting, judge};
 use super::quotes::{Quote, Quotes};
+use super::reuse::begins_anew;
 use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
@@ -346,27 +347,6 @@ impl Table {
         }
         self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
     }
-}
-
-/// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
-/// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
-/// flow has had.
-fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
-    let fell_silent = flow.outcome.is_some() && judge(flow) == Verdict::Open;
-    if fell_silent {
-        return record.first_ns > flow.last_ns();
-    }
-    if !flow.is_over() || !(record.syn || record.syn_ack) {
-        return false;
-    }
-    // The error that ended it is told at once, SYNs before it up to a sweep later.
-    let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
-    let sent = &flow.sent[sender];
-    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells.
-    let had_it = sent.ifindex == record.ifindex
-        && sent.hook() == record.hook
-        && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
-    record.first_ns > last_ns || had_it && record.first_ns == last_ns
 }
 
 /// What the record tells besides packets.

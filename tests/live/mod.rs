@@ -18,6 +18,7 @@ mod net;
 mod offloads;
 mod outcomes;
 mod refusals;
+mod states;
 mod stop;
 mod table;
 mod traffic;
