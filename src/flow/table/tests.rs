@@ -296,6 +296,25 @@ fn what_an_error_quotes_is_not_counted() {
     assert_eq!(table.iter().next().unwrap().last_ns(), 100 * SECOND);
 }
 
+#[test]
+fn a_workload_of_this_node_opened_it_whichever_end_was_seen_first() {
+    let at = |ifindex, hook, record: Record| Record { ifindex, hook, ..record };
+    // From pod to pod: at the client's link it enters the host, at the server's it leaves.
+    let (client, server) = (at(1, Hook::Ingress, syn(1, 200)), at(2, Hook::Egress, syn(1, 200)));
+    for order in [[&client, &server], [&server, &client]] {
+        let mut table = table(10);
+        table.face(Facing::new([1, 2].into_iter().collect()));
+        order.into_iter().for_each(|record| table.merge(record, &mut Log::default()));
+        assert_eq!(table.iter().next().unwrap().direction, Direction::Egress);
+        assert_eq!((table.counts()[&(TCP, Direction::Egress)], table.counts().values().sum::<u64>()), (1, 1));
+    }
+    let mut table = table(10);
+    table.face(Facing::new([2].into_iter().collect()));
+    // From outside: it enters the host at the uplink.
+    [&server, &client].into_iter().for_each(|record| table.merge(record, &mut Log::default()));
+    assert_eq!(table.iter().next().unwrap().direction, Direction::Ingress);
+}
+
 /// The error is told at once, the SYNs sent before it only by the next sweep: they are no new connection.
 #[test]
 fn syns_reported_after_the_error_that_ended_them_are_of_the_same_flow() {
@@ -324,21 +343,23 @@ fn the_latest_round_trip_is_the_latest_by_time() {
     assert_eq!((rtt.count, rtt.min_ns, rtt.max_ns, rtt.last_ns), (2, 7, 9, 7));
 }
 
+/// Each CPU has records of its own: that of the SYN may be the last.
 #[test]
-fn a_workload_of_this_node_opened_it_whichever_end_was_seen_first() {
-    let at = |ifindex, hook, record: Record| Record { ifindex, hook, ..record };
-    // From pod to pod: at the client's link it enters the host, at the server's it leaves.
-    let (client, server) = (at(1, Hook::Ingress, syn(1, 200)), at(2, Hook::Egress, syn(1, 200)));
-    for order in [[&client, &server], [&server, &client]] {
-        let mut table = table(10);
-        table.face(Facing::new([1, 2].into_iter().collect()));
-        order.into_iter().for_each(|record| table.merge(record, &mut Log::default()));
-        assert_eq!(table.iter().next().unwrap().direction, Direction::Egress);
-        assert_eq!((table.counts()[&(TCP, Direction::Egress)], table.counts().values().sum::<u64>()), (1, 1));
-    }
-    let mut table = table(10);
-    table.face(Facing::new([2].into_iter().collect()));
-    // From outside: it enters the host at the uplink.
-    [&server, &client].into_iter().for_each(|record| table.merge(record, &mut Log::default()));
-    assert_eq!(table.iter().next().unwrap().direction, Direction::Ingress);
+fn how_it_ended_waits_for_who_opened_it() {
+    let (mut table, mut log) = (table(10), Log::default());
+    // By their ports, the server would be the client.
+    let closed = |record: Record| flags(record, ACK | FIN);
+    let far = |record: Record| Record { destination: end(2, 9000), ..record };
+    table.merge(&closed(far(packet(0, 100))), &mut log);
+    table.merge(&closed(reply(far(packet(0, 100)))), &mut log);
+    assert_eq!((table.iter().next().unwrap().direction, log.ended.len()), (Direction::Ingress, 0), "a guess");
+    table.merge(&far(syn(0, 99)), &mut log);
+    assert_eq!((table.iter().next().unwrap().direction, &log.ended[..]), (Direction::Egress, &[Outcome::Ok][..]));
+
+    // Met in the middle: nobody tells.
+    let (mut table, mut log) = (self::table(10), Log::default());
+    table.merge(&closed(packet(0, 100)), &mut log);
+    table.merge(&closed(reply(packet(0, 100))), &mut log);
+    table.expire(110 * SECOND, &mut log);
+    assert_eq!(log.ended, [Outcome::Ok]);
 }
