@@ -10,6 +10,8 @@ use crate::support::vary::Order;
 
 /// Packets of a connection, as tests/bpf/vary.bpf.c sends them.
 const STEPS: u32 = 8;
+/// What the client says, and the server too: the protocol is looked for in both.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n";
 /// Connections open at the same time.
 const OPEN: u32 = 250;
 /// Connections between two looks of the worker; two directions each, so that the records fit the rings.
@@ -23,12 +25,14 @@ pub fn run(report: &mut Report) -> Result<()> {
 
     // A flood: the cache overflows, so entries leave when others need their place.
     let mut flood = Subject::new(&config)?;
+    flood.carry(REQUEST);
     flood.aim(0, Order::Connections, OPEN);
     // Until the table is full or flows leave it as fast as they come.
     let settle = if report.quick { 100_000 } else { 1_200_000 };
     flood.run(settle * STEPS, CHUNK * STEPS, || Ok(()))?;
     // At leisure: the sweep finds all entries, a thousand connections in each round of it.
     let mut calm = Subject::new(&config)?;
+    calm.carry(REQUEST);
     calm.aim(0, Order::Connections, OPEN);
     let sweeper = calm.bpf.sweeper()?;
     // The second sweep, a second later, would clear the entries away.

@@ -71,6 +71,12 @@ impl Subject {
         Ok(Subject { bpf, inline, ours, empty, injectors, packet: small_packet() })
     }
 
+    /// From now on the packets carry this.
+    pub fn carry(&mut self, payload: &[u8]) {
+        let tcp = packet::tcp(ACK, &[], payload);
+        self.packet = packet::ethernet(&[], IPV4, &packet::ipv4(TCP, &[], 7, 0, &tcp));
+    }
+
     /// The next packets belong to `flows` flows in `order`, beginning with `start`.
     pub fn aim(&self, start: u32, order: Order, flows: u32) {
         self.ours.aim(start, order, flows);
