@@ -35,16 +35,15 @@ static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet 
 
 /* The first packet of an entry; true if its payload is to be looked at. */
 static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p,
-				     __u8 protocol)
+				     __u8 protocol, bool room)
 {
-
 	if (protocol == IPPROTO_TCP) {
 		d->icmp = d->probed - NM_PROBE_WINDOW;
-		/* An ACK alone starts nothing: under a flood of flows most entries begin and end with one. */
-		if (p->opening || p->payload || p->urgent)
+		/* An ACK alone may end a handshake; but under a flood of flows most entries begin and end with one. */
+		if (room || p->opening || p->payload || p->urgent)
 			return nm_follow_closely(nm_hand_over(skb, cpu, p));
 		if (p->tcp_flags & NM_TCP_ACK) {
-			d->state |= NM_TRACKED | NM_ACKED;
+			d->state |= NM_TRACKED | NM_ACKED | NM_HEARD;
 			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
 			d->ack = p->ack;
 			d->window = p->window;
@@ -146,7 +145,7 @@ static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void
 	else
 		*(struct nm_key4 *)victim = p->key4;
 	nm_start(d, p);
-	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size));
+	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size), least <= 1);
 	if (p->urgent)
 		nm_tell(d, p, v6);
 	return look;

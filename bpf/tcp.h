@@ -81,7 +81,8 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	struct nm_facts *f;
 
 	if (!(d->state & NM_ACKED)) {
-		d->state |= NM_ACKED;
+		/* Heard, for all we know: another CPU may have seen what went before. */
+		d->state |= NM_ACKED | NM_HEARD;
 		d->ack = p->ack;
 	} else if (advance > 0) {
 		/* Without a probe on its way in all of the window, the next one is a while off. */
@@ -107,7 +108,7 @@ __noinline int nm_follow_closely(__u32 id)
 	struct nm_facts *f;
 	struct nm_delta *d;
 	struct nm_pair *pair;
-	bool fresh;
+	bool fresh, first;
 	__u8 flags;
 
 	if (!cpu)
@@ -144,6 +145,7 @@ __noinline int nm_follow_closely(__u32 id)
 	/* Without a pair only the entry knows whether payload follows payload. */
 	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY)
 		d->looks = NM_LOOKS_MIDWAY;
+	first = !(d->state & NM_TRACKED);
 	fresh = nm_sequence(d, pair, p);
 	if (flags & NM_TCP_ACK)
 		nm_acknowledge(d, pair, p);
@@ -151,7 +153,7 @@ __noinline int nm_follow_closely(__u32 id)
 	if (flags & NM_TCP_SYN) {
 		d->state = flags & NM_TCP_ACK ? d->state & ~NM_SHAKING : d->state | NM_SHAKING;
 		d->looks = nm_apps ? NM_LOOKS : 0;
-	} else if (d->state & NM_SHAKING && flags & NM_TCP_ACK) {
+	} else if (flags & NM_TCP_ACK && (first || d->state & NM_SHAKING)) { /* the SYN may be with another CPU */
 		d->state &= ~NM_SHAKING;
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);

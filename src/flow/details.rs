@@ -75,6 +75,8 @@ pub struct Details {
     pub(super) reset: Option<(u8, u64)>,
     /// Time of the record that told the latest round trip.
     rtt_ns: u64,
+    /// The shortest to each end: what lies on either side of the observer takes its own time.
+    rtt_least_ns: [Option<u64>; 2],
 }
 
 /// An ACK may be held back for this long and more (RFC 9293 3.8.6.3 allows 500 ms, Linux takes 40).
@@ -91,7 +93,9 @@ impl Details {
             Measure::HandshakeServer => details.handshake_server_ns = Some(ns),
             Measure::HandshakeClient => details.handshake_client_ns = Some(ns),
             Measure::Connect => details.connect_ns = Some(ns),
-            Measure::RttLone if details.reference_ns().is_some_and(|r| ns >= r.saturating_add(DELAYED_ACK_NS)) => {
+            Measure::RttLone
+                if details.reference_ns(sender, client).is_some_and(|r| ns >= r.saturating_add(DELAYED_ACK_NS)) =>
+            {
                 return false;
             }
             Measure::Rtt | Measure::RttLone | Measure::Echo => {
@@ -100,6 +104,8 @@ impl Details {
                 details.rtt.add(ns);
                 details.rtt.last_ns = latest;
                 details.rtt_ns = details.rtt_ns.max(at_ns);
+                let least = &mut details.rtt_least_ns[sender];
+                *least = Some(least.map_or(ns, |least| least.min(ns)));
             }
             // What a client takes to go on is its own affair; QUIC's packets answer each other at any time.
             Measure::Response if sender == client || app == Some(App::Quic) => return false,
@@ -108,11 +114,10 @@ impl Details {
         true
     }
 
-    /// What a round trip takes at least, as far as is known.
-    fn reference_ns(&self) -> Option<u64> {
-        let rtt = (self.rtt.count > 0).then_some(self.rtt.min_ns);
-        // Data to ACK crosses one side of the observer, the handshake both.
-        [rtt, self.connect_ns].into_iter().flatten().min()
+    /// What the ACKs of an end take at least, as far as is known: by those before, else by its part of the handshake.
+    fn reference_ns(&self, sender: usize, client: usize) -> Option<u64> {
+        let handshake = if sender == client { self.handshake_client_ns } else { self.handshake_server_ns };
+        self.rtt_least_ns[sender].or(handshake)
     }
 
     pub(super) fn add(&mut self, sender: usize, facts: &Facts) {

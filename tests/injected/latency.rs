@@ -120,7 +120,7 @@ fn a_round_trip_is_from_data_to_the_ack_that_covers_it() {
         talk.tcp(1217 * MS, Server, ACK, 5001, 1401, b"");
         let [_, server] = talk.told();
         let trips: Vec<_> = server.samples.iter().filter(|s| [Rtt, RttLone].contains(&s.0)).collect();
-        // The first ACK covers more than the probe; the last one that segment alone, so it may have been held back.
+        // The first ACK covers more than the probe; the last one nothing behind it, so it may have been held back.
         assert_eq!(trips, [&(Rtt, 12 * MS), &(RttLone, 17 * MS)]);
     });
 }
@@ -137,7 +137,7 @@ fn sequence_numbers_wrap() {
         talk.tcp(15 * MS, Server, ACK | PSH, 5001, isn.wrapping_add(101), b"b");
         talk.tcp(16 * MS, Client, ACK, isn.wrapping_add(101), 5002, b"");
         let [client, server] = talk.told();
-        assert_eq!(server.samples, [(HandshakeServer, MS), (Rtt, 5 * MS), (Response, 5 * MS)]);
+        assert_eq!(server.samples, [(HandshakeServer, MS), (RttLone, 5 * MS), (Response, 5 * MS)]);
         assert_eq!((client.retransmits, server.retransmits), (0, 0));
     });
 }

@@ -8,6 +8,7 @@ mod agent;
 mod apps;
 mod binary;
 mod conservation;
+mod delays;
 mod direction;
 mod exact;
 mod foreign;
