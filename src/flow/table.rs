@@ -358,9 +358,10 @@ fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
         return false;
     }
     let sent = &flow.sent[sender];
-    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells.
+    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it was sent again.
     let had_it = sent.ifindex == record.ifindex
         && sent.hook() == record.hook
+        && record.facts.as_ref().is_none_or(|facts| facts.retransmits == 0)
         && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
     record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
 }
