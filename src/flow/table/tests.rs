@@ -1,3 +1,4 @@
+mod answers;
 mod conversations;
 
 use std::time::Duration;
@@ -21,6 +22,8 @@ struct Log {
     ended: Vec<Outcome>,
     evicted: Vec<u16>,
     appeared: u32,
+    errors: Vec<ErrorKind>,
+    lost: u32,
 }
 
 impl Observer for Log {
@@ -33,6 +36,12 @@ impl Observer for Log {
     }
     fn duplicate(&mut self, record: &Record) {
         self.duplicate += record.packets;
+    }
+    fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
+        self.errors.push(kind);
+    }
+    fn icmp_error_lost(&mut self) {
+        self.lost += 1;
     }
     fn ended(&mut self, _: &Flow, outcome: Outcome) {
         self.ended.push(outcome);
