@@ -57,10 +57,11 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
 	}
 	NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
-	NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
-	if (!more)
-		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
 	/* Where the window was moved on, only who moved it can go on. */
+	if (!w->s.base)
+		NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
+	if (!w->s.base && !more)
+		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
 	return w->s.base && !w->s.stage ? NM_NO : more;
 }
 
@@ -79,7 +80,8 @@ __noinline int nm_detect_middle(struct __sk_buff *skb, __u32 id)
 	NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached, id);
 	NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
 	NM_ASK(NM_APP_TLS, nm_detect_tls_records, skb, id);
-	NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
+	if (!w->s.base)
+		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
 	return more;
 }
 
@@ -106,8 +108,6 @@ static __always_inline __u32 nm_apps_of_port(__u16 port)
 		return NM_APP_BIT(NM_APP_MQTT);
 	case 4222:
 		return NM_APP_BIT(NM_APP_NATS);
-	case 5432:
-		return NM_APP_BIT(NM_APP_POSTGRES);
 	case 6379:
 		return NM_APP_BIT(NM_APP_REDIS);
 	case 9042:
@@ -118,19 +118,23 @@ static __always_inline __u32 nm_apps_of_port(__u16 port)
 	return 0;
 }
 
-/* What the payload may be, if something else says so too. */
+/* What the payload may be, if something else says so too: a port, or the other end, with a reply to a request. */
 static __always_inline int nm_settle(const struct nm_l7 *w)
 {
-	__u32 weak = w->s.weak & nm_apps, more;
+	__u32 weak = w->s.weak, more;
 
 	if (!weak)
 		return NM_NO;
 	more = (nm_from_client(w) ? nm_apps_of_port(w->p.dport) : 0) | (nm_from_server(w) ? nm_apps_of_port(w->p.sport) : 0);
-	if (!(weak & more) && !w->middle)
+	if (!(weak & more) && !w->middle) {
 		more = nm_company(w);
+		if (!(weak & NM_REQUEST && more & NM_REPLY) && !(weak & NM_REPLY && more & NM_REQUEST))
+			return NM_NO;
+	}
+	weak &= more & nm_apps & ~(NM_REQUEST | NM_REPLY);
 #pragma unroll
 	for (int app = NM_APP_HTTP; app <= NM_APP_QUIC; app++)
-		if (weak & more & NM_APP_BIT(app))
+		if (weak == NM_APP_BIT(app)) /* and no other */
 			return app;
 	return NM_NO;
 }

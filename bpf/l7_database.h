@@ -78,7 +78,7 @@ __noinline int nm_detect_postgres(__u32 id)
 	rest = nm_rest(w);
 	/* The answer to SSLRequest and GSSENCRequest is a byte. */
 	if (nm_from_server(w) && rest == 1 && (nm_byte(w, 0) == 'S' || nm_byte(w, 0) == 'N' || nm_byte(w, 0) == 'G')) {
-		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES);
+		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES) | NM_REPLY;
 		return NM_NO;
 	}
 	if (!nm_from_client(w) || nm_byte(w, 0))
@@ -91,7 +91,7 @@ __noinline int nm_detect_postgres(__u32 id)
 	case NM_PG_GSS:
 		if (length != 8 || rest != 8)
 			return NM_NO;
-		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES); /* so that the answer is known for one */
+		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES) | NM_REQUEST; /* so that the answer is known for one */
 		return NM_APP_POSTGRES;
 	case NM_PG_CANCEL:
 		return length == 16 && rest == 16 ? NM_APP_POSTGRES : length == 16 && rest < 16 ? NM_MORE : NM_NO;
@@ -243,7 +243,7 @@ __noinline int nm_detect_cassandra(__u32 id)
 	if (nm_byte(w, 1) & ~0x1eu || nm_byte(w, 2) & 0x80 || length > 65536 || length + 9 < rest)
 		return NM_NO;
 	if ((version == 0x80 + (version & 0x7f) ? opcode == 0x02 : opcode == 0x05) && !length) {
-		w->s.weak |= NM_APP_BIT(NM_APP_CASSANDRA);
+		w->s.weak |= NM_APP_BIT(NM_APP_CASSANDRA) | (version & 0x80 ? NM_REPLY : NM_REQUEST);
 		return NM_NO;
 	}
 	if (length + 9 > rest)

@@ -78,6 +78,9 @@ __noinline int nm_detect_dns(__u32 id)
 	end += 4;
 	if ((__u32)end > at + length)
 		return NM_NO;
+	/* Judged when it is whole; a longer one is an answer, whose query was. */
+	if (w->p.protocol == IPPROTO_TCP && length + 2 > nm_rest(w))
+		return NM_MORE;
 	length -= end - at;
 	if (!records)
 		return length ? NM_NO : NM_APP_DNS;

@@ -71,8 +71,8 @@ static __always_inline bool nm_hpack_grpc(const struct nm_l7 *w, __u32 at, bool 
 }
 
 /*
- * The header field at the start of the window. NM_YES: it is gRPC's; NM_MORE: it is not there whole; else NM_NO, and `skip` is its
- * size, or 0 if it is broken.
+ * The header field at the start of the window. NM_YES: it is gRPC's content-type; NM_MORE: it is not there whole; else NM_NO, and
+ * `skip` is its size, or 0 if it ends the search: another content-type, or broken.
  */
 __noinline int nm_hpack_field(__u32 id)
 {
@@ -119,10 +119,11 @@ __noinline int nm_hpack_field(__u32 id)
 		return w->s.have < at + 3 ? NM_MORE : NM_NO;
 	at += size;
 	if (content_type) {
+		if (at + w->number > w->s.left)
+			return NM_NO;
 		if (w->number < 128 && w->s.have < at + w->number)
 			return NM_MORE;
-		if (nm_hpack_grpc(w, at, huffman))
-			return NM_YES;
+		return nm_hpack_grpc(w, at, huffman);
 	}
 	w->s.skip = at + w->number;
 	return NM_NO;

@@ -66,8 +66,9 @@ __noinline int nm_detect_redis(__u32 id)
 			return NM_APP_REDIS;
 		goto weak;
 	case '+':
-		is = NM_MATCH(w, 0, "+PONG\r\n");
-		if (is == NM_YES && nm_from_server(w))
+		if (!nm_from_server(w))
+			return NM_NO;
+		if (NM_MATCH(w, 0, "+PONG\r\n") == NM_YES)
 			return NM_APP_REDIS;
 		/* POP3 greets with +OK. */
 		is = nm_line(id, 1);
@@ -75,12 +76,16 @@ __noinline int nm_detect_redis(__u32 id)
 			return is;
 		goto weak;
 	case ':':
+		if (!nm_from_server(w))
+			return NM_NO;
 		is = nm_number_line(id, 1);
 		if (is == NM_NO || is == NM_MORE)
 			return is;
 		goto weak;
 	case 'P':
 	case 'p':
+		if (!nm_from_client(w))
+			return NM_NO;
 		if (NM_MATCH(w, 0, "PING\r\n") != NM_YES && NM_MATCH(w, 0, "ping\r\n") != NM_YES)
 			return NM_NO;
 		goto weak;
@@ -90,7 +95,7 @@ __noinline int nm_detect_redis(__u32 id)
 	is = nm_resp_element(w, id, next);
 	return is == NM_YES ? NM_APP_REDIS : is;
 weak:
-	w->s.weak |= NM_APP_BIT(NM_APP_REDIS);
+	w->s.weak |= NM_APP_BIT(NM_APP_REDIS) | (type == 'P' || type == 'p' ? NM_REQUEST : NM_REPLY);
 	return NM_NO;
 }
 
@@ -163,7 +168,7 @@ __noinline int nm_detect_memcached(__u32 id)
 		return NM_NO;
 	if (length >= w->s.have)
 		return NM_MORE;
-	if (length < 2)
+	if (length < 2 || (nm_byte(w, length) != ' ' && nm_byte(w, length) != '\r'))
 		return NM_NO;
 	word = *(__u64 *)w->bytes;
 	if (length < 8)
@@ -178,7 +183,7 @@ __noinline int nm_detect_memcached(__u32 id)
 	if (end == NM_NO || end == NM_MORE)
 		return end;
 	if (kind == NM_MC_WEAK) {
-		w->s.weak |= NM_APP_BIT(NM_APP_MEMCACHED);
+		w->s.weak |= NM_APP_BIT(NM_APP_MEMCACHED) | (nm_byte(w, 0) >= 'a' ? NM_REQUEST : NM_REPLY);
 		return NM_NO;
 	}
 	words = nm_byte(w, length) == ' ' ? nm_words(id, length + 1, end) : 0;

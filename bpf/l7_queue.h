@@ -64,7 +64,7 @@ __noinline int nm_detect_mqtt(__u32 id)
 		/* Flags, reason; of 5 properties follow. */
 		if (nm_byte(w, 1) + 2 == nm_rest(w) && nm_byte(w, 1) < 128 && nm_byte(w, 2) < 2 &&
 		    (nm_byte(w, 1) == 2 ? nm_byte(w, 3) <= 5 : nm_byte(w, 4) + 3 == nm_byte(w, 1)))
-			w->s.weak |= NM_APP_BIT(NM_APP_MQTT);
+			w->s.weak |= NM_APP_BIT(NM_APP_MQTT) | NM_REPLY;
 		return NM_NO;
 	}
 	if (nm_byte(w, 0) != 0x10 || !nm_from_client(w))

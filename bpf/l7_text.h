@@ -124,24 +124,31 @@ __noinline int nm_says_smtp(__u32 id, __u32 end)
 	return NM_NO;
 }
 
-/* A domain or an address literal, RFC 5321 4.1.2, from `from` to `end`? Underscores are not in it, but in use. */
+/* A domain, or an address in brackets, from `from` to `end`? Underscores are not in RFC 5321 4.1.2, but in use. */
 __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 {
 	struct nm_l7 *w = nm_l7_of(id);
+	bool literal;
 
-	if (!w || from >= end)
+	if (!w || from + 2 > end)
 		return NM_NO;
-	if (nm_byte(w, from) == '[')
-		return nm_byte(w, end - 1) == ']' && nm_run(id, from, '.', ']') == end && end - from > 4;
+	literal = nm_byte(w, from) == '[';
+	if (literal) {
+		if (nm_byte(w, end - 1) != ']')
+			return NM_NO;
+		from++;
+		end--;
+	}
 	for (__u32 i = 0; i < NM_WINDOW; i++) {
 		__u32 b = nm_byte(w, from + i);
 
 		if (from + i >= end)
 			break;
-		if ((b < 'a' || b > 'z') && (b < 'A' || b > 'Z') && (b < '0' || b > '9') && b != '-' && b != '.' && b != '_')
+		if ((b < 'a' || b > 'z') && (b < 'A' || b > 'Z') && (b < '0' || b > '9') && b != '-' && b != '.' &&
+		    b != (literal ? ':' : '_'))
 			return NM_NO;
 	}
-	return NM_YES;
+	return from < end;
 }
 
 /* RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. FTP greets with 220 too, so a greeting must name SMTP. */
@@ -166,7 +173,7 @@ __noinline int nm_detect_smtp(__u32 id)
 				return end;
 			if (nm_says_smtp(id, end))
 				return NM_APP_SMTP;
-			w->s.weak |= NM_APP_BIT(NM_APP_SMTP);
+			w->s.weak |= NM_APP_BIT(NM_APP_SMTP) | NM_REPLY;
 			return NM_NO;
 		}
 	}
@@ -208,7 +215,7 @@ __noinline int nm_detect_nats(__u32 id)
 		more |= is;
 	}
 	if (NM_MATCH(w, 0, "PING\r\n") == NM_YES || NM_MATCH(w, 0, "PONG\r\n") == NM_YES)
-		w->s.weak |= NM_APP_BIT(NM_APP_NATS);
+		w->s.weak |= NM_APP_BIT(NM_APP_NATS) | NM_REQUEST | NM_REPLY;
 	return more;
 }
 

@@ -27,13 +27,15 @@ __noinline int nm_tls_extensions(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	w->s.stage = NM_STAGE_TLS;
 	for (int i = 0; i < NM_TLS_EXTENSIONS; i++) {
-		if (w->s.left < 4)
+		if (!w->s.left)
 			return NM_TLS(w->s.version);
-		if (w->s.have < 6)
-			return w->s.have < 4 || !nm_be16(w, 0) || w->s.left > 4 ? NM_MORE : NM_TLS(w->s.version);
+		if (w->s.left < 4)
+			return NM_NO;
+		if (w->s.have < 4 || (w->s.have < 6 && w->s.left >= 6))
+			return NM_MORE;
 		length = nm_be16(w, 2);
 		if (length + 4 > w->s.left)
-			return NM_TLS(0);
+			return NM_NO;
 		if (nm_be16(w, 0) == 43 && length == 2)
 			return nm_be16(w, 4) == 0x0304 ? NM_TLS(4) : NM_TLS(w->s.version);
 		w->s.left -= length + 4;
@@ -82,12 +84,16 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 		if (version == 0x0300)
 			return NM_NO;
 		w->s.version = version & 0xff;
+		if (w->s.have < 47 + session)
+			return NM_MORE;
+		if (nm_byte(w, 46 + session))
+			return NM_NO;
 		if (hello == 38 + session)
 			return NM_TLS(w->s.version);
 		if (w->s.have < 49 + session)
 			return NM_MORE;
 		w->s.left = nm_be16(w, 47 + session);
-		if (nm_byte(w, 46 + session) || w->s.left + 40 + session != hello)
+		if (w->s.left + 40 + session != hello)
 			return NM_NO;
 		nm_advance(skb, id, 49 + session);
 		return nm_tls_extensions(skb, id);
@@ -104,7 +110,8 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 		return NM_APP_TLS;
 	length = nm_byte(w, 0);
 	session += 38 + ciphers + length; /* up to the extensions */
-	if (!length || session > hello)
+	/* One method, null; some knew deflate. */
+	if (!length || length > 3 || (w->s.have > length && nm_byte(w, length)) || session > hello)
 		return NM_NO;
 	if (session == hello)
 		return NM_APP_TLS;

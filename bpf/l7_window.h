@@ -37,7 +37,7 @@ struct nm_stream {
 	__u32 have; /* bytes in the window */
 	__u32 left; /* bytes of the piece the window is in */
 	__u32 skip; /* of them, not to be looked at */
-	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too */
+	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too; NM_REQUEST, NM_REPLY: and who says so */
 	__u8 stage;
 	__u8 calls; /* packets that told nothing */
 	__u8 flags; /* HTTP/2: of the frame */
@@ -90,6 +90,8 @@ struct {
 #define NM_MORE 0x10000 /* so far yes */
 
 #define NM_APP_BIT(app) (1u << (app))
+#define NM_REQUEST (1u << 30)
+#define NM_REPLY (1u << 31)
 
 static __always_inline struct nm_l7 *nm_l7_of(__u32 id)
 {

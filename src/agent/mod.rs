@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::bpf::{self, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper};
 use crate::config::{Config, Precision};
-use crate::flow::Limits;
+use crate::flow::{Facing, Limits};
 use crate::metrics::http::{Limits as HttpLimits, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
 use crate::worker::Worker;
@@ -175,6 +175,8 @@ fn attach(
     attachments: &mut Attachments,
     shared: &Shared,
 ) -> Result<()> {
+    // Before the first packet of any of them.
+    shared.face(Facing::new(links.iter().filter(|link| link.workload).map(|link| link.index).collect()));
     let mut failures = Vec::new();
     for link in links {
         match attachments.attach(bpf, link, config.clsact) {

@@ -9,7 +9,7 @@ use foldhash::HashMapExt;
 use super::report::Report;
 use super::shard::{Shard, lock};
 use crate::bpf::{Books, Clock, Link, Mode, ProgramStatsReader, TimestampSource};
-use crate::flow::{Counts, Flow};
+use crate::flow::{Counts, Facing, Flow};
 use crate::metrics::{Aggregates, Processing, Snapshot, Source};
 
 /// A worker that did not come by for this long is stuck.
@@ -40,6 +40,13 @@ impl Shared {
     pub(super) fn watch(&self, link: &Link, mode: Mode) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.push((link.index, link.name.clone(), mode.name()));
+    }
+
+    /// Tells all tables which interfaces face a workload.
+    pub(super) fn face(&self, workloads: Facing) {
+        for shard in &self.shards {
+            lock(shard).table.face(Facing::clone(&workloads));
+        }
     }
 
     fn watched(&self) -> Vec<(u32, String, &'static str)> {

@@ -24,6 +24,17 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them.
+    pub const ALL: [ErrorKind; 7] = [
+        ErrorKind::NetUnreachable,
+        ErrorKind::HostUnreachable,
+        ErrorKind::PortUnreachable,
+        ErrorKind::AdminProhibited,
+        ErrorKind::TooBig,
+        ErrorKind::TimeExceeded,
+        ErrorKind::Other,
+    ];
+
     /// As in labels.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,8 +1,9 @@
 //! Who opened a flow, and which way that was.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use foldhash::HashSet;
 
 use super::outcome::{ICMP, ICMPV6, TCP};
 use super::{Direction, Flow, FlowKey};
@@ -43,6 +44,12 @@ pub(super) fn guess(key: &FlowKey, sender: usize) -> usize {
 pub(super) fn direction_of(facing: &Facing, client: usize, sender: usize, record: &Record) -> Direction {
     let leaves = (record.hook == Hook::Egress) != facing.contains(&record.ifindex);
     if leaves == (client == sender) { Direction::Egress } else { Direction::Ingress }
+}
+
+/// The client is a workload of this node: its packets enter the host here, or packets for it leave. That decides the direction,
+/// whatever the server's end looked like.
+pub(super) fn opened_by_workload(facing: &Facing, client: usize, sender: usize, record: &Record) -> bool {
+    (record.hook == Hook::Ingress) == (client == sender) && facing.contains(&record.ifindex)
 }
 
 /// The client by this record, if it is another than was thought: a guess gives way to evidence, and a guess by who spoke

@@ -130,7 +130,7 @@ impl Table {
             Some(i) => i,
             None => self.open(key, hash, sender, record, observer),
         };
-        self.correct_client(index, sender, record, observer);
+        self.correct_roles(index, sender, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
         let sent = &mut flow.sent[sender];
         let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
@@ -197,14 +197,19 @@ impl Table {
         self.wheel.schedule(seconds(now_ns + wait) + 1, entry);
     }
 
-    /// What was counted under a wrong guess stays there.
-    fn correct_client(&mut self, index: u32, sender: usize, record: &Record, observer: &mut impl Observer) {
+    /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
+    fn correct_roles(&mut self, index: u32, sender: usize, record: &Record, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let client = roles::corrected(flow, sender, record);
         flow.client_is_known |= roles::evidence(sender, record).is_some();
-        let Some(client) = client else { return };
-        flow.client = client as u8;
-        let direction = roles::direction_of(&self.facing, client, sender, record);
+        let direction = if let Some(client) = client {
+            flow.client = client as u8;
+            roles::direction_of(&self.facing, client, sender, record)
+        } else if roles::opened_by_workload(&self.facing, flow.client.into(), sender, record) {
+            Direction::Egress
+        } else {
+            return;
+        };
         if direction == flow.direction {
             return;
         }

@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashMapExt};
 use super::pairs::Pairs;
 use super::series::{SeriesIndex, SeriesKey, Trouble};
 use crate::bpf::{Record, Sample, Tally};
-use crate::flow::{Direction, Flow, Observer, Outcome};
+use crate::flow::{Direction, ErrorKind, Flow, Observer, Outcome};
 
 /// Sums over everything one worker has seen. They only grow.
 #[derive(Clone, Debug)]
@@ -18,6 +18,10 @@ pub struct Aggregates {
     pub(super) pairs: Pairs,
     /// Flows whose outcome is known.
     pub(super) ended: HashMap<(u8, Direction, Outcome), u64>,
+    /// ICMP errors, one a flow and kind.
+    pub(super) errors: HashMap<ErrorKind, u64>,
+    /// ICMP errors that found no flow, for too many waited for theirs.
+    pub(super) errors_lost: u64,
     /// By interface index.
     pub(super) interfaces: HashMap<u32, Accounted>,
     pub(super) evicted: u64,
@@ -42,6 +46,8 @@ impl Aggregates {
             series: Vec::new(),
             pairs: Pairs::default(),
             ended: HashMap::new(),
+            errors: HashMap::new(),
+            errors_lost: 0,
             interfaces: HashMap::new(),
             evicted: 0,
             records: 0,
@@ -71,6 +77,10 @@ impl Aggregates {
         for (&key, count) in &other.ended {
             *self.ended.entry(key).or_default() += count;
         }
+        for (&kind, count) in &other.errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+        self.errors_lost += other.errors_lost;
         for (&ifindex, more) in &other.interfaces {
             let sum = self.interfaces.entry(ifindex).or_default();
             sum.accounted += more.accounted;
@@ -123,6 +133,14 @@ impl Observer for Aggregates {
 
     fn measured(&mut self, flow: &Flow, _sender: usize, sample: Sample) {
         self.pairs.measured(&self.index, flow, sample);
+    }
+
+    fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
+        *self.errors.entry(kind).or_default() += 1;
+    }
+
+    fn icmp_error_lost(&mut self) {
+        self.errors_lost += 1;
     }
 
     fn duplicate(&mut self, record: &Record) {

@@ -13,7 +13,7 @@ use super::page::{Build, Snapshot, Source};
 use super::pair_page::pairs;
 use super::series::SeriesIndex;
 use crate::bpf::{App, InterfaceBooks, TimestampSource};
-use crate::flow::protocol_name;
+use crate::flow::{ErrorKind, protocol_name};
 
 pub(super) struct AgentCollector {
     source: Arc<dyn Source>,
@@ -134,7 +134,12 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     for (reason, count) in [("collision", snapshot.misses.unpaired), ("busy", snapshot.misses.unsampled)] {
         families.add("netmon_latency_samples_missed_total", &[("reason", reason)], count as f64);
     }
-    families.add("netmon_icmp_quotes_missed_total", &[], snapshot.misses.unquoted as f64);
+    for kind in ErrorKind::ALL {
+        let count = snapshot.aggregates.errors.get(&kind).copied().unwrap_or_default();
+        families.add("netmon_icmp_errors_total", &[("kind", kind.name())], count as f64);
+    }
+    let missed = snapshot.misses.unquoted + snapshot.aggregates.errors_lost;
+    families.add("netmon_icmp_quotes_missed_total", &[], missed as f64);
     if snapshot.timestamps == TimestampSource::Hardware {
         for (source, count) in ["kernel", "hardware"].into_iter().zip(snapshot.misses.stamps) {
             families.add("netmon_timestamps_total", &[("source", source)], count as f64);

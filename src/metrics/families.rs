@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 40] = [
+const FAMILIES: [(&str, MetricType, &str); 41] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -38,6 +38,7 @@ const FAMILIES: [(&str, MetricType, &str); 40] = [
     ("netmon_retransmits_total", COUNTER, "TCP segments with bytes that were sent before."),
     ("netmon_resets_total", COUNTER, "TCP segments with RST."),
     ("netmon_latency_samples_missed_total", COUNTER, "Times that could not be measured, or not be told."),
+    ("netmon_icmp_errors_total", COUNTER, "ICMP errors about flows, one a flow and kind."),
     ("netmon_icmp_quotes_missed_total", COUNTER, "ICMP errors not matched to a flow, for too many came at once."),
     ("netmon_timestamps_total", COUNTER, "Moments taken down by each clock (NETMON_TIMESTAMP_SOURCE=hardware)."),
     ("netmon_ebpf_events_processed_total", COUNTER, "Records from the programs that workers have merged."),

@@ -194,3 +194,13 @@ fn traffic_counts_as_what_it_speaks_once_that_is_known() {
     };
     assert_eq!((packets(""), packets("redis")), (2.0, 2.0));
 }
+
+#[test]
+fn icmp_errors_count_by_kind_and_flow() {
+    let opened = record("10.0.0.1", 1, Facts::default());
+    let error = |icmp_type, icmp_code| Record { cause: Cause::Quoted, icmp_type, icmp_code, ..opened.clone() };
+    let page = page_of(1, 1000, "1", &[opened.clone(), error(3, 1), error(3, 1), error(3, 13), error(11, 0)]);
+    let count = |kind: &str| value(&page, &format!("netmon_icmp_errors_total{{kind=\"{kind}\"}}"));
+    let kinds = ["host_unreachable", "admin_prohibited", "time_exceeded", "port_unreachable"];
+    assert_eq!(kinds.map(count), [1.0, 1.0, 1.0, 0.0], "one a flow and kind");
+}

@@ -1,8 +1,12 @@
 //! Interfaces that face a workload, wired as container networks wire them.
 
 use netmon::bpf::list_links;
+use netmon::flow::Direction;
 
+use super::agent::{Agent, watching};
+use super::metrics::Page;
 use super::net::{End, connect, host};
+use super::traffic::transfer;
 use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::sh;
@@ -65,7 +69,7 @@ fn workloads(ns: &Netns) -> Vec<String> {
 fn what_faces_a_workload_is_told_from_uplinks() {
     needs_root!();
     let net = Node::new();
-    assert_eq!(workloads(&net.node), ["b0", "b1", "cali0"]);
+    assert_eq!(workloads(&net.node), ["b0", "b1", "br0", "cali0"]);
     for ns in [&net.outside, &net.bridged[0], &net.routed] {
         assert_eq!(workloads(ns), [""; 0], "its own end");
     }
@@ -79,8 +83,47 @@ fn what_faces_a_workload_is_told_from_uplinks() {
     let _vrf = pod(node, "vrfed", "10.3.0.2/24");
     node.sh("ip link add vrf9 type vrf table 9 && ip link set vrf9 up && ip link set vrfed master vrf9
              ip addr add 10.3.0.1/24 dev vrfed");
-    assert_eq!(workloads(node), ["b0", "b1", "cali0", "ptp0"]);
+    assert_eq!(workloads(node), ["b0", "b1", "br0", "cali0", "ptp0"]);
     // No longer the way to a pod, but the way out.
     node.sh("ip route add default dev ptp0 metric 9");
-    assert_eq!(workloads(node), ["b0", "b1", "cali0"]);
+    assert_eq!(workloads(node), ["b0", "b1", "br0", "cali0"]);
+}
+
+#[test]
+fn the_direction_is_the_workloads() {
+    needs_root!();
+    let net = Node::new();
+    let [bridged, other] = &net.bridged;
+    for watched in [&["*"][..], &["b?", "cali0"], &["br0", "cali0"], &["uplink"]] {
+        let agent = Agent::start(&net.node, watching(watched));
+        let cases = [
+            (bridged, &net.outside, "10.8.0.2", Direction::Egress, &["b?", "br0", "uplink"][..]),
+            (&net.outside, bridged, "10.5.0.10", Direction::Ingress, &["b?", "br0", "uplink"]),
+            (&net.routed, &net.outside, "10.8.0.2", Direction::Egress, &["cali0", "uplink"]),
+            (&net.outside, &net.routed, "10.6.0.2", Direction::Ingress, &["cali0", "uplink"]),
+            // Both are here: the client's view.
+            (bridged, other, "10.5.0.11", Direction::Egress, &["b?"]),
+            (bridged, &net.routed, "10.6.0.2", Direction::Egress, &["b?", "cali0", "br0"]),
+            (&net.routed, bridged, "10.5.0.10", Direction::Egress, &["b?", "cali0", "br0"]),
+        ];
+        let seen = cases.iter().filter(|case| watched.iter().any(|link| *link == "*" || case.4.contains(link)));
+        let connections: Vec<_> = seen
+            .map(|(client, server, address, direction, _)| {
+                let connection = transfer(client, server, address.parse().unwrap(), 1, 10_000)[0];
+                (connection, direction)
+            })
+            .collect();
+        let flows = agent.settled();
+        for (connection, direction) in connections {
+            let port = connection.client.port();
+            let flow = flows.iter().find(|f| f.key.ends.iter().any(|e| e.port == port)).unwrap();
+            let (client, server) = (connection.client, connection.server);
+            assert_eq!(flow.direction, *direction, "{client} to {server}, watching {watched:?}");
+        }
+        if watched == ["uplink"] {
+            let page = Page::get(&net.node, &agent, "/metrics");
+            assert_eq!(page.sum("netmon_flows_active", &["protocol=\"tcp\"", "direction=\"egress\""]), 2.0);
+        }
+        agent.stop();
+    }
 }

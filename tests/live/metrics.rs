@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+
+use netmon::config::{Buckets, Config, Features, Precision};
 
 use super::agent::{Agent, watching};
 use super::eventually;
@@ -182,4 +184,57 @@ fn connections_are_timed() {
     }
     page.assert_well_formed();
     agent.stop();
+}
+
+/// One connection over which a request and its answer go back and forth, quickly.
+fn talk(a: &Netns, b: &Netns, turns: u32) {
+    let listener = b.run(|| TcpListener::bind("10.9.0.2:80").unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, mut request) = (listener.accept().unwrap().0, [0; 18]);
+        while stream.read_exact(&mut request).is_ok() {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        }
+    });
+    let (mut stream, mut answer) = (a.run(|| TcpStream::connect("10.9.0.2:80").unwrap()), [0; 27]);
+    for _ in 0..turns {
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        stream.read_exact(&mut answer).unwrap();
+    }
+    drop(stream);
+    server.join().unwrap();
+}
+
+#[test]
+fn what_is_measured_is_a_choice() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let scrape = |features: Features| {
+        let agent = Agent::start(&b, Config { features, ..watching(&["vb"]) });
+        talk(&a, &b, 100);
+        let page = eventually("the connection's end", || {
+            let page = Page::get(&b, &agent, "/metrics");
+            (page.sum("netmon_flows_total", &["protocol=\"tcp\""]) == 1.0).then_some(page)
+        });
+        page.assert_well_formed();
+        agent.stop();
+        page
+    };
+    let spoken = "app_protocol=\"http\"";
+    let page = scrape(Features::default());
+    assert!(page.sum("netmon_bytes_total", &[spoken]) > 0.0);
+    assert!(page.sum("netmon_response_seconds_count", &[spoken]) >= 1.0);
+    let normal = page.sum("netmon_rtt_seconds_count", &[]);
+
+    let buckets = Buckets::parse("0.25,2").unwrap();
+    let page = scrape(Features { latency: Some(Precision::High), buckets, ..Features::default() });
+    let (high, busy) =
+        (page.sum("netmon_rtt_seconds_count", &[]), page.sum("netmon_latency_samples_missed_total", &[]));
+    assert!(high + busy > 10.0 * normal, "{high} and {busy} missed, {normal} at normal precision");
+    assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.00025\""]), 1.0);
+    assert!(!page.body.contains("le=\"0.001\""));
+
+    let page = scrape(Features { latency: None, apps: Vec::new(), ..Features::default() });
+    assert!(!page.body.contains("_seconds_bucket"), "nothing was measured");
+    assert_eq!(page.sum("netmon_bytes_total", &[spoken]), 0.0);
+    assert!(page.sum("netmon_bytes_total", &["app_protocol=\"\""]) > 0.0);
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agent;
+mod apps;
 mod binary;
 mod conservation;
 mod direction;

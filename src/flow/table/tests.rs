@@ -310,3 +310,22 @@ fn what_an_error_quotes_is_not_counted() {
     assert_eq!(table.len(), 1);
     assert_eq!(table.iter().next().unwrap().last_ns(), 100 * SECOND);
 }
+
+#[test]
+fn a_workload_of_this_node_opened_it_whichever_end_was_seen_first() {
+    let at = |ifindex, hook, record: Record| Record { ifindex, hook, ..record };
+    // From pod to pod: at the client's link it enters the host, at the server's it leaves.
+    let (client, server) = (at(1, Hook::Ingress, syn(1, 200)), at(2, Hook::Egress, syn(1, 200)));
+    for order in [[&client, &server], [&server, &client]] {
+        let mut table = table(10);
+        table.face(Facing::new([1, 2].into_iter().collect()));
+        order.into_iter().for_each(|record| table.merge(record, &mut Log::default()));
+        assert_eq!(table.iter().next().unwrap().direction, Direction::Egress);
+        assert_eq!((table.counts()[&(TCP, Direction::Egress)], table.counts().values().sum::<u64>()), (1, 1));
+    }
+    let mut table = table(10);
+    table.face(Facing::new([2].into_iter().collect()));
+    // From outside: it enters the host at the uplink.
+    [&server, &client].into_iter().for_each(|record| table.merge(record, &mut Log::default()));
+    assert_eq!(table.iter().next().unwrap().direction, Direction::Ingress);
+}

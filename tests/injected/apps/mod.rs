@@ -1,5 +1,7 @@
 //! Which application protocol payload is of: bytes of each protocol, in one piece and in many, and bytes that only look so.
 
+mod fuzz;
+mod oracle;
 mod samples;
 
 use netmon::bpf::App;

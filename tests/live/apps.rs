@@ -1,0 +1,109 @@
+//! Real servers and their clients: what they speak is recognised, in both ways to attach.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use netmon::bpf::App;
+use netmon::config::Config;
+use netmon::flow::Flow;
+
+use super::agent::{Watch, watching};
+use super::net::quiet_pair;
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+const SERVER: &str = "10.9.0.2";
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers");
+
+/// As scripts/servers calls them: transport, port, what is spoken there, and connections at least.
+const SERVERS: [(&str, u8, u16, App, usize); 12] = [
+    ("http", 6, 80, App::Http, 2),
+    ("http2", 6, 8080, App::Http2, 1),
+    ("grpc", 6, 50051, App::Grpc, 1),
+    ("tls", 6, 443, App::Tls, 2),
+    ("dns", 17, 53, App::Dns, 2),
+    ("dns", 6, 53, App::Dns, 1),
+    ("mysql", 6, 3306, App::Mysql, 1),
+    ("postgres", 6, 5432, App::Postgres, 1),
+    ("redis", 6, 6379, App::Redis, 1),
+    ("memcached", 6, 11211, App::Memcached, 2),
+    ("mqtt", 6, 1883, App::Mqtt, 2),
+    ("ssh", 6, 22, App::Ssh, 1),
+];
+
+/// Servers in a namespace. They go with it.
+struct Servers {
+    children: Vec<Child>,
+    directory: PathBuf,
+}
+
+impl Servers {
+    fn names() -> impl Iterator<Item = &'static str> {
+        let mut names = SERVERS.map(|s| s.0).to_vec();
+        names.dedup();
+        names.into_iter()
+    }
+
+    /// Starts all of them, and waits until they listen.
+    fn start(ns: &Netns) -> Servers {
+        let directory = std::env::temp_dir().join(&ns.name);
+        let mut servers = Servers { children: Vec::new(), directory };
+        for name in Servers::names() {
+            let own = servers.directory.join(name);
+            std::fs::create_dir_all(&own).unwrap();
+            let mut command = ns.command(SCRIPT);
+            command
+                .args(["serve", name, SERVER])
+                .arg(own)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            servers.children.push(command.spawn().unwrap());
+        }
+        for name in Servers::names() {
+            ns.sh(&format!("{SCRIPT} await {name} {SERVER}"));
+        }
+        servers
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        // What a killed server leaves behind in its namespace goes with that.
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn server_port(flow: &Flow) -> u16 {
+    flow.key.ends[1 - usize::from(flow.client)].port
+}
+
+fn recognised(a: &Netns, b: &Netns, config: Config) {
+    let mut watch = Watch::start(b, "vb", config);
+    for name in Servers::names() {
+        a.sh(&format!("{SCRIPT} talk {name} {SERVER}"));
+    }
+    let flows = watch.settled();
+    for (name, protocol, port, app, least) in SERVERS {
+        let there = |f: &&Flow| f.key.protocol == protocol && server_port(f) == port;
+        let of_server: Vec<&Flow> = flows.iter().filter(there).collect();
+        assert!(of_server.len() >= least, "{name}: {} flows at port {port}", of_server.len());
+        for flow in of_server {
+            assert_eq!(flow.app, Some(app), "{name}: {flow:?}");
+        }
+    }
+    watch.stop();
+}
+
+#[test]
+fn real_servers_are_recognised() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let _servers = Servers::start(&b);
+    recognised(&a, &b, watching(&["vb"]));
+    recognised(&a, &b, Config { clsact: true, ..watching(&["vb"]) });
+}
