@@ -67,18 +67,22 @@ pub struct Details {
     pub tls: u8,
     /// Type and code of the latest ICMP error about the flow.
     pub icmp_error: Option<(u8, u8)>,
+    /// When it came.
+    pub(super) icmp_error_ns: u64,
     /// Kinds of ICMP errors that were counted: one bit each.
     pub(super) errors_counted: u8,
     /// Which end sent the first RST, and when.
     pub(super) reset: Option<(u8, u64)>,
+    /// Time of the record that told the latest round trip.
+    rtt_ns: u64,
 }
 
 /// An ACK may be held back for this long and more (RFC 9293 3.8.6.3 allows 500 ms, Linux takes 40).
 const DELAYED_ACK_NS: u64 = 20_000_000;
 
 impl Details {
-    /// Takes note of a sample of `sender`; false if it says nothing about the flow.
-    pub(super) fn measure(flow: &mut Flow, sender: usize, sample: Sample) -> bool {
+    /// Takes note of a sample of `sender`, told by a record of `at_ns`; false if it says nothing about the flow.
+    pub(super) fn measure(flow: &mut Flow, sender: usize, sample: Sample, at_ns: u64) -> bool {
         let client = usize::from(flow.client & 1);
         let app = flow.app;
         let details = flow.details.get_or_insert_default();
@@ -90,7 +94,13 @@ impl Details {
             Measure::RttLone if details.reference_ns().is_some_and(|r| ns >= r.saturating_add(DELAYED_ACK_NS)) => {
                 return false;
             }
-            Measure::Rtt | Measure::RttLone | Measure::Echo => details.rtt.add(ns),
+            Measure::Rtt | Measure::RttLone | Measure::Echo => {
+                // Either direction's record may come first: the latest is not the last to come.
+                let latest = if at_ns >= details.rtt_ns { ns } else { details.rtt.last_ns };
+                details.rtt.add(ns);
+                details.rtt.last_ns = latest;
+                details.rtt_ns = details.rtt_ns.max(at_ns);
+            }
             // What a client takes to go on is its own affair; QUIC's packets answer each other at any time.
             Measure::Response if sender == client || app == Some(App::Quic) => return false,
             Measure::Response => details.response.add(ns),
@@ -123,7 +133,8 @@ impl Details {
     }
 
     /// Notes an ICMP error; true if it is the flow's first of its kind.
-    pub(super) fn quoted(&mut self, kind: ErrorKind, icmp_type: u8, icmp_code: u8) -> bool {
+    pub(super) fn quoted(&mut self, kind: ErrorKind, icmp_type: u8, icmp_code: u8, at_ns: u64) -> bool {
+        self.icmp_error_ns = self.icmp_error_ns.max(at_ns);
         let bit = 1 << kind as u8;
         let first = self.errors_counted & bit == 0;
         self.errors_counted |= bit;

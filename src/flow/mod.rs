@@ -5,6 +5,7 @@ mod key;
 mod observer;
 mod outcome;
 mod quotes;
+mod reuse;
 mod roles;
 mod slab;
 mod state;

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use super::details::Details;
 use super::outcome::{RST, Verdict, conclude, is_waiting, judge};
 use super::quotes::{Quote, Quotes};
+use super::reuse::begins_anew;
 use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
@@ -168,7 +169,7 @@ impl Table {
     fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let kind = ErrorKind::of(flow.key.v6, quote.icmp_type, quote.icmp_code);
-        if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code) {
+        if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code, quote.at_ns) {
             observer.icmp_error(flow, kind);
         }
         self.judge(index, quote.at_ns, observer);
@@ -351,26 +352,6 @@ impl Table {
     }
 }
 
-/// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
-/// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
-/// flow has had.
-fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
-    let fell_silent = flow.outcome.is_some() && judge(flow) == Verdict::Open;
-    if fell_silent {
-        return record.first_ns > flow.last_ns();
-    }
-    if !flow.is_over() || !(record.syn || record.syn_ack) {
-        return false;
-    }
-    let sent = &flow.sent[sender];
-    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it was sent again.
-    let had_it = sent.ifindex == record.ifindex
-        && sent.hook() == record.hook
-        && record.facts.as_ref().is_none_or(|facts| facts.retransmits == 0)
-        && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
-    record.first_ns > flow.last_ns() || had_it && record.first_ns == flow.last_ns()
-}
-
 /// What the record tells besides packets.
 fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Observer) {
     if record.tcp_flags & RST != 0 {
@@ -379,7 +360,7 @@ fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Obs
     let Some(facts) = &record.facts else { return };
     flow.details.get_or_insert_default().add(sender, facts);
     for sample in facts.samples() {
-        if Details::measure(flow, sender, sample) {
+        if Details::measure(flow, sender, sample, record.last_ns) {
             observer.measured(flow, sender, sample);
         }
     }

@@ -203,7 +203,7 @@ impl Stats {
         (stat.count > 0).then(|| Stats {
             count: stat.count.into(),
             min: microseconds(stat.min_ns),
-            mean: stat.mean_ns() / 1e3,
+            mean: microseconds(stat.mean_ns().round() as u64),
             max: microseconds(stat.max_ns),
             last: microseconds(stat.last_ns),
         })

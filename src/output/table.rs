@@ -6,10 +6,10 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::Line;
 
-const HEADER: [&str; 11] =
-    ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "APP", "OUTCOME"];
+const HEADER: [&str; 12] =
+    ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "RTT MS", "APP", "OUTCOME"];
 /// Columns of numbers.
-const RIGHT: std::ops::Range<usize> = 4..9;
+const RIGHT: std::ops::Range<usize> = 4..10;
 /// The width of a column is known once its rows are: more of them than this begin a table of their own.
 const ROWS: usize = 10_000;
 
@@ -45,6 +45,7 @@ impl Rows {
             line.server_packets.to_string(),
             line.server_bytes.to_string(),
             format!("{:.3}", line.duration_s),
+            line.rtt_us.map_or_else(String::new, |rtt| format!("{:.3}", rtt.mean / 1e3)),
             line.app_protocol.unwrap_or_default().to_owned(),
             match line.reason {
                 Some(reason) => format!("{}: {reason}", line.status),

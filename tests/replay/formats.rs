@@ -83,7 +83,7 @@ fn a_pipe_is_as_good_as_a_file() {
 #[test]
 fn a_replay_repeats() {
     needs_root!();
-    for file in captures() {
+    for file in ["failures.pcap", "ipv6.pcap", "loss-sender.pcap.gz"].map(capture) {
         let json = || run(&["-o", "json", file.to_str().unwrap()], &[]).stdout;
         assert_eq!(text(&json()), text(&json()), "{}", file.display());
     }
@@ -233,4 +233,26 @@ fn relinked(file: &[u8], link: u32, header: &[u8]) -> Vec<u8> {
         at += 16 + captured as usize;
     }
     new
+}
+
+/// What the servers of the captures speak, whatever their ports; from packets cut to 96 bytes too.
+#[test]
+fn real_servers_are_recognised() {
+    needs_root!();
+    for (name, app) in [
+        ("http.pcap", "http"),
+        ("tls.pcapng.gz", "tls"),
+        ("dns.pcap", "dns"),
+        ("mysql.pcapng", "mysql"),
+        ("postgres.pcap", "postgres"),
+        ("redis.pcap", "redis"),
+        ("grpc.pcapng.gz", "grpc"),
+    ] {
+        let flows = replay(&capture(name));
+        let spoken = flows.iter().filter(|flow| flow["server_port"].is_u64());
+        let apps: Vec<_> = spoken.map(|flow| flow["app_protocol"].as_str().unwrap_or("unknown")).collect();
+        assert!(!apps.is_empty() && apps.iter().all(|found| *found == app), "{name}: {apps:?}");
+    }
+    let versions: Vec<_> = replay(&capture("tls.pcapng.gz")).iter().map(|flow| flow["tls_version"].clone()).collect();
+    assert_eq!(versions, ["1.3", "1.2"]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::Outcome;
 use super::super::outcome::TCP;
 use super::*;
-use crate::bpf::{Cause, Endpoint, Hook, Record};
+use crate::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use crate::flow::Reason;
 
 const SECOND: u64 = 1_000_000_000;
@@ -328,4 +328,32 @@ fn a_workload_of_this_node_opened_it_whichever_end_was_seen_first() {
     // From outside: it enters the host at the uplink.
     [&server, &client].into_iter().for_each(|record| table.merge(record, &mut Log::default()));
     assert_eq!(table.iter().next().unwrap().direction, Direction::Ingress);
+}
+
+/// The error is told at once, the SYNs sent before it only by the next sweep: they are no new connection.
+#[test]
+fn syns_reported_after_the_error_that_ended_them_are_of_the_same_flow() {
+    let (mut table, mut log) = (table(10), Log::default());
+    let syns = |first: u64, last: u64| Record { syn: true, tcp_flags: 2, last_ns: last * SECOND, ..packet(0, first) };
+    let unreachable = Record { cause: Cause::Quoted, packets: 0, icmp_type: 3, icmp_code: 1, ..packet(0, 104) };
+    table.merge(&syns(101, 101), &mut log);
+    table.merge(&unreachable, &mut log);
+    table.merge(&syns(102, 103), &mut log);
+    assert_eq!((table.len(), log.appeared), (1, 1));
+    table.merge(&syns(105, 105), &mut log);
+    assert_eq!((table.len(), log.appeared, log.ended.len()), (1, 2, 1), "what comes after the error is a new try");
+}
+
+/// The directions of a connection are reported in any order.
+#[test]
+fn the_latest_round_trip_is_the_latest_by_time() {
+    let (mut table, mut log) = (table(10), Log::default());
+    let told = |second: u64, ns: u64| {
+        let sample = Sample { measure: Measure::Rtt, ns };
+        Record { facts: Some(Facts::of_samples(&[sample])), ..packet(0, second) }
+    };
+    table.merge(&told(105, 7), &mut log);
+    table.merge(&told(103, 9), &mut log);
+    let rtt = table.iter().next().unwrap().details.as_ref().unwrap().rtt;
+    assert_eq!((rtt.count, rtt.min_ns, rtt.max_ns, rtt.last_ns), (2, 7, 9, 7));
 }

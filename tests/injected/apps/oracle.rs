@@ -158,10 +158,7 @@ impl Said<'_> {
             return false;
         }
         let (length, answer) = (le32(b, 0), le32(b, 8));
-        if length < b.len()
-            || length > 48_000_000
-            || !(if answer == 0 { self.by_client() } else { self.by_server() })
-        {
+        if length < b.len() || length > 48_000_000 || !(if answer == 0 { self.by_client() } else { self.by_server() }) {
             return false;
         }
         match le32(b, 12) {

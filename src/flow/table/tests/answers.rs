@@ -105,6 +105,20 @@ fn an_error_is_the_answer_to_an_opening() {
     }
 }
 
+/// Whoever does not believe the error sends the SYN again: the same try.
+#[test]
+fn a_syn_sent_again_after_the_error_is_no_new_flow() {
+    let mut facts = Facts::default();
+    facts.retransmits = 1;
+    let again = Record { facts: Some(facts), ..syn(1, 103) };
+    let (mut table, mut log) = run(&[syn(1, 101), error(&syn(1, 101), 3, 1), again]);
+    table.expire(115 * SECOND, &mut log);
+    assert_eq!(log.ended, [failed(Reason::Unreachable)]);
+    table.merge(&syn(1, 116), &mut log);
+    table.expire(160 * SECOND, &mut log);
+    assert_eq!(log.ended, [failed(Reason::Unreachable), failed(Reason::Timeout)], "a new one is a new flow");
+}
+
 #[test]
 fn too_big_is_no_failure() {
     let too_big = |about: &Record| error(about, 3, 4);
