@@ -73,6 +73,8 @@ pub struct Details {
     pub(super) errors_counted: u8,
     /// Which end sent the first RST, and when.
     pub(super) reset: Option<(u8, u64)>,
+    /// The shortest round trip to each end, from where it was seen: one may be near and the other far.
+    nearest_ns: [Option<u64>; 2],
     /// Time of the record that told the latest round trip.
     rtt_ns: u64,
 }
@@ -88,13 +90,20 @@ impl Details {
         let details = flow.details.get_or_insert_default();
         let ns = sample.ns;
         match sample.measure {
-            Measure::HandshakeServer => details.handshake_server_ns = Some(ns),
-            Measure::HandshakeClient => details.handshake_client_ns = Some(ns),
+            Measure::HandshakeServer => {
+                details.handshake_server_ns = Some(ns);
+                details.is_as_near_as(sender, ns);
+            }
+            Measure::HandshakeClient => {
+                details.handshake_client_ns = Some(ns);
+                details.is_as_near_as(sender, ns);
+            }
             Measure::Connect => details.connect_ns = Some(ns),
-            Measure::RttLone if details.reference_ns().is_some_and(|r| ns >= r.saturating_add(DELAYED_ACK_NS)) => {
+            Measure::RttLone if ns >= details.nearest_ns[sender].map_or(u64::MAX, |least| least + DELAYED_ACK_NS) => {
                 return false;
             }
             Measure::Rtt | Measure::RttLone | Measure::Echo => {
+                details.is_as_near_as(sender, ns);
                 // Either direction's record may come first: the latest is not the last to come.
                 let latest = if at_ns >= details.rtt_ns { ns } else { details.rtt.last_ns };
                 details.rtt.add(ns);
@@ -108,11 +117,10 @@ impl Details {
         true
     }
 
-    /// What a round trip takes at least, as far as is known.
-    fn reference_ns(&self) -> Option<u64> {
-        let rtt = (self.rtt.count > 0).then_some(self.rtt.min_ns);
-        // Data to ACK crosses one side of the observer, the handshake both.
-        [rtt, self.connect_ns].into_iter().flatten().min()
+    /// A round trip to this end took so long.
+    fn is_as_near_as(&mut self, end: usize, ns: u64) {
+        let least = self.nearest_ns[end].map_or(ns, |least| least.min(ns));
+        self.nearest_ns[end] = Some(least);
     }
 
     pub(super) fn add(&mut self, sender: usize, facts: &Facts) {

@@ -1,5 +1,6 @@
 mod answers;
 mod conversations;
+mod times;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ struct Log {
     appeared: u32,
     errors: Vec<ErrorKind>,
     lost: u32,
+    measured: Vec<Sample>,
 }
 
 impl Observer for Log {
@@ -36,6 +38,9 @@ impl Observer for Log {
     }
     fn duplicate(&mut self, record: &Record) {
         self.duplicate += record.packets;
+    }
+    fn measured(&mut self, _: &Flow, _: usize, sample: Sample) {
+        self.measured.push(sample);
     }
     fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
         self.errors.push(kind);
