@@ -10,6 +10,7 @@ mod headers;
 mod latency;
 mod oracle;
 mod segments;
+mod states;
 mod sweep;
 mod table;
 

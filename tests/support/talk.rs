@@ -27,12 +27,14 @@ pub struct Told {
     pub samples: Vec<(Measure, u64)>,
 }
 
-/// The program, loaded with the clock of a capture, and two ends that talk: ports 40000 and 80, or 53.
+/// The program, loaded with the clock of a capture, and two ends that talk: ports 40000, at first, and 80, or 53.
 pub struct Talk {
     pub kernel: Kernel,
     injector: Injector,
     v6: bool,
     window: u16,
+    port: u16,
+    latest: Vec<u8>,
 }
 
 /// Where times of day begin here, in nanoseconds: late enough that nothing is small by chance.
@@ -49,7 +51,7 @@ impl Talk {
     pub fn with(v6: bool, options: Options) -> Talk {
         let kernel = Kernel::load(options).unwrap();
         let injector = kernel.injector(Hook::Ingress, true);
-        Talk { kernel, injector, v6, window: 1000 }
+        Talk { kernel, injector, v6, window: 1000, port: 40_000, latest: Vec::new() }
     }
 
     /// From now on both announce this window.
@@ -57,10 +59,15 @@ impl Talk {
         self.window = window;
     }
 
+    /// From now on the client has the next port: another connection.
+    pub fn next_port(&mut self) {
+        self.port += 1;
+    }
+
     /// A segment `ns` nanoseconds after [`EPOCH`].
     pub fn tcp(&mut self, ns: u64, from: End, flags: u8, seq: u32, ack: u32, payload: &[u8]) {
         let mut segment = Vec::new();
-        for port in if from == End::Client { [40000u16, 80] } else { [80, 40000] } {
+        for port in if from == End::Client { [self.port, 80] } else { [80, self.port] } {
             segment.extend(port.to_be_bytes());
         }
         segment.extend(seq.to_be_bytes());
@@ -75,7 +82,7 @@ impl Talk {
     /// A datagram to or from port 53.
     pub fn udp(&mut self, ns: u64, from: End, payload: &[u8]) {
         let mut datagram = Vec::new();
-        for port in if from == End::Client { [40000u16, 53] } else { [53, 40000] } {
+        for port in if from == End::Client { [self.port, 53] } else { [53, self.port] } {
             datagram.extend(port.to_be_bytes());
         }
         datagram.extend((8 + payload.len() as u16).to_be_bytes());
@@ -84,7 +91,7 @@ impl Talk {
         self.ip(ns, from, 17, &datagram);
     }
 
-    /// An echo request or reply with identifier 7.
+    /// An echo request or reply, the client's port for identifier.
     pub fn echo(&mut self, ns: u64, from: End, number: u16) {
         let kind = match (self.v6, from) {
             (false, End::Client) => 8,
@@ -92,7 +99,8 @@ impl Talk {
             (true, End::Client) => 128,
             (true, End::Server) => 129,
         };
-        let mut message = vec![kind, 0, 0, 0, 0, 7];
+        let mut message = vec![kind, 0, 0, 0];
+        message.extend(self.port.to_be_bytes());
         message.extend(number.to_be_bytes());
         message.extend([0xa5; 48]);
         self.ip(ns, from, if self.v6 { 58 } else { 1 }, &message);
@@ -110,6 +118,12 @@ impl Talk {
             packet[at..at + 2 * length].rotate_left(length);
         }
         self.frame(ns, &packet, 0);
+        self.latest = packet;
+    }
+
+    /// The latest packet, from its Ethernet header on.
+    pub fn latest(&self) -> &[u8] {
+        &self.latest
     }
 
     /// A whole frame, of which `wire` bytes were on the wire; 0: as many as are there.
