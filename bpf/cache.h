@@ -38,11 +38,13 @@ static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, 
 
 	if (protocol == IPPROTO_TCP) {
 		d->icmp = d->probed - NM_PROBE_WINDOW;
-		/* An ACK alone starts nothing: under a flood of flows most entries begin and end with one. */
+		/* An ACK alone starts little: under a flood of flows most entries begin and end with one. */
 		if (p->opening || p->payload || p->urgent)
 			return nm_follow_closely(nm_hand_over(skb, cpu, p));
 		if (p->tcp_flags & NM_TCP_ACK) {
-			d->state |= NM_TRACKED | NM_ACKED;
+			if (nm_latency)
+				nm_first_ack(nm_hand_over(skb, cpu, p));
+			d->state |= NM_TRACKED | NM_ACKED | NM_HEARD;
 			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
 			d->ack = p->ack;
 			d->window = p->window;

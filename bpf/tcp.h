@@ -8,6 +8,9 @@
 /* Units around the time of the next probe, in which ACKs are asked whether they cover one. */
 #define NM_PROBE_WINDOW 16
 
+/* Further back than any window is wide (RFC 7323): what was acknowledged before is not known. */
+#define NM_ANY_WINDOW (1u << 30)
+
 static __always_inline bool nm_probe_due(const struct nm_delta *d, const struct nm_packet *p)
 {
 	return (__u16)(nm_units(p) - d->probed) >= nm_probe_every;
@@ -81,8 +84,11 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	struct nm_facts *f;
 
 	if (!(d->state & NM_ACKED)) {
-		d->state |= NM_ACKED;
+		/* What came before may have gone by another CPU: whether this is an answer, the pair knows. */
+		d->state |= NM_ACKED | NM_HEARD;
 		d->ack = p->ack;
+		if (nm_latency && pair)
+			nm_covered(pair, p, p->ack - NM_ANY_WINDOW);
 	} else if (advance > 0) {
 		/* Without a probe on its way in all of the window, the next one is a while off. */
 		if (nm_latency &&
@@ -144,7 +150,8 @@ __noinline int nm_follow_closely(__u32 id)
 	if (flags & NM_TCP_SYN) {
 		d->state = flags & NM_TCP_ACK ? d->state & ~NM_SHAKING : d->state | NM_SHAKING;
 		d->looks = nm_apps ? NM_LOOKS : 0;
-	} else if (d->state & NM_SHAKING && flags & NM_TCP_ACK) {
+	} else if (flags & NM_TCP_ACK) {
+		/* Not only where the SYN went by: a client's SYN is sent by a system call, its ACK by an interrupt on any CPU. */
 		d->state &= ~NM_SHAKING;
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);
@@ -165,6 +172,24 @@ __noinline int nm_follow_closely(__u32 id)
 	if (pair && flags & NM_TCP_FIN)
 		pair->flags |= NM_PAIR_CLOSED;
 	return d->looks && p->payload;
+}
+
+/* An ACK alone begins an entry: what it answers may have gone by another CPU. */
+__noinline int nm_first_ack(__u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+	struct nm_pair *pair;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	pair = nm_pair_of(cpu, p, false);
+	if (pair) {
+		nm_measure_ack(pair, p);
+		nm_covered(pair, p, p->ack - NM_ANY_WINDOW);
+	}
+	return 0;
 }
 
 /* A segment of an entry that is there. Data in order that answers nothing, or an ACK that moves on, is all most are. */

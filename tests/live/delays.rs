@@ -1,0 +1,224 @@
+//! Times against delays that a test makes: a client, a router that netmon watches and a server, with tun devices between them
+//! whose packets a relay holds back.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netmon::config::{Config, Features, Precision};
+use netmon::flow::{Details, Flow};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::agent::{Agent, watching};
+use super::framing::open_tun;
+use super::metrics::Page;
+use super::net::host;
+use super::traffic::flow_of;
+use super::{PATIENCE, eventually};
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+/// One way between router and client, and between router and server.
+const CLIENT_SIDE: Duration = Duration::from_millis(15);
+const SERVER_SIDE: Duration = Duration::from_millis(40);
+/// What the server takes for an answer.
+const THOUGHT: Duration = Duration::from_millis(60);
+
+const TURNS: usize = 4;
+const CONNECTIONS: usize = 7;
+
+/// Carries packets between two tun devices, and takes the same time for each.
+struct Relay {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    fn start(one: &File, other: &File, delay: Duration) -> Relay {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = [(one, other), (other, one)].map(|(from, to)| {
+            let (from, to, stop) = (from.try_clone().unwrap(), to.try_clone().unwrap(), Arc::clone(&stop));
+            std::thread::spawn(move || carry(from, to, delay, &stop))
+        });
+        Relay { stop, threads: threads.into() }
+    }
+}
+
+fn carry(mut from: File, mut to: File, delay: Duration, stop: &AtomicBool) {
+    let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    while !stop.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        let nap = match waiting.front() {
+            Some((due, packet)) if *due <= now => {
+                to.write_all(packet).unwrap();
+                waiting.pop_front();
+                continue;
+            }
+            Some((due, _)) => *due - now,
+            None => Duration::from_millis(100),
+        };
+        // poll counts in milliseconds: the last of them is spun away.
+        let nap = PollTimeout::from(nap.as_millis().saturating_sub(1) as u8);
+        if poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], nap).unwrap() > 0 {
+            let due = Instant::now() + delay;
+            let mut packet = vec![0; 2000];
+            let length = from.read(&mut packet).unwrap();
+            packet.truncate(length);
+            waiting.push_back((due, packet));
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Client, router, server.
+struct Net {
+    client: Netns,
+    router: Netns,
+    server: Netns,
+    _relays: [Relay; 2],
+}
+
+fn net() -> Net {
+    let [client, router, server] = ["client", "router", "server"].map(host);
+    let [c, rc, rs, s] = [(&client, "t0"), (&router, "tc"), (&router, "ts"), (&server, "t0")]
+        .map(|(ns, name)| open_tun(ns, name, libc::IFF_TUN));
+    for (ns, link, net, host) in
+        [(&client, "t0", 1, 1), (&router, "tc", 1, 2), (&router, "ts", 2, 2), (&server, "t0", 2, 1)]
+    {
+        ns.sh(&format!(
+            "ip addr add 10.{net}.0.{host}/24 dev {link}
+             ip addr add fd0{net}::{host}/64 dev {link} nodad
+             ip link set dev {link} up"
+        ));
+    }
+    for ns in [&client, &server] {
+        ns.sh("ip route add default dev t0 && ip -6 route add default dev t0");
+    }
+    router.sh("echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+    let relays = [Relay::start(&c, &rc, CLIENT_SIDE), Relay::start(&rs, &s, SERVER_SIDE)];
+    Net { client, router, server, _relays: relays }
+}
+
+/// A connection with some requests and answers, and what the server took for each.
+fn talk(listener: &TcpListener, stream: &TcpStream) -> Vec<Duration> {
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| {
+            let (mut served, _) = listener.accept().unwrap();
+            served.set_nodelay(true).unwrap();
+            let answer = |_| {
+                served.read_exact(&mut [0; 100]).unwrap();
+                let asked = Instant::now();
+                std::thread::sleep(THOUGHT);
+                let took = asked.elapsed();
+                served.write_all(&[7; 100]).unwrap();
+                took
+            };
+            let thoughts = (0..TURNS).map(answer).collect();
+            assert_eq!(served.read(&mut [0]).unwrap(), 0);
+            thoughts
+        });
+        let mut stream = stream;
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        for _ in 0..TURNS {
+            stream.write_all(&[8; 100]).unwrap();
+            stream.read_exact(&mut [0; 100]).unwrap();
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        serving.join().unwrap()
+    })
+}
+
+/// Within 5 % or 1 ms, whichever is more. Of several, so that a thread that was woken late does not matter.
+fn assert_near(name: &str, mut measured: Vec<f64>, ms: f64) {
+    measured.sort_by(f64::total_cmp);
+    let median = measured[measured.len() / 2];
+    assert!((median - ms).abs() <= (ms * 0.05).max(1.0), "{name} takes {ms} ms, not {median}: {measured:?}");
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+#[test]
+fn are_measured_as_they_were_made() {
+    needs_root!();
+    let net = net();
+    let config =
+        Config { features: Features { latency: Some(Precision::High), ..Features::default() }, ..watching(&["tc"]) };
+    let agent = Agent::start(&net.router, config);
+    let mut seen: HashMap<u16, Flow> = HashMap::new();
+    let (mut ends, mut thoughts) = (Vec::new(), Vec::new());
+    // Closed flows leave the table some seconds after their end: longer than a connection takes.
+    let look = |seen: &mut HashMap<u16, Flow>| {
+        let port = |flow: &Flow| flow.key.ends[usize::from(flow.client)].port;
+        seen.extend(agent.handle.flows().into_iter().map(|flow| (port(&flow), flow)));
+    };
+    for address in ["10.2.0.1", "fd02::1"] {
+        for _ in 0..CONNECTIONS {
+            let listener = net.server.run(|| TcpListener::bind((address, 0)).unwrap());
+            let server = listener.local_addr().unwrap();
+            let stream = net.client.run(|| TcpStream::connect(server).unwrap());
+            thoughts.extend(talk(&listener, &stream));
+            ends.push((stream.local_addr().unwrap(), server));
+            look(&mut seen);
+        }
+    }
+    eventually("the end of all connections", || {
+        look(&mut seen);
+        let over = |(c, _): &(SocketAddr, _)| seen.get(&c.port()).is_some_and(|f| f.outcome.is_some());
+        ends.iter().all(over).then_some(())
+    });
+    agent.settled();
+    look(&mut seen);
+    let flows: Vec<Flow> = seen.into_values().collect();
+    let seen: Vec<Details> =
+        ends.iter().map(|&(c, s)| Details::clone(flow_of(&flows, 6, c, s).details.as_ref().unwrap())).collect();
+    for details in &seen {
+        assert_eq!((details.response.count, details.connect_ns.is_some()), (TURNS as u32, true), "{seen:#?}");
+    }
+    let each = |get: fn(&Details) -> u64| seen.iter().map(|details| ms(get(details))).collect::<Vec<f64>>();
+    let [near, far] = [CLIENT_SIDE, SERVER_SIDE].map(|way| way.as_secs_f64() * 2e3);
+    assert_near("the client's part of the handshake", each(|d| d.handshake_client_ns.unwrap()), near);
+    assert_near("the server's part of the handshake", each(|d| d.handshake_server_ns.unwrap()), far);
+    assert_near("connecting", each(|d| d.connect_ns.unwrap()), near + far);
+    assert_near("a round trip to the client", each(|d| d.rtt.min_ns), near);
+    assert_near("a round trip to the server", each(|d| d.rtt.max_ns), far);
+    let thought = thoughts.iter().map(Duration::as_secs_f64).sum::<f64>() * 1e3 / thoughts.len() as f64;
+    assert_near("a response", each(|d| d.response.mean_ns() as u64), far + thought);
+
+    // The page says the same: times of all connections, by pair.
+    let page = Page::get(&net.router, &agent, "/metrics");
+    let mean = |name: &str, label: &str| {
+        let [sum, count] = ["sum", "count"].map(|part| page.sum(&format!("netmon_{name}_seconds_{part}"), &[label]));
+        (sum / count * 1e3, count as usize)
+    };
+    for (name, label, ms, count) in [
+        ("latency", "10.1.0.1", near + far, CONNECTIONS),
+        ("latency", "fd01::1", near + far, CONNECTIONS),
+        ("handshake", "side=\"client\"", near, 2 * CONNECTIONS),
+        ("handshake", "side=\"server\"", far, 2 * CONNECTIONS),
+        ("response", "dst_workload", far + thought, 2 * CONNECTIONS * TURNS),
+    ] {
+        let (mean, counted) = mean(name, label);
+        assert_eq!(counted, count, "{name} {label}");
+        // A mean feels what a median does not.
+        assert!((mean - ms).abs() < ms * 0.15 + 2.0, "{name} {label}: {mean} ms on average, not {ms}");
+    }
+    agent.stop();
+}
