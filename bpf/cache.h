@@ -2,6 +2,8 @@
 /* The flow cache: a packet finds its entry, or makes one. */
 #pragma once
 
+#define NM_SYN_DATA 1460 /* bytes that a SYN may carry */
+
 static __always_inline __u8 nm_protocol(const struct nm_packet *p, const __u32 key_size)
 {
 	return key_size == sizeof(struct nm_key6) ? p->key6.protocol : p->key4.protocol;
@@ -57,6 +59,13 @@ static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	return false;
 }
 
+/* A SYN that was sent before, and not one that uses the ports again. The first may have had data (RFC 7413). */
+static __always_inline bool nm_is_repeated(const struct nm_delta *d, const struct nm_packet *p)
+{
+	return (d->state & (NM_TRACKED | NM_URGED)) == NM_TRACKED && !(d->tcp_flags & (NM_TCP_FIN | NM_TCP_RST)) &&
+	       d->seq_end - p->seq - 1 <= NM_SYN_DATA;
+}
+
 /* Another packet of an entry; true if its payload is to be looked at. */
 static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, void *entry, const __u32 key_size,
 				   struct nm_packet *p)
@@ -68,8 +77,8 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	bool look = false;
 
 	/* The ports are used again: what is left of the last connection must not blend into the new one. */
-	if (p->opening && (d->state & NM_URGED || !(d->state & NM_TRACKED) || p->seq + 1 != d->seq_end)) {
-		if (d->packets && d->tcp_flags & (NM_TCP_FIN | NM_TCP_RST | NM_TCP_ACK))
+	if (p->opening && !nm_is_repeated(d, p)) {
+		if (d->packets)
 			nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED);
 		d->state &= NM_OPENING | NM_NOTED;
 	}

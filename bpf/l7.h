@@ -197,6 +197,10 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 	/* Without what came before, later bytes mean nothing. A first segment that comes again starts again. */
 	if (w->p.offset && !nm_recall(w))
 		return NM_NO;
+	if (w->p.offset == NM_CONTINUES)
+		w->p.offset = w->s.seen;
+	if (w->p.offset + w->p.length > w->s.seen)
+		w->s.seen = w->p.offset + w->p.length;
 	return nm_detect_stream(skb, w, id);
 }
 

@@ -11,6 +11,9 @@ __noinline int nm_dns_name(__u32 id, __u32 at)
 
 	if (!w)
 		return NM_NO;
+	/* A name of NetBIOS, RFC 1001 14.1. */
+	if (nm_byte(w, at) == 32 && !nm_byte(w, at + 33) && nm_run(id, at + 1, 'A', 'P') == at + 33)
+		return NM_NO;
 	for (int i = 0; i < NM_DNS_LABELS; i++) {
 		__u32 length = nm_byte(w, at), end = at + 1 + length, run;
 
@@ -34,35 +37,27 @@ static __always_inline bool nm_dns_type(__u32 type)
 	return type && type != 32 && (type <= 66 || (type >= 99 && type <= 109) || (type >= 249 && type <= 262) || type == 32769);
 }
 
-/* A message with one question, and room for all the records it says it has. Over TCP its length is in front. */
+/*
+ * A message with one question, and room for all the records it says it has. Over TCP its length is in front. What is known of
+ * it is read again behind the call: what is kept over one takes room on the stack, which is short.
+ */
 __noinline int nm_detect_dns(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
-	__u32 flags, records, class, first, length, at = 0;
+	__u32 flags, records, class, first, length, at;
 	int end;
 
 	if (!w)
 		return NM_NO;
-	length = w->p.length;
-	if (w->p.protocol == IPPROTO_TCP) {
-		at = 2;
-		if (w->s.have < at)
-			return NM_MORE;
-		length = nm_be16(w, 0);
-		if (length + at < nm_rest(w))
-			return NM_NO;
-	}
-	if (length < 17)
-		return NM_NO;
+	at = w->p.protocol == IPPROTO_TCP ? 2 : 0;
 	if (w->s.have < at + 12)
-		return NM_MORE;
+		return w->s.have < at || !at || nm_be16(w, 0) + at >= nm_rest(w) ? NM_MORE : NM_NO;
 	flags = nm_be16(w, at + 2);
-	records = nm_be16(w, at + 6) + nm_be16(w, at + 8) + nm_be16(w, at + 10);
 	/* Standard query, reserved bit 0. */
 	if (flags & 0x7840 || nm_be16(w, at + 4) != 1 || (flags & 15) > 10)
 		return NM_NO;
 	/* A query has no answers, no authorities, not an answer's flags; OPT and TSIG may be with it. */
-	if (!(flags & 0x8000) && (flags & 0x068f || nm_be32(w, at + 6) || records > 2))
+	if (!(flags & 0x8000) && (flags & 0x068f || nm_be32(w, at + 6) || nm_be16(w, at + 10) > 2))
 		return NM_NO;
 	end = nm_dns_name(id, at + 12);
 	if (end == NM_NO || end == NM_MORE)
@@ -72,16 +67,15 @@ __noinline int nm_detect_dns(__u32 id)
 	class = nm_be16(w, end + 2) & 0x7fff; /* the upper bit is multicast DNS's, RFC 6762 */
 	if (!nm_dns_type(nm_be16(w, end)) || (class != 1 && class != 3 && class != 4 && class != 254 && class != 255))
 		return NM_NO;
-	/* A name of NetBIOS, RFC 1001 14.1. */
-	if (nm_byte(w, at + 12) == 32 && (__u32)end == at + 46 && nm_run(id, at + 13, 'A', 'P') == at + 45)
-		return NM_NO;
 	end += 4;
-	if ((__u32)end > at + length)
+	length = at ? nm_be16(w, 0) + at : w->p.length;
+	if ((__u32)end > length || length < nm_rest(w))
 		return NM_NO;
 	/* Judged when it is whole; a longer one is an answer, whose query was. */
-	if (w->p.protocol == IPPROTO_TCP && length + 2 > nm_rest(w))
+	if (length > nm_rest(w))
 		return NM_MORE;
-	length -= end - at;
+	length -= end;
+	records = nm_be16(w, at + 6) + nm_be16(w, at + 8) + nm_be16(w, at + 10);
 	if (!records)
 		return length ? NM_NO : NM_APP_DNS;
 	/* A record: name, type, class, time to live, length. */

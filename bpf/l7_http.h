@@ -15,11 +15,10 @@ __noinline int nm_http_target(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	w->s.stage = NM_STAGE_TARGET;
 	for (int i = 0; i < NM_TARGET_WINDOWS; i++) {
-		__u32 have = w->s.have;
-
 		end = nm_run(id, 0, '!', '~');
+		w->number = end < w->s.have; /* the target ends here */
 		nm_advance(skb, id, end);
-		if (end < have)
+		if (w->number)
 			break;
 		if (!w->s.have)
 			return NM_MORE;

@@ -119,7 +119,7 @@ enum nm_memcached {
 	 NM_LETTER(text, 5) | NM_LETTER(text, 6) | NM_LETTER(text, 7))
 #define NM_IS(text) (length == sizeof(text) - 1 && word == NM_LETTERS(text))
 
-static __always_inline int nm_memcached_request(__u64 word, __u32 length)
+static __always_inline enum nm_memcached nm_memcached_request(__u64 word, __u32 length)
 {
 	if (NM_IS("set") || NM_IS("add") || NM_IS("replace") || NM_IS("append") || NM_IS("prepend"))
 		return NM_MC_STORE;
@@ -138,7 +138,7 @@ static __always_inline int nm_memcached_request(__u64 word, __u32 length)
 	return NM_MC_NONE;
 }
 
-static __always_inline int nm_memcached_reply(__u64 word, __u32 length)
+static __always_inline enum nm_memcached nm_memcached_reply(__u64 word, __u32 length)
 {
 	if (NM_IS("VALUE"))
 		return NM_MC_VALUE;
@@ -151,15 +151,33 @@ static __always_inline int nm_memcached_reply(__u64 word, __u32 length)
 	return NM_MC_NONE;
 }
 
+/* Of the first word, which has so many letters. */
+__noinline int nm_memcached_kind(__u32 id, __u32 length)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	int kind = NM_MC_NONE;
+	__u64 word;
+
+	if (!w || length < 2 || length > 10)
+		return NM_MC_NONE;
+	word = *(__u64 *)w->bytes;
+	if (length < 8)
+		word &= (1ull << length * 8) - 1;
+	if (nm_from_client(w))
+		kind = nm_memcached_request(word, length);
+	if (!kind && nm_from_server(w))
+		kind = nm_memcached_reply(word, length);
+	return kind;
+}
+
 /* Is every word from the n-th to the m-th a number? */
 #define NM_NUMBERS(w, n, m) (!((w)->letters & ((2u << (m)) - (1u << (n)))))
 
 __noinline int nm_detect_memcached(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
-	int kind = NM_MC_NONE, end, words, most;
+	int kind, end, words, most;
 	__u32 length;
-	__u64 word;
 
 	if (!w)
 		return NM_NO;
@@ -168,16 +186,10 @@ __noinline int nm_detect_memcached(__u32 id)
 		return NM_NO;
 	if (length >= w->s.have)
 		return NM_MORE;
-	if (length < 2 || (nm_byte(w, length) != ' ' && nm_byte(w, length) != '\r'))
+	if (nm_byte(w, length) != ' ' && nm_byte(w, length) != '\r')
 		return NM_NO;
-	word = *(__u64 *)w->bytes;
-	if (length < 8)
-		word &= (1ull << length * 8) - 1;
-	if (nm_from_client(w))
-		kind = nm_memcached_request(word, length);
-	if (!kind && nm_from_server(w))
-		kind = nm_memcached_reply(word, length);
-	if (!kind)
+	kind = nm_memcached_kind(id, length);
+	if (kind == NM_MC_NONE)
 		return NM_NO;
 	end = nm_line(id, length);
 	if (end == NM_NO || end == NM_MORE)

@@ -6,7 +6,7 @@
 #define NM_KAFKA_MOST (100 << 20) /* socket.request.max.bytes */
 
 /* The newest version of each request, by its key, of Kafka 4.1; 0xff: no such key. */
-static const __u8 nm_kafka_versions[NM_KAFKA_KEYS] = {
+static const __u8 nm_kafka_versions[128] = {
 	13, 18, 11, 13, 7, 4, 8, 3, 10, 10, 6, 9, 4, 5, 5, 6, 5, 1, 4, 7, 6, 2, 6, 4, 5, 4, 5, 2, 5, 3, 3, 3, 4, 2, 2, 4, 2, 3,
 	3, 2, 2, 3, 2, 0, 1, 1, 0, 0, 1, 1, 0, 0, 2, 1, 1, 2, 3, 2, 0, 1, 2, 0, 4, 1, 0, 0, 2, 0, 1, 1, 0, 0, 0, 0, 0, 0, 2, 1,
 	1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
@@ -29,7 +29,7 @@ __noinline int nm_detect_kafka(__u32 id)
 	rest = nm_rest(w);
 	if (size < 10 || size > NM_KAFKA_MOST || key >= NM_KAFKA_KEYS || version > 18)
 		return NM_NO;
-	if (version > nm_kafka_versions[key] || nm_be32(w, 8) >> 31)
+	if (version > nm_kafka_versions[nm_index(key, 128)] || nm_be32(w, 8) >> 31)
 		return NM_NO;
 	/* Without a client id there is little that could be wrong: the size must fit, and only few do that. */
 	if (length == 0xffff || !length)

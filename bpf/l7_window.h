@@ -6,12 +6,13 @@
 #pragma once
 
 #define NM_MIDSTREAM 0xffffffffu
+#define NM_CONTINUES 0xfffffffeu
 
 struct nm_payload {
 	__u64 flow;     /* names the connection: the same for both directions, never 0 */
 	__u32 at;       /* of the payload in the packet */
 	__u32 length;   /* bytes of it; of a capture that was cut, less may be there */
-	__u32 offset;   /* of its first byte in what this side has sent; NM_MIDSTREAM: not known */
+	__u32 offset;   /* of its first byte in what this side has sent; NM_MIDSTREAM: not known; NM_CONTINUES: behind the last */
 	__u16 sport;    /* host order */
 	__u16 dport;
 	__u8 protocol;  /* TCP or UDP */
@@ -21,7 +22,7 @@ struct nm_payload {
 };
 
 #define NM_WINDOW 256
-#define NM_WINDOWS 192 /* kept for the next packet; with their heads, 56 KiB */
+#define NM_WINDOWS 192 /* kept for the next packet; with their heads, 57 KiB */
 
 /* Where a detector that goes through the stream piece by piece stands: the window starts with the next piece. */
 enum nm_stage {
@@ -37,11 +38,13 @@ struct nm_stream {
 	__u32 have; /* bytes in the window */
 	__u32 left; /* bytes of the piece the window is in */
 	__u32 skip; /* of them, not to be looked at */
+	__u32 seen; /* offset in the stream of what has not been here yet */
 	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too; NM_REQUEST, NM_REPLY: and who says so */
 	__u8 stage;
 	__u8 calls; /* packets that told nothing */
 	__u8 flags; /* HTTP/2: of the frame */
 	__u8 version; /* TLS: minor, by the ServerHello's own field */
+	__u32 pad;
 };
 
 /* What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. */
@@ -98,12 +101,20 @@ static __always_inline struct nm_l7 *nm_l7_of(__u32 id)
 	return bpf_map_lookup_elem(&nm_l7s, &id);
 }
 
-static __always_inline __u32 nm_byte(const struct nm_l7 *w, __u32 i)
+/*
+ * An index below `size`, a power of two. The compiler may know that it is, and drop the mask; the verifier forgets what it was
+ * compared with.
+ */
+static __always_inline __u32 nm_index(__u32 i, const __u32 size)
 {
-	/* The compiler may know that the index is in bounds, and drop the mask; the verifier forgets what it was compared with. */
 	if (!__builtin_constant_p(i))
 		asm("" : "+r"(i));
-	return w->bytes[i & (NM_WINDOW - 1)];
+	return i & (size - 1);
+}
+
+static __always_inline __u32 nm_byte(const struct nm_l7 *w, __u32 i)
+{
+	return w->bytes[nm_index(i, NM_WINDOW)];
 }
 
 static __always_inline __u32 nm_be16(const struct nm_l7 *w, __u32 i)

@@ -42,6 +42,11 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 		if (pair->isn_known & bit)
 			payload.offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - pair->isn[p->side & 1] - 1;
 		payload.client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload.side;
+	} else if (d->looks > NM_LOOKS_MIDWAY) {
+		/* Another connection has the pair's place, but this entry saw the SYN, and all that follows it so far. */
+		payload.offset = d->looks == NM_LOOKS ? 0 : NM_CONTINUES;
+		if (d->state & NM_OPENING)
+			payload.client = !!(d->state & NM_SYN);
 	}
 	if (payload.protocol == IPPROTO_UDP)
 		payload.offset = 0;

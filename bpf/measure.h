@@ -45,7 +45,7 @@ static __always_inline void nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 	} else {
 		pair->answered = nm_stamp(cpu, pair, p);
 		ns = nm_since(pair->opened, p);
-		if (ns != NM_NEVER && !(pair->flags & NM_PAIR_RETRIED))
+		if (nm_latency && ns != NM_NEVER && !(pair->flags & NM_PAIR_RETRIED))
 			nm_sample(p, NM_HANDSHAKE_SERVER, ns);
 	}
 	pair->isn[side] = p->seq;

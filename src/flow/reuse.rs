@@ -1,4 +1,4 @@
-//! When the ports of a flow belong to another one.
+//! When the same endpoints mean another flow.
 
 use super::Flow;
 use super::outcome::{Verdict, judge};
@@ -12,19 +12,21 @@ pub(super) fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
     if fell_silent {
         return record.first_ns > flow.last_ns();
     }
-    let repeated = record.facts.as_ref().map_or(0, |facts| u64::from(facts.retransmits));
-    // All of it was sent before: a SYN in it is no new one.
-    let is_repeated = repeated > 0 && repeated >= record.packets;
-    if !flow.is_over() || !(record.syn || record.syn_ack) || is_repeated {
+    if !flow.is_over() || !(record.syn || record.syn_ack) {
+        return false;
+    }
+    // An ICMP error does not make every sender give up: the same SYN comes again, or an answer after all.
+    let repeated = record.facts.as_ref().is_some_and(|facts| facts.retransmits > 0);
+    if flow.from_server().packets == 0 && (record.syn_ack || record.syn && repeated) {
         return false;
     }
     // The error that ended it is told at once, SYNs before it up to a sweep later.
     let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
     let sent = &flow.sent[sender];
     // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one.
-    let had_it = sent.ifindex == record.ifindex
+    let had_it = !repeated
+        && sent.ifindex == record.ifindex
         && sent.hook() == record.hook
-        && repeated == 0
         && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
     record.first_ns > last_ns || had_it && record.first_ns == last_ns
 }

@@ -19,6 +19,7 @@ mod net;
 mod offloads;
 mod outcomes;
 mod refusals;
+mod routed;
 mod states;
 mod stop;
 mod table;

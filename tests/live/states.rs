@@ -1,5 +1,5 @@
-//! How far connections come and how they end, by real sockets: each case with its state, outcome and reason. The cases that a
-//! kernel does not bring about on demand are in tests/injected/states.rs.
+//! How connections of real sockets stand and end, case by case: state, outcome, who reset it. The network is a veth pair;
+//! nftables on the server's side drops and rejects.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -7,388 +7,356 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netmon::config::Config;
-use netmon::flow::{Flow, Outcome, Reason, State};
+use netmon::flow::Reason::{Refused, Reset, Timeout, Unreachable};
+use netmon::flow::{Direction, Flow, FlowKey, Outcome, State};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::agent::{Agent, watching};
-use super::metrics::Page;
-use super::net::{End, connect, host};
+use super::net::quiet_pair;
 use super::{PATIENCE, eventually};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-/// What nobody at either end says anything for is over after this long here.
-const SILENCE: Duration = Duration::from_secs(8);
-const CONNECT: Duration = Duration::from_secs(2);
+/// State, outcome once there is one, and who reset it: 0 the client, 1 the server.
+type Fate = (State, Option<Outcome>, Option<u8>);
 
-/// A client, a router that netmon runs on, a server; and places that the router knows how to refuse.
-struct Net {
-    client: Netns,
-    router: Netns,
-    server: Netns,
+const OK: Option<Outcome> = Some(Outcome::Ok);
+const CLOSED: Fate = (State::Closed, OK, None);
+
+fn failed(state: State, reason: netmon::flow::Reason) -> Fate {
+    (state, Some(Outcome::Failed(reason)), None)
 }
 
-fn net() -> Net {
-    let [client, router, server] = ["client", "router", "server"].map(host);
-    connect(8, &End { ns: &client, link: "vc", host: 1 }, &End { ns: &router, link: "rc", host: 2 });
-    connect(7, &End { ns: &router, link: "rs", host: 2 }, &End { ns: &server, link: "vs", host: 1 });
-    for (ns, net) in [(&client, 8), (&server, 7)] {
-        ns.sh(&format!("ip route add default via 10.{net}.0.2 && ip -6 route add default via fd0{net}::2"));
-        // Data on a SYN needs no cookie, RFC 7413.
-        ns.sh("echo 1543 >/proc/sys/net/ipv4/tcp_fastopen");
-    }
-    router.sh(
-        "echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-         echo 0 >/proc/sys/net/ipv4/icmp_ratemask && echo 0 >/proc/sys/net/ipv6/icmp/ratelimit
-         ip route add unreachable 10.66.1.0/24 && ip route add prohibit 10.66.2.0/24 && ip route add blackhole 10.66.4.0/24
-         ip -6 route add unreachable fd66:1::/64 && ip -6 route add prohibit fd66:2::/64
-         ip -6 route add blackhole fd66:4::/64
-         ip link set rs mtu 1400",
-    );
-    router.sh("nft \"add table inet t; add chain inet t f { type filter hook forward priority 0 ; }\"");
-    server.sh("echo 0 >/proc/sys/net/ipv4/icmp_ratemask && echo 0 >/proc/sys/net/ipv6/icmp/ratelimit");
-    Net { client, router, server }
-}
-
-/// Addresses of one family.
-#[derive(Clone, Copy)]
-struct Family {
-    client: IpAddr,
-    server: IpAddr,
-    /// Host unreachable, prohibited, no route, silence.
-    nowhere: [IpAddr; 4],
-}
-
-fn family(v6: bool) -> Family {
-    let ip = |v4: &str, text: &str| if v6 { text } else { v4 }.parse().unwrap();
-    Family {
-        client: ip("10.8.0.1", "fd08::1"),
-        server: ip("10.7.0.1", "fd07::1"),
-        nowhere: [
-            ip("10.66.1.1", "fd66:1::1"),
-            ip("10.66.2.1", "fd66:2::1"),
-            ip("10.66.3.1", "fd66:3::1"),
-            ip("10.66.4.1", "fd66:4::1"),
-        ],
-    }
-}
-
-/// What a flow should come to.
-struct Case {
-    name: &'static str,
-    protocol: u8,
-    ends: [SocketAddr; 2],
-    outcome: Outcome,
-    state: State,
-    reset_by: Option<u8>,
-}
-
-/// The cases of a family, as they are made; sockets that are to stay open.
-struct Cases<'a> {
-    net: &'a Net,
-    at: Family,
+/// The two hosts, the agent at the client's interface, and what it has said of each flow so far.
+struct Stage {
+    a: Netns,
+    b: Netns,
+    agent: Agent,
+    v6: bool,
+    seen: HashMap<FlowKey, Flow>,
+    wanted: Vec<(&'static str, u8, u16, Fate)>,
     port: u16,
-    cases: Vec<Case>,
-    open: Vec<(TcpStream, TcpStream)>,
-    datagrams: Vec<UdpSocket>,
 }
 
-const OK: Outcome = Outcome::Ok;
+impl Stage {
+    fn new(v6: bool) -> Stage {
+        let (a, b) = quiet_pair();
+        for ns in [&a, &b] {
+            ns.sh("echo 3 >/proc/sys/net/ipv4/tcp_fastopen");
+        }
+        b.sh("nft add table inet t && nft add chain inet t in \"{ type filter hook input priority 0; }\"");
+        let short = Config {
+            connect_timeout: Duration::from_secs(1),
+            flow_timeout: Duration::from_secs(6),
+            ..watching(&["va"])
+        };
+        let agent = Agent::start(&a, short);
+        Stage { a, b, agent, v6, seen: HashMap::new(), wanted: Vec::new(), port: 41_000 }
+    }
 
-fn failed(reason: Reason) -> Outcome {
-    Outcome::Failed(reason)
-}
+    fn host(&self, host: u8) -> IpAddr {
+        if self.v6 { IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, u16::from(host)]) } else { IpAddr::from([10, 9, 0, host]) }
+    }
 
-impl Cases<'_> {
-    /// A client's socket, and the port it has to itself.
-    fn socket(&mut self, kind: Type) -> (Socket, SocketAddr) {
+    fn server(&self, port: u16) -> SocketAddr {
+        (self.host(2), port).into()
+    }
+
+    fn nft(&self, rule: &str) {
+        self.b.sh(&format!("nft add rule inet t in {rule}"));
+    }
+
+    fn listen(&self, port: u16) -> TcpListener {
+        let server = self.server(port);
+        self.b.run(|| TcpListener::bind(server).unwrap())
+    }
+
+    /// A client socket on a port of its own, of which `fate` is expected.
+    fn socket(&mut self, name: &'static str, fate: Fate) -> Socket {
         self.port += 1;
-        let from = SocketAddr::new(self.at.client, self.port);
-        let socket = self.net.client.run(|| {
-            let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
-            let socket = Socket::new(Domain::for_address(from), kind, Some(protocol)).unwrap();
-            socket.bind(&from.into()).unwrap();
+        self.wanted.push((name, 6, self.port, fate));
+        let from: SocketAddr = (self.host(1), self.port).into();
+        self.a.run(|| {
+            let socket = Socket::new(Domain::for_address(from), Type::STREAM, Some(Protocol::TCP)).unwrap();
+            socket.set_reuse_address(true).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.bind(&from.into()).unwrap();
             socket
-        });
-        (socket, from)
+        })
     }
 
-    fn expect(&mut self, name: &'static str, protocol: u8, ends: [SocketAddr; 2], outcome: Outcome, state: State) {
-        self.cases.push(Case { name, protocol, ends, outcome, state, reset_by: None });
-    }
-
-    /// A connection, and what is then done with its two ends.
-    fn connected(
-        &mut self,
-        name: &'static str,
-        outcome: Outcome,
-        state: State,
-        by: Option<u8>,
-        end: impl FnOnce(TcpStream, TcpStream) -> Option<(TcpStream, TcpStream)>,
-    ) {
-        let listener = self.net.server.run(|| TcpListener::bind((self.at.server, 0)).unwrap());
-        let server = listener.local_addr().unwrap();
-        let (socket, from) = self.socket(Type::STREAM);
-        socket.connect(&server.into()).unwrap();
-        let served = listener.accept().unwrap().0;
+    /// A connection, both ends.
+    fn connect(&mut self, name: &'static str, listener: &TcpListener, fate: Fate) -> (TcpStream, TcpStream) {
+        let client = self.socket(name, fate);
+        client.connect(&listener.local_addr().unwrap().into()).unwrap();
+        let (served, _) = listener.accept().unwrap();
         served.set_read_timeout(Some(PATIENCE)).unwrap();
-        self.open.extend(end(socket.into(), served));
-        self.expect(name, TCP, [from, server], outcome, state);
-        self.cases.last_mut().unwrap().reset_by = by;
+        (client.into(), served)
     }
 
-    /// A connection that does not come about.
-    fn attempt(&mut self, name: &'static str, to: (IpAddr, u16), outcome: Outcome, state: State) {
-        let (socket, from) = self.socket(Type::STREAM);
-        let to: SocketAddr = to.into();
-        assert!(socket.connect_timeout(&to.into(), Duration::from_millis(300)).is_err(), "{name}");
-        self.expect(name, TCP, [from, to], outcome, state);
-        if state == State::Reset {
-            self.cases.last_mut().unwrap().reset_by = Some(1);
-        }
+    fn fail_to_connect(&mut self, name: &'static str, port: u16, fate: Fate) {
+        let (client, server) = (self.socket(name, fate), self.server(port));
+        assert!(client.connect_timeout(&server.into(), Duration::from_millis(300)).is_err(), "{name}");
     }
 
-    fn tcp(&mut self) {
-        let Family { server, nowhere: [host, prohibited, net, silent], .. } = self.at;
-        let end = |mut s: &TcpStream| assert_eq!(s.read(&mut [0; 9]).unwrap(), 0);
-        self.connected("closed by the client", OK, State::Closed, None, |mut client, mut served| {
-            client.write_all(b"request").unwrap();
-            served.read_exact(&mut [0; 7]).unwrap();
-            served.write_all(b"answer").unwrap();
-            client.read_exact(&mut [0; 6]).unwrap();
-            drop(client);
-            end(&served);
-            None
-        });
-        self.connected("closed by the server", OK, State::Closed, None, |client, served| {
-            drop(served);
-            end(&client);
-            None
-        });
-        self.connected("closed by both", OK, State::Closed, None, |client, served| {
-            client.shutdown(Shutdown::Write).unwrap();
-            served.shutdown(Shutdown::Write).unwrap();
-            end(&client);
-            end(&served);
-            None
-        });
-        for (name, by) in [("reset by the client", 0), ("reset by the server", 1)] {
-            self.connected(name, failed(Reason::Reset), State::Reset, Some(by), |client, served| {
-                let (one, mut other) = if by == 0 { (client, served) } else { (served, client) };
-                socket2::SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
-                drop(one);
-                assert!(other.read(&mut [0]).is_err());
-                None
-            });
-        }
-        self.connected("a RST after the client's FIN", OK, State::Closed, Some(0), |client, mut served| {
-            drop(client);
-            end(&served);
-            // Until the RST has come.
-            eventually("reset", || served.write_all(b"too late").err());
-            None
-        });
-        self.connected("half closed", OK, State::HalfClosed, None, |mut client, mut served| {
-            client.shutdown(Shutdown::Write).unwrap();
-            served.write_all(b"still here").unwrap();
-            client.read_exact(&mut [0; 10]).unwrap();
-            Some((client, served))
-        });
-        self.connected("silent", OK, State::Established, None, |client, served| Some((client, served)));
-        self.fast_open();
-        self.retried();
-        self.attempt("refused", (server, 9), failed(Reason::Refused), State::Reset);
-        self.attempt("refused by a filter with RST", (server, 83), failed(Reason::Refused), State::Reset);
-        self.attempt("refused by a filter with ICMP", (server, 82), failed(Reason::Refused), State::SynSent);
-        self.attempt("dropped by a filter", (server, 84), failed(Reason::Timeout), State::SynSent);
-        self.attempt("nobody there", (silent, 80), failed(Reason::Timeout), State::SynSent);
-        self.attempt("host unreachable", (host, 80), failed(Reason::Unreachable), State::SynSent);
-        self.attempt("prohibited", (prohibited, 80), failed(Reason::Unreachable), State::SynSent);
-        self.attempt("no route", (net, 80), failed(Reason::Unreachable), State::SynSent);
+    fn datagram(&mut self, name: &'static str, port: u16, fate: Fate) -> UdpSocket {
+        self.port += 1;
+        self.wanted.push((name, 17, self.port, fate));
+        let (from, to): (SocketAddr, _) = ((self.host(1), self.port).into(), self.server(port));
+        let client = self.a.run(|| UdpSocket::bind(from).unwrap());
+        client.connect(to).unwrap();
+        client.send(b"x").unwrap();
+        client
     }
 
-    /// The request is on the SYN.
-    fn fast_open(&mut self) {
-        let listener = self.net.server.run(|| TcpListener::bind((self.at.server, 0)).unwrap());
-        let server = listener.local_addr().unwrap();
-        let (socket, from) = self.socket(Type::STREAM);
-        socket.send_to_with_flags(b"request", &server.into(), libc::MSG_FASTOPEN).unwrap();
-        let mut served = listener.accept().unwrap().0;
-        served.read_exact(&mut [0; 7]).unwrap();
-        drop(socket);
-        assert_eq!(served.read(&mut [0]).unwrap(), 0);
-        drop(served);
-        self.expect("data on the SYN", TCP, [from, server], OK, State::Closed);
+    fn ping(&mut self, name: &'static str, host: u8, fate: Fate) {
+        // The last part of the address stands for the port that there is not.
+        self.wanted.push((name, if self.v6 { 58 } else { 1 }, host.into(), fate));
+        let _ = self.a.command("ping").args(["-c", "1", "-W", "1", &self.host(host).to_string()]).output().unwrap();
     }
 
-    /// The first SYN is dropped on the way.
-    fn retried(&mut self) {
-        let listener = self.net.server.run(|| TcpListener::bind((self.at.server, 81)).unwrap());
-        let server = listener.local_addr().unwrap();
-        let (socket, from) = self.socket(Type::STREAM);
-        self.net.router.sh("nft add rule inet t f tcp dport 81 drop");
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(300));
-                self.net.router.sh("nft flush chain inet t f");
-            });
-            socket.connect(&server.into()).unwrap();
-        });
-        self.net.router.sh(FILTERS);
-        drop(listener.accept().unwrap());
-        drop(socket);
-        self.expect("the first SYN lost", TCP, [from, server], OK, State::Closed);
-    }
-
-    fn udp(&mut self) {
-        let Family { server, nowhere: [host, prohibited, ..], .. } = self.at;
-        let echo = self.net.server.run(|| UdpSocket::bind((server, 7)).unwrap());
-        let mute = self.net.server.run(|| UdpSocket::bind((server, 53)).unwrap());
-        // A query for example.com, RFC 1035 4.1: recognised by what it says.
-        let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
-        let long = [0; 1420];
-        for (name, to, payload, outcome, state) in [
-            ("answered", (server, 7), &b"hello"[..], OK, State::Answered),
-            ("sent to nobody in particular", (server, 53), b"hello", OK, State::Unanswered),
-            ("a query without an answer", (server, 53), query, failed(Reason::Timeout), State::Unanswered),
-            ("port closed", (server, 9), b"hello", failed(Reason::Refused), State::Unanswered),
-            ("host unreachable", (host, 9), b"hello", failed(Reason::Unreachable), State::Unanswered),
-            ("prohibited", (prohibited, 9), b"hello", failed(Reason::Unreachable), State::Unanswered),
-            ("too big for the path", (server, 53), &long, OK, State::Unanswered),
-        ] {
-            let (socket, from) = self.socket(Type::DGRAM);
-            if payload.len() > 1400 && from.is_ipv4() {
-                // IP_MTU_DISCOVER: the router must not cut it.
-                let (discover, size) = (libc::IP_PMTUDISC_PROBE, size_of::<libc::c_int>() as u32);
-                // SAFETY: the value is an integer of that size.
-                let result = unsafe {
-                    use std::os::fd::AsRawFd;
-                    libc::setsockopt(
-                        socket.as_raw_fd(),
-                        libc::IPPROTO_IP,
-                        libc::IP_MTU_DISCOVER,
-                        (&raw const discover).cast(),
-                        size,
-                    )
-                };
-                assert_eq!(result, 0);
+    /// Waits until all that was begun is seen to be as it should.
+    fn check(&mut self) {
+        let start = Instant::now();
+        loop {
+            self.seen.extend(self.agent.handle.flows().into_iter().map(|flow| (flow.key, flow)));
+            let found = |protocol: u8, port: u16| {
+                self.seen.values().find(|f| {
+                    let (client, server) = (f.key.ends[usize::from(f.client)], f.key.ends[usize::from(f.client ^ 1)]);
+                    let host = if f.key.v6 { server.address[15] } else { server.address[3] };
+                    let echo = [1, 58].contains(&protocol) && client.port != 0 && u16::from(host) == port;
+                    f.key.protocol == protocol && (echo || client.port == port)
+                })
+            };
+            let of = |f: &Flow| (f.state(), f.outcome, f.reset_by());
+            let wrong: Vec<_> = self
+                .wanted
+                .iter()
+                .map(|(name, protocol, port, fate)| (name, found(*protocol, *port).map(of), fate))
+                .filter(|(_, is, fate)| is.as_ref() != Some(*fate))
+                .collect();
+            if wrong.is_empty() {
+                assert!(self.seen.values().all(|f| f.direction == Direction::Egress), "all were opened here");
+                self.wanted.clear();
+                return;
             }
-            let to: SocketAddr = to.into();
-            socket.send_to(payload, &to.into()).unwrap();
-            let socket = UdpSocket::from(socket);
-            if state == State::Answered {
-                let (length, peer) = echo.recv_from(&mut [0; 9]).unwrap();
-                echo.send_to(&[1; 9][..length], peer).unwrap();
-                socket.recv(&mut [0; 9]).unwrap();
-            }
-            self.datagrams.push(socket);
-            self.expect(name, UDP, [from, to], outcome, state);
-        }
-        self.datagrams.push(mute);
-    }
-
-    fn echo(&mut self) {
-        let (server, silent) = (self.at.server, self.at.nowhere[3]);
-        let protocol = if server.is_ipv6() { 58 } else { 1 };
-        self.net.client.sh(&format!("ping -q -c 2 -i 0.2 {server}; ping -q -c 1 -W 1 {silent} || true"));
-        for (name, to, outcome, state) in [
-            ("answered", server, OK, State::Answered),
-            ("no answer", silent, failed(Reason::Timeout), State::Unanswered),
-        ] {
-            // Its identifier is ping's own choice.
-            self.expect(name, protocol, [(self.at.client, 0).into(), (to, 0).into()], outcome, state);
+            assert!(start.elapsed() < PATIENCE, "is, and should be: {wrong:#?}");
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
 
-const FILTERS: &str = "nft \"add rule inet t f tcp dport 84 drop;
-     add rule inet t f tcp dport 82 reject with icmpx type port-unreachable;
-     add rule inet t f tcp dport 83 reject with tcp reset\"";
+/// One byte to the server and one back.
+fn talk((client, served): &mut (TcpStream, TcpStream)) {
+    client.write_all(b"q").unwrap();
+    served.read_exact(&mut [0]).unwrap();
+    served.write_all(b"a").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+}
 
-/// Client and server, and the protocol.
-type Ends = (u8, [SocketAddr; 2]);
+fn read_end(stream: &mut TcpStream) {
+    assert_eq!(stream.read(&mut [0; 9]).unwrap(), 0, "the other end closes");
+}
 
-/// As the cases name a flow: without what ping chose.
-fn ends(flow: &Flow) -> Ends {
-    let client = usize::from(flow.client);
-    let ports = [TCP, UDP].contains(&flow.key.protocol);
-    let end = |end: usize| {
-        let endpoint = flow.key.ends[end];
-        SocketAddr::new(endpoint.ip(flow.key.v6), if ports { endpoint.port } else { 0 })
-    };
-    (flow.key.protocol, [end(client), end(1 - client)])
+fn linger_not(stream: TcpStream) {
+    let socket = Socket::from(stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+fn both_families(test: impl Fn(&mut Stage)) {
+    for v6 in [false, true] {
+        test(&mut Stage::new(v6));
+    }
 }
 
 #[test]
-fn are_as_they_should_be() {
+fn of_connections_that_are_closed() {
     needs_root!();
-    let net = net();
-    let config = Config { connect_timeout: CONNECT, flow_timeout: SILENCE, ..watching(&["rc", "rs"]) };
-    let agent = Agent::start(&net.router, config);
-    let handle = agent.handle.clone();
-    let mut seen: HashMap<Ends, Flow> = HashMap::new();
-    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
-    // Flows leave the table some seconds after their end.
-    let watcher = std::thread::spawn(move || {
-        while stopped.recv_timeout(Duration::from_millis(200)).is_err_and(|error| error.is_timeout()) {
-            seen.extend(handle.flows().into_iter().filter(|f| f.outcome.is_some()).map(|f| (ends(&f), f)));
-        }
-        seen
+    both_families(|stage| {
+        let listener = stage.listen(80);
+        let mut plain = stage.connect("closed by both", &listener, CLOSED);
+        talk(&mut plain);
+        drop(plain);
+        let mut rude = stage.connect("reset after one FIN", &listener, (State::Closed, OK, Some(1)));
+        rude.0.shutdown(Shutdown::Write).unwrap();
+        read_end(&mut rude.1);
+        linger_not(rude.1);
+        let by_server =
+            stage.connect("reset by the server", &listener, (State::Reset, Some(Outcome::Failed(Reset)), Some(1)));
+        linger_not(by_server.1);
+        let by_client =
+            stage.connect("reset by the client", &listener, (State::Reset, Some(Outcome::Failed(Reset)), Some(0)));
+        linger_not(by_client.0);
+        let mut half = stage.connect("half closed", &listener, (State::HalfClosed, None, None));
+        half.0.shutdown(Shutdown::Write).unwrap();
+        read_end(&mut half.1);
+        half.1.write_all(b"still").unwrap();
+        half.0.read_exact(&mut [0; 5]).unwrap();
+        let open = stage.connect("open", &listener, (State::Established, None, None));
+        stage.check();
+        drop((half, open, by_server.0, by_client.1, rude.0));
     });
-    let mut cases = Vec::new();
-    let mut kept = Vec::new();
-    for (v6, port) in [(false, 20_000), (true, 21_000)] {
-        let mut made =
-            Cases { net: &net, at: family(v6), port, cases: Vec::new(), open: Vec::new(), datagrams: Vec::new() };
-        made.echo();
-        made.tcp();
-        made.udp();
-        kept.push((made.open, made.datagrams));
-        cases.extend(made.cases);
-    }
-    // The last flow to end is one that fell silent; then it waits for late records.
-    let last = Instant::now() + SILENCE + Duration::from_secs(6);
-    std::thread::sleep(last.saturating_duration_since(Instant::now()));
-    drop(stop);
-    let seen = watcher.join().unwrap();
-    let mut wrong = Vec::new();
-    let mut outcomes = HashMap::<(u8, Outcome), u64>::new();
-    for case in &cases {
-        *outcomes.entry((case.protocol, case.outcome)).or_default() += 1;
-        let expected = (Some(case.outcome), case.state, case.reset_by);
-        let flow = seen.get(&(case.protocol, case.ends));
-        let found = flow.map(|flow| (flow.outcome, flow.state(), flow.reset_by()));
-        if found != Some(expected) {
-            wrong.push(format!("{} ({:?}): {found:?}, not {expected:?}", case.name, case.ends));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let retried = cases.iter().find(|case| case.name == "the first SYN lost").unwrap();
-    let details = seen[&(TCP, retried.ends)].details.as_ref().unwrap();
-    assert_eq!(details.troubles[usize::from(seen[&(TCP, retried.ends)].client)].retransmits, 1);
+}
 
-    // Each counted once, and nothing else.
-    let page = Page::get(&net.router, &agent, "/metrics");
-    for (protocol, number) in [("tcp", TCP), ("udp", UDP)] {
-        for outcome in
-            [OK, failed(Reason::Refused), failed(Reason::Timeout), failed(Reason::Reset), failed(Reason::Unreachable)]
-        {
-            let reason = outcome.reason().map_or("", Reason::name);
-            let labels = [format!("protocol=\"{protocol}\""), format!("reason=\"{reason}\"")];
-            let counted = page.sum("netmon_flows_total", &labels.each_ref().map(|l| &**l)) as u64;
-            assert_eq!(counted, outcomes.get(&(number, outcome)).copied().unwrap_or(0), "{protocol} {outcome:?}");
+#[test]
+fn of_connections_that_are_not_answered() {
+    needs_root!();
+    both_families(|stage| {
+        stage.fail_to_connect("refused", 9, (State::Reset, Some(Outcome::Failed(Refused)), Some(1)));
+        stage.nft("tcp dport 81 drop");
+        stage.fail_to_connect("dropped", 81, failed(State::SynSent, Timeout));
+        let kinds = if stage.v6 {
+            ["no-route", "addr-unreachable", "admin-prohibited", "port-unreachable"]
+        } else {
+            ["net-unreachable", "host-unreachable", "admin-prohibited", "port-unreachable"]
+        };
+        let icmp = if stage.v6 { "icmpv6" } else { "icmp" };
+        for (port, kind) in (90..).zip(kinds) {
+            stage.nft(&format!("th dport {port} reject with {icmp} type {kind}"));
+            let reason = if kind == "port-unreachable" { Refused } else { Unreachable };
+            stage.fail_to_connect(kind, port, failed(State::SynSent, reason));
+            stage.datagram(kind, port, failed(State::Unanswered, reason));
         }
+        stage.check();
+    });
+}
+
+/// The server's side loses the first SYN; the client's retry, a second later, gets through.
+#[test]
+fn of_a_syn_that_is_sent_again() {
+    needs_root!();
+    both_families(|stage| {
+        let listener = stage.listen(82);
+        stage.nft("tcp dport 82 counter drop");
+        let client = stage.socket("SYN sent again", CLOSED);
+        let server = stage.server(82);
+        let (b, dropped) = (&stage.b, "nft list chain inet t in | grep -c packets.1 || true");
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| client.connect(&server.into()).unwrap());
+            eventually("the SYN is dropped", || (b.sh(dropped).trim() == "1").then_some(()));
+            b.sh("nft flush chain inet t in");
+            connecting.join().unwrap();
+        });
+        let mut ends = (TcpStream::from(client), listener.accept().unwrap().0);
+        talk(&mut ends);
+        drop(ends);
+        stage.check();
+        let flow = stage.seen.values().find(|f| f.key.protocol == 6).unwrap();
+        let details = flow.details.as_ref().unwrap();
+        assert_eq!(details.troubles[usize::from(flow.client)].retransmits, 1);
+        assert!(details.connect_ns.unwrap() > 900_000_000, "from the first SYN on");
+        assert_eq!(details.handshake_server_ns, None, "which SYN was answered is not known (Karn)");
+    });
+}
+
+/// The first SYN gets lost behind the veth; the other side opens the same connection before it comes again.
+#[test]
+fn of_two_ends_that_open_at_once() {
+    needs_root!();
+    both_families(|stage| {
+        stage.nft("tcp dport 83 counter drop");
+        let client = stage.socket("simultaneous open", CLOSED);
+        let (server, from) = (stage.server(83), (stage.host(1), stage.port).into());
+        let from: SocketAddr = from;
+        let (b, dropped) = (&stage.b, "nft list chain inet t in | grep -c packets.1 || true");
+        let other = std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| client.connect(&server.into()).unwrap());
+            eventually("the SYN is dropped", || (b.sh(dropped).trim() == "1").then_some(()));
+            b.sh("nft flush chain inet t in");
+            let other = b.run(|| {
+                let other = Socket::new(Domain::for_address(server), Type::STREAM, None).unwrap();
+                other.bind(&server.into()).unwrap();
+                other.connect(&from.into()).unwrap();
+                other
+            });
+            connecting.join().unwrap();
+            other
+        });
+        let mut ends = (TcpStream::from(client), TcpStream::from(other));
+        talk(&mut ends);
+        drop(ends);
+        stage.check();
+        let flow = stage.seen.values().find(|f| f.key.protocol == 6).unwrap();
+        assert!(flow.from_client().syn && flow.from_server().syn, "both sent a SYN");
+    });
+}
+
+fn fast_open(socket: &Socket, option: i32, value: i32) {
+    use std::os::fd::AsRawFd;
+    let size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the value outlives the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size) };
+    assert_eq!(result, 0);
+}
+
+/// RFC 7413: the first connection asks for a cookie, the second sends its request with the SYN.
+#[test]
+fn of_data_on_a_syn() {
+    needs_root!();
+    both_families(|stage| {
+        let listener = stage.listen(84);
+        let listener = Socket::from(listener);
+        fast_open(&listener, libc::TCP_FASTOPEN, 8);
+        let listener = TcpListener::from(listener);
+        for name in ["asks for a cookie", "data on SYN"] {
+            let client = stage.socket(name, CLOSED);
+            fast_open(&client, libc::TCP_FASTOPEN_CONNECT, 1);
+            client.connect(&stage.server(84).into()).unwrap();
+            let mut client = TcpStream::from(client);
+            client.write_all(b"q").unwrap();
+            let mut ends = (client, listener.accept().unwrap().0);
+            ends.1.read_exact(&mut [0]).unwrap();
+            talk(&mut ends);
+        }
+        stage.check();
+        let active = stage.a.sh("grep ^TcpExt /proc/net/netstat");
+        let mut lines = active.lines().map(|line| line.split(' '));
+        let (names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = names.into_iter().position(|name| name == "TCPFastOpenActive").unwrap();
+        assert_eq!(values.nth(at), Some("1"), "the second SYN did carry data");
+    });
+}
+
+#[test]
+fn of_datagrams_and_pings() {
+    needs_root!();
+    both_families(|stage| {
+        let (answering, silent) = (stage.server(53), stage.server(54));
+        let echo = stage.b.run(|| UdpSocket::bind(answering).unwrap());
+        let _mute = stage.b.run(|| UdpSocket::bind(silent).unwrap());
+        let client = stage.datagram("answered", 53, (State::Answered, OK, None));
+        let (n, from) = echo.recv_from(&mut [0; 9]).unwrap();
+        echo.send_to(&[0; 9][..n], from).unwrap();
+        client.recv(&mut [0; 9]).unwrap();
+        stage.datagram("not answered", 54, (State::Unanswered, OK, None));
+        stage.datagram("nobody there", 9, failed(State::Unanswered, Refused));
+        stage.ping("echo", 2, (State::Answered, OK, None));
+        // A station that nobody is.
+        let nobody = stage.host(99);
+        stage.a.sh(&format!("ip neigh replace {nobody} lladdr 02:00:00:00:09:99 dev va nud permanent"));
+        stage.ping("echo to nobody", 99, failed(State::Unanswered, Timeout));
+        stage.check();
+    });
+}
+
+/// Connections that were there before the agent, and whose SYN it has not seen.
+#[test]
+fn of_connections_met_in_the_middle() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let listener = b.run(|| TcpListener::bind("10.9.0.2:80").unwrap());
+    let client = a.run(|| TcpStream::connect("10.9.0.2:80").unwrap());
+    let mut ends = (client, listener.accept().unwrap().0);
+    for (ns, link, direction) in [(&a, "va", Direction::Egress), (&b, "vb", Direction::Ingress)] {
+        let agent = Agent::start(ns, watching(&[link]));
+        talk(&mut ends);
+        let flow = eventually("the flow", || {
+            agent.handle.flows().into_iter().find(|f| f.key.protocol == 6 && f.from_server().packets > 0)
+        });
+        let server = flow.key.ends[usize::from(flow.client ^ 1)].port;
+        let got = (flow.state(), flow.outcome, flow.direction, server);
+        assert_eq!(got, (State::Established, None, direction, 80), "the lower port serves");
     }
-    for (kind, count) in
-        [("host_unreachable", 2.0), ("admin_prohibited", 4.0), ("port_unreachable", 4.0), ("too_big", 2.0)]
-    {
-        let counted = page.sum("netmon_icmp_errors_total", &[&format!("kind=\"{kind}\"")]);
-        assert_eq!(counted, count, "{kind}, however many interfaces it passed");
-    }
-    agent.stop();
-    drop(kept);
 }

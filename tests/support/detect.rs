@@ -15,6 +15,9 @@ mod skel {
 /// Offset of a connection that was met in its middle, as in bpf/l7_window.h.
 pub const MIDSTREAM: u32 = u32::MAX;
 
+/// Offset of what follows what came before.
+pub const CONTINUES: u32 = u32::MAX - 1;
+
 /// The client is not known.
 pub const EITHER: u8 = 2;
 

@@ -8,8 +8,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
 
+use super::lookalikes::lookalikes;
 use super::oracle::Said;
-use super::samples::{Sample, lookalikes, samples};
+use super::samples::{Sample, samples};
 use crate::needs_root;
 use crate::support::detect::{Detector, EITHER, MIDSTREAM, Payload, Verdict};
 use crate::support::packet::{TCP, UDP};

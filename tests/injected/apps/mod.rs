@@ -1,14 +1,19 @@
 //! Which application protocol payload is of: bytes of each protocol, in one piece and in many, and bytes that only look so.
 
+mod formats;
 mod fuzz;
+mod lookalikes;
 mod oracle;
+mod records;
 mod samples;
+mod wire;
 
 use netmon::bpf::App;
 
-use self::samples::{Sample, lookalikes, samples};
+use self::lookalikes::lookalikes;
+use self::samples::{Sample, samples};
 use crate::needs_root;
-use crate::support::detect::{Detector, EITHER, MIDSTREAM, Payload, Verdict};
+use crate::support::detect::{CONTINUES, Detector, EITHER, MIDSTREAM, Payload, Verdict};
 use crate::support::packet::{TCP, UDP};
 
 /// As enum nm_app: in the order of `App::all`, from 1 on.
@@ -181,6 +186,30 @@ fn bytes_that_come_one_by_one_are_put_together() {
         let expected = if sample.app == App::Grpc { verdict(App::Http2, 0) } else { sample.verdict() };
         assert_eq!(last, expected, "{}", sample.name);
     }
+}
+
+/// Where the core knows only that payload follows payload.
+#[test]
+fn segments_that_follow_need_no_offset() {
+    needs_root!();
+    let mut talk = Talk::new();
+    for sample in samples().iter().filter(|s| !s.udp && s.before.is_none()) {
+        talk.next();
+        let mut said = Verdict::UNDECIDED;
+        for (n, piece) in sample.bytes.chunks(sample.bytes.len().div_ceil(3)).enumerate() {
+            let p = Payload { offset: if n == 0 { 0 } else { CONTINUES }, ..talk.payload(sample, 0) };
+            said = talk.detector.ask(p, piece);
+            if said != Verdict::UNDECIDED {
+                break;
+            }
+        }
+        assert_eq!(said, sample.verdict(), "{}", sample.name);
+    }
+    // Without a first one there is nothing to follow.
+    let sample = Sample::tcp("", App::Http, true, b"GET / HTTP/1.1\r\n\r\n");
+    talk.next();
+    let p = Payload { offset: CONTINUES, ..talk.payload(&sample, 0) };
+    assert_eq!(talk.detector.ask(p, &sample.bytes), Verdict::UNDECIDED);
 }
 
 /// A capture may have cut packets: what is there may not tell, but it tells nothing else.

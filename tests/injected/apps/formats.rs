@@ -1,0 +1,295 @@
+//! What the specifications say of messages, for the oracle.
+
+use super::wire::hex;
+
+pub fn be16(b: &[u8], at: usize) -> Option<usize> {
+    b.get(at..at + 2).map(|b| usize::from(b[0]) << 8 | usize::from(b[1]))
+}
+
+pub fn be32(b: &[u8], at: usize) -> Option<usize> {
+    b.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().unwrap()) as usize)
+}
+
+pub fn le32(b: &[u8], at: usize) -> usize {
+    b.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap()) as usize)
+}
+
+/// The first line, of printable ASCII, without the CR LF that ends it.
+pub fn line(b: &[u8]) -> Option<&str> {
+    let end = b.windows(2).position(|w| w == b"\r\n")?;
+    std::str::from_utf8(&b[..end]).ok().filter(|l| l.bytes().all(|c| (32..127).contains(&c)))
+}
+
+/// By the parser that hyper uses.
+pub fn http(b: &[u8]) -> bool {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let _ = response.parse(b);
+    if response.code.is_some_and(|c| (100..600).contains(&c)) {
+        return true;
+    }
+    let mut request = httparse::Request::new(&mut headers);
+    let _ = request.parse(b);
+    request.version.is_some()
+}
+
+/// Type, flags, payload as far as it is there, and its length.
+pub fn frames(b: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8], usize)> {
+    let mut at = if b.starts_with(b"PRI") { 24 } else { 0 };
+    std::iter::from_fn(move || {
+        let head = b.get(at..at + 9)?;
+        let length = be32(&[&[0], &head[..3]].concat(), 0)?;
+        let payload = &b[(at + 9).min(b.len())..(at + 9 + length).min(b.len())];
+        at += 9 + length;
+        Some((head[3], head[4], payload, length))
+    })
+}
+
+/// A connection that starts with SETTINGS of its own, and goes on with a frame.
+pub fn settings(b: &[u8]) -> bool {
+    let Some(length) = be32(b, 0).map(|n| n >> 8) else { return false };
+    let known = |id: usize| (1..=9).contains(&id) || id == 0xfe03;
+    b.len() >= 9 + length
+        && b[3..9] == [4, 0, 0, 0, 0, 0]
+        && length.is_multiple_of(6)
+        && b[9..9 + length].chunks(6).all(|p| be16(p, 0).is_some_and(known))
+        && (length > 0 || b.len() >= 18)
+}
+
+/// Does the first header block have a content-type of gRPC? `None`: it has none.
+pub fn grpc(b: &[u8]) -> Option<bool> {
+    let mut block = Vec::new();
+    for (kind, flags, payload, length) in frames(b).skip_while(|f| f.0 != 1) {
+        let mut payload = payload;
+        if kind == 1 {
+            if flags & 8 != 0 {
+                let pad = usize::from(*payload.first()?);
+                let end = length.checked_sub(pad)?.min(payload.len());
+                payload = payload.get(1..end)?;
+            }
+            if flags & 0x20 != 0 {
+                payload = payload.get(5..)?;
+            }
+        }
+        block.extend(payload);
+        if flags & 4 != 0 {
+            break;
+        }
+    }
+    let mut at = 0;
+    loop {
+        let first = *block.get(at)?;
+        let (bits, literal) = match first {
+            0x80.. => (7, false),
+            0x40.. => (6, true),
+            0x20.. => (5, false),
+            _ => (4, true),
+        };
+        let index = hpack(&block, &mut at, bits)?;
+        if !literal {
+            continue;
+        }
+        let content_type = if index == 0 {
+            let name = string(&block, &mut at)?;
+            name == (false, b"content-type".to_vec()) || name == (true, hex("21ea496a4ac9f5597f"))
+        } else {
+            index == 31
+        };
+        let (huffman, value) = string(&block, &mut at)?;
+        if content_type {
+            // The code of "application/grpc" ends with a byte; those of + and ; begin with these.
+            let (grpc, ends) = if huffman {
+                (hex("1d75d0620d263d4c4d6564"), [0xff, 0xfb])
+            } else {
+                (b"application/grpc".to_vec(), [b'+', b';'])
+            };
+            return Some(value.strip_prefix(&grpc[..]).is_some_and(|r| r.is_empty() || ends.contains(&r[0])));
+        }
+    }
+}
+
+/// An integer whose first byte has `bits` of it, RFC 7541 5.1.
+pub fn hpack(b: &[u8], at: &mut usize, bits: u32) -> Option<usize> {
+    let most = (1 << bits) - 1;
+    let mut value = usize::from(*b.get(*at)?) & most;
+    *at += 1;
+    if value == most {
+        for shift in [0, 7, 14] {
+            let next = usize::from(*b.get(*at)?);
+            *at += 1;
+            value += (next & 0x7f) << shift;
+            if next & 0x80 == 0 {
+                break;
+            }
+        }
+    }
+    Some(value)
+}
+
+pub fn string(b: &[u8], at: &mut usize) -> Option<(bool, Vec<u8>)> {
+    let huffman = b.get(*at)? & 0x80 != 0;
+    let length = hpack(b, at, 7)?;
+    // A value may end behind what has come.
+    let value = b[*at..(*at + length).min(b.len())].to_vec();
+    *at += length;
+    Some((huffman, value))
+}
+
+/// The size of the TLS record that starts here.
+pub fn record(b: &[u8]) -> Option<usize> {
+    let length = be16(b, 3)?;
+    let fine =
+        (20..=23).contains(&b[0]) && b[1] == 3 && (1..=3).contains(&b[2]) && (1..=16384 + 2048).contains(&length);
+    fine.then_some(length + 5)
+}
+
+/// Cuts a vector of one or two bytes of length off.
+pub fn vector<'a>(b: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
+    let length = if size == 1 { usize::from(*b.first()?) } else { be16(b, 0)? };
+    let body = b.get(size..size + length)?;
+    *b = &b[size + length..];
+    Some(body)
+}
+
+/// Version, random and the rest of a hello, as far as it is there; true if it is all there.
+pub fn hello(b: &[u8]) -> Option<(u32, &[u8], usize)> {
+    let length = be32(b, 5)? & 0xff_ffff;
+    let version = be16(b, 9)? as u32;
+    let end = (9 + length).min(b.len());
+    (0x300..=0x303).contains(&version).then_some((version, b.get(43..end)?, length))
+}
+
+pub fn client_hello(b: &[u8]) -> bool {
+    let Some((_, mut rest, length)) = hello(b) else { return false };
+    let session = vector(&mut rest, 1).is_some_and(|s| s.len() <= 32);
+    let there = b.len() >= 9 + length;
+    let Some(ciphers) = be16(rest, 0) else { return false };
+    if !session || ciphers < 2 || ciphers % 2 != 0 {
+        return false;
+    }
+    if !there {
+        return true; // the lengths that are there agree
+    }
+    let rest = &mut rest;
+    let fits = vector(rest, 2).is_some() && vector(rest, 1).is_some_and(|c| !c.is_empty());
+    fits && (rest.is_empty() || (vector(rest, 2).is_some() && rest.is_empty()))
+}
+
+pub fn server_hello(b: &[u8], version: u32) -> bool {
+    let Some((legacy, mut rest, length)) = hello(b) else { return false };
+    let there = b.len() >= 9 + length;
+    if vector(&mut rest, 1).is_none_or(|s| s.len() > 32) {
+        return false;
+    }
+    if rest.len() <= 3 {
+        return version == legacy & 0xff || version == 0;
+    }
+    let mut extensions = &rest[3..];
+    if there && be16(extensions, 0) != Some(extensions.len() - 2) {
+        return false;
+    }
+    extensions = &extensions[2.min(extensions.len())..];
+    while extensions.len() >= 4 {
+        let kind = be16(extensions, 0);
+        extensions = &extensions[2..];
+        let Some(body) = vector(&mut extensions, 2) else { return version == 0 || !there };
+        if kind == Some(43) && body.len() == 2 {
+            return version == if body == [3, 4] { 4 } else { legacy & 0xff };
+        }
+    }
+    version == legacy & 0xff || version == 0
+}
+
+pub fn dns(b: &[u8]) -> bool {
+    let Some(counts) = (2..6).map(|n| be16(b, n * 2)).collect::<Option<Vec<_>>>() else { return false };
+    let flags = be16(b, 2).unwrap_or_default();
+    let records: usize = counts[1..].iter().sum();
+    // Opcode, reserved bit, response code.
+    if counts[0] != 1 || flags & 0x7840 != 0 || flags & 15 > 10 {
+        return false;
+    }
+    if flags & 0x8000 == 0 && (counts[1] + counts[2] != 0 || counts[3] > 2) {
+        return false;
+    }
+    let mut at = 12;
+    let mut labels = Vec::new();
+    loop {
+        let Some(length) = b.get(at).map(|n| usize::from(*n)) else { return false };
+        at += 1 + length;
+        match length {
+            0 => break,
+            1..=63 => labels.push(&b[(at - length).min(b.len())..at.min(b.len())]),
+            _ => return false,
+        }
+    }
+    let netbios = labels.len() == 1 && labels[0].len() == 32 && labels[0].iter().all(|c| (b'A'..=b'P').contains(c));
+    let (Some(kind), Some(class)) = (be16(b, at), be16(b, at + 2)) else { return false };
+    let class = [1, 3, 4, 254, 255].contains(&(class & 0x7fff));
+    !netbios && kind != 0 && class && b.len() >= at + 4 + 11 * records && (records > 0 || b.len() == at + 4)
+}
+
+pub fn mysql(b: &[u8]) -> bool {
+    let length = le32(b, 0);
+    if length + 4 != b.len() || b.len() < 7 {
+        return false;
+    }
+    if b[4] == 0xff {
+        return b[7..].iter().all(|c| (32..127).contains(c)) && (1000..5000).contains(&(le32(b, 4) >> 8 & 0xffff));
+    }
+    let version = b[5..].iter().take_while(|c| **c != 0).count();
+    let digit = b[5].is_ascii_digit() && b[5..5 + version].iter().all(u8::is_ascii_graphic);
+    // Thread, salt, its NUL.
+    b[4] == 10 && digit && b.get(5 + version + 1 + 4 + 8) == Some(&0) && b.len() > 5 + version + 31 - 5
+}
+
+pub fn array(b: &[u8]) -> bool {
+    let Some(first) = line(b) else { return false };
+    let rest = &b[first.len() + 2..];
+    let number = |rest: &[u8]| line(rest).is_some_and(|l| l.len() > 1 && l[1..].bytes().all(|c| c.is_ascii_digit()));
+    first[1..].parse::<u32>().is_ok_and(|n| n > 0) && (bulk(rest) || (rest.first() == Some(&b':') && number(rest)))
+}
+
+pub fn bulk(b: &[u8]) -> bool {
+    let Some(first) = line(b).filter(|l| l.starts_with('$')) else { return false };
+    let Ok(length) = first[1..].parse::<usize>() else { return false };
+    b[first.len() + 2..].get(length..length + 2) == Some(b"\r\n")
+}
+
+pub fn kafka(b: &[u8]) -> bool {
+    let Some(size) = be32(b, 0) else { return false };
+    let [Some(key), Some(version), Some(client)] = [4, 6, 12].map(|at| be16(b, at)) else { return false };
+    let name = b.get(14..14 + client.min(14) + client.saturating_sub(14));
+    let named = client > 0 && client < 0x8000 && name.is_some_and(|n| n.iter().all(u8::is_ascii_graphic));
+    let nameless = (client == 0 || client == 0xffff) && size + 4 == b.len();
+    key <= 92 && version <= 18 && b[8] < 0x80 && size + 4 >= b.len() && (named || nameless)
+}
+
+pub fn bson(b: &[u8], at: usize, length: usize) -> bool {
+    let document = le32(b, at);
+    b.len() > at + 5
+        && document >= 5
+        && at + document <= length
+        && (b[at + 4] <= 0x13 || b[at + 4] == 0x7f || b[at + 4] == 0xff)
+}
+
+pub fn amqp(b: &[u8]) -> bool {
+    let header = b.starts_with(b"AMQP") && b.len() >= 8 && (b[5] == 1 || b[6] == 9 || b[6] == 10);
+    let start = b.len() >= 13 && b[..3] == [1, 0, 0] && b[7..13] == [0, 10, 0, 10, 0, 9];
+    header || start
+}
+
+pub fn ssh(b: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(b);
+    let Some(line) = text.split('\n').next() else { return false };
+    let line = line.trim_end_matches('\r');
+    let software = line.strip_prefix("SSH-2.0-").or(line.strip_prefix("SSH-1.99-"));
+    b.contains(&b'\n') && software.is_some_and(|s| !s.is_empty() && s.bytes().all(|c| (32..127).contains(&c)))
+}
+
+/// RFC 9000 16.
+pub fn varint(b: &[u8], at: usize) -> Option<(usize, usize)> {
+    let size = 1 << (b.get(at)? >> 6);
+    let bytes = b.get(at..at + size)?;
+    let value = bytes.iter().fold(0u64, |v, byte| v << 8 | u64::from(*byte));
+    Some(((value & ((1 << (size * 8 - 2)) - 1)) as usize, size))
+}

@@ -1,0 +1,160 @@
+//! Verdicts as they reach user space: whole packets through the programs, the protocol in the records.
+
+use std::collections::HashMap;
+
+use netmon::bpf::{App, Frame, Hook, Injector, Options};
+
+use super::samples::{Sample, samples};
+use super::{lookalikes, verdict};
+use crate::needs_root;
+use crate::support::detect::Verdict;
+use crate::support::kernel::{Kernel, small};
+use crate::support::packet::*;
+
+/// Connections that differ in the client's port.
+struct Network {
+    kernel: Kernel,
+    injector: Injector,
+    v6: bool,
+    port: u16,
+}
+
+impl Network {
+    fn new(v6: bool, options: Options) -> Network {
+        super::super::pin(0);
+        let kernel = Kernel::load(options).unwrap();
+        let injector = kernel.injector(Hook::Ingress, true);
+        Network { kernel, injector, v6, port: 20000 }
+    }
+
+    /// A packet of the present connection with `sample`'s server.
+    fn send(&self, sample: &Sample, client: bool, flags: u8, seq: u32, payload: &[u8]) {
+        let (protocol, mut segment) = if sample.udp { (UDP, udp(payload)) } else { (TCP, tcp(flags, &[], payload)) };
+        let ports = if client { [self.port, sample.port] } else { [sample.port, self.port] };
+        segment[..2].copy_from_slice(&ports[0].to_be_bytes());
+        segment[2..4].copy_from_slice(&ports[1].to_be_bytes());
+        if !sample.udp {
+            segment[4..8].copy_from_slice(&seq.to_be_bytes());
+        }
+        let mut packet = if self.v6 {
+            ethernet(&[], IPV6, &ipv6(protocol, &segment))
+        } else {
+            ethernet(&[], IPV4, &ipv4(protocol, &[], 7, 0, &segment))
+        };
+        if !client {
+            let (at, length) = if self.v6 { (14 + 8, 16) } else { (14 + 12, 4) };
+            packet[at..at + 2 * length].rotate_left(length);
+        }
+        self.injector.inject(&packet, Frame::default(), 1).unwrap();
+    }
+
+    /// The sample's end says `pieces`, on a new connection whose start is seen if `whole`; its client's port.
+    fn talk(&mut self, sample: &Sample, whole: bool, pieces: &[&[u8]]) -> u16 {
+        self.port += 1;
+        if whole && !sample.udp {
+            self.send(sample, true, SYN, 1000, b"");
+            self.send(sample, false, SYN | ACK, 1000, b"");
+            self.send(sample, true, ACK, 1001, b"");
+        }
+        let mut seq = 1001;
+        for piece in pieces {
+            self.send(sample, sample.client, PSH | ACK, seq, piece);
+            seq += piece.len() as u32;
+        }
+        self.port
+    }
+
+    /// What the records say, by the client's port.
+    fn told(&mut self) -> HashMap<u16, Verdict> {
+        let mut told = HashMap::new();
+        for record in self.kernel.flush() {
+            let Some((app, version)) = record.facts.as_ref().and_then(|f| f.app.map(|app| (app, f.tls))) else {
+                continue;
+            };
+            let client = [record.source.port, record.destination.port].into_iter().find(|p| (20001..30000).contains(p));
+            let again = told.insert(client.unwrap(), verdict(app, version.into()));
+            assert_eq!(again, None, "told once");
+        }
+        told
+    }
+}
+
+fn plain_samples() -> Vec<Sample> {
+    samples().into_iter().filter(|s| s.before.is_none() && (!s.udp || s.client || s.app == App::Dns)).collect()
+}
+
+fn are_told(name: &str, pieces: impl Fn(&[u8]) -> Vec<&[u8]>) {
+    for v6 in [false, true] {
+        let mut network = Network::new(v6, small());
+        let all = plain_samples();
+        let mut expected = HashMap::new();
+        for sample in &all {
+            let bytes = if sample.udp { vec![&sample.bytes[..]] } else { pieces(&sample.bytes) };
+            expected.insert(network.talk(sample, true, &bytes), sample);
+        }
+        let told = network.told();
+        for (port, sample) in expected {
+            assert_eq!(told.get(&port), Some(&sample.verdict()), "{name}, IPv6 {v6}: {}", sample.name);
+        }
+    }
+}
+
+#[test]
+fn records_tell_the_protocol_once() {
+    needs_root!();
+    are_told("whole", |bytes| vec![bytes]);
+    are_told("in two", |bytes| vec![&bytes[..bytes.len() / 2], &bytes[bytes.len() / 2..]]);
+    are_told("in five", |bytes| bytes.chunks(bytes.len().div_ceil(5)).collect());
+}
+
+#[test]
+fn lookalikes_are_in_no_record() {
+    needs_root!();
+    let mut network = Network::new(false, small());
+    // Who opened is not seen of datagrams.
+    for sample in lookalikes().into_iter().filter(|s| !s.udp || s.client) {
+        network.talk(&sample, true, &[&sample.bytes]);
+    }
+    assert_eq!(network.told(), HashMap::new());
+}
+
+/// A connection met in its middle: messages that stand for themselves are told, greetings could be of anything.
+#[test]
+fn the_middle_of_a_connection_is_told_by_whole_messages() {
+    needs_root!();
+    let mut network = Network::new(false, small());
+    let named = |name: &str| samples().into_iter().find(|s| s.name == name && !s.udp).unwrap();
+    let [http, redis, ssh] = ["200", "Redis SET", "SSH server"].map(named);
+    let ports = [&http, &redis, &ssh].map(|s| network.talk(s, false, &[&s.bytes]));
+    let told = network.told();
+    assert_eq!(told.get(&ports[0]), Some(&http.verdict()));
+    assert_eq!(told.get(&ports[1]), Some(&redis.verdict()));
+    assert_eq!(told.get(&ports[2]), None);
+}
+
+/// Payload costs something only for a while.
+#[test]
+fn nobody_is_asked_for_ever() {
+    needs_root!();
+    let mut network = Network::new(false, small());
+    let http = samples().into_iter().find(|s| s.app == App::Http && s.client).unwrap();
+    let drop_by_drop: Vec<&[u8]> = http.bytes.chunks(1).collect();
+    network.talk(&http, true, &drop_by_drop);
+    assert_eq!(network.told(), HashMap::new());
+}
+
+#[test]
+fn only_the_protocols_asked_for_are_told() {
+    needs_root!();
+    let mut network = Network::new(false, Options { apps: vec![App::Redis], ..small() });
+    let mut redis = Vec::new();
+    for sample in plain_samples() {
+        let port = network.talk(&sample, true, &[&sample.bytes]);
+        if sample.app == App::Redis {
+            redis.push(port);
+        }
+    }
+    let mut told: Vec<u16> = network.told().into_keys().collect();
+    told.sort_unstable();
+    assert_eq!(told, redis);
+}
