@@ -2,15 +2,15 @@
 /* Times between packets of both directions: handshake, round trip, response. */
 #pragma once
 
-/* The packet is the first of a handshake, or of what passes for one. */
-static __always_inline void nm_measure_syn(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
+/* The packet is the first of a handshake, or of what passes for one; true if it was sent before. */
+static __always_inline bool nm_measure_syn(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
 {
 	bool open = pair->flags & NM_PAIR_OPENED && !(pair->flags & (NM_PAIR_DONE | NM_PAIR_CLOSED));
 	__u8 side = p->side & 1;
 
 	if (open && pair->isn_known >> side & 1 && pair->isn[side] == p->seq) {
 		pair->flags |= NM_PAIR_RETRIED;
-		return;
+		return true;
 	}
 	if (open && nm_pair_client(pair) != side && !pair->answered) {
 		/* Simultaneous open, RFC 9293 3.5: nobody answers. */
@@ -27,9 +27,11 @@ static __always_inline void nm_measure_syn(struct nm_cpu *cpu, struct nm_pair *p
 	}
 	pair->isn[side] = p->seq;
 	pair->isn_known |= 1 << side;
+	return false;
 }
 
-static __always_inline void nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
+/* The answer to it; true if it was sent before. */
+static __always_inline bool nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 side = p->side & 1;
 	__u64 ns;
@@ -41,7 +43,7 @@ static __always_inline void nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 		pair->flags |= NM_PAIR_REPEATED; /* simultaneous open: both send one */
 	} else if (pair->answered) {
 		pair->flags |= NM_PAIR_REPEATED;
-		return;
+		return true;
 	} else {
 		pair->answered = nm_stamp(cpu, pair, p);
 		ns = nm_since(pair->opened, p);
@@ -50,6 +52,7 @@ static __always_inline void nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 	}
 	pair->isn[side] = p->seq;
 	pair->isn_known |= 1 << side;
+	return false;
 }
 
 /* The ACK that ends the handshake. Which SYN-ACK it answers is not known if that was repeated (Karn's rule). */

@@ -138,10 +138,14 @@ __noinline int nm_follow_closely(__u32 id)
 			f->zero_windows++;
 	}
 	if (pair && flags & NM_TCP_SYN) {
-		if (flags & NM_TCP_ACK)
-			nm_measure_syn_ack(cpu, pair, p);
-		else
-			nm_measure_syn(cpu, pair, p);
+		bool again = flags & NM_TCP_ACK ? nm_measure_syn_ack(cpu, pair, p) : nm_measure_syn(cpu, pair, p);
+
+		/* The first was seen by another CPU: a timer sends the next wherever it runs. */
+		if (again && !(d->state & NM_TRACKED)) {
+			f = nm_note(d, p);
+			if (f)
+				f->retransmits++;
+		}
 	}
 	/* Without a pair only the entry knows whether payload follows payload. */
 	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY)

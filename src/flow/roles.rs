@@ -16,7 +16,8 @@ pub type Facing = Arc<HashSet<u32>>;
 pub(super) fn evidence(sender: usize, record: &Record) -> Option<usize> {
     let other = 1 - sender;
     match record.protocol {
-        TCP if record.syn != record.syn_ack => return Some(if record.syn { sender } else { other }),
+        TCP if record.syn => return Some(sender), // and answered too, if both opened at once
+        TCP if record.syn_ack => return Some(other),
         ICMP if record.icmp_type == 8 => return Some(sender),
         ICMP if record.icmp_type == 0 => return Some(other),
         ICMPV6 if record.icmp_type == 128 => return Some(sender),
@@ -52,11 +53,16 @@ pub(super) fn opened_by_workload(facing: &Facing, client: usize, sender: usize, 
     (record.hook == Hook::Ingress) == (client == sender) && facing.contains(&record.ifindex)
 }
 
+fn opens(record: &Record) -> bool {
+    record.protocol == TCP && record.syn
+}
+
 /// The client by this record, if it is another than was thought: a guess gives way to evidence, and a guess by who spoke
 /// first to an earlier packet.
 pub(super) fn corrected(flow: &Flow, sender: usize, record: &Record) -> Option<usize> {
     let client = match evidence(sender, record) {
-        Some(_) if flow.client_is_known => return None,
+        // Both ends sent a SYN: the earlier one opened.
+        Some(_) if flow.client_is_known && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
         None => {
             let tie = flow.key.ends[0].port == flow.key.ends[1].port;

@@ -15,7 +15,7 @@ use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, ErrorKind, Flow, FlowKey, Observer, Sent};
-use crate::bpf::{Cause, Hook, Record};
+use crate::bpf::{App, Cause, Hook, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -146,8 +146,11 @@ impl Table {
         }
         add(sent, record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
-        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|_| flow.app.is_none());
-        flow.app = flow.app.or(app);
+        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|&app| {
+            // One end may have told HTTP/2 before the other told what is in it.
+            flow.app.is_none() || (flow.app, app) == (Some(App::Http2), App::Grpc)
+        });
+        flow.app = app.or(flow.app);
         if first {
             flow.tags[sender] = observer.appeared(flow, sender);
         }
@@ -179,16 +182,17 @@ impl Table {
     fn judge(&mut self, index: u32, now_ns: u64, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.outcome.is_none()) else { return };
         let wait = match judge(flow) {
-            Verdict::Certain(outcome) => {
+            // Who opened it is part of how it ended: while that is a guess, the record with the SYN may be on its way.
+            Verdict::Certain(outcome) if flow.client_is_known => {
                 flow.outcome = Some(outcome);
                 observer.ended(flow, outcome);
                 LINGER_NS
             }
-            Verdict::Likely(_) if !flow.closing => {
+            Verdict::Certain(_) | Verdict::Likely(_) if !flow.closing => {
                 flow.closing = true;
                 SETTLE_NS
             }
-            Verdict::Likely(_) => return,
+            Verdict::Certain(_) | Verdict::Likely(_) => return,
             Verdict::Open => {
                 flow.closing = false; // an answer has overruled the error
                 return;
@@ -214,9 +218,7 @@ impl Table {
         if direction == flow.direction {
             return;
         }
-        if let Some(count) = self.counts.get_mut(&(flow.key.protocol, flow.direction)) {
-            *count -= 1;
-        }
+        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
         *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
         flow.direction = direction;
         for end in 0..2 {
@@ -346,9 +348,7 @@ impl Table {
         if let Ok(entry) = self.index.find_entry(spread(hash), |&(_, i)| i == index) {
             entry.remove();
         }
-        if let Some(count) = self.counts.get_mut(&(flow.key.protocol, flow.direction)) {
-            *count -= 1;
-        }
+        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
     }
 }
 

@@ -77,8 +77,8 @@ fn tcp_by_clsact() {
     tcp(Config { clsact: true, ..watching(&["vb"]) });
 }
 
-/// As a node sees its pods: two veths in a bridge, the agent on the bridge's side of one of them, where the pod's
-/// egress is the node's ingress.
+/// As a node sees its pods: two veths in a bridge, the agent on the bridge's side of one of them, where the node's egress is the
+/// pod's ingress.
 #[test]
 fn tcp_through_a_bridge() {
     needs_root!();
@@ -110,7 +110,7 @@ fn tcp_through_a_bridge() {
     let flows = watch.settled();
     for c in &connections {
         let flow = assert_as_sent(&flows, c);
-        assert_eq!(flow.direction.name(), "egress", "the client is behind the node's other port");
+        assert_eq!(flow.direction.name(), "ingress", "the server's link, the client is behind the other");
     }
     watch.stop().assert_as_counted();
 }

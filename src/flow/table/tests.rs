@@ -362,3 +362,24 @@ fn the_latest_round_trip_is_the_latest_by_time() {
     let rtt = table.iter().next().unwrap().details.as_ref().unwrap().rtt;
     assert_eq!((rtt.count, rtt.min_ns, rtt.max_ns, rtt.last_ns), (2, 7, 9, 7));
 }
+
+/// Each CPU has records of its own: that of the SYN may be the last.
+#[test]
+fn how_it_ended_waits_for_who_opened_it() {
+    let (mut table, mut log) = (table(10), Log::default());
+    // By their ports, the server would be the client.
+    let closed = |record: Record| flags(record, ACK | FIN);
+    let far = |record: Record| Record { destination: end(2, 9000), ..record };
+    table.merge(&closed(far(packet(0, 100))), &mut log);
+    table.merge(&closed(reply(far(packet(0, 100)))), &mut log);
+    assert_eq!((table.iter().next().unwrap().direction, log.ended.len()), (Direction::Ingress, 0), "a guess");
+    table.merge(&far(syn(0, 99)), &mut log);
+    assert_eq!((table.iter().next().unwrap().direction, &log.ended[..]), (Direction::Egress, &[Outcome::Ok][..]));
+
+    // Met in the middle: nobody tells.
+    let (mut table, mut log) = (self::table(10), Log::default());
+    table.merge(&closed(packet(0, 100)), &mut log);
+    table.merge(&closed(reply(packet(0, 100))), &mut log);
+    table.expire(110 * SECOND, &mut log);
+    assert_eq!(log.ended, [Outcome::Ok]);
+}
