@@ -57,7 +57,7 @@ fn orders(records: &[Record]) -> Vec<Vec<Record>> {
     for i in 0..records.len() {
         let mut rest = records.to_vec();
         let first = rest.remove(i);
-        all.extend(orders(&rest).into_iter().map(|order| [&[first.clone()], &order[..]].concat()));
+        all.extend(orders(&rest).into_iter().map(|order| [std::slice::from_ref(&first), &order[..]].concat()));
     }
     all
 }
