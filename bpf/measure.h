@@ -97,7 +97,7 @@ static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p
 		return false;
 	ns = nm_since(stamp, p);
 	if (ns != NM_NEVER)
-		nm_sample(p, p->ack == end ? NM_RTT_LONE : NM_RTT, ns);
+		nm_sample(p, p->ack == end || p->payload ? NM_RTT_LONE : NM_RTT, ns);
 	return true;
 }
 

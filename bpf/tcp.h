@@ -8,6 +8,9 @@
 /* Units around the time of the next probe, in which ACKs are asked whether they cover one. */
 #define NM_PROBE_WINDOW 16
 
+/* Further back than any window is wide (RFC 7323): what was acknowledged before is not known. */
+#define NM_ANY_WINDOW (1u << 30)
+
 static __always_inline bool nm_probe_due(const struct nm_delta *d, const struct nm_packet *p)
 {
 	return (__u16)(nm_units(p) - d->probed) >= nm_probe_every;
@@ -81,9 +84,11 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	struct nm_facts *f;
 
 	if (!(d->state & NM_ACKED)) {
-		/* Heard, for all we know: another CPU may have seen what went before. */
+		/* What came before may have gone by another CPU: whether this is an answer, the pair knows. */
 		d->state |= NM_ACKED | NM_HEARD;
 		d->ack = p->ack;
+		if (nm_latency && pair)
+			nm_covered(pair, p, p->ack - NM_ANY_WINDOW);
 	} else if (advance > 0) {
 		/* Without a probe on its way in all of the window, the next one is a while off. */
 		if (nm_latency &&
@@ -108,7 +113,7 @@ __noinline int nm_follow_closely(__u32 id)
 	struct nm_facts *f;
 	struct nm_delta *d;
 	struct nm_pair *pair;
-	bool fresh, first;
+	bool fresh;
 	__u8 flags;
 
 	if (!cpu)
@@ -145,7 +150,6 @@ __noinline int nm_follow_closely(__u32 id)
 	/* Without a pair only the entry knows whether payload follows payload. */
 	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY)
 		d->looks = NM_LOOKS_MIDWAY;
-	first = !(d->state & NM_TRACKED);
 	fresh = nm_sequence(d, pair, p);
 	if (flags & NM_TCP_ACK)
 		nm_acknowledge(d, pair, p);
@@ -153,7 +157,8 @@ __noinline int nm_follow_closely(__u32 id)
 	if (flags & NM_TCP_SYN) {
 		d->state = flags & NM_TCP_ACK ? d->state & ~NM_SHAKING : d->state | NM_SHAKING;
 		d->looks = nm_apps ? NM_LOOKS : 0;
-	} else if (flags & NM_TCP_ACK && (first || d->state & NM_SHAKING)) { /* the SYN may be with another CPU */
+	} else if (flags & NM_TCP_ACK) {
+		/* Not only where the SYN went by: a client's SYN is sent by a system call, its ACK by an interrupt on any CPU. */
 		d->state &= ~NM_SHAKING;
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);

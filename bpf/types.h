@@ -137,7 +137,7 @@ enum nm_sample {
 	NM_HANDSHAKE_CLIENT = 2, /* SYN-ACK to the sender's ACK */
 	NM_CONNECT = 3,          /* the sender's first SYN to its ACK */
 	NM_RTT = 4,              /* data of the other end to the sender's ACK */
-	NM_RTT_LONE = 5,         /* the same; the ACK covers nothing behind that segment: it may have been held back */
+	NM_RTT_LONE = 5,         /* the same; the ACK covers that segment alone, or rides on data: it may have been delayed */
 	NM_RESPONSE = 6,         /* last byte of the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
 };

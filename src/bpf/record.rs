@@ -52,8 +52,8 @@ pub enum Measure {
     Connect,
     /// From data of the other end to the sender's ACK.
     Rtt,
-    /// The same, where the ACK covers nothing behind that segment: it may have been held back for more data, or for an
-    /// answer to go with (RFC 9293 3.8.6.3).
+    /// The same, where the ACK covers that one segment, or rides on data: it may have been held back, for another segment (RFC
+    /// 9293 3.8.6.3) or for the answer.
     RttLone,
     /// From the last byte of the other end to the sender's first byte of an answer.
     Response,

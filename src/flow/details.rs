@@ -73,10 +73,10 @@ pub struct Details {
     pub(super) errors_counted: u8,
     /// Which end sent the first RST, and when.
     pub(super) reset: Option<(u8, u64)>,
+    /// The shortest round trip to each end, from where it was seen: one may be near and the other far.
+    nearest_ns: [Option<u64>; 2],
     /// Time of the record that told the latest round trip.
     rtt_ns: u64,
-    /// The shortest to each end: what lies on either side of the observer takes its own time.
-    rtt_least_ns: [Option<u64>; 2],
 }
 
 /// An ACK may be held back for this long and more (RFC 9293 3.8.6.3 allows 500 ms, Linux takes 40).
@@ -90,22 +90,25 @@ impl Details {
         let details = flow.details.get_or_insert_default();
         let ns = sample.ns;
         match sample.measure {
-            Measure::HandshakeServer => details.handshake_server_ns = Some(ns),
-            Measure::HandshakeClient => details.handshake_client_ns = Some(ns),
+            Measure::HandshakeServer => {
+                details.handshake_server_ns = Some(ns);
+                details.is_as_near_as(sender, ns);
+            }
+            Measure::HandshakeClient => {
+                details.handshake_client_ns = Some(ns);
+                details.is_as_near_as(sender, ns);
+            }
             Measure::Connect => details.connect_ns = Some(ns),
-            Measure::RttLone
-                if details.reference_ns(sender, client).is_some_and(|r| ns >= r.saturating_add(DELAYED_ACK_NS)) =>
-            {
+            Measure::RttLone if ns >= details.nearest_ns[sender].map_or(u64::MAX, |least| least + DELAYED_ACK_NS) => {
                 return false;
             }
             Measure::Rtt | Measure::RttLone | Measure::Echo => {
+                details.is_as_near_as(sender, ns);
                 // Either direction's record may come first: the latest is not the last to come.
                 let latest = if at_ns >= details.rtt_ns { ns } else { details.rtt.last_ns };
                 details.rtt.add(ns);
                 details.rtt.last_ns = latest;
                 details.rtt_ns = details.rtt_ns.max(at_ns);
-                let least = &mut details.rtt_least_ns[sender];
-                *least = Some(least.map_or(ns, |least| least.min(ns)));
             }
             // What a client takes to go on is its own affair; QUIC's packets answer each other at any time.
             Measure::Response if sender == client || app == Some(App::Quic) => return false,
@@ -114,10 +117,10 @@ impl Details {
         true
     }
 
-    /// What the ACKs of an end take at least, as far as is known: by those before, else by its part of the handshake.
-    fn reference_ns(&self, sender: usize, client: usize) -> Option<u64> {
-        let handshake = if sender == client { self.handshake_client_ns } else { self.handshake_server_ns };
-        self.rtt_least_ns[sender].or(handshake)
+    /// A round trip to this end took so long.
+    fn is_as_near_as(&mut self, end: usize, ns: u64) {
+        let least = self.nearest_ns[end].map_or(ns, |least| least.min(ns));
+        self.nearest_ns[end] = Some(least);
     }
 
     pub(super) fn add(&mut self, sender: usize, facts: &Facts) {

@@ -150,11 +150,10 @@ pub(super) fn judge(flow: &Flow) -> Verdict {
     if either & FIN != 0 {
         return Verdict::Certain(Outcome::Ok); // cut short by who wants no more, but somebody had closed
     }
-    // What the server sent before its RST came with it: nothing, so the RST answers the SYN.
-    if client.syn && !acknowledged(client) && server.tcp_flags & !(RST | ACK) == 0 && server.tcp_flags & RST != 0 {
-        return Verdict::Certain(Outcome::Failed(Reason::Refused));
-    }
-    Verdict::Likely(Outcome::Failed(Reason::Reset))
+    // Another CPU may have seen the SYN-ACK: that nothing came before the RST shows when all records have come.
+    let refused = client.syn && !acknowledged(client) && server.tcp_flags & !(RST | ACK) == 0;
+    let reason = if refused && server.tcp_flags & RST != 0 { Reason::Refused } else { Reason::Reset };
+    Verdict::Likely(Outcome::Failed(reason))
 }
 
 /// The outcome of a flow of which nothing more comes.

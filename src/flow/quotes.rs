@@ -85,7 +85,9 @@ impl Quotes {
             self.0.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
         }
         let room = self.0.len() < MOST;
-        if room {
+        // "Too big" is no reason to fail: it gives way to one that is, and not the other way round.
+        let too_big = ErrorKind::of(key.v6, quote.icmp_type, quote.icmp_code) == ErrorKind::TooBig;
+        if room && !(too_big && self.0.contains_key(&key)) {
             self.0.insert(key, quote);
         }
         room

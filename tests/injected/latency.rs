@@ -10,7 +10,7 @@ use crate::needs_root;
 use crate::support::kernel::small;
 use crate::support::packet::{ACK, FIN, PSH, SYN};
 use crate::support::talk::End::{Client, Server};
-use crate::support::talk::Talk;
+use crate::support::talk::{Talk, Told};
 
 const MS: u64 = 1_000_000;
 
@@ -30,6 +30,35 @@ fn a_handshake_is_split_where_it_is_seen() {
         assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
         assert_eq!(client.samples, [(HandshakeClient, 4 * MS), (Connect, 14 * MS)]);
     });
+}
+
+/// A client's SYN is sent by a system call, the ACK by whichever CPU took the SYN-ACK; a server's answer by that of its thread.
+#[test]
+fn a_connection_may_pass_by_several_cpus() {
+    needs_root!();
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    for v6 in [false, true] {
+        let mut talk = Talk::new(v6);
+        let mut on = |cpu, ns, from, flags, seq, ack, payload: &[u8]| {
+            pin(cpu);
+            talk.tcp(ns, from, flags, seq, ack, payload);
+        };
+        on(0, 0, Client, SYN, 1000, 0, b"");
+        on(0, 10 * MS, Server, SYN | ACK, 5000, 1001, b"");
+        on(last, 14 * MS, Client, ACK, 1001, 5001, b"");
+        on(0, 300 * MS, Client, ACK | PSH, 1001, 5001, b"what");
+        on(0, 310 * MS, Server, ACK, 5001, 1005, b"");
+        on(last, 350 * MS, Server, ACK | PSH, 5001, 1005, b"that");
+        // Its ACK goes by the CPU that has the client's first one; a later one by the other.
+        on(last, 357 * MS, Client, ACK, 1005, 5005, b"");
+        on(0, 500 * MS, Client, ACK | PSH, 1005, 5005, b"more");
+        let [client, server] = talk.told();
+        let of =
+            |told: &Told, measure| told.samples.iter().filter(|s| s.0 == measure).map(|s| s.1).collect::<Vec<u64>>();
+        assert_eq!((of(&client, HandshakeClient), of(&client, Connect)), (vec![4 * MS], vec![14 * MS]));
+        assert_eq!((of(&server, HandshakeServer), of(&server, Response)), (vec![10 * MS], vec![50 * MS]));
+        assert_eq!((of(&server, RttLone), of(&client, RttLone)), (vec![10 * MS], vec![7 * MS]));
+    }
 }
 
 /// Which of two SYNs was answered is not known; how long it took from the first is.

@@ -55,7 +55,7 @@ fn loopback() {
 }
 
 /// The program's end of a tun or tap device (`kind`): what is written to it comes in, what goes out is read from it.
-fn open_tun(ns: &Netns, name: &str, kind: libc::c_int) -> File {
+pub fn open_tun(ns: &Netns, name: &str, kind: libc::c_int) -> File {
     let mut request = [0u8; 40]; // struct ifreq
     request[..name.len()].copy_from_slice(name.as_bytes());
     let flags = (kind | libc::IFF_NO_PI) as u16;

@@ -1,3 +1,7 @@
+mod answers;
+mod conversations;
+mod times;
+
 use std::time::Duration;
 
 use super::super::Outcome;
@@ -19,6 +23,9 @@ struct Log {
     ended: Vec<Outcome>,
     evicted: Vec<u16>,
     appeared: u32,
+    errors: Vec<ErrorKind>,
+    lost: u32,
+    measured: Vec<Sample>,
 }
 
 impl Observer for Log {
@@ -31,6 +38,15 @@ impl Observer for Log {
     }
     fn duplicate(&mut self, record: &Record) {
         self.duplicate += record.packets;
+    }
+    fn measured(&mut self, _: &Flow, _: usize, sample: Sample) {
+        self.measured.push(sample);
+    }
+    fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
+        self.errors.push(kind);
+    }
+    fn icmp_error_lost(&mut self) {
+        self.lost += 1;
     }
     fn ended(&mut self, _: &Flow, outcome: Outcome) {
         self.ended.push(outcome);
@@ -147,7 +163,10 @@ fn outcomes() {
     let ok = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
     assert_eq!(run(&ok).1.ended, [Outcome::Ok]);
     let refused = [syn(1, 101), flags(reply(packet(1, 101)), RST | ACK)];
-    assert_eq!(run(&refused).1.ended, [Outcome::Failed(Reason::Refused)]);
+    let (mut table, mut log) = run(&refused);
+    assert_eq!(log.ended, []);
+    table.expire(107 * SECOND, &mut log);
+    assert_eq!(log.ended, [Outcome::Failed(Reason::Refused)]);
     let reset = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), RST)];
     let (mut table, mut log) = run(&reset);
     assert_eq!(log.ended, []);
@@ -174,7 +193,8 @@ fn a_flow_that_goes_on_after_its_timeout_is_a_new_one() {
 #[test]
 fn a_rst_may_come_before_what_led_to_it() {
     let refused = [flags(reply(packet(1, 101)), RST | ACK), syn(1, 101)];
-    let (table, log) = run(&refused);
+    let (mut table, mut log) = run(&refused);
+    table.expire(107 * SECOND, &mut log);
     assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Refused)][..], 1));
     let closed = [flags(packet(1, 101), RST | FIN | ACK), syn(1, 100), flags(syn_ack(1, 100), FIN | ACK)];
     let (table, log) = run(&closed);

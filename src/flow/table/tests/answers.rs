@@ -1,0 +1,196 @@
+//! What is answered, what is not, and what ICMP errors make of it; records in every order.
+
+use super::*;
+use crate::bpf::{App, Facts};
+use crate::flow::{ErrorKind, State};
+
+const UDP: u8 = 17;
+const OK: Outcome = Outcome::Ok;
+
+fn failed(reason: Reason) -> Outcome {
+    Outcome::Failed(reason)
+}
+
+fn udp() -> Record {
+    Record { protocol: UDP, tcp_flags: 0, ..packet(1, 101) }
+}
+
+/// The client asks for a name.
+fn dns() -> Record {
+    let mut facts = Facts::default();
+    facts.app = Some(App::Dns);
+    Record { facts: Some(facts), ..udp() }
+}
+
+fn echo(icmp_type: u8) -> Record {
+    let same = |e: Endpoint| Endpoint { port: 7, ..e };
+    let (source, destination) = (same(end(1, 0)), same(end(2, 0)));
+    let request = Record { protocol: 1, icmp_type: 8, tcp_flags: 0, source, destination, ..packet(1, 101) };
+    if icmp_type == 8 { request } else { Record { icmp_type, ..reply(request) } }
+}
+
+/// An ICMP error that quotes a packet of the record.
+fn error(about: &Record, icmp_type: u8, icmp_code: u8) -> Record {
+    Record {
+        cause: Cause::Quoted,
+        packets: 0,
+        bytes: 0,
+        tcp_flags: 0,
+        syn: false,
+        icmp_type,
+        icmp_code,
+        ..about.clone()
+    }
+}
+
+fn elsewhere(record: Record) -> Record {
+    let hook = if record.hook == Hook::Egress { Hook::Ingress } else { Hook::Egress };
+    Record { ifindex: 8, hook, ..record }
+}
+
+/// All orders of a few records.
+fn orders(records: &[Record]) -> Vec<Vec<Record>> {
+    if records.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for i in 0..records.len() {
+        let mut rest = records.to_vec();
+        let first = rest.remove(i);
+        all.extend(orders(&rest).into_iter().map(|order| [std::slice::from_ref(&first), &order[..]].concat()));
+    }
+    all
+}
+
+/// In every order, the flow ends so, after so many seconds at most, and the errors are counted once.
+fn assert_end(records: &[Record], seconds: u64, outcome: Outcome, state: State, errors: &[ErrorKind]) {
+    for order in orders(records) {
+        let (mut table, mut log) = run(&order);
+        assert_eq!((table.len(), table.iter().next().unwrap().state()), (1, state), "{order:#?}");
+        // Nothing is judged before late records may have come.
+        table.expire(103 * SECOND, &mut log);
+        assert_eq!(log.ended, [], "{order:#?}");
+        for second in 103..101 + seconds {
+            table.expire(second * SECOND, &mut log);
+        }
+        assert_eq!((log.ended.as_slice(), log.errors.as_slice()), (&[outcome][..], errors), "{order:#?}");
+        table.expire(2000 * SECOND, &mut log);
+        table.expire(2010 * SECOND, &mut log);
+        assert_eq!((table.len(), log.ended.len()), (0, 1));
+    }
+}
+
+const SOON: u64 = 8;
+/// Of `connect_timeout` and of `flow_timeout`, and time for late records.
+const PATIENT: u64 = 37;
+const LONG: u64 = 310;
+
+#[test]
+fn an_error_is_the_answer_to_an_opening() {
+    for (icmp_type, icmp_code, outcome, kind) in [
+        (3, 0, failed(Reason::Unreachable), ErrorKind::NetUnreachable),
+        (3, 1, failed(Reason::Unreachable), ErrorKind::HostUnreachable),
+        (3, 13, failed(Reason::Unreachable), ErrorKind::AdminProhibited),
+        (11, 0, failed(Reason::Unreachable), ErrorKind::TimeExceeded),
+        (3, 3, failed(Reason::Refused), ErrorKind::PortUnreachable),
+    ] {
+        let told = |opening: Record, state| {
+            let error = error(&opening, icmp_type, icmp_code);
+            // It passes two interfaces, as the packet did.
+            let all = [opening.clone(), elsewhere(opening), error.clone(), elsewhere(error)];
+            assert_end(&all, SOON, outcome, state, &[kind]);
+        };
+        told(syn(1, 101), State::SynSent);
+        told(udp(), State::Unanswered);
+    }
+}
+
+/// Whoever does not believe the error sends the SYN again: the same try.
+#[test]
+fn a_syn_sent_again_after_the_error_is_no_new_flow() {
+    let mut facts = Facts::default();
+    facts.retransmits = 1;
+    let again = Record { facts: Some(facts), ..syn(1, 103) };
+    let (mut table, mut log) = run(&[syn(1, 101), error(&syn(1, 101), 3, 1), again]);
+    table.expire(115 * SECOND, &mut log);
+    assert_eq!(log.ended, [failed(Reason::Unreachable)]);
+    table.merge(&syn(1, 116), &mut log);
+    table.expire(160 * SECOND, &mut log);
+    assert_eq!(log.ended, [failed(Reason::Unreachable), failed(Reason::Timeout)], "a new one is a new flow");
+}
+
+#[test]
+fn too_big_is_no_failure() {
+    let too_big = |about: &Record| error(about, 3, 4);
+    assert_end(
+        &[syn(1, 101), too_big(&syn(1, 101))],
+        PATIENT,
+        failed(Reason::Timeout),
+        State::SynSent,
+        &[ErrorKind::TooBig],
+    );
+    assert_end(&[udp(), too_big(&udp())], LONG, OK, State::Unanswered, &[ErrorKind::TooBig]);
+    // Nor does it hide one.
+    let both = [syn(1, 101), error(&syn(1, 101), 3, 1), too_big(&syn(1, 101))];
+    for order in orders(&both) {
+        let (mut table, mut log) = run(&order);
+        table.expire(110 * SECOND, &mut log);
+        assert_eq!(log.ended, [failed(Reason::Unreachable)]);
+    }
+}
+
+/// RFC 5461: to a connection errors are soft.
+#[test]
+fn an_answer_overrules_an_error() {
+    let gone = |about: &Record| error(about, 3, 3);
+    let error = |about: &Record| error(about, 3, 1);
+    let kinds = &[ErrorKind::HostUnreachable];
+    let connection = [syn(1, 101), syn_ack(1, 101), packet(1, 101), error(&packet(1, 101))];
+    assert_end(&connection, LONG, OK, State::Established, kinds);
+    assert_end(&[udp(), reply(udp()), error(&udp())], LONG, OK, State::Answered, kinds);
+    // A client that goes on was answered, seen or not.
+    assert_end(&[syn(1, 101), packet(1, 101), error(&packet(1, 101))], LONG, OK, State::Established, kinds);
+    // The client of the datagrams has gone when the answer comes.
+    assert_end(&[udp(), reply(udp()), gone(&reply(udp()))], LONG, OK, State::Answered, &[ErrorKind::PortUnreachable]);
+}
+
+#[test]
+fn who_waits_for_an_answer_waits_in_vain() {
+    assert_end(&[syn(1, 101)], PATIENT, failed(Reason::Timeout), State::SynSent, &[]);
+    assert_end(&[dns(), udp()], PATIENT, failed(Reason::Timeout), State::Unanswered, &[]);
+    assert_end(&[dns(), reply(udp())], LONG, OK, State::Answered, &[]);
+    assert_end(&[echo(8)], PATIENT, failed(Reason::Timeout), State::Unanswered, &[]);
+    assert_end(&[echo(8), echo(0)], LONG, OK, State::Answered, &[]);
+    // Datagrams may be for nobody in particular.
+    assert_end(&[udp()], LONG, OK, State::Unanswered, &[]);
+}
+
+#[test]
+fn the_client_of_an_echo_is_who_asks() {
+    for order in orders(&[echo(8), echo(0)]) {
+        let (table, _) = run(&order);
+        let flow = table.iter().next().unwrap();
+        assert_eq!((flow.key.ends[usize::from(flow.client)], flow.direction), (end(1, 7), Direction::Egress));
+    }
+    // An ICMP error of the same protocol is no echo.
+    let (table, mut log) = run(&[Record { icmp_type: 3, icmp_code: 1, ..echo(8) }]);
+    let mut table = table;
+    table.expire(405 * SECOND, &mut log);
+    assert_eq!(log.ended, [OK]);
+}
+
+#[test]
+fn errors_about_nothing_known_make_no_flows() {
+    let (mut table, mut log) = (table(100_000), Log::default());
+    for port in 0..5000 {
+        table.merge(&error(&packet(port, 101), 3, 1), &mut log);
+    }
+    assert_eq!((table.len(), log.lost, log.errors.len()), (0, 5000 - 4096, 0));
+    // Those that wait go with time.
+    for port in 0..5000 {
+        table.merge(&error(&packet(port, 110), 3, 1), &mut log);
+    }
+    assert_eq!(log.lost, 2 * (5000 - 4096));
+    table.merge(&syn(1, 120), &mut log);
+    assert_eq!((table.len(), log.errors.len()), (1, 0), "an error of long ago is of another flow");
+}
