@@ -19,6 +19,8 @@ pub struct Frame {
     pub gso_size: u32,
     /// Its time, for programs loaded with [`TimestampSource::Capture`](super::TimestampSource), nanoseconds; must not be 0 there.
     pub at_ns: u64,
+    /// The NIC's stamp, for programs loaded with [`TimestampSource::Hardware`](super::TimestampSource), nanoseconds; 0: none.
+    pub hardware_ns: u64,
     /// Bytes it had on the wire, if they are more than are given, likewise.
     pub wire_bytes: u32,
 }
@@ -47,6 +49,7 @@ impl Injector {
             context[offset / 8] |= u64::from(value) << shift; // both supported architectures are little-endian
         }
         context[offset_of!(__sk_buff, tstamp) / 8] = frame.at_ns;
+        context[offset_of!(__sk_buff, hwtstamp) / 8] = frame.hardware_ns;
         let mut options = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             data_in: packet.as_ptr().cast(),

@@ -246,3 +246,32 @@ fn no_sample_of_a_capture_is_left_out() {
         assert_eq!(server.packets, 100);
     });
 }
+
+/// The NIC's clock is another than the kernel's: times are of the one or of the other, never of both.
+#[test]
+fn stamps_of_the_nic_are_used_where_both_sides_carry_them() {
+    needs_root!();
+    pin(0);
+    let options = || Options { timestamps: TimestampSource::Hardware, latency: Some(Duration::ZERO), ..small() };
+    let mut talk = Talk::with(false, options());
+    talk.stamped = true;
+    talk.open();
+    talk.tcp(20 * MS, Client, ACK | PSH, 1001, 5001, b"what");
+    talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
+    let [_, server] = talk.told();
+    assert_eq!(server.samples[1..], [(RttLone, 50 * MS), (Response, 50 * MS)]);
+    // Until the second side had shown a stamp, the kernel's clock: the test ran in no time.
+    assert!(matches!(server.samples[0], (HandshakeServer, ns) if ns < 10 * MS), "{:?}", server.samples);
+    let [kernel, hardware] = talk.kernel.misses().stamps;
+    assert!(kernel > 0 && hardware > 0);
+
+    // Only what comes in has stamps, as on a host's own NIC.
+    let mut talk = Talk::with(false, options());
+    talk.open();
+    talk.tcp(20 * MS, Client, ACK | PSH, 1001, 5001, b"what");
+    talk.stamped = true;
+    talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
+    let [_, server] = talk.told();
+    assert!(server.samples.iter().all(|sample| sample.1 < 10 * MS), "by the kernel's clock: {:?}", server.samples);
+    assert_eq!(talk.kernel.misses().stamps[1], 0);
+}

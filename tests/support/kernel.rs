@@ -91,6 +91,11 @@ impl Kernel {
         }
     }
 
+    /// What was not measured or not told, and by which clocks.
+    pub fn misses(&self) -> netmon::bpf::Misses {
+        self.books.misses()
+    }
+
     /// The books of each interface.
     pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
         self.books.interfaces()

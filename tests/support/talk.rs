@@ -35,6 +35,8 @@ pub struct Talk {
     window: u16,
     port: u16,
     latest: Vec<u8>,
+    /// Packets come with the NIC's stamp.
+    pub stamped: bool,
 }
 
 /// Where times of day begin here, in nanoseconds: late enough that nothing is small by chance.
@@ -51,7 +53,7 @@ impl Talk {
     pub fn with(v6: bool, options: Options) -> Talk {
         let kernel = Kernel::load(options).unwrap();
         let injector = kernel.injector(Hook::Ingress, true);
-        Talk { kernel, injector, v6, window: 1000, port: 40_000, latest: Vec::new() }
+        Talk { kernel, injector, v6, window: 1000, port: 40_000, latest: Vec::new(), stamped: false }
     }
 
     /// From now on both announce this window.
@@ -130,7 +132,8 @@ impl Talk {
     pub fn frame(&mut self, ns: u64, packet: &[u8], wire: u32) {
         let at_ns = EPOCH + ns;
         self.kernel.bpf.clock().advance(at_ns);
-        let frame = Frame { at_ns, wire_bytes: wire, ..Frame::default() };
+        let hardware_ns = if self.stamped { at_ns } else { 0 };
+        let frame = Frame { at_ns, hardware_ns, wire_bytes: wire, ..Frame::default() };
         self.injector.inject(packet, frame, 1).unwrap();
     }
 
