@@ -62,6 +62,7 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	if (nm_preemptible)
 		bpf_preempt_disable();
 	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
+	books->whole[hook & 1]++;
 	/* The live bit comes after the entry: a sweep in between would clear it. */
 	if (verdict == NM_FLOW4) {
 		hash = nm_hash(p.word, sizeof(p.key4)) >> (32 - nm_shift4);

@@ -232,7 +232,8 @@ struct nm_books {
 	struct nm_tally seen[NM_HOOKS];
 	struct nm_tally ignored[NM_IGNORED];
 	struct nm_tally lost; /* their record found its ring full */
-	__u64 align[5];       /* to whole cache lines */
+	__u64 whole[NM_HOOKS]; /* `seen` as the kernel handed them around: not cut into segments */
+	__u64 align[3];       /* to whole cache lines */
 };
 
 #define NM_INTERFACES 1024 /* slots on each CPU, a power of two; interfaces that find none share one more */

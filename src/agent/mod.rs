@@ -1,6 +1,7 @@
 //! Wires the stages: kernel, workers, flow tables, metrics; starts and stops them.
 
 mod inline;
+mod interfaces;
 mod report;
 mod shard;
 mod shared;
@@ -13,14 +14,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{self, Attachments, Bpf, Clock, Link, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::bpf::{self, Bpf, Clock, ObjectStorage, Options, Ring, Sweep, Sweeper};
 use crate::config::{Config, Precision};
-use crate::flow::{Facing, Limits};
+use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
 use crate::worker::Worker;
 
 pub use inline::Inline;
+use interfaces::Following;
 pub use report::{Conservation, Report};
 use shard::{Shard, ShardSink};
 pub use shared::Handle;
@@ -50,7 +52,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
         log::info!("removed {removed} filters that a killed agent had left");
     }
     let server = Server::bind(&config.metrics_addr, HttpLimits::default())?;
-    let links = choose(config)?;
+    bpf::allow_many_descriptors();
 
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
@@ -69,12 +71,9 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     let server = server.start(Arc::new(page))?;
     log::info!("metrics on http://{}/metrics", server.local_addr());
 
-    let mut attachments = Attachments::default();
-    let attached = attach(config, &bpf, &links, &mut attachments, &shared);
-    let sweeps = match attached.and_then(|()| Sweeps::start(bpf.sweeper()?)) {
-        Ok(sweeps) => sweeps,
+    let following = match Following::start(config, bpf.attachments()?, Arc::clone(&shared)) {
+        Ok(following) => following,
         Err(error) => {
-            attachments.detach();
             for worker in workers {
                 // What it has to say matters less than why the agent cannot start.
                 let _ = worker.finish();
@@ -82,10 +81,11 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
             return Err(error);
         }
     };
+    let sweeps = Sweeps::start(bpf.sweeper()?)?;
     ready(Handle::new(Arc::clone(&shared), server.local_addr()));
 
-    let failure = wait(stop, &workers, &sweeps);
-    let report = finish(&bpf, attachments, sweeps, workers, &rings, &shared, server)?;
+    let failure = wait(stop, &workers, &sweeps, &following);
+    let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
     match failure {
         Some(failure) => bail!(failure),
         None => Ok(report),
@@ -130,19 +130,6 @@ fn log_kernel() {
     );
 }
 
-fn choose(config: &Config) -> Result<Vec<Link>> {
-    let all = bpf::list_links()?;
-    let names: Vec<String> = all.iter().map(|l| l.name.clone()).collect();
-    let links = config.interfaces.choose(all);
-    if links.is_empty() {
-        let patterns = config.interfaces.patterns();
-        let wanted =
-            if patterns.is_empty() { "is up".to_owned() } else { format!("is up and matches {}", patterns.join(" ")) };
-        bail!("no interface {wanted} (there are {}): name one with --interface", names.join(", "));
-    }
-    Ok(links)
-}
-
 type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
 
 fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Result<Started> {
@@ -168,43 +155,14 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
     Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards)))
 }
 
-fn attach(
-    config: &Config,
-    bpf: &Bpf<'_>,
-    links: &[Link],
-    attachments: &mut Attachments,
-    shared: &Shared,
-) -> Result<()> {
-    // Before the first packet of any of them.
-    shared.face(Facing::new(links.iter().filter(|link| link.workload).map(|link| link.index).collect()));
-    let mut failures = Vec::new();
-    for link in links {
-        match attachments.attach(bpf, link, config.clsact) {
-            Ok(mode) => {
-                let facing = if link.workload { ", faces a workload" } else { "" };
-                log::info!("watching {} (index {}, {}{facing})", link.name, link.index, mode.name());
-                shared.watch(link, mode);
-            }
-            Err(error) => {
-                log::warn!("cannot watch {}: {error:#}", link.name);
-                failures.push(format!("{}: {error:#}", link.name));
-            }
-        }
-    }
-    if attachments.links().next().is_none() {
-        bail!("no interface could be attached: {}", failures.join("; "));
-    }
-    Ok(())
-}
-
 /// Sleeps until the agent is to stop; what failed, if that is why.
-fn wait(stop: &Receiver<()>, workers: &[Worker], sweeps: &Sweeps) -> Option<String> {
+fn wait(stop: &Receiver<()>, workers: &[Worker], sweeps: &Sweeps, following: &Following) -> Option<String> {
     loop {
         match stop.recv_timeout(Duration::from_secs(1)) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if workers.iter().any(Worker::is_finished) || sweeps.thread.is_finished() {
+        if workers.iter().any(Worker::is_finished) || sweeps.thread.is_finished() || following.is_finished() {
             return Some("a thread of the agent ended by itself; the log says why".to_owned());
         }
     }
@@ -213,7 +171,7 @@ fn wait(stop: &Receiver<()>, workers: &[Worker], sweeps: &Sweeps) -> Option<Stri
 /// Detaches, brings everything that is still on its way into the books, and ends all threads.
 fn finish(
     bpf: &Bpf<'_>,
-    mut attachments: Attachments,
+    following: Following,
     sweeps: Sweeps,
     workers: Vec<Worker>,
     rings: &[Ring],
@@ -221,7 +179,7 @@ fn finish(
     server: Running,
 ) -> Result<Report> {
     let started = Instant::now();
-    attachments.detach();
+    following.stop()?.detach_all();
     if let Some(ring) = rings.first() {
         bpf.wait_for_programs(ring)?;
     }

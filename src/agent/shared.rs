@@ -1,16 +1,17 @@
 //! What threads share: the shards and the kernel's books, and the view of them that others get.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMapExt;
 
 use super::report::Report;
 use super::shard::{Shard, lock};
-use crate::bpf::{Books, Clock, Link, Mode, ProgramStatsReader, TimestampSource};
+use crate::bpf::{self, Books, Clock, ProgramStatsReader, TimestampSource};
 use crate::flow::{Counts, Facing, Flow};
-use crate::metrics::{Aggregates, Processing, Snapshot, Source};
+use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, Snapshot, Source};
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ pub(super) struct Shared {
     programs: ProgramStatsReader,
     timestamps: TimestampSource,
     shards: Vec<Arc<Mutex<Shard>>>,
-    watched: Mutex<Vec<(u32, String, &'static str)>>,
+    interfaces: Mutex<BTreeMap<u32, Interface>>,
 }
 
 impl Shared {
@@ -30,16 +31,33 @@ impl Shared {
         timestamps: TimestampSource,
         shards: Vec<Arc<Mutex<Shard>>>,
     ) -> Shared {
-        Shared { books, programs, timestamps, shards, watched: Mutex::default() }
+        Shared { books, programs, timestamps, shards, interfaces: Mutex::default() }
     }
 
     pub(super) fn shards(&self) -> &[Arc<Mutex<Shard>>] {
         &self.shards
     }
 
-    pub(super) fn watch(&self, link: &Link, mode: Mode) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.push((link.index, link.name.clone(), mode.name()));
+    /// An interface is there, or has changed.
+    pub(super) fn know(&self, interface: &Interface) {
+        self.lock_interfaces().insert(interface.index, interface.clone());
+    }
+
+    /// An interface is gone; records of it may still come.
+    pub(super) fn forget(&self, index: u32) {
+        self.lock_interfaces().remove(&index);
+    }
+
+    /// No record of an interface will come any more.
+    pub(super) fn retire(&self, index: u32) {
+        for shard in &self.shards {
+            lock(shard).aggregates.retire(index);
+        }
+        self.books.retire(index);
+    }
+
+    fn lock_interfaces(&self) -> MutexGuard<'_, BTreeMap<u32, Interface>> {
+        self.interfaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells all tables which interfaces face a workload.
@@ -47,10 +65,6 @@ impl Shared {
         for shard in &self.shards {
             lock(shard).table.face(Facing::clone(&workloads));
         }
-    }
-
-    fn watched(&self) -> Vec<(u32, String, &'static str)> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends all flows: what they came to is in the last metrics.
@@ -94,7 +108,9 @@ impl Source for Shared {
             misses: self.books.misses(),
             timestamps: self.timestamps,
             processing,
-            interfaces: self.watched(),
+            interfaces: self.lock_interfaces().clone(),
+            // Without them the page lacks what is made of them, nothing else.
+            counters: bpf::interface_counters().unwrap_or_default(),
             programs: self.programs.read(),
         })
     }
@@ -107,7 +123,8 @@ impl Source for Shared {
     }
 
     fn unready(&self) -> Option<String> {
-        self.watched().is_empty().then(|| "no interface is watched yet".to_owned())
+        let watched = |interface: &Interface| matches!(interface.status, InterfaceStatus::Watched(_));
+        (!self.lock_interfaces().values().any(watched)).then(|| "no interface is watched yet".to_owned())
     }
 }
 
@@ -131,6 +148,11 @@ impl Handle {
     /// The books as they stand; what is in caches and rings is missing.
     pub fn report(&self) -> Report {
         self.shared.report()
+    }
+
+    /// The interfaces of the host, by index.
+    pub fn interfaces(&self) -> BTreeMap<u32, Interface> {
+        self.shared.lock_interfaces().clone()
     }
 
     /// Copies of all flows in the tables.

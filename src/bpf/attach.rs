@@ -1,13 +1,15 @@
 //! Attaches the programs to interfaces.
 
-use std::os::fd::AsFd;
-use std::ptr::NonNull;
+use std::collections::HashMap;
+use std::io::Error as IoError;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use anyhow::{Context, Error, Result};
-use libbpf_rs::{AsRawLibbpf, ErrorKind, Link as BpfLink, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
+use anyhow::{Context, Result};
+use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
+use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
 
 use super::links::{Framing, Link};
-use super::load::Bpf;
 
 /// Of the clsact filters, so that a later start tells its own from other people's.
 pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
@@ -33,116 +35,147 @@ impl Mode {
     }
 }
 
+/// The programs of one framing.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) ingress: OwnedFd,
+    pub(super) egress: OwnedFd,
+}
+
 enum Attachment {
-    Tcx([BpfLink; 2]),
-    Clsact([TcHook; 2]),
+    Tcx([OwnedFd; 2]),
+    Clsact,
 }
 
 /// The interfaces that are watched. Dropping it detaches.
-#[derive(Default)]
 pub struct Attachments {
-    attached: Vec<(Link, Attachment)>,
+    ethernet: Pair,
+    ip: Pair,
+    attached: HashMap<u32, Attachment>,
 }
 
 impl Attachments {
-    /// Attaches both hooks of `link`; the mode that was used. Tries TCX first unless `clsact` is asked for.
-    pub fn attach(&mut self, bpf: &Bpf<'_>, link: &Link, clsact: bool) -> Result<Mode> {
-        let progs = &bpf.skel.progs;
-        let (ingress, egress) = match link.framing.context("its packets are neither Ethernet nor IP")? {
-            Framing::Ethernet => (&progs.nm_ingress, &progs.nm_egress),
-            Framing::Ip => (&progs.nm_ingress_l3, &progs.nm_egress_l3),
+    pub(super) fn new(ethernet: Pair, ip: Pair) -> Attachments {
+        Attachments { ethernet, ip, attached: HashMap::new() }
+    }
+
+    /// Attaches both hooks of `link`; the mode that was used, `None` if the interface is gone meanwhile. Tries TCX first unless
+    /// `clsact` is asked for.
+    pub fn attach(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
+        let programs = match link.framing.context("its packets are neither Ethernet nor IP")? {
+            Framing::Ethernet => &self.ethernet,
+            Framing::Ip => &self.ip,
         };
-        if !clsact {
-            match attach_tcx(link, ingress, egress) {
-                Ok(links) => {
-                    self.attached.push((link.clone(), Attachment::Tcx(links)));
-                    return Ok(Mode::Tcx);
-                }
-                // A kernel without TCX does not know the attach type.
-                Err(error) if is_unsupported(&error) => log::debug!("{error:#}: using clsact"),
-                Err(error) => return Err(error),
-            }
-        }
-        let hooks = attach_clsact(link, ingress, egress)?;
-        self.attached.push((link.clone(), Attachment::Clsact(hooks)));
-        Ok(Mode::Clsact)
+        let (attachment, mode) = match attach(link, programs, clsact) {
+            Ok(attached) => attached,
+            Err(_) if if_indextoname(link.index).is_err() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.attached.insert(link.index, attachment);
+        Ok(Some(mode))
     }
 
-    /// The interfaces that are watched.
-    pub fn links(&self) -> impl Iterator<Item = &Link> {
-        self.attached.iter().map(|(link, _)| link)
+    /// The interface is watched.
+    pub fn contains(&self, index: u32) -> bool {
+        self.attached.contains_key(&index)
     }
 
-    /// Detaches all. Interfaces that vanished took their programs along.
-    pub fn detach(&mut self) {
-        for (link, attachment) in self.attached.drain(..) {
-            match attachment {
-                Attachment::Tcx(links) => drop(links),
-                Attachment::Clsact(hooks) => {
-                    for mut hook in hooks {
-                        if let Err(error) = hook.detach() {
-                            log::debug!("detach from {}: {error}", link.name);
-                        }
+    /// Nothing is watched.
+    pub fn is_empty(&self) -> bool {
+        self.attached.is_empty()
+    }
+
+    /// Detaches from an interface. One that vanished took clsact's filters along; a TCX link would go with it, wherever it is.
+    pub fn detach(&mut self, index: u32) {
+        match self.attached.remove(&index) {
+            None => {}
+            Some(Attachment::Tcx(links)) => drop(links),
+            Some(Attachment::Clsact) => {
+                for point in [TC_INGRESS, TC_EGRESS] {
+                    // Handle and priority say which filter; the program does not matter.
+                    if let Err(error) = filter(self.ethernet.ingress.as_fd(), index, point).detach() {
+                        log::debug!("detach from interface {index}: {error}");
                     }
                 }
             }
         }
     }
+
+    /// Detaches from all.
+    pub fn detach_all(&mut self) {
+        let all: Vec<u32> = self.attached.keys().copied().collect();
+        all.into_iter().for_each(|index| self.detach(index));
+    }
 }
 
 impl Drop for Attachments {
     fn drop(&mut self) {
-        self.detach();
+        self.detach_all();
     }
 }
 
-fn is_unsupported(error: &Error) -> bool {
-    let kind = error.downcast_ref::<libbpf_rs::Error>().map(|e| e.kind());
-    matches!(kind, Some(ErrorKind::InvalidInput | ErrorKind::Unsupported))
+/// True if a system call failed that way.
+fn is(error: &anyhow::Error, wanted: &[Errno]) -> bool {
+    let code = error.downcast_ref::<IoError>().and_then(IoError::raw_os_error);
+    code.is_some_and(|code| wanted.iter().any(|errno| *errno as i32 == code))
 }
 
-fn attach_tcx(link: &Link, ingress: &ProgramMut<'_>, egress: &ProgramMut<'_>) -> Result<[BpfLink; 2]> {
-    let attach = |program: &ProgramMut<'_>, side| -> Result<BpfLink> {
-        let options = libbpf_sys::bpf_tcx_opts {
-            sz: size_of::<libbpf_sys::bpf_tcx_opts>() as _,
+fn attach(link: &Link, programs: &Pair, clsact: bool) -> Result<(Attachment, Mode)> {
+    if !clsact {
+        match attach_tcx(link, programs) {
+            Ok(links) => return Ok((Attachment::Tcx(links), Mode::Tcx)),
+            // A kernel without TCX does not know the attach type.
+            Err(error) if is(&error, &[Errno::EINVAL, Errno::EOPNOTSUPP]) => log::debug!("{error:#}: using clsact"),
+            Err(error) => return Err(error),
+        }
+    }
+    attach_clsact(link, programs)?;
+    Ok((Attachment::Clsact, Mode::Clsact))
+}
+
+fn attach_tcx(link: &Link, programs: &Pair) -> Result<[OwnedFd; 2]> {
+    let attach = |program: &OwnedFd, point, side| -> Result<OwnedFd> {
+        let options = libbpf_sys::bpf_link_create_opts {
+            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
             // At the head: seen before another program can end the chain.
             flags: libbpf_sys::BPF_F_BEFORE,
             ..Default::default()
         };
-        let program = program.as_libbpf_object().as_ptr();
-        // SAFETY: a loaded program, of the section that names its side; the options outlive the call.
-        let raw = unsafe { libbpf_sys::bpf_program__attach_tcx(program, link.index as i32, &options) };
-        let Some(raw) = NonNull::new(raw) else {
-            let error = libbpf_rs::Error::from(std::io::Error::last_os_error());
-            return Err(Error::new(error).context(format!("attach tcx {side} on {}", link.name)));
-        };
-        // SAFETY: a link that nobody else owns.
-        Ok(unsafe { BpfLink::from_ptr(raw) })
+        // SAFETY: an open program; the options outlive the call.
+        let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), link.index as i32, point, &options) };
+        if fd < 0 {
+            let error = IoError::from_raw_os_error(-fd);
+            return Err(anyhow::Error::new(error).context(format!("attach tcx {side} on {}", link.name)));
+        }
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     };
-    Ok([attach(ingress, "ingress")?, attach(egress, "egress")?])
+    Ok([
+        attach(&programs.ingress, libbpf_sys::BPF_TCX_INGRESS, "ingress")?,
+        attach(&programs.egress, libbpf_sys::BPF_TCX_EGRESS, "egress")?,
+    ])
 }
 
-fn attach_clsact(link: &Link, ingress: &ProgramMut<'_>, egress: &ProgramMut<'_>) -> Result<[TcHook; 2]> {
-    let attach = |program: &ProgramMut<'_>, point, side| -> Result<TcHook> {
-        let mut hook = TcHookBuilder::new(program.as_fd())
-            .ifindex(link.index as i32)
-            .handle(HANDLE)
-            .priority(PRIORITY)
-            .hook(point);
-        hook.create().with_context(|| format!("add the clsact qdisc to {}", link.name))?;
-        hook.attach().with_context(|| {
+/// Our filter of the clsact qdisc at an interface.
+fn filter(program: BorrowedFd<'_>, index: u32, point: TcAttachPoint) -> TcHook {
+    TcHookBuilder::new(program).ifindex(index as i32).handle(HANDLE).priority(PRIORITY).hook(point)
+}
+
+fn attach_clsact(link: &Link, programs: &Pair) -> Result<()> {
+    let attach = |program: &OwnedFd, point, side| -> Result<TcHook> {
+        let mut filter = filter(program.as_fd(), link.index, point);
+        filter.create().with_context(|| format!("add the clsact qdisc to {}", link.name))?;
+        filter.attach().with_context(|| {
             format!(
                 "attach clsact {side} on {} (priority {PRIORITY}, handle {HANDLE:#x}): another filter may hold these",
                 link.name
             )
         })
     };
-    let mut first = attach(ingress, TC_INGRESS, "ingress")?;
-    match attach(egress, TC_EGRESS, "egress") {
-        Ok(second) => Ok([first, second]),
-        Err(error) => {
-            let _ = first.detach();
-            Err(error)
-        }
+    let mut first = attach(&programs.ingress, TC_INGRESS, "ingress")?;
+    if let Err(error) = attach(&programs.egress, TC_EGRESS, "egress") {
+        let _ = first.detach();
+        return Err(error);
     }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
+use std::sync::{Mutex, PoisonError};
 
 use super::load::INTERFACES;
 use super::mapped::Mapped;
@@ -36,6 +37,9 @@ pub struct InterfaceBooks {
     pub ingress: Tally,
     /// Every packet that came by the egress hook.
     pub egress: Tally,
+    /// The same as the kernel handed them around, in the order of the hooks: a packet that is yet to be cut into segments, or was
+    /// put together of them, is one.
+    pub whole: [u64; 2],
     /// Ignored: not IP.
     pub not_ip: Tally,
     /// Ignored: an IP packet whose headers are cut short or contradict themselves.
@@ -53,10 +57,25 @@ impl InterfaceBooks {
     }
 }
 
+impl From<nm_books> for InterfaceBooks {
+    fn from(b: nm_books) -> InterfaceBooks {
+        InterfaceBooks {
+            ingress: b.seen[0].into(),
+            egress: b.seen[1].into(),
+            whole: b.whole,
+            not_ip: b.ignored[0].into(),
+            malformed: b.ignored[1].into(),
+            ring_full: b.lost.into(),
+        }
+    }
+}
+
 impl AddAssign for InterfaceBooks {
     fn add_assign(&mut self, other: InterfaceBooks) {
         self.ingress += other.ingress;
         self.egress += other.egress;
+        self.whole[0] += other.whole[0];
+        self.whole[1] += other.whole[1];
         self.not_ip += other.not_ip;
         self.malformed += other.malformed;
         self.ring_full += other.ring_full;
@@ -91,30 +110,45 @@ pub struct Books {
     interfaces: Mapped<nm_books>,
     state: Mapped<nm_cpu>,
     cpus: usize,
+    /// Of interfaces that are gone.
+    retired: Mutex<InterfaceBooks>,
 }
 
 impl Books {
     pub(super) fn new(interfaces: Mapped<nm_books>, state: Mapped<nm_cpu>, cpus: usize) -> Books {
-        Books { interfaces, state, cpus }
+        Books { interfaces, state, cpus, retired: Mutex::default() }
     }
 
-    /// By interface index; 0 stands for the interfaces that found no books of their own.
+    /// By interface index; 0 stands for the interfaces that are gone, or found no books of their own.
     pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::<u32, InterfaceBooks>::new();
-        for i in 0..self.cpus * (INTERFACES + 1) {
-            let Some(b) = self.interfaces.read(i) else { continue };
-            let books = InterfaceBooks {
-                ingress: b.seen[0].into(),
-                egress: b.seen[1].into(),
-                not_ip: b.ignored[0].into(),
-                malformed: b.ignored[1].into(),
-                ring_full: b.lost.into(),
-            };
+        for b in (0..self.slots()).filter_map(|i| self.interfaces.read(i)) {
+            let books = InterfaceBooks::from(b);
             if books != InterfaceBooks::default() {
                 *all.entry(b.ifindex).or_default() += books;
             }
         }
+        if *retired != InterfaceBooks::default() {
+            *all.entry(0).or_default() += *retired;
+        }
         all
+    }
+
+    /// Gives up the books of an interface: what is in them counts as interface 0 from now on. To be called when no program and no
+    /// cache knows the interface any more.
+    pub fn retire(&self, ifindex: u32) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        for i in 0..self.slots() {
+            if let Some(b) = self.interfaces.read(i).filter(|b| b.ifindex == ifindex) {
+                *retired += b.into();
+                self.interfaces.clear(i);
+            }
+        }
+    }
+
+    fn slots(&self) -> usize {
+        self.cpus * (INTERFACES + 1)
     }
 
     /// Of all CPUs.

@@ -25,78 +25,64 @@
 //!
 //! Tap devices of virtual machines count as uplinks: nothing tells them from those of a VPN.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 
+use super::links::Link;
 use super::netlink::dump;
 
-/// What a link's own message tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pair {
-    /// The end of a pair whose other end is in another namespace.
-    peer_elsewhere: bool,
-    /// Index of the bridge, bond or VRF that has it.
-    master: Option<u32>,
-    /// It is a bridge.
-    bridge: bool,
-}
-
-impl Pair {
-    pub(super) fn of(message: &LinkMessage) -> Pair {
-        let mut pair = Pair::default();
-        let (mut ends, mut elsewhere) = (false, false);
-        for attribute in &message.attributes {
-            match attribute {
-                // Only there if the peer's namespace is another one.
-                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-                LinkAttribute::Controller(index) => pair.master = (*index != 0).then_some(*index),
-                LinkAttribute::LinkInfo(infos) => {
-                    for info in infos {
-                        match info {
-                            LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => ends = true,
-                            LinkInfo::Kind(InfoKind::Bridge) => pair.bridge = true,
-                            _ => {}
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        pair.peer_elsewhere = ends && elsewhere;
-        pair
-    }
-}
-
-/// The indexes of those of `links` that face a workload.
-pub(super) fn workloads(links: &[(u32, Pair)]) -> Result<HashSet<u32>> {
+/// Judges which of all interfaces face a workload. `places` are read if they are not there.
+pub(super) fn judge_all(links: &mut BTreeMap<u32, Link>, places: &mut Option<Places>) -> Result<()> {
     // A node may have very many routes: they are read only if they matter.
-    if !links.iter().any(|(_, pair)| pair.peer_elsewhere || pair.bridge) {
-        return Ok(HashSet::new());
+    if places.is_none() && links.values().any(|link| link.peer_elsewhere || link.is_bridge()) {
+        *places = Some(Places::read()?);
     }
-    Ok(judge(links, &Places::read()?))
+    judge(links, places.as_ref().unwrap_or(&Places::default()));
+    Ok(())
 }
 
-fn judge(links: &[(u32, Pair)], places: &Places) -> HashSet<u32> {
-    let bridges: HashSet<u32> = links.iter().filter(|(_, pair)| pair.bridge).map(|(index, _)| *index).collect();
-    let ports = |bridge: u32| links.iter().filter(move |(_, pair)| pair.master == Some(bridge));
-    let faces = |(index, pair): &(u32, Pair)| match pair.master.filter(|master| bridges.contains(master)) {
-        _ if !pair.peer_elsewhere => false,
-        Some(bridge) => !places.ways_out.contains(&bridge) || ports(bridge).any(|(_, port)| !port.peer_elsewhere),
-        None => !places.ways_out.contains(index) && !places.on_subnets.contains(index),
+fn judge(links: &mut BTreeMap<u32, Link>, places: &Places) {
+    let bridges = bridges(links);
+    let faces = |link: &Link| match link.master.and_then(|master| bridges.get(&master)) {
+        _ if !link.peer_elsewhere => false,
+        Some(ports) => !places.ways_out.contains(&ports.bridge) || ports.others,
+        None => !places.ways_out.contains(&link.index) && !places.on_subnets.contains(&link.index),
     };
-    let fronts = |bridge: u32| !places.ways_out.contains(&bridge) && ports(bridge).all(faces);
-    let pairs = links.iter().filter(|link| faces(link)).map(|(index, _)| *index);
-    pairs.chain(bridges.iter().copied().filter(|bridge| fronts(*bridge))).collect()
+    let fronts = |bridge: u32| {
+        let ports = &bridges[&bridge];
+        !places.ways_out.contains(&bridge) && !ports.others
+    };
+    for link in links.values_mut() {
+        link.workload = if link.is_bridge() { fronts(link.index) } else { faces(link) };
+    }
+}
+
+/// The ports of a bridge.
+struct Ports {
+    bridge: u32,
+    /// Some are no ends of pairs.
+    others: bool,
+}
+
+fn bridges(links: &BTreeMap<u32, Link>) -> HashMap<u32, Ports> {
+    let found = links.values().filter(|link| link.is_bridge());
+    let mut bridges: HashMap<u32, Ports> =
+        found.map(|link| (link.index, Ports { bridge: link.index, others: false })).collect();
+    for link in links.values() {
+        if let Some(ports) = link.master.and_then(|master| bridges.get_mut(&master)) {
+            ports.others |= !link.peer_elsewhere;
+        }
+    }
+    bridges
 }
 
 /// Where interfaces lead.
 #[derive(Debug, Default)]
-struct Places {
+pub(super) struct Places {
     /// Those with a default route.
     ways_out: HashSet<u32>,
     on_subnets: HashSet<u32>,
@@ -120,6 +106,15 @@ impl Places {
         })
         .context("list the routes")?;
         Ok(places)
+    }
+}
+
+/// True if what is known of places holds no longer.
+pub(super) fn concerns_places(message: &RouteNetlinkMessage) -> bool {
+    match message {
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => is_on_subnet(address),
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => !default_over(route).is_empty(),
+        _ => false,
     }
 }
 
@@ -149,20 +144,26 @@ fn default_over(route: &RouteMessage) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const PAIR: Pair = Pair { peer_elsewhere: true, master: None, bridge: false };
-    const NIC: Pair = Pair { peer_elsewhere: false, master: None, bridge: false };
-    const BRIDGE: Pair = Pair { peer_elsewhere: false, master: None, bridge: true };
+    /// Kind, other end elsewhere, port of the first interface.
+    type Shape = (&'static str, bool, bool);
+    const PAIR: Shape = ("veth", true, false);
+    const NIC: Shape = ("physical", false, false);
+    const BRIDGE: Shape = ("bridge", false, false);
 
-    fn port(pair: Pair) -> Pair {
-        Pair { master: Some(1), ..pair }
+    fn port(shape: Shape) -> Shape {
+        (shape.0, shape.1, true)
     }
 
-    fn judged(links: &[Pair], ways_out: &[u32], on_subnets: &[u32]) -> Vec<u32> {
-        let links: Vec<(u32, Pair)> = (1..).zip(links.iter().copied()).collect();
+    fn judged(shapes: &[Shape], ways_out: &[u32], on_subnets: &[u32]) -> Vec<u32> {
+        let link = |index, (kind, peer_elsewhere, port): &Shape| Link {
+            master: port.then_some(1),
+            peer_elsewhere: *peer_elsewhere,
+            ..Link::sample(index, &index.to_string(), kind)
+        };
+        let mut links = (1..).zip(shapes).map(|(index, shape)| (index, link(index, shape))).collect();
         let [ways_out, on_subnets] = [ways_out, on_subnets].map(|list| list.iter().copied().collect());
-        let mut found: Vec<u32> = judge(&links, &Places { ways_out, on_subnets }).into_iter().collect();
-        found.sort_unstable();
-        found
+        judge(&mut links, &Places { ways_out, on_subnets });
+        links.values().filter(|link| link.workload).map(|link| link.index).collect()
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! The interfaces of this network namespace, by netlink.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
-use super::facing::{self, Pair};
-use super::netlink::dump;
+use super::facing;
+use super::netlink::{dump, get};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,14 +18,20 @@ pub struct Link {
     pub index: u32,
     /// Interface name.
     pub name: String,
-    /// Administratively up.
-    pub up: bool,
+    /// What made it: `physical`, `loopback`, or the kernel's name of a virtual kind: `veth`, `bridge`, `vxlan`.
+    pub kind: String,
     /// The loopback device.
     pub loopback: bool,
     /// What its packets start with; `None`: neither Ethernet nor IP, so there is nothing to watch.
     pub framing: Option<Framing>,
+    /// The bridge, bond, team or VRF that has it.
+    pub master: Option<u32>,
+    /// Every packet of it passes this interface too, which shows more of it: a VLAN device's lower one, the bond of a port.
+    pub repeats: Option<u32>,
     /// It is the host's end of a pair, and a pod or container has the other: what enters the host here has left a workload.
     pub workload: bool,
+    /// The end of a pair whose other end is in another namespace.
+    pub(super) peer_elsewhere: bool,
 }
 
 /// What packets of an interface start with.
@@ -50,41 +60,139 @@ impl Framing {
     }
 }
 
+impl Link {
+    /// Packets of this kind are counted by the kernel as it hands them around: a large one that is yet to be cut into segments,
+    /// or was put together of them, counts as one. A NIC counts what is on the wire.
+    pub fn counts_whole(&self) -> bool {
+        self.kind != PHYSICAL
+    }
+
+    pub(super) fn is_bridge(&self) -> bool {
+        self.kind == "bridge"
+    }
+
+    /// An Ethernet interface, for tests of what is done with it.
+    #[cfg(test)]
+    pub(crate) fn sample(index: u32, name: &str, kind: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            loopback: false,
+            framing: Some(Framing::Ethernet),
+            master: None,
+            repeats: None,
+            workload: false,
+            peer_elsewhere: false,
+        }
+    }
+
+    pub(super) fn of(message: &LinkMessage) -> Option<Link> {
+        let header = &message.header;
+        let loopback = header.flags.contains(LinkFlags::Loopback);
+        let mut link = Link {
+            index: header.index,
+            name: String::new(),
+            kind: if loopback { "loopback" } else { PHYSICAL }.to_owned(),
+            loopback,
+            framing: Framing::of(header.link_layer_type),
+            master: None,
+            repeats: None,
+            workload: false,
+            peer_elsewhere: false,
+        };
+        let (mut ends, mut elsewhere, mut vlan, mut bonded, mut lower) = (false, false, false, false, None);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                // Only there if the peer, or the lower interface, is in another namespace.
+                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+                LinkAttribute::Link(index) => lower = Some(*index),
+                LinkAttribute::Controller(index) => link.master = (*index != 0).then_some(*index),
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => {
+                                ends = matches!(kind, InfoKind::Veth | InfoKind::Netkit);
+                                vlan = matches!(kind, InfoKind::Vlan);
+                                link.kind = kind.to_string();
+                            }
+                            LinkInfo::PortKind(kind) => {
+                                bonded = matches!(kind, InfoPortKind::Bond | InfoPortKind::Team);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        link.peer_elsewhere = ends && elsewhere;
+        if vlan && !elsewhere {
+            link.repeats = lower;
+        } else if bonded {
+            link.repeats = link.master;
+        }
+        (!link.name.is_empty()).then_some(link)
+    }
+}
+
+const PHYSICAL: &str = "physical";
+
 /// Lists all interfaces.
 pub fn list_links() -> Result<Vec<Link>> {
-    let (mut links, mut pairs) = (Vec::new(), Vec::new());
-    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
-        if let RouteNetlinkMessage::NewLink(message) = message {
-            pairs.push((message.header.index, Pair::of(&message)));
-            links.extend(link_of(message));
-        }
-    })
-    .context("list the interfaces")?;
-    let workloads = facing::workloads(&pairs)?;
-    for link in &mut links {
-        link.workload = workloads.contains(&link.index);
-    }
+    let mut links = read_links()?.into_iter().map(|link| (link.index, link)).collect();
+    facing::judge_all(&mut links, &mut None)?;
+    Ok(links.into_values().collect())
+}
+
+/// Without a judgement of whom they face.
+pub(super) fn read_links() -> Result<Vec<Link>> {
+    let mut links = Vec::new();
+    each_link(|message| links.extend(Link::of(&message)))?;
     Ok(links)
 }
 
-fn link_of(message: LinkMessage) -> Option<Link> {
-    let name = message.attributes.into_iter().find_map(|a| match a {
-        LinkAttribute::IfName(name) => Some(name),
+/// What all interfaces have counted themselves, by index: packets received and sent.
+pub fn interface_counters() -> Result<HashMap<u32, [u64; 2]>> {
+    let mut counters = HashMap::new();
+    each_link(|message| counters.extend(counted(&message).map(|count| (message.header.index, count))))?;
+    Ok(counters)
+}
+
+/// As [`interface_counters`], of one; `None` if it is not there.
+pub fn counters_of(index: u32) -> Option<[u64; 2]> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    let mut counters = None;
+    let asked = get(RouteNetlinkMessage::GetLink(request), |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message {
+            counters = counted(&message);
+        }
+    });
+    asked.ok().and(counters)
+}
+
+fn counted(message: &LinkMessage) -> Option<[u64; 2]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(stats) => Some([stats.rx_packets, stats.tx_packets]),
         _ => None,
-    })?;
-    let flags = message.header.flags;
-    Some(Link {
-        index: message.header.index,
-        name,
-        up: flags.contains(LinkFlags::Up),
-        loopback: flags.contains(LinkFlags::Loopback),
-        framing: Framing::of(message.header.link_layer_type),
-        workload: false,
     })
+}
+
+fn each_link(mut take: impl FnMut(LinkMessage)) -> Result<()> {
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message {
+            take(message);
+        }
+    })
+    .context("list the interfaces")
 }
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::{InfoData, InfoVlan, LinkHeader};
+
     use super::*;
 
     #[test]
@@ -92,5 +200,40 @@ mod tests {
         let links = list_links().unwrap();
         let lo = links.iter().find(|l| l.loopback).expect("every namespace has a loopback device");
         assert_eq!((lo.name.as_str(), lo.framing), ("lo", Some(Framing::Ethernet)));
+    }
+
+    fn link(attributes: Vec<LinkAttribute>) -> Link {
+        let mut message = LinkMessage::default();
+        message.header = LinkHeader { index: 7, link_layer_type: LinkLayerType::Ether, ..LinkHeader::default() };
+        message.attributes = vec![LinkAttribute::IfName("x0".to_owned())];
+        message.attributes.extend(attributes);
+        Link::of(&message).unwrap()
+    }
+
+    fn info(kind: InfoKind) -> LinkAttribute {
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])
+    }
+
+    #[test]
+    fn kinds_are_the_kernels_names() {
+        assert_eq!(link(vec![]).kind, "physical");
+        assert_eq!(link(vec![info(InfoKind::Veth)]).kind, "veth");
+        assert_eq!(link(vec![info(InfoKind::Other("future".to_owned()))]).kind, "future");
+    }
+
+    #[test]
+    fn vlan_devices_and_bonded_ports_repeat_another() {
+        let vlan = LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vlan),
+            LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(5)])),
+        ]);
+        assert_eq!(link(vec![LinkAttribute::Link(3), vlan.clone()]).repeats, Some(3));
+        let moved = vec![LinkAttribute::Link(3), LinkAttribute::LinkNetNsId(0), vlan];
+        assert_eq!(link(moved).repeats, None, "the lower one is not here");
+        let port = |kind| vec![LinkAttribute::Controller(4), LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(kind)])];
+        assert_eq!(link(port(InfoPortKind::Bond)).repeats, Some(4));
+        assert_eq!(link(port(InfoPortKind::Team)).repeats, Some(4));
+        assert_eq!(link(port(InfoPortKind::Bridge)).repeats, None, "ports talk to each other");
+        assert_eq!(link(vec![LinkAttribute::Link(3), info(InfoKind::MacVlan)]).repeats, None, "siblings talk");
     }
 }

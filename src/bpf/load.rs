@@ -10,6 +10,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, PrintLevel};
 
 use super::app::App;
+use super::attach::{Attachments, Pair};
 use super::books::Books;
 use super::cache_sweep::Sweeper;
 use super::clock::Clock;
@@ -205,8 +206,7 @@ impl<'obj> Bpf<'obj> {
             .context("wait for running programs")
     }
 
-    /// Program for tests and benchmarks that run it on packets of their own: `ethernet` tells whether these start with an
-    /// Ethernet header.
+    /// A handle to a program: `ethernet` tells whether its packets start with an Ethernet header.
     pub fn program(&self, hook: super::Hook, ethernet: bool) -> Result<OwnedFd> {
         let progs = &self.skel.progs;
         let program = match (hook, ethernet) {
@@ -216,6 +216,17 @@ impl<'obj> Bpf<'obj> {
             (super::Hook::Egress, false) => &progs.nm_egress_l3,
         };
         program.as_fd().try_clone_to_owned().context("duplicate a program")
+    }
+
+    /// What attaches the programs, for a thread of its own.
+    pub fn attachments(&self) -> Result<Attachments> {
+        let pair = |ethernet| -> Result<Pair> {
+            Ok(Pair {
+                ingress: self.program(super::Hook::Ingress, ethernet)?,
+                egress: self.program(super::Hook::Egress, ethernet)?,
+            })
+        };
+        Ok(Attachments::new(pair(true)?, pair(false)?))
     }
 
     /// A handle to read the kernel's statistics of the programs with.

@@ -27,8 +27,9 @@ impl<T: Copy> Mapped<T> {
         anyhow::ensure!(map.value_size() as usize == size_of::<T>(), "map {name}: unexpected value size");
         let bytes = NonZeroUsize::new(entries * size_of::<T>()).with_context(|| format!("map {name} is empty"))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(None, bytes, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map, 0) }
-            .with_context(|| format!("mmap map {name}"))?;
+        let start =
+            unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0) }
+                .with_context(|| format!("mmap map {name}"))?;
         Ok(Mapped { start: start.cast(), entries, bytes })
     }
 
@@ -36,6 +37,17 @@ impl<T: Copy> Mapped<T> {
     pub(super) fn read(&self, i: usize) -> Option<T> {
         // SAFETY: in bounds of the mapping; T is plain integers, valid for any bytes.
         (i < self.entries).then(|| unsafe { self.start.add(i).read_volatile() })
+    }
+
+    /// Makes entry `i` all zeros, its first word last. Only for one that no program writes to.
+    pub(super) fn clear(&self, i: usize) {
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };
+        if i < self.entries {
+            for word in (0..size_of::<T>() / 8).rev() {
+                // SAFETY: in bounds of the entry, which is whole aligned words.
+                unsafe { self.start.add(i).cast::<u64>().add(word).write_volatile(0) };
+            }
+        }
     }
 }
 

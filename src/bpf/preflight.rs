@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use libbpf_rs::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procfs::process::Process;
 
 /// Linux capability numbers, include/uapi/linux/capability.h.
@@ -32,6 +33,15 @@ pub fn check_host() -> Result<()> {
         bail!("this PREEMPT_RT kernel has no bpf_preempt_disable: netmon needs Linux 6.10 or newer there");
     }
     Ok(())
+}
+
+/// Two descriptors an interface: what is customary ends at 500 of them.
+pub fn allow_many_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::debug!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn missing_capabilities(effective: u64) -> Vec<&'static str> {

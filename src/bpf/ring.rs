@@ -88,6 +88,11 @@ impl Wakeup {
         Ok(Wakeup(EventFd::from_flags(flags).context("create an eventfd")?))
     }
 
+    /// Readable once it is raised.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Ends this and all later waits.
     pub fn raise(&self) {
         // Only a counter near 2^64 could refuse.
@@ -107,7 +112,7 @@ impl RingReader {
     pub fn wait(&self, timeout: Duration, wakeup: &Wakeup) -> Result<bool> {
         // SAFETY: the epoll instance belongs to `buffer` and lives as long.
         let ring = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
-        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(wakeup.0.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(wakeup.fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(fds[1].any().unwrap_or(false)),

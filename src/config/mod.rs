@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use args::{Args, Command};
 pub use features::{Buckets, Features, Precision};
-pub use select::Selection;
+pub use select::{Choice, Selection};
 
 /// The configuration of an agent.
 #[derive(Clone, Debug)]

@@ -1,12 +1,42 @@
 //! Which interfaces to watch.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::bpf::Link;
 
-/// A choice of interfaces by name: globs, with a leading `!` to leave out. Without a glob that takes in, every interface
-/// that is up, loopback excepted.
+/// What becomes of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It is to be watched.
+    Watch,
+    /// Not wanted.
+    Excluded,
+    /// All its packets pass an interface that is watched.
+    Repeats,
+    /// Its packets are neither Ethernet nor IP.
+    NotIp,
+}
+
+impl Choice {
+    /// As in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Choice::Watch => "watched",
+            Choice::Excluded => "excluded",
+            Choice::Repeats => "repeats",
+            Choice::NotIp => "not_ip",
+        }
+    }
+}
+
+/// Kinds that only ever have packets which another interface had first, or whose other end is here.
+const DIVERTED: [&str; 2] = ["ifb", "nlmon"];
+
+/// A choice of interfaces by name: globs, with a leading `!` to leave out. Without a glob that takes in: every interface that has
+/// packets of its own, loopback excepted.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     patterns: Vec<String>,
@@ -38,15 +68,41 @@ impl Selection {
         Ok(Selection { patterns: patterns.to_vec(), wanted: build(wanted)?, unwanted: build(unwanted)?, automatic })
     }
 
-    /// The interfaces to watch.
-    pub fn choose(&self, links: Vec<Link>) -> Vec<Link> {
-        links.into_iter().filter(|link| self.takes(link)).collect()
+    /// What to do with `link`, one of `all`.
+    pub fn judge(&self, link: &Link, all: &BTreeMap<u32, Link>) -> Choice {
+        if link.framing.is_none() {
+            return Choice::NotIp;
+        }
+        if self.unwanted.is_match(&link.name) {
+            return Choice::Excluded;
+        }
+        if !self.is_automatic() {
+            return if self.wanted.is_match(&link.name) { Choice::Watch } else { Choice::Excluded };
+        }
+        let shown_by = |index| all.get(&index).is_some_and(|other| self.judge(other, all) == Choice::Watch);
+        if link.loopback || DIVERTED.contains(&link.kind.as_str()) {
+            Choice::Excluded
+        } else if link.repeats.is_some_and(|other| other != link.index && shown_by(other)) {
+            Choice::Repeats
+        } else {
+            Choice::Watch
+        }
     }
 
-    fn takes(&self, link: &Link) -> bool {
-        let named = self.patterns.is_empty() || self.automatic || self.wanted.is_match(&link.name);
-        let fits = if self.patterns.is_empty() || self.automatic { link.up && !link.loopback } else { link.up };
-        named && fits && link.framing.is_some() && !self.unwanted.is_match(&link.name)
+    /// No interface is named.
+    pub fn is_automatic(&self) -> bool {
+        self.patterns.is_empty() || self.automatic
+    }
+
+    /// Names without a wildcard for which `all` has no interface.
+    pub fn missing<'a>(&'a self, all: &BTreeMap<u32, Link>) -> Vec<&'a str> {
+        let plain = self.patterns.iter().filter(|pattern| !pattern.contains(['!', '*', '?', '[', '{']));
+        plain.filter(|name| !all.values().any(|link| link.name == **name)).map(String::as_str).collect()
+    }
+
+    /// In words.
+    pub fn describe(&self) -> String {
+        if self.patterns.is_empty() { "any but loopback".to_owned() } else { self.patterns.join(" ") }
     }
 
     /// As they were given.
@@ -58,27 +114,58 @@ impl Selection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::Framing;
 
-    fn link(name: &str) -> Link {
-        let framing = Some(Framing::Ethernet);
-        let (up, loopback) = (!name.starts_with("down"), name == "lo");
-        Link { index: 1, name: name.to_owned(), up, loopback, framing, workload: false }
+    fn all(names: &[(&str, &str, Option<u32>)]) -> BTreeMap<u32, Link> {
+        let link = |index, &(name, kind, repeats): &(&str, &str, Option<u32>)| {
+            let mut link = Link::sample(index, name, kind);
+            (link.loopback, link.repeats) = (name == "lo", repeats);
+            (index, link)
+        };
+        (1..).zip(names).map(|(index, named)| link(index, named)).collect()
+    }
+
+    fn chosen_of(links: &BTreeMap<u32, Link>, patterns: &[&str]) -> Vec<String> {
+        let patterns: Vec<String> = patterns.iter().map(|&p| p.to_owned()).collect();
+        let selection = Selection::new(&patterns).unwrap();
+        let taken = links.values().filter(|link| selection.judge(link, links) == Choice::Watch);
+        taken.map(|link| link.name.clone()).collect()
     }
 
     fn chosen(patterns: &[&str]) -> Vec<String> {
-        let patterns: Vec<String> = patterns.iter().map(|&p| p.to_owned()).collect();
-        let links = ["lo", "eth0", "veth1", "veth2", "docker0", "down0"].map(link).to_vec();
-        Selection::new(&patterns).unwrap().choose(links).into_iter().map(|l| l.name).collect()
+        let names = ["lo", "eth0", "veth1", "veth2", "docker0", "ifb0"];
+        let kinds = ["physical", "physical", "veth", "veth", "bridge", "ifb"];
+        let named: Vec<_> = names.into_iter().zip(kinds).map(|(name, kind)| (name, kind, None)).collect();
+        chosen_of(&all(&named), patterns)
     }
 
     #[test]
     fn selects_by_name() {
         assert_eq!(chosen(&[]), ["eth0", "veth1", "veth2", "docker0"]);
         assert_eq!(chosen(&["lo"]), ["lo"]);
+        assert_eq!(chosen(&["ifb*"]), ["ifb0"]);
         assert_eq!(chosen(&["veth*", "!veth2"]), ["veth1"]);
         assert_eq!(chosen(&["!veth*"]), ["eth0", "docker0"]);
-        assert_eq!(chosen(&["down0"]), [""; 0]);
+    }
+
+    #[test]
+    fn what_only_repeats_another_is_left_out() {
+        let links = all(&[
+            ("bond0", "bond", None),
+            ("eth0", "physical", Some(1)),
+            ("bond0.5", "vlan", Some(1)),
+            ("eth1", "physical", None),
+            ("eth1.7", "vlan", Some(4)),
+        ]);
+        assert_eq!(chosen_of(&links, &[]), ["bond0", "eth1"]);
+        assert_eq!(chosen_of(&links, &["!bond0"]), ["eth0", "bond0.5", "eth1"], "nothing shows them");
+        assert_eq!(chosen_of(&links, &["eth1*"]), ["eth1", "eth1.7"], "asked for");
+    }
+
+    #[test]
+    fn plain_names_must_be_there() {
+        let links = all(&[("eth0", "physical", None)]);
+        let patterns = ["eth0", "eth7", "veth*", "!eth9"].map(str::to_owned);
+        assert_eq!(Selection::new(&patterns).unwrap().missing(&links), ["eth7"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a worker adds up, so that a scrape costs by series and not by flows.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
@@ -22,7 +23,7 @@ pub struct Aggregates {
     pub(super) errors: HashMap<ErrorKind, u64>,
     /// ICMP errors that found no flow, for too many waited for theirs.
     pub(super) errors_lost: u64,
-    /// By interface index.
+    /// By interface index; 0: interfaces that are gone.
     pub(super) interfaces: HashMap<u32, Accounted>,
     pub(super) evicted: u64,
     pub(super) records: u64,
@@ -36,6 +37,13 @@ pub struct Accounted {
     pub accounted: Tally,
     /// Belong to a flow whose packets another hook accounts.
     pub duplicate: Tally,
+}
+
+impl AddAssign for Accounted {
+    fn add_assign(&mut self, other: Accounted) {
+        self.accounted += other.accounted;
+        self.duplicate += other.duplicate;
+    }
 }
 
 impl Aggregates {
@@ -82,13 +90,18 @@ impl Aggregates {
         }
         self.errors_lost += other.errors_lost;
         for (&ifindex, more) in &other.interfaces {
-            let sum = self.interfaces.entry(ifindex).or_default();
-            sum.accounted += more.accounted;
-            sum.duplicate += more.duplicate;
+            *self.interfaces.entry(ifindex).or_default() += *more;
         }
         self.evicted += other.evicted;
         self.records += other.records;
         self.undecodable += other.undecodable;
+    }
+
+    /// An interface is gone: what it had counts as interface 0 from now on.
+    pub fn retire(&mut self, ifindex: u32) {
+        if let Some(gone) = self.interfaces.remove(&ifindex) {
+            *self.interfaces.entry(0).or_default() += gone;
+        }
     }
 
     /// Flows whose outcome is known.

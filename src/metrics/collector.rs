@@ -1,6 +1,6 @@
 //! Turns a snapshot into metric families.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::proto::{MetricFamily, Quantile, Summary};
@@ -8,6 +8,7 @@ use prometheus::proto::{MetricFamily, Quantile, Summary};
 use super::aggregates::Accounted;
 use super::budget::OTHER;
 use super::families::Families;
+use super::interfaces::{InterfaceStatus, coverage};
 use super::own::{Usage, UsageReader};
 use super::page::{Build, Snapshot, Source};
 use super::pair_page::pairs;
@@ -38,6 +39,7 @@ impl AgentCollector {
         self.traffic(&mut families, &snapshot);
         pairs(&mut families, &snapshot.aggregates.pairs, self.series.buckets());
         conservation(&mut families, &snapshot);
+        coverage(&mut families, &snapshot);
         programs(&mut families, &snapshot);
         own(&mut families, &snapshot, &self.usage.read());
         families.into_vec()
@@ -90,24 +92,19 @@ impl AgentCollector {
 
 /// seen = accounted + duplicate + ignored + lost, but for what is still on its way.
 fn conservation(families: &mut Families, snapshot: &Snapshot) {
-    let names: HashMap<u32, &str> =
-        snapshot.interfaces.iter().map(|(index, name, _)| (*index, name.as_str())).collect();
-    for (index, name, mode) in &snapshot.interfaces {
-        let index = index.to_string();
-        families.add("netmon_interface_info", &[("interface", name), ("ifindex", &index), ("mode", mode)], 1.0);
-    }
+    let name = |index: &u32| snapshot.interfaces.get(index).map_or("other", |interface| interface.name.as_str());
     // Interfaces that are gone, or that found no books of their own, count as one.
     let mut books = BTreeMap::<&str, (InterfaceBooks, Accounted)>::new();
-    for (index, name, _) in &snapshot.interfaces {
-        books.insert(names.get(index).copied().unwrap_or(name), Default::default());
+    for (index, interface) in &snapshot.interfaces {
+        if matches!(interface.status, InterfaceStatus::Watched(_)) {
+            books.insert(name(index), Default::default());
+        }
     }
     for (index, more) in &snapshot.books {
-        books.entry(names.get(index).copied().unwrap_or("other")).or_default().0 += *more;
+        books.entry(name(index)).or_default().0 += *more;
     }
     for (index, more) in &snapshot.aggregates.interfaces {
-        let sum = &mut books.entry(names.get(index).copied().unwrap_or("other")).or_default().1;
-        sum.accounted += more.accounted;
-        sum.duplicate += more.duplicate;
+        books.entry(name(index)).or_default().1 += *more;
     }
     for (name, (kernel, accounted)) in books {
         for (hook, seen) in [("ingress", kernel.ingress), ("egress", kernel.egress)] {

@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 41] = [
+const FAMILIES: [(&str, MetricType, &str); 43] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -45,7 +45,9 @@ const FAMILIES: [(&str, MetricType, &str); 41] = [
     ("netmon_ebpf_events_dropped_total", COUNTER, "Records that were lost."),
     ("netmon_ebpf_program_seconds_total", COUNTER, "Time the programs took (kernel.bpf_stats_enabled=1)."),
     ("netmon_ebpf_program_runs_total", COUNTER, "Times the programs ran (kernel.bpf_stats_enabled=1)."),
-    ("netmon_interface_info", GAUGE, "Interfaces that are watched; always 1."),
+    ("netmon_interface_coverage_ratio", GAUGE, "Part of the packets that an interface counted itself which was seen."),
+    ("netmon_interface_info", GAUGE, "Interfaces of this host and what becomes of their packets; always 1."),
+    ("netmon_interface_packets_total", COUNTER, "Packets by the interface's own count, since it became known."),
     ("netmon_processing_duration_seconds", SUMMARY, "Time a worker takes for a record, sampled."),
     ("netmon_memory_usage_bytes", GAUGE, "Resident memory of the agent."),
     ("netmon_cpu_usage_percentage", GAUGE, "CPU time of the agent since the last scrape, in percent of one CPU."),

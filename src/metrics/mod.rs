@@ -5,6 +5,7 @@ mod budget;
 mod collector;
 mod families;
 pub mod http;
+mod interfaces;
 mod own;
 mod page;
 mod pair_page;
@@ -12,6 +13,7 @@ mod pairs;
 mod series;
 
 pub use aggregates::{Accounted, Aggregates};
+pub use interfaces::{Interface, InterfaceStatus};
 pub use own::{Processing, SAMPLE};
 pub use page::{Build, MetricsPage, Snapshot, Source};
 pub use series::SeriesIndex;

@@ -1,6 +1,6 @@
 //! The pages of the metrics port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use prometheus::TextEncoder;
@@ -8,6 +8,7 @@ use prometheus::TextEncoder;
 use super::aggregates::Aggregates;
 use super::collector::AgentCollector;
 use super::http::{METRICS, Pages, Reply, TEXT};
+use super::interfaces::Interface;
 use super::own::Processing;
 use crate::bpf::{InterfaceBooks, Misses, ProgramStats, RecordCounts, TimestampSource};
 use crate::flow::Counts;
@@ -29,8 +30,10 @@ pub struct Snapshot {
     pub timestamps: TimestampSource,
     /// Time for a record.
     pub processing: Processing,
-    /// Watched interfaces: index, name, attach mode.
-    pub interfaces: Vec<(u32, String, &'static str)>,
+    /// Interfaces of the host, by index.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// What they have counted themselves, by index: packets received and sent.
+    pub counters: HashMap<u32, [u64; 2]>,
     /// Run-time statistics of the programs, where the kernel keeps them.
     pub programs: Vec<ProgramStats>,
 }

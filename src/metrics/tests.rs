@@ -65,7 +65,8 @@ impl Source for Fixed {
             misses: Misses::default(),
             timestamps: TimestampSource::Kernel,
             processing: Processing::new(0),
-            interfaces: Vec::new(),
+            interfaces: BTreeMap::new(),
+            counters: Default::default(),
             programs: Vec::new(),
         })
     }

@@ -10,6 +10,7 @@ mod binary;
 mod conservation;
 mod delays;
 mod direction;
+mod discovery;
 mod exact;
 mod foreign;
 mod framing;

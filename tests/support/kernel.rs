@@ -146,6 +146,7 @@ pub fn difference(a: InterfaceBooks, b: InterfaceBooks) -> InterfaceBooks {
     InterfaceBooks {
         ingress: minus(a.ingress, b.ingress),
         egress: minus(a.egress, b.egress),
+        whole: [a.whole[0] - b.whole[0], a.whole[1] - b.whole[1]],
         not_ip: minus(a.not_ip, b.not_ip),
         malformed: minus(a.malformed, b.malformed),
         ring_full: minus(a.ring_full, b.ring_full),

@@ -1,0 +1,220 @@
+//! The thread that follows the interfaces of the host: attaches to those that come, lets go of those that go.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::shared::Shared;
+use crate::bpf::{self, Attachments, Link, LinkMonitor, Wait, Wakeup};
+use crate::config::{Choice, Config, Selection};
+use crate::flow::Facing;
+use crate::metrics::{Interface, InterfaceStatus};
+
+/// What could not be attached is tried again after this long.
+const RETRY: Duration = Duration::from_secs(10);
+/// By then every record of an interface that is gone has come.
+const LINGER: Duration = Duration::from_secs(10);
+/// Names in one line of the log.
+const NAMES: usize = 8;
+
+/// The interfaces of the host, and what is attached to them.
+struct Interfaces {
+    selection: Selection,
+    clsact: bool,
+    monitor: LinkMonitor,
+    attachments: Attachments,
+    shared: Arc<Shared>,
+    /// What is known of each, by index.
+    known: BTreeMap<u32, Interface>,
+    facing: Facing,
+    retry_at: Option<Instant>,
+    gone: VecDeque<(Instant, u32)>,
+}
+
+/// The running thread.
+pub(super) struct Following {
+    thread: JoinHandle<Result<Attachments>>,
+    wakeup: Arc<Wakeup>,
+}
+
+impl Following {
+    /// Attaches to the interfaces that are there, then follows them on a thread.
+    pub(super) fn start(config: &Config, attachments: Attachments, shared: Arc<Shared>) -> Result<Following> {
+        let mut interfaces = Interfaces {
+            selection: config.interfaces.clone(),
+            clsact: config.clsact,
+            monitor: LinkMonitor::new()?,
+            attachments,
+            shared,
+            known: BTreeMap::new(),
+            facing: Facing::default(),
+            retry_at: None,
+            gone: VecDeque::new(),
+        };
+        interfaces.first()?;
+        let wakeup = Arc::new(Wakeup::new()?);
+        let raised = Arc::clone(&wakeup);
+        let thread = Builder::new()
+            .name("nm-links".to_owned())
+            .spawn(move || interfaces.follow(&raised).inspect_err(|error| log::error!("{error:#}")))
+            .context("start the thread that follows the interfaces")?;
+        Ok(Following { thread, wakeup })
+    }
+
+    /// It failed or panicked.
+    pub(super) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends the thread; everything is still attached.
+    pub(super) fn stop(self) -> Result<Attachments> {
+        self.wakeup.raise();
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("the thread that follows the interfaces panicked"),
+        }
+    }
+}
+
+impl Interfaces {
+    fn first(&mut self) -> Result<()> {
+        let links = self.monitor.links();
+        let missing = self.selection.missing(links);
+        if !missing.is_empty() {
+            let names: Vec<&str> = links.values().map(|link| link.name.as_str()).collect();
+            bail!(
+                "no interface {} (there are {}): name one of these with --interface",
+                missing.join(", "),
+                names.join(", ")
+            );
+        }
+        self.reconcile();
+        let failed = |interface: &Interface| match &interface.status {
+            InterfaceStatus::Failed(error) => Some(format!("{}: {error}", interface.name)),
+            _ => None,
+        };
+        let failures: Vec<String> = self.known.values().filter_map(failed).collect();
+        if self.attachments.is_empty() {
+            if !failures.is_empty() {
+                bail!("no interface could be attached: {}", failures.join("; "));
+            }
+            log::warn!("no interface to watch yet: waiting for {}", self.selection.describe());
+        }
+        Ok(())
+    }
+
+    fn follow(mut self, wakeup: &Wakeup) -> Result<Attachments> {
+        loop {
+            let due = [self.retry_at, self.gone.front().map(|(at, _)| *at)].into_iter().flatten().min();
+            let nap = due.map_or(RETRY, |at| at.saturating_duration_since(Instant::now()));
+            match self.monitor.wait(nap, wakeup)? {
+                Wait::Ended => return Ok(self.attachments),
+                Wait::Changed => self.reconcile(),
+                Wait::Same if self.retry_at.is_some_and(|at| at <= Instant::now()) => self.reconcile(),
+                Wait::Same => {}
+            }
+            self.retire();
+        }
+    }
+
+    /// Makes what is attached what it should be.
+    fn reconcile(&mut self) {
+        let workloads = self.monitor.links().values().filter(|link| link.workload);
+        let facing = Facing::new(workloads.map(|link| link.index).collect());
+        if facing != self.facing {
+            // Before the first packet of any of them.
+            self.shared.face(Facing::clone(&facing));
+            self.facing = facing;
+        }
+        let vanished: Vec<u32> =
+            self.known.keys().copied().filter(|index| !self.monitor.links().contains_key(index)).collect();
+        let mut left = Vec::new();
+        for index in vanished {
+            left.extend(self.leave(index).map(|interface| interface.name));
+        }
+        let retry = self.retry_at.take().is_some_and(|at| at <= Instant::now());
+        let (mut came, mut failed) = (Vec::new(), false);
+        for link in self.monitor.links().values() {
+            let choice = self.selection.judge(link, self.monitor.links());
+            let known = self.known.get(&link.index);
+            let status = match (choice, known.map(|known| &known.status)) {
+                (Choice::Watch, Some(watched @ InterfaceStatus::Watched(_))) => watched.clone(),
+                (Choice::Watch, Some(failed @ InterfaceStatus::Failed(_))) if !retry => failed.clone(),
+                (Choice::Watch, before) => match self.attachments.attach(link, self.clsact) {
+                    Ok(None) => continue, // vanished meanwhile: the kernel is about to tell
+                    Ok(Some(mode)) => {
+                        came.push((link, mode));
+                        InterfaceStatus::Watched(mode)
+                    }
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        if before != Some(&InterfaceStatus::Failed(error.clone())) {
+                            log::warn!("cannot watch {}: {error}", link.name);
+                        }
+                        InterfaceStatus::Failed(error)
+                    }
+                },
+                (other, _) => {
+                    if self.attachments.contains(link.index) {
+                        self.attachments.detach(link.index);
+                        left.push(link.name.clone());
+                    }
+                    InterfaceStatus::Left(other)
+                }
+            };
+            failed |= matches!(status, InterfaceStatus::Failed(_));
+            if known.is_none_or(|known| known.differs(link, &status)) {
+                let start = known.map(|known| known.start).or_else(|| bpf::counters_of(link.index));
+                let interface = Interface::new(link, status, start.unwrap_or_default());
+                self.shared.know(&interface);
+                self.known.insert(link.index, interface);
+            }
+        }
+        report(&came, &left);
+        self.retry_at = failed.then(|| Instant::now() + RETRY);
+    }
+
+    fn leave(&mut self, index: u32) -> Option<Interface> {
+        self.attachments.detach(index);
+        self.shared.forget(index);
+        self.gone.push_back((Instant::now() + LINGER, index));
+        self.known.remove(&index).filter(|interface| matches!(interface.status, InterfaceStatus::Watched(_)))
+    }
+
+    /// Gives up the books of interfaces that are gone for good.
+    fn retire(&mut self) {
+        while let Some(&(_, index)) = self.gone.front().filter(|(at, _)| *at <= Instant::now()) {
+            self.gone.pop_front();
+            if !self.known.contains_key(&index) {
+                self.shared.retire(index);
+            }
+        }
+    }
+}
+
+/// A line for each, or one for many.
+fn report(came: &[(&Link, bpf::Mode)], left: &[String]) {
+    if came.len() <= NAMES {
+        for (link, mode) in came {
+            let facing = if link.workload { ", faces a workload" } else { "" };
+            log::info!("watching {} (index {}, {}, {}{facing})", link.name, link.index, link.kind, mode.name());
+        }
+    } else {
+        log::info!("watching {} more interfaces: {}", came.len(), names(came.iter().map(|(link, _)| &link.name)));
+    }
+    if !left.is_empty() {
+        log::info!("not watching any more: {}", names(left.iter()));
+    }
+}
+
+fn names<'a>(all: impl ExactSizeIterator<Item = &'a String>) -> String {
+    let more = all.len().saturating_sub(NAMES);
+    let shown: Vec<&str> = all.take(NAMES).map(String::as_str).collect();
+    match more {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}

@@ -1,0 +1,213 @@
+//! Interfaces that come, go and change while the agent runs.
+
+use std::net::UdpSocket;
+
+use netmon::bpf::InterfaceBooks;
+use netmon::config::Config;
+use netmon::metrics::InterfaceStatus;
+
+use super::agent::{Agent, watching};
+use super::binary::Program;
+use super::eventually;
+use super::metrics::Page;
+use super::net::{End, connect, host, index, quiet_pair};
+use super::traffic::{ETH, flow_of, ip_header, plain_tcp, tally, transfer};
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+impl Agent {
+    fn watches(&self, name: &str) -> bool {
+        let watched = |status: &InterfaceStatus| matches!(status, InterfaceStatus::Watched(_));
+        self.handle.interfaces().values().any(|interface| interface.name == name && watched(&interface.status))
+    }
+
+    pub fn await_watched(&self, name: &str) {
+        eventually(&format!("{name} is watched"), || self.watches(name).then_some(()));
+    }
+
+    fn await_left(&self, name: &str) {
+        eventually(&format!("{name} is left"), || (!self.watches(name)).then_some(()));
+    }
+
+    fn books(&self, ifindex: u32) -> InterfaceBooks {
+        self.handle.report().books.get(&ifindex).copied().unwrap_or_default()
+    }
+}
+
+/// Sends `count` datagrams from `a` to the address of the other end.
+fn send(a: &Netns, count: usize) {
+    a.run(|| {
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        (0..count).for_each(|_| drop(socket.send_to(b"hello", "10.9.0.2:9")));
+    });
+}
+
+#[test]
+fn an_agent_waits_for_the_first_interface() {
+    needs_root!();
+    for clsact in [false, true] {
+        let (a, b) = (host("a"), host("b"));
+        let agent = Agent::start(&b, Config { clsact, ..watching(&["v*"]) });
+        assert!(Page::get(&b, &agent, "/readyz").head.starts_with("HTTP/1.1 503 "), "nothing is watched");
+        connect(9, &End { ns: &a, link: "va", host: 1 }, &End { ns: &b, link: "vb", host: 2 });
+        agent.await_watched("vb");
+        plain_tcp(&a);
+        plain_tcp(&b);
+        let connection = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 100_000)[0];
+        let flows = agent.settled();
+        let flow = flow_of(&flows, 6, connection.client, connection.server);
+        assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH));
+        assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH));
+        assert!(Page::get(&b, &agent, "/readyz").head.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[test]
+fn one_that_vanishes_leaves_its_sums() {
+    needs_root!();
+    for clsact in [false, true] {
+        let (a, b) = quiet_pair();
+        let agent = Agent::start(&b, Config { clsact, ..watching(&["v*"]) });
+        let ifindex = index(&b, "vb");
+        send(&a, 100);
+        eventually("all packets", || (agent.books(ifindex).ingress.packets >= 100).then_some(()));
+        b.sh("ip link del vb");
+        agent.await_left("vb");
+        eventually("the books are given up", || (agent.books(ifindex) == InterfaceBooks::default()).then_some(()));
+        let page = Page::get(&b, &agent, "/metrics");
+        assert!(page.sum("netmon_packets_seen_total", &["interface=\"other\"", "hook=\"ingress\""]) >= 100.0);
+        assert!(!page.body.contains("interface=\"vb\""), "{}", page.body);
+        let (report, _) = agent.stop();
+        assert!(report.conservation().holds(), "{}", report.conservation());
+        assert!(report.conservation().seen.packets >= 100);
+    }
+}
+
+#[test]
+fn names_decide_also_when_they_change() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["pod*"]));
+    let ifindex = index(&b, "vb");
+    let rename = |from: &str, to: &str| {
+        b.sh(&format!("ip link set {from} down && ip link set {from} name {to} && ip link set {to} up"));
+    };
+    send(&a, 10);
+    rename("vb", "pod1");
+    agent.await_watched("pod1");
+    assert_eq!(agent.books(ifindex).seen().packets, 0, "not wanted by its first name");
+    eventually("packets under the new name", || {
+        send(&a, 1);
+        (agent.books(ifindex).ingress.packets > 0).then_some(())
+    });
+    rename("pod1", "pod2");
+    agent.await_watched("pod2");
+    assert!(Page::get(&b, &agent, "/metrics").sum("netmon_packets_seen_total", &["interface=\"pod2\""]) > 0.0);
+    rename("pod2", "vb");
+    agent.await_left("pod2");
+    let before = agent.books(ifindex).seen();
+    send(&a, 10);
+    agent.settled();
+    assert_eq!(agent.books(ifindex).seen(), before);
+}
+
+#[test]
+fn one_that_goes_down_and_up_stays_watched() {
+    needs_root!();
+    for clsact in [false, true] {
+        let (a, b) = quiet_pair();
+        let agent = Agent::start(&b, Config { clsact, ..watching(&["vb"]) });
+        let ifindex = index(&b, "vb");
+        b.sh("ip link set vb down && ip link set vb up");
+        let before = agent.books(ifindex).ingress.packets;
+        eventually("packets after that", || {
+            send(&a, 1);
+            (agent.books(ifindex).ingress.packets > before).then_some(())
+        });
+    }
+}
+
+/// What goes to another namespace is that one's business; a TCX link would go along.
+#[test]
+fn one_that_moves_away_is_let_go() {
+    needs_root!();
+    for clsact in [false, true] {
+        let (a, b) = quiet_pair();
+        let pod = host("pod");
+        let agent = Agent::start(&b, Config { clsact, ..watching(&["v*"]) });
+        let ifindex = index(&b, "vb");
+        b.sh(&format!("ip link set vb netns {}", pod.name));
+        agent.await_left("vb");
+        let before = agent.books(ifindex).seen();
+        pod.sh("ip addr add 10.9.0.2/24 dev vb && ip link set vb up");
+        eventually("packets arrive there", || {
+            send(&a, 1);
+            (pod.counter("vb", "rx_packets") > 10).then_some(())
+        });
+        assert_eq!(agent.books(ifindex).seen(), before, "and are seen no more");
+        pod.sh(&format!("ip link set vb netns {} && true", b.name));
+        agent.await_watched("vb");
+        b.sh("ip addr replace 10.9.0.2/24 dev vb && ip link set vb up");
+        let ifindex = index(&b, "vb");
+        let before = agent.books(ifindex).ingress.packets;
+        eventually("packets after its return", || {
+            send(&a, 1);
+            (agent.books(ifindex).ingress.packets > before).then_some(())
+        });
+        let (report, _) = agent.stop();
+        assert!(report.conservation().holds(), "{}", report.conservation());
+    }
+}
+
+/// Also on a bridge, whose ports make the kernel tell of them twice.
+#[test]
+fn ports_that_leave_their_bridge_stay_watched() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["*", "!lo"]));
+    b.sh("ip link add br0 type bridge && ip link set br0 up && ip link set vb master br0");
+    agent.await_watched("br0");
+    b.sh("ip link set vb nomaster && ip link del br0");
+    agent.await_left("br0");
+    assert!(agent.watches("vb"));
+    let ifindex = index(&b, "vb");
+    let before = agent.books(ifindex).ingress.packets;
+    send(&a, 10);
+    eventually("packets", || (agent.books(ifindex).ingress.packets >= before + 10).then_some(()));
+}
+
+#[test]
+fn a_plain_name_must_be_there_and_a_pattern_may_wait() {
+    needs_root!();
+    let empty = host("empty");
+    let mut program = Program::start(&empty, &["--interface", "veth*"], false);
+    assert!(program.wait_for("no interface to watch").contains("veth*"));
+    program.wait_for("ready");
+    program.kill();
+    let mut program = Program::start(&empty, &[], false);
+    program.wait_for("no interface to watch");
+}
+
+/// Nobody is told of bytes of an interface that another one shows as well.
+#[test]
+fn what_is_sent_is_counted_once_however_many_interfaces_show_it() {
+    needs_root!();
+    let (outside, node, pod) = (host("outside"), host("node"), host("pod"));
+    connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
+    connect(5, &End { ns: &node, link: "pod0", host: 1 }, &End { ns: &pod, link: "eth0", host: 2 });
+    outside.sh("ip route add 10.5.0.0/24 via 10.8.0.1 && ip route add fd05::/64 via fd08::1");
+    pod.sh("ip route add default via 10.5.0.1 && ip route add default via fd05::1");
+    node.sh("echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+    [&outside, &node, &pod].into_iter().for_each(plain_tcp);
+    let agent = Agent::start(&node, watching(&[]));
+    for server in ["10.8.0.2", "fd08::2"] {
+        let server = server.parse().unwrap();
+        let connection = transfer(&pod, &outside, server, 1, 3_000_000)[0];
+        let flows = agent.settled();
+        let flow = flow_of(&flows, 6, connection.client, connection.server);
+        assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH), "{}", ip_header(server));
+        assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH));
+    }
+    let sum = agent.stop().0.conservation();
+    assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets / 2, "{sum}");
+}
