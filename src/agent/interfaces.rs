@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::shared::Shared;
-use crate::bpf::{self, Attachments, Link, LinkMonitor, Wait, Wakeup};
+use crate::bpf::{self, Attachments, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
 use crate::flow::Facing;
 use crate::metrics::{Interface, InterfaceStatus};
@@ -17,6 +17,8 @@ use crate::metrics::{Interface, InterfaceStatus};
 const RETRY: Duration = Duration::from_secs(10);
 /// By then every record of an interface that is gone has come.
 const LINGER: Duration = Duration::from_secs(10);
+/// Between two reports of what came and went.
+const REPORT: Duration = Duration::from_secs(1);
 /// Names in one line of the log.
 const NAMES: usize = 8;
 
@@ -32,6 +34,15 @@ struct Interfaces {
     facing: Facing,
     retry_at: Option<Instant>,
     gone: VecDeque<(Instant, u32)>,
+    news: News,
+}
+
+/// What has come and gone, to be told in the log.
+#[derive(Default)]
+struct News {
+    came: Vec<String>,
+    left: Vec<String>,
+    told_at: Option<Instant>,
 }
 
 /// The running thread.
@@ -53,6 +64,7 @@ impl Following {
             facing: Facing::default(),
             retry_at: None,
             gone: VecDeque::new(),
+            news: News::default(),
         };
         interfaces.first()?;
         let wakeup = Arc::new(Wakeup::new()?);
@@ -92,6 +104,7 @@ impl Interfaces {
             );
         }
         self.reconcile();
+        self.news.tell();
         let failed = |interface: &Interface| match &interface.status {
             InterfaceStatus::Failed(error) => Some(format!("{}: {error}", interface.name)),
             _ => None,
@@ -108,7 +121,8 @@ impl Interfaces {
 
     fn follow(mut self, wakeup: &Wakeup) -> Result<Attachments> {
         loop {
-            let due = [self.retry_at, self.gone.front().map(|(at, _)| *at)].into_iter().flatten().min();
+            let due = [self.retry_at, self.gone.front().map(|(at, _)| *at), self.news.due()];
+            let due = due.into_iter().flatten().min();
             let nap = due.map_or(RETRY, |at| at.saturating_duration_since(Instant::now()));
             match self.monitor.wait(nap, wakeup)? {
                 Wait::Ended => return Ok(self.attachments),
@@ -117,6 +131,7 @@ impl Interfaces {
                 Wait::Same => {}
             }
             self.retire();
+            self.news.tell();
         }
     }
 
@@ -131,12 +146,13 @@ impl Interfaces {
         }
         let vanished: Vec<u32> =
             self.known.keys().copied().filter(|index| !self.monitor.links().contains_key(index)).collect();
-        let mut left = Vec::new();
         for index in vanished {
-            left.extend(self.leave(index).map(|interface| interface.name));
+            if let Some(name) = self.leave(index) {
+                self.news.left.push(name);
+            }
         }
         let retry = self.retry_at.take().is_some_and(|at| at <= Instant::now());
-        let (mut came, mut failed) = (Vec::new(), false);
+        let mut failed = false;
         for link in self.monitor.links().values() {
             let choice = self.selection.judge(link, self.monitor.links());
             let known = self.known.get(&link.index);
@@ -146,7 +162,8 @@ impl Interfaces {
                 (Choice::Watch, before) => match self.attachments.attach(link, self.clsact) {
                     Ok(None) => continue, // vanished meanwhile: the kernel is about to tell
                     Ok(Some(mode)) => {
-                        came.push((link, mode));
+                        let facing = if link.workload { ", faces a workload" } else { "" };
+                        self.news.came.push(format!("{} ({}, {}{facing})", link.name, link.kind, mode.name()));
                         InterfaceStatus::Watched(mode)
                     }
                     Err(error) => {
@@ -160,7 +177,7 @@ impl Interfaces {
                 (other, _) => {
                     if self.attachments.contains(link.index) {
                         self.attachments.detach(link.index);
-                        left.push(link.name.clone());
+                        self.news.left.push(link.name.clone());
                     }
                     InterfaceStatus::Left(other)
                 }
@@ -173,15 +190,16 @@ impl Interfaces {
                 self.known.insert(link.index, interface);
             }
         }
-        report(&came, &left);
         self.retry_at = failed.then(|| Instant::now() + RETRY);
     }
 
-    fn leave(&mut self, index: u32) -> Option<Interface> {
+    /// An interface is gone; its name if it was watched.
+    fn leave(&mut self, index: u32) -> Option<String> {
         self.attachments.detach(index);
         self.shared.forget(index);
         self.gone.push_back((Instant::now() + LINGER, index));
-        self.known.remove(&index).filter(|interface| matches!(interface.status, InterfaceStatus::Watched(_)))
+        let known = self.known.remove(&index)?;
+        matches!(known.status, InterfaceStatus::Watched(_)).then_some(known.name)
     }
 
     /// Gives up the books of interfaces that are gone for good.
@@ -195,26 +213,30 @@ impl Interfaces {
     }
 }
 
-/// A line for each, or one for many.
-fn report(came: &[(&Link, bpf::Mode)], left: &[String]) {
-    if came.len() <= NAMES {
-        for (link, mode) in came {
-            let facing = if link.workload { ", faces a workload" } else { "" };
-            log::info!("watching {} (index {}, {}, {}{facing})", link.name, link.index, link.kind, mode.name());
-        }
-    } else {
-        log::info!("watching {} more interfaces: {}", came.len(), names(came.iter().map(|(link, _)| &link.name)));
+impl News {
+    /// When there is something to be told.
+    fn due(&self) -> Option<Instant> {
+        let news = !self.came.is_empty() || !self.left.is_empty();
+        news.then(|| self.told_at.map_or_else(Instant::now, |at| at + REPORT))
     }
-    if !left.is_empty() {
-        log::info!("not watching any more: {}", names(left.iter()));
+
+    /// Tells it if it is time: pods come and go in numbers, and the log is to stay readable.
+    fn tell(&mut self) {
+        if self.due().is_some_and(|at| at <= Instant::now()) {
+            for (what, names) in [("watching", &mut self.came), ("not watching any more:", &mut self.left)] {
+                if !names.is_empty() {
+                    log::info!("{what} {}", shorten(names));
+                    names.clear();
+                }
+            }
+            self.told_at = Some(Instant::now());
+        }
     }
 }
 
-fn names<'a>(all: impl ExactSizeIterator<Item = &'a String>) -> String {
-    let more = all.len().saturating_sub(NAMES);
-    let shown: Vec<&str> = all.take(NAMES).map(String::as_str).collect();
-    match more {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
+fn shorten(names: &[String]) -> String {
+    match names.split_at_checked(NAMES) {
+        Some((shown, more)) if !more.is_empty() => format!("{} and {} more", shown.join(", "), more.len()),
+        _ => names.join(", "),
     }
 }

@@ -68,7 +68,8 @@ impl Attachments {
         };
         let (attachment, mode) = match attach(link, programs, clsact) {
             Ok(attached) => attached,
-            Err(_) if if_indextoname(link.index).is_err() => return Ok(None),
+            // It is no device any more some time before it has no name any more.
+            Err(error) if is(&error, &[Errno::ENODEV]) || if_indextoname(link.index).is_err() => return Ok(None),
             Err(error) => return Err(error),
         };
         self.attached.insert(link.index, attachment);

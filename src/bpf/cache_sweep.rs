@@ -38,17 +38,17 @@ impl Sweeper {
         Sweeper { program, state, cpus, clock }
     }
 
-    /// Reads both clocks once, before any packet is stamped.
+    /// Reads both clocks before any packet is stamped, again and again until a jiffy was met at its start.
     pub(super) fn calibrate(&self) -> Result<()> {
-        // Whichever CPU runs this will do, and there is no such set to sweep.
-        for _ in 0..1000 {
-            let next = self.run(0, false, false, NO_SET, Sweep::Due)?;
-            if next != SWEEP_BUSY {
-                break;
+        let start = Clock::now_ns();
+        loop {
+            // Whichever CPU runs this will do, and there is no such set to sweep.
+            self.run(0, false, false, NO_SET, Sweep::Due)?;
+            self.read_clocks(0);
+            if Clock::now_ns() - start > 2 * self.clock.tick_ns() {
+                return Ok(());
             }
         }
-        self.read_clocks(0);
-        Ok(())
     }
 
     /// One round over all CPUs. CPUs with an empty cache are left alone.

@@ -4,6 +4,9 @@ use super::Flow;
 use super::outcome::{Verdict, judge};
 use crate::bpf::Record;
 
+/// Shorter than any jiffy.
+const SAME_JIFFY_NS: u64 = 500_000;
+
 /// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
 /// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
 /// flow has had.
@@ -23,10 +26,11 @@ pub(super) fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
     // The error that ended it is told at once, SYNs before it up to a sweep later.
     let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
     let sent = &flow.sent[sender];
-    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one.
+    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one. What
+    // is known of when jiffies start gets better, so that the same one may come out a little earlier later on.
     let had_it = !repeated
         && sent.ifindex == record.ifindex
         && sent.hook() == record.hook
         && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
-    record.first_ns > last_ns || had_it && record.first_ns == last_ns
+    record.first_ns > last_ns || had_it && record.first_ns + SAME_JIFFY_NS > last_ns
 }

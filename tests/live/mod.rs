@@ -7,6 +7,7 @@
 mod agent;
 mod apps;
 mod binary;
+mod churn;
 mod conservation;
 mod delays;
 mod direction;

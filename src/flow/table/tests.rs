@@ -212,8 +212,12 @@ fn a_port_used_again_is_a_new_flow() {
 #[test]
 fn a_port_used_again_within_a_jiffy_is_a_new_flow() {
     let reset = Record { syn: true, ..flags(packet(1, 101), RST | 2) };
-    let (table, log) = run(&[reset.clone(), reset.clone(), reset]);
+    let (table, log) = run(&[reset.clone(), reset.clone(), reset.clone()]);
     assert_eq!((table.len(), log.ended.len()), (1, 2), "the last may still turn out otherwise");
+    let [first_ns, last_ns] = [reset.first_ns, reset.last_ns].map(|ns| ns - 60_000);
+    let better_known = Record { first_ns, last_ns, ..reset.clone() };
+    let (table, log) = run(&[reset, better_known.clone(), better_known]);
+    assert_eq!((table.len(), log.ended.len()), (1, 2), "the same jiffy by a better reading of the clocks");
 }
 
 #[test]

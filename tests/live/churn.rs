@@ -1,0 +1,265 @@
+//! Interfaces that come and go in numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use netmon::bpf::list_links;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::binary::Program;
+use super::net::host;
+use super::traffic::Flood;
+use super::{PATIENCE, eventually};
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+const BURST: usize = 1000;
+const CHURN: Duration = Duration::from_secs(60);
+
+/// The real program in a namespace; what it holds is read from /proc.
+struct Watcher<'a> {
+    program: Program,
+    ns: &'a Netns,
+    metrics: String,
+}
+
+impl<'a> Watcher<'a> {
+    fn start(ns: &'a Netns, clsact: bool) -> Watcher<'a> {
+        let mut program = Program::start(ns, &[], clsact);
+        let line = program.wait_for("metrics on http://").to_owned();
+        let metrics = line.rsplit("http://").next().unwrap().trim_end_matches("/metrics").to_owned();
+        program.wait_for("ready");
+        Watcher { program, ns, metrics }
+    }
+
+    /// TCX links by interface: 2 are wanted for each. The kernel names interface 0 where that is gone.
+    fn links(&self) -> BTreeMap<u32, usize> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.program.pid())).unwrap() {
+            // It may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry.unwrap().path()) else { continue };
+            if text.contains("link_type:\ttcx") {
+                let index = text.lines().find_map(|line| line.strip_prefix("ifindex:")).unwrap();
+                *found.entry(index.trim().parse().unwrap()).or_default() += 1;
+            }
+        }
+        found
+    }
+
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.program.pid())).unwrap().count()
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.program.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Each interface has both programs, and nothing else has.
+    fn await_all_attached(&self) {
+        let start = Instant::now();
+        while !self.is_all_attached() {
+            // The kernel waits for a grace period of RCU with each link: thousands take their time.
+            assert!(start.elapsed() < 10 * PATIENCE, "attached: {:?}", self.links());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn is_all_attached(&self) -> bool {
+        let there = self.ns.run(|| list_links().unwrap());
+        let there: BTreeSet<u32> = there.into_iter().filter(|link| !link.loopback).map(|link| link.index).collect();
+        let links = self.links();
+        links.keys().copied().collect::<BTreeSet<_>>() == there && links.values().all(|n| *n == 2)
+    }
+
+    fn scrape(&self) -> String {
+        self.ns.run(|| {
+            let mut stream = TcpStream::connect(&self.metrics).unwrap();
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: netmon\r\nConnection: close\r\n\r\n").unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        })
+    }
+
+    fn end(self) {
+        self.program.signal("TERM");
+        let (status, _, log) = self.program.end();
+        assert!(status.success(), "{log:#?}");
+        assert!(log.last().unwrap().contains("(exact)"), "{log:#?}");
+        assert!(!log.iter().any(|line| line.contains("cannot watch")), "{log:#?}");
+    }
+}
+
+/// Many commands at once: `ip -batch`, without stopping at those that fail.
+fn batch(ns: &Netns, commands: &str) {
+    let mut child = Command::new("ip")
+        .args(["-n", &ns.name, "-force", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_thousand_pairs_come_and_go() {
+    needs_root!();
+    let (ns, pods) = (host("burst"), host("pods"));
+    let watcher = Watcher::start(&ns, false);
+    let make: String =
+        (0..BURST).map(|i| format!("link add a{i} group 7 type veth peer name b{i} netns {}\n", pods.name)).collect();
+    batch(&ns, &make);
+    watcher.await_all_attached();
+    assert_eq!(watcher.links().len(), BURST);
+    batch(&ns, "link del group 7\n");
+    watcher.await_all_attached();
+    let (descriptors, resident) = (watcher.descriptors(), watcher.resident_kib());
+    // At once: most are gone before they can be attached.
+    batch(&ns, &format!("{make}link del group 7\n"));
+    batch(&ns, "link add last type veth peer name other\n");
+    watcher.await_all_attached();
+    assert_eq!(watcher.links().len(), 2);
+    assert_eq!(watcher.descriptors(), descriptors + 4, "descriptors leak");
+    let grown = watcher.resident_kib().saturating_sub(resident);
+    assert!(grown < 8 << 10, "{grown} KiB more after as many again");
+    watcher.end();
+}
+
+/// A pod's link as it comes, lives and goes.
+struct Churn<'a> {
+    node: &'a Netns,
+    pods: [Netns; 2],
+    rng: StdRng,
+    names: Vec<String>,
+    made: usize,
+}
+
+impl Churn<'_> {
+    fn step(&mut self) {
+        let node = &self.node.name;
+        let pod = &self.pods[self.rng.random_range(0..2)].name;
+        let some = self.names.choose(&mut self.rng).cloned();
+        match (self.rng.random_range(0..10), some) {
+            (0..=3, _) | (_, None) => {
+                let i = self.made;
+                self.made += 1;
+                let subnet = i % 200;
+                batch(
+                    self.node,
+                    &format!(
+                        "link add p{i} type veth peer name e{i} netns {pod}
+                         addr add 10.200.{subnet}.1/24 dev p{i}
+                         link set p{i} up\n"
+                    ),
+                );
+                crate::support::sh(&format!(
+                    "ip -n {pod} addr add 10.200.{subnet}.2/24 dev e{i} 2>/dev/null; ip -n {pod} link set e{i} up || true"
+                ));
+                self.names.push(format!("p{i}"));
+            }
+            (4..=5, Some(name)) => {
+                batch(self.node, &format!("link del {name}\n"));
+                self.names.retain(|other| *other != name);
+            }
+            (6, Some(name)) => {
+                let new = format!("r{}", self.made);
+                self.made += 1;
+                batch(self.node, &format!("link set {name} down\nlink set {name} name {new}\nlink set {new} up\n"));
+                self.names.retain(|other| *other != name);
+                self.names.push(new);
+            }
+            (7, Some(name)) => batch(self.node, &format!("link set {name} down\nlink set {name} up\n")),
+            // Away, and back later or never: its pod end vanishes with it then.
+            (8, Some(name)) => {
+                batch(self.node, &format!("link set {name} netns {pod}\n"));
+                self.names.retain(|other| *other != name);
+            }
+            (_, Some(_)) => {
+                let away = crate::support::sh(&format!("ip -n {pod} -o link | grep -oE ' [pr][0-9]+@' | head -1"));
+                let away = away.trim().trim_end_matches('@').to_owned();
+                if !away.is_empty() {
+                    crate::support::sh(&format!("ip -n {pod} link set {away} netns {node} || true"));
+                    self.names.push(away);
+                }
+            }
+        }
+    }
+}
+
+fn random_changes_under_traffic(clsact: bool) {
+    let node = host("node");
+    let watcher = Watcher::start(&node, clsact);
+    let pods = [host("p0"), host("p1")];
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut churn = Churn { node: &node, pods, rng: StdRng::seed_from_u64(seed), names: Vec::new(), made: 0 };
+    let floods = ["10.200.1.2", "10.200.2.2"].map(|to| Flood::start(&node, to.parse().unwrap()));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert!(watcher.scrape().contains("netmon_interface_info"));
+            }
+        });
+        let start = Instant::now();
+        let (mut early, mut steps) = ((0, 0), 0);
+        while start.elapsed() < CHURN {
+            churn.step();
+            steps += 1;
+            // What it takes to serve many is taken once.
+            if early.0 == 0 && start.elapsed() > CHURN / 3 {
+                early = (watcher.descriptors() - watcher.links().values().sum::<usize>(), watcher.resident_kib());
+            }
+            // So that the number of interfaces stays about the same from then on.
+            while churn.names.len() > 100 {
+                let name = churn.names.swap_remove(0);
+                batch(&node, &format!("link del {name}\n"));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(steps > 100, "{steps} steps");
+        if !clsact {
+            watcher.await_all_attached();
+            let descriptors = watcher.descriptors() - watcher.links().values().sum::<usize>();
+            assert!(descriptors <= early.0 + 8, "{descriptors} descriptors besides the links, from {}", early.0);
+        }
+        let grown = watcher.resident_kib().saturating_sub(early.1);
+        assert!(grown < 16 << 10, "{grown} KiB more in {steps} steps");
+    });
+    if clsact {
+        // The qdisc stays, by design: the filters are what counts.
+        for name in &churn.names {
+            eventually(&format!("both filters on {name}"), || {
+                let shown = node.sh(&format!(
+                    "[ -e /sys/class/net/{name} ] || exit 0
+                     tc filter show dev {name} ingress; tc filter show dev {name} egress"
+                ));
+                (shown.is_empty() || shown.matches("handle 0x6e6d").count() == 2).then_some(())
+            });
+        }
+    }
+    assert!(floods.into_iter().map(Flood::stop).sum::<u64>() > 0);
+    watcher.end();
+}
+
+#[test]
+fn random_changes_under_traffic_by_tcx() {
+    needs_root!();
+    random_changes_under_traffic(false);
+}
+
+#[test]
+fn random_changes_under_traffic_by_clsact() {
+    needs_root!();
+    random_changes_under_traffic(true);
+}
