@@ -29,8 +29,8 @@ impl Inline {
         let shared = share(config, bpf, &index, rings.len())?;
         let workers = rings
             .iter()
-            .zip(shared.shards())
-            .map(|(ring, shard)| Ok((ring.reader(bpf.clock())?, ShardSink::new(Arc::clone(shard)))))
+            .enumerate()
+            .map(|(i, ring)| Ok((ring.reader(bpf.clock())?, shared.sink(i))))
             .collect::<Result<_>>()?;
         Ok(Inline { shared, index, build: build(config), workers, records: Vec::new() })
     }

@@ -2,6 +2,7 @@
 
 mod inline;
 mod interfaces;
+mod nat;
 mod report;
 mod shard;
 mod shared;
@@ -23,8 +24,9 @@ use crate::worker::Worker;
 
 pub use inline::Inline;
 use interfaces::Following;
+use nat::{Nat, Upkeep};
 pub use report::{Conservation, Report};
-use shard::{Shard, ShardSink};
+use shard::Shard;
 pub use shared::Handle;
 use shared::Shared;
 
@@ -82,9 +84,13 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
         }
     };
     let sweeps = Sweeps::start(bpf.sweeper()?)?;
+    let upkeep = Upkeep::start(shared.nat())?;
     ready(Handle::new(Arc::clone(&shared), server.local_addr()));
 
     let failure = wait(stop, &workers, &sweeps, &following);
+    if let Some(upkeep) = upkeep {
+        upkeep.stop();
+    }
     let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
     match failure {
         Some(failure) => bail!(failure),
@@ -137,9 +143,8 @@ fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -
     let shared = share(config, bpf, index, rings.len())?;
     let workers = rings
         .iter()
-        .zip(shared.shards())
         .enumerate()
-        .map(|(i, (ring, shard))| Worker::start(i, ring.try_clone()?, bpf.clock(), ShardSink::new(Arc::clone(shard))))
+        .map(|(i, ring)| Worker::start(i, ring.try_clone()?, bpf.clock(), shared.sink(i)))
         .collect::<Result<_>>()?;
     Ok((shared, workers, rings))
 }
@@ -152,7 +157,8 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
         connect_timeout: config.connect_timeout,
     };
     let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
-    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards)))
+    let nat = Nat::new(config.nat, config.max_flows, bpf.spread());
+    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards, nat)))
 }
 
 /// Sleeps until the agent is to stop; what failed, if that is why.

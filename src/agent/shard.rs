@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::bpf::Record;
-use crate::flow::{Limits, Table};
+use super::nat::Nat;
+use crate::bpf::{Clock, Record};
+use crate::flow::{Identity, Limits, Table};
 use crate::metrics::{Aggregates, Processing, SAMPLE, SeriesIndex};
 use crate::worker::Sink;
 
@@ -32,42 +33,73 @@ pub(super) fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Merges a worker's records into its shard.
+/// Merges a worker's records into its shard, and those of translated connections into the shard of the connection.
 pub(super) struct ShardSink {
-    shard: Arc<Mutex<Shard>>,
+    shards: Arc<[Arc<Mutex<Shard>>]>,
+    own: usize,
+    nat: Arc<Nat>,
+    /// Of other shards: which, the record's number, whose it is.
+    elsewhere: Vec<(usize, usize, Identity)>,
     until_sample: usize,
 }
 
 impl ShardSink {
-    pub(super) fn new(shard: Arc<Mutex<Shard>>) -> ShardSink {
-        ShardSink { shard, until_sample: 0 }
+    pub(super) fn new(shards: Arc<[Arc<Mutex<Shard>>]>, own: usize, nat: Arc<Nat>) -> ShardSink {
+        ShardSink { shards, own, nat, elsewhere: Vec::new(), until_sample: 0 }
     }
-}
 
-impl Sink for ShardSink {
-    fn records(&mut self, records: &[Record]) {
-        let mut shard = lock(&self.shard);
+    fn merge_own(&mut self, records: &[Record]) {
+        let translations = self.nat.read();
+        let translations = (!translations.is_empty()).then_some(translations);
+        let mut shard = lock(&self.shards[self.own]);
         let Shard { table, aggregates, processing, .. } = &mut *shard;
-        for record in records {
-            if self.until_sample == 0 {
-                let start = Instant::now();
-                table.merge(record, aggregates);
-                processing.record(start.elapsed());
+        for (number, record) in records.iter().enumerate() {
+            let started = (self.until_sample == 0).then(Instant::now);
+            match translations.as_ref().and_then(|translations| translations.identify(record)) {
+                None => table.merge(record, aggregates),
+                Some(identity) => match self.nat.spread().ring(&identity.key.ends, identity.key.v6) {
+                    ring if ring == self.own => table.merge_as(&identity, record, aggregates),
+                    ring => self.elsewhere.push((ring, number, identity)),
+                },
+            }
+            if let Some(started) = started {
+                processing.record(started.elapsed());
                 self.until_sample = SAMPLE;
-            } else {
-                table.merge(record, aggregates);
             }
             self.until_sample -= 1;
         }
         aggregates.count_records(records.len() as u64);
     }
 
+    fn merge_elsewhere(&mut self, records: &[Record]) {
+        self.elsewhere.sort_by_key(|(ring, ..)| *ring); // stable: records stay in their order
+        for same in self.elsewhere.chunk_by(|a, b| a.0 == b.0) {
+            // No other lock is held: two workers that hand records to each other do not wait for each other.
+            let mut shard = lock(&self.shards[same[0].0]);
+            let Shard { table, aggregates, .. } = &mut *shard;
+            for (_, number, identity) in same {
+                table.merge_as(identity, &records[*number], aggregates);
+            }
+        }
+        self.elsewhere.clear();
+    }
+}
+
+impl Sink for ShardSink {
+    fn records(&mut self, records: &[Record]) {
+        self.nat.refresh(Clock::now_ns());
+        if !records.is_empty() {
+            self.merge_own(records);
+            self.merge_elsewhere(records);
+        }
+    }
+
     fn undecodable(&mut self, count: u64) {
-        lock(&self.shard).aggregates.count_undecodable(count);
+        lock(&self.shards[self.own]).aggregates.count_undecodable(count);
     }
 
     fn tick(&mut self, now_ns: u64) {
-        let mut shard = lock(&self.shard);
+        let mut shard = lock(&self.shards[self.own]);
         let Shard { table, aggregates, processing, ticked_ns } = &mut *shard;
         table.expire(now_ns, aggregates);
         processing.turn(now_ns);

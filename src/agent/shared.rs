@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use foldhash::HashMapExt;
 
+use super::nat::Nat;
 use super::report::Report;
-use super::shard::{Shard, lock};
+use super::shard::{Shard, ShardSink, lock};
 use crate::bpf::{self, Books, Clock, ProgramStatsReader, TimestampSource};
 use crate::flow::{Counts, Facing, Flow};
 use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, Snapshot, Source};
@@ -20,7 +21,8 @@ pub(super) struct Shared {
     books: Books,
     programs: ProgramStatsReader,
     timestamps: TimestampSource,
-    shards: Vec<Arc<Mutex<Shard>>>,
+    shards: Arc<[Arc<Mutex<Shard>>]>,
+    nat: Arc<Nat>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
 }
 
@@ -30,12 +32,18 @@ impl Shared {
         programs: ProgramStatsReader,
         timestamps: TimestampSource,
         shards: Vec<Arc<Mutex<Shard>>>,
+        nat: Arc<Nat>,
     ) -> Shared {
-        Shared { books, programs, timestamps, shards, interfaces: Mutex::default() }
+        Shared { books, programs, timestamps, shards: shards.into(), nat, interfaces: Mutex::default() }
     }
 
-    pub(super) fn shards(&self) -> &[Arc<Mutex<Shard>>] {
-        &self.shards
+    /// For the worker of ring `own`.
+    pub(super) fn sink(&self, own: usize) -> ShardSink {
+        ShardSink::new(Arc::clone(&self.shards), own, Arc::clone(&self.nat))
+    }
+
+    pub(super) fn nat(&self) -> Arc<Nat> {
+        Arc::clone(&self.nat)
     }
 
     /// An interface is there, or has changed.
@@ -50,7 +58,7 @@ impl Shared {
 
     /// No record of an interface will come any more.
     pub(super) fn retire(&self, index: u32) {
-        for shard in &self.shards {
+        for shard in &*self.shards {
             lock(shard).aggregates.retire(index);
         }
         self.books.retire(index);
@@ -62,14 +70,14 @@ impl Shared {
 
     /// Tells all tables which interfaces face a workload.
     pub(super) fn face(&self, workloads: Facing) {
-        for shard in &self.shards {
+        for shard in &*self.shards {
             lock(shard).table.face(Facing::clone(&workloads));
         }
     }
 
     /// Ends all flows: what they came to is in the last metrics.
     pub(super) fn end_flows(&self) {
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let mut shard = lock(shard);
             let Shard { table, aggregates, .. } = &mut *shard;
             table.end_all(aggregates);
@@ -93,7 +101,7 @@ impl Source for Shared {
     fn snapshot(&self) -> Option<Snapshot> {
         let mut active = Counts::new();
         let mut processing = Processing::new(Clock::now_ns());
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let shard = lock(shard);
             for (&key, count) in shard.table.counts() {
                 *active.entry(key).or_default() += count;
@@ -112,6 +120,7 @@ impl Source for Shared {
             // Without them the page lacks what is made of them, nothing else.
             counters: bpf::interface_counters().unwrap_or_default(),
             programs: self.programs.read(),
+            nat: self.nat.counts(),
         })
     }
 

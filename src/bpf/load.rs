@@ -18,6 +18,7 @@ use super::mapped::Mapped;
 use super::ring::Ring;
 use super::skel::types::nm_clock_source;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
+use super::spread::Spread;
 use super::stats::ProgramStatsReader;
 
 /// Slots of an interface's books on a CPU; one more is shared. As NM_INTERFACES in bpf/types.h.
@@ -84,6 +85,7 @@ pub struct Bpf<'obj> {
     pub(super) skel: NetmonSkel<'obj>,
     clock: Arc<Clock>,
     cpus: usize,
+    spread: Spread,
     /// One a worker, to be taken.
     rings: Vec<Ring>,
 }
@@ -124,7 +126,8 @@ impl<'obj> Bpf<'obj> {
         // Any CPU may be the only one that fills a ring: the share of each must keep the whole within a batch.
         // Half a ring leaves room for what comes while the worker gets up.
         rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
-        rodata.nm_seed = seed();
+        let spread = Spread { seed: seed(), rings: options.rings as u32 };
+        rodata.nm_seed = spread.seed;
         rodata.nm_idle = clock.ticks(options.idle).min(u64::from(u32::MAX / 2)) as u32;
         rodata.nm_report = clock.ticks(options.report).min(u64::from(u32::MAX / 2)) as u32;
         rodata.nm_forget = options.forget;
@@ -168,7 +171,7 @@ impl<'obj> Bpf<'obj> {
                 Ok(ring)
             })
             .collect::<Result<_>>()?;
-        let bpf = Bpf { skel, clock: Arc::new(clock), cpus, rings };
+        let bpf = Bpf { skel, clock: Arc::new(clock), cpus, spread, rings };
         bpf.sweeper()?.calibrate().context("run the sweep program")?;
         Ok(bpf)
     }
@@ -176,6 +179,11 @@ impl<'obj> Bpf<'obj> {
     /// The rings, once.
     pub fn take_rings(&mut self) -> Vec<Ring> {
         std::mem::take(&mut self.rings)
+    }
+
+    /// How records are spread over the rings.
+    pub fn spread(&self) -> Spread {
+        self.spread
     }
 
     /// The clock of the records.

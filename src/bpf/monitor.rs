@@ -23,7 +23,7 @@ const GROUPS: [u32; 5] = [
 /// The interfaces as they are, by what the kernel tells of changes.
 #[derive(Debug)]
 pub struct LinkMonitor {
-    changes: Changes,
+    changes: Changes<RouteNetlinkMessage>,
     links: BTreeMap<u32, Link>,
     /// Where they lead; `None`: to be read when that matters.
     places: Option<Places>,
@@ -44,7 +44,7 @@ pub enum Wait {
 impl LinkMonitor {
     /// Knows all interfaces from the start, and misses no change from then on.
     pub fn new() -> Result<LinkMonitor> {
-        let changes = Changes::of(&GROUPS)?;
+        let changes = Changes::of(&GROUPS, &[])?;
         let mut monitor = LinkMonitor { changes, links: BTreeMap::new(), places: None, resyncs: 0 };
         monitor.read_all()?;
         Ok(monitor)

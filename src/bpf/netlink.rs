@@ -1,17 +1,23 @@
 //! What the kernel tells of the network of this namespace, by netlink: all of it when asked, and changes as they come.
 
 use std::io::ErrorKind;
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_packet_netfilter::NetfilterMessage;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use socket2::{SockFilter, SockRef};
 
 use super::ring::Wakeup;
 
@@ -20,8 +26,21 @@ const NETLINK_HEADER_BYTES: usize = 16;
 /// Room for the changes that come while others are being dealt with; taken only when they do.
 const QUEUE_BYTES: usize = 16 << 20;
 
+/// What a netlink family speaks.
+pub(super) trait Family: NetlinkSerializable + NetlinkDeserializable {
+    const PROTOCOL: isize;
+}
+
+impl Family for RouteNetlinkMessage {
+    const PROTOCOL: isize = NETLINK_ROUTE;
+}
+
+impl Family for NetfilterMessage {
+    const PROTOCOL: isize = NETLINK_NETFILTER;
+}
+
 /// Gives every message of a dump to `take`.
-pub(super) fn dump(request: RouteNetlinkMessage, mut take: impl FnMut(RouteNetlinkMessage)) -> Result<()> {
+pub(super) fn dump<M: Family>(request: M, mut take: impl FnMut(M)) -> Result<()> {
     let socket = send(request, NLM_F_DUMP | NLM_F_REQUEST)?;
     let mut decoder = Decoder::default();
     loop {
@@ -33,18 +52,18 @@ pub(super) fn dump(request: RouteNetlinkMessage, mut take: impl FnMut(RouteNetli
 }
 
 /// Asks for one thing.
-pub(super) fn get(request: RouteNetlinkMessage, take: impl FnMut(RouteNetlinkMessage)) -> Result<()> {
+pub(super) fn get<M: Family>(request: M, take: impl FnMut(M)) -> Result<()> {
     let socket = send(request, NLM_F_REQUEST)?;
     let (datagram, _) = socket.recv_from_full().context("read the kernel's answer")?;
     Decoder::default().decode(&datagram, take)?;
     Ok(())
 }
 
-fn send(request: RouteNetlinkMessage, flags: u16) -> Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
+fn send<M: Family>(request: M, flags: u16) -> Result<Socket> {
+    let mut socket = Socket::new(M::PROTOCOL).context("open a netlink socket")?;
     socket.bind_auto().context("bind a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0)).context("connect a netlink socket")?;
-    let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
+    let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
     request.header.flags = flags;
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
@@ -61,10 +80,10 @@ struct Decoder {
 
 impl Decoder {
     /// True if that was the end of a dump.
-    fn decode(&mut self, datagram: &[u8], mut take: impl FnMut(RouteNetlinkMessage)) -> Result<bool> {
+    fn decode<M: Family>(&mut self, datagram: &[u8], mut take: impl FnMut(M)) -> Result<bool> {
         let mut rest = datagram;
         while let Some(length) = length(rest) {
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).map(|message| message.payload) {
+            match NetlinkMessage::<M>::deserialize(&rest[..length]).map(|message| message.payload) {
                 Ok(NetlinkPayload::Done(_)) => return Ok(true),
                 Ok(NetlinkPayload::Error(error)) => bail!("the kernel refuses: {}", error.to_io()),
                 Ok(NetlinkPayload::InnerMessage(message)) => take(message),
@@ -91,9 +110,10 @@ fn length(bytes: &[u8]) -> Option<usize> {
 
 /// Changes, as they come.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub(super) struct Changes<M> {
     socket: Socket,
     decoder: Decoder,
+    messages: PhantomData<fn() -> M>,
 }
 
 /// What a wait for changes came to.
@@ -105,20 +125,23 @@ pub(super) enum Arrival {
     Ended,
 }
 
-impl Changes {
-    /// From now on, of these groups (RTNLGRP_*).
-    pub(super) fn of(groups: &[u32]) -> Result<Changes> {
-        let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
+impl<M: Family> Changes<M> {
+    /// From now on, of these groups, as far as `filter` lets them pass (none: all).
+    pub(super) fn of(groups: &[u32], filter: &[SockFilter]) -> Result<Changes<M>> {
+        let mut socket = Socket::new(M::PROTOCOL).context("open a netlink socket")?;
         // Without the privilege the ordinary queue has to do: what it cannot hold is noticed.
         if let Err(error) = setsockopt(&socket, RcvBufForce, &QUEUE_BYTES) {
             log::debug!("the queue for changes of the network stays small: {error}");
+        }
+        if !filter.is_empty() {
+            SockRef::from(&socket).attach_filter(filter).context("filter changes of the network")?;
         }
         socket.bind_auto().context("bind a netlink socket")?;
         for group in groups {
             socket.add_membership(*group).context("subscribe to changes of the network")?;
         }
         socket.set_non_blocking(true).context("make a netlink socket non-blocking")?;
-        Ok(Changes { socket, decoder: Decoder::default() })
+        Ok(Changes { socket, decoder: Decoder::default(), messages: PhantomData })
     }
 
     /// Sleeps until something changes, `timeout` is over, or `wakeup` is raised.
@@ -133,7 +156,7 @@ impl Changes {
     }
 
     /// Gives every change that has come to `take`. False if there were more than the queue could hold: ask for all anew.
-    pub(super) fn read(&mut self, mut take: impl FnMut(RouteNetlinkMessage)) -> Result<bool> {
+    pub(super) fn read(&mut self, mut take: impl FnMut(M)) -> Result<bool> {
         let mut whole = true;
         loop {
             match self.socket.recv_from_full() {

@@ -39,6 +39,8 @@ pub struct Config {
     pub features: Features,
     /// Series of all metrics whose labels come from packets.
     pub series_limit: usize,
+    /// Join what NAT has under two addresses, as the kernel's connection tracking tells.
+    pub nat: bool,
     /// Attach by clsact even where the kernel has TCX.
     pub clsact: bool,
 }
@@ -61,6 +63,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(30),
             features: Features::default(),
             series_limit: 20_000,
+            nat: true,
             clsact: false,
         }
     }

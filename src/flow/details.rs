@@ -1,6 +1,7 @@
 //! What only some flows have: times, troubles, errors. Kept apart, so that the others stay small.
 
 use super::Flow;
+use super::nat::Nat;
 use super::quotes::ErrorKind;
 use crate::bpf::{App, Facts, Measure, Sample};
 
@@ -65,6 +66,8 @@ pub struct Details {
     pub troubles: [Troubles; 2],
     /// Minor number of the TLS version: 1 to 4 for 1.0 to 1.3; 0: not known.
     pub tls: u8,
+    /// Translation of its addresses, by the kernel's connection tracking.
+    pub(super) nat: Option<Box<Nat>>,
     /// Type and code of the latest ICMP error about the flow.
     pub icmp_error: Option<(u8, u8)>,
     /// When it came.

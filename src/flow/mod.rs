@@ -2,6 +2,7 @@
 
 mod details;
 mod key;
+mod nat;
 mod observer;
 mod outcome;
 mod quotes;
@@ -14,6 +15,7 @@ mod wheel;
 
 pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
+pub use nat::{Identity, Nat, Tracked, Translations};
 pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
 pub use quotes::ErrorKind;
@@ -40,6 +42,8 @@ pub struct Sent {
     /// OR of the TCP flags.
     pub tcp_flags: u8,
     egress: bool,
+    /// The owner sees the packets under translated addresses.
+    translated: bool,
     /// A SYN without ACK was sent.
     pub syn: bool,
     /// A SYN with ACK was sent.
@@ -113,6 +117,11 @@ impl Flow {
 
     fn is_over(&self) -> bool {
         self.outcome.is_some() || self.closing
+    }
+
+    /// What its ends are called where its addresses are translated.
+    pub fn nat(&self) -> Option<Nat> {
+        self.details.as_ref()?.nat.as_deref().copied()
     }
 
     /// TLS version, once the server has chosen it.

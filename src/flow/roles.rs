@@ -6,14 +6,19 @@ use std::sync::Arc;
 use foldhash::HashSet;
 
 use super::outcome::{ICMP, ICMPV6, TCP};
-use super::{Direction, Flow, FlowKey};
+use super::{Direction, Flow, FlowKey, Identity};
 use crate::bpf::{Facts, Hook, Measure, Record};
 
 /// Interfaces, by index, that face a workload: what enters the host there has left a pod.
 pub type Facing = Arc<HashSet<u32>>;
 
-/// The client, if the record proves who that is: by a SYN, a handshake that was measured, an echo.
-pub(super) fn evidence(sender: usize, record: &Record) -> Option<usize> {
+/// The client, if that is certain: because the kernel's connection tracking knows, or the record proves it by a SYN, a handshake
+/// that was measured, an echo.
+pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
+    if let Some(tracked) = identity.tracked {
+        return Some(tracked.client);
+    }
+    let sender = identity.sender;
     let other = 1 - sender;
     match record.protocol {
         TCP if record.syn => return Some(sender), // and answered too, if both opened at once
@@ -59,8 +64,8 @@ fn opens(record: &Record) -> bool {
 
 /// The client by this record, if it is another than was thought: a guess gives way to evidence, and a guess by who spoke
 /// first to an earlier packet.
-pub(super) fn corrected(flow: &Flow, sender: usize, record: &Record) -> Option<usize> {
-    let client = match evidence(sender, record) {
+pub(super) fn corrected(flow: &Flow, identity: &Identity, record: &Record) -> Option<usize> {
+    let client = match evidence(identity, record) {
         // Both ends sent a SYN: the earlier one opened.
         Some(_) if flow.client_is_known && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
@@ -69,7 +74,7 @@ pub(super) fn corrected(flow: &Flow, sender: usize, record: &Record) -> Option<u
             if flow.client_is_known || !tie || record.first_ns >= flow.first_ns {
                 return None;
             }
-            sender
+            identity.sender
         }
     };
     (usize::from(flow.client) != client).then_some(client)

@@ -14,7 +14,7 @@ use super::reuse::begins_anew;
 use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
-use super::{Direction, ErrorKind, Flow, FlowKey, Observer, Sent};
+use super::{Direction, ErrorKind, Flow, FlowKey, Identity, Observer, Sent};
 use crate::bpf::{App, Cause, Hook, Record};
 
 /// Bounds of a table.
@@ -107,7 +107,12 @@ impl Table {
 
     /// Adds a record to its flow.
     pub fn merge(&mut self, record: &Record, observer: &mut impl Observer) {
-        let (key, sender) = FlowKey::of(record);
+        self.merge_as(&Identity::of(record), record, observer);
+    }
+
+    /// Adds a record to the flow that it belongs to.
+    pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer) {
+        let Identity { key, sender, tracked } = *identity;
         let hash = self.hash(&key);
         let found = self
             .index
@@ -126,19 +131,26 @@ impl Table {
             Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
                 self.end(i, observer);
                 self.remove(i, observer);
-                self.open(key, hash, sender, record, observer)
+                self.open(hash, identity, record, observer)
             }
             Some(i) => i,
-            None => self.open(key, hash, sender, record, observer),
+            None => self.open(hash, identity, record, observer),
         };
-        self.correct_roles(index, sender, record, observer);
+        self.correct_roles(index, identity, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
+        if let Some(tracked) = tracked
+            && flow.nat() != Some(tracked.nat)
+        {
+            flow.details.get_or_insert_default().nat = Some(Box::new(tracked.nat));
+        }
+        let translated = tracked.is_some_and(|tracked| tracked.translated);
         let sent = &mut flow.sent[sender];
-        let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
+        let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook && sent.translated == translated;
         let first = sent.ifindex == 0;
         if first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS) {
             sent.ifindex = record.ifindex;
             sent.egress = record.hook == Hook::Egress;
+            sent.translated = translated;
             sent.vlan = record.vlan;
         } else if !owner {
             observer.duplicate(record);
@@ -203,10 +215,11 @@ impl Table {
     }
 
     /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
-    fn correct_roles(&mut self, index: u32, sender: usize, record: &Record, observer: &mut impl Observer) {
+    fn correct_roles(&mut self, index: u32, identity: &Identity, record: &Record, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let client = roles::corrected(flow, sender, record);
-        flow.client_is_known |= roles::evidence(sender, record).is_some();
+        let client = roles::corrected(flow, identity, record);
+        flow.client_is_known |= roles::evidence(identity, record).is_some();
+        let sender = identity.sender;
         let direction = if let Some(client) = client {
             flow.client = client as u8;
             roles::direction_of(&self.facing, client, sender, record)
@@ -281,9 +294,10 @@ impl Table {
         flow.last_ns().saturating_add(timeout.as_nanos() as u64).saturating_add(SETTLE_NS)
     }
 
-    fn open(&mut self, key: FlowKey, hash: u32, sender: usize, record: &Record, observer: &mut impl Observer) -> u32 {
+    fn open(&mut self, hash: u32, identity: &Identity, record: &Record, observer: &mut impl Observer) -> u32 {
         while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
-        let evidence = roles::evidence(sender, record);
+        let Identity { key, sender, .. } = *identity;
+        let evidence = roles::evidence(identity, record);
         let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
         self.generation = self.generation.wrapping_add(1);
         let flow = Flow {

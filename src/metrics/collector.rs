@@ -137,6 +137,9 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     }
     let missed = snapshot.misses.unquoted + snapshot.aggregates.errors_lost;
     families.add("netmon_icmp_quotes_missed_total", &[], missed as f64);
+    families.add("netmon_nat_translations", &[], snapshot.nat.translations as f64);
+    families.add("netmon_nat_translations_refused_total", &[], snapshot.nat.refused as f64);
+    families.add("netmon_nat_resyncs_total", &[], snapshot.nat.resyncs as f64);
     if snapshot.timestamps == TimestampSource::Hardware {
         for (source, count) in ["kernel", "hardware"].into_iter().zip(snapshot.misses.stamps) {
             families.add("netmon_timestamps_total", &[("source", source)], count as f64);

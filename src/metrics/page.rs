@@ -34,8 +34,21 @@ pub struct Snapshot {
     pub interfaces: BTreeMap<u32, Interface>,
     /// What they have counted themselves, by index: packets received and sent.
     pub counters: HashMap<u32, [u64; 2]>,
+    /// Translations of addresses.
+    pub nat: NatCounts,
     /// Run-time statistics of the programs, where the kernel keeps them.
     pub programs: Vec<ProgramStats>,
+}
+
+/// Translations of addresses by NAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatCounts {
+    /// Connections that have one.
+    pub translations: u64,
+    /// Those that found no room.
+    pub refused: u64,
+    /// Times that all had to be read anew, for more came at once than the kernel could tell of.
+    pub resyncs: u64,
 }
 
 /// Where the pages come from.

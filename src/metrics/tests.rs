@@ -67,6 +67,7 @@ impl Source for Fixed {
             processing: Processing::new(0),
             interfaces: BTreeMap::new(),
             counters: Default::default(),
+            nat: Default::default(),
             programs: Vec::new(),
         })
     }

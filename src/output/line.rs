@@ -188,6 +188,12 @@ impl Line {
             response_us: details.and_then(|d| Stats::of(&d.response)),
             client_retransmits: retransmits(client),
             server_retransmits: retransmits(1 - client),
+            nat: flow.nat().map(|nat| Nat {
+                server_ip: nat.server.map(|server| server.ip(flow.key.v6)),
+                server_port: nat.server.and_then(|server| port(server.port)),
+                client_ip: nat.client.map(|client| client.ip(flow.key.v6)),
+                client_port: nat.client.and_then(|client| port(client.port)),
+            }),
             ..Line::default()
         }
     }

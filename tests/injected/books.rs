@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use netmon::bpf::{Frame, Hook, Tally};
+use netmon::bpf::{Frame, Hook, Options, Sweep, Tally};
 
 use super::pin;
 use crate::support::kernel::{Kernel, assert_conserved, small, total};
@@ -25,6 +25,35 @@ fn one_packet_is_one_record() {
     assert_eq!(r.source.ip(false).to_string(), "10.0.0.1");
     assert_eq!((r.ifindex, r.hook), (1, Hook::Ingress));
     assert_conserved(&books, total(&records));
+}
+
+/// User space hands records of translated connections to the worker that has the connection: it must know which.
+#[test]
+fn user_space_knows_the_ring_of_a_flow() {
+    needs_root!();
+    let mut kernel = Kernel::load(Options { rings: 3, ..small() }).unwrap();
+    let spread = kernel.bpf.spread();
+    let injector = kernel.injector(Hook::Ingress, true);
+    for host in 0..100 {
+        let (mut v4, mut v6) = (ipv4(TCP, &[], 7, 0, &tcp(ACK, &[], b"")), ipv6(UDP, &udp(b"hello")));
+        (v4[15], v4[21]) = (host, host ^ 7);
+        (v6[23], v6[41]) = (host, host ^ 7);
+        for (ethertype, packet) in [(IPV4, v4), (IPV6, v6)] {
+            injector.inject(&ethernet(&[], ethertype, &packet), Frame::default(), 1).unwrap();
+        }
+    }
+    let mut found = [0; 3];
+    while !kernel.sweeper().is_empty() {
+        kernel.sweeper().sweep(Sweep::All).unwrap();
+        for (ring, records) in kernel.drain_each().into_iter().enumerate() {
+            for record in records {
+                assert_eq!(spread.ring(&[record.source, record.destination], record.v6), ring, "{record:?}");
+                assert_eq!(spread.ring(&[record.destination, record.source], record.v6), ring, "{record:?}");
+                found[ring] += 1;
+            }
+        }
+    }
+    assert!(found.iter().sum::<u32>() == 200 && found.iter().all(|n| *n > 30), "{found:?}");
 }
 
 #[test]

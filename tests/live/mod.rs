@@ -18,6 +18,7 @@ mod framing;
 mod held;
 mod kill;
 mod metrics;
+mod nat;
 mod net;
 mod offloads;
 mod outcomes;

@@ -89,7 +89,18 @@ impl Connection {
 /// Sends `bytes` from `a` over each of `streams` connections at once to `server` in `b`, and half as many back.
 pub fn transfer(a: &Netns, b: &Netns, server: IpAddr, streams: usize, bytes: usize) -> Vec<Connection> {
     let listener = b.run(|| TcpListener::bind((server, 0)).unwrap());
-    let server = listener.local_addr().unwrap();
+    let dialled = listener.local_addr().unwrap();
+    transfer_to(a, listener, dialled, streams, bytes)
+}
+
+/// The same, where the server is `listener` and the clients know it as `server`.
+pub fn transfer_to(
+    a: &Netns,
+    listener: TcpListener,
+    server: SocketAddr,
+    streams: usize,
+    bytes: usize,
+) -> Vec<Connection> {
     std::thread::scope(|scope| {
         let serving = scope.spawn(|| {
             std::thread::scope(|scope| {
@@ -130,7 +141,9 @@ pub fn transfer(a: &Netns, b: &Netns, server: IpAddr, streams: usize, bytes: usi
             .iter()
             .map(|(client, stream)| {
                 let client = *client;
-                let (_, other) = served.iter().find(|(peer, _)| *peer == client).unwrap();
+                // What lies between may have given the client another name: then there is one only.
+                let same = served.iter().find(|(peer, _)| *peer == client);
+                let (_, other) = same.unwrap_or_else(|| served.first().filter(|_| streams == 1).unwrap());
                 let mut from_server = TcpSent::of(other);
                 // The SYN-ACK was sent before there was a socket to count it.
                 from_server.segments += 1;

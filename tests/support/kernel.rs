@@ -53,18 +53,22 @@ impl Kernel {
 
     /// What waits in the rings.
     pub fn drain(&mut self) -> Vec<Record> {
-        let mut all = Vec::new();
-        let mut batch = Vec::new();
-        for reader in &mut self.readers {
+        self.drain_each().into_iter().flatten().collect()
+    }
+
+    /// What waits in each ring.
+    pub fn drain_each(&mut self) -> Vec<Vec<Record>> {
+        let drain = |reader: &mut RingReader| {
+            let (mut all, mut batch) = (Vec::new(), Vec::new());
             loop {
                 assert_eq!(reader.read(4096, &mut batch), 0, "undecodable records");
                 if batch.is_empty() {
-                    break;
+                    return all;
                 }
                 all.append(&mut batch);
             }
-        }
-        all
+        };
+        self.readers.iter_mut().map(drain).collect()
     }
 
     /// Empties the rings; how many records waited there.

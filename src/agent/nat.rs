@@ -1,0 +1,149 @@
+//! Keeps the translations of addresses up to date, so that a connection is one flow under whatever addresses it is seen.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+use crate::bpf::{Clock, Conntrack, Spread, Tracking, Translated, list_translated};
+use crate::flow::Translations;
+use crate::metrics::NatCounts;
+
+/// Between two looks for what the thread has to do: rare things that must not hold up a worker.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+pub(super) struct Nat {
+    /// `None`: the kernel does not tell of translations, or is not to.
+    conntrack: Option<Mutex<Conntrack>>,
+    translations: RwLock<Translations>,
+    spread: Spread,
+    resyncs: AtomicU64,
+    /// Some were missed: all are to be read anew.
+    missed: AtomicBool,
+}
+
+impl Nat {
+    /// Knows every translation that is in force, and at most so many.
+    pub(super) fn new(wanted: bool, most: usize, spread: Spread) -> Arc<Nat> {
+        let mut translations = Translations::new(most);
+        let conntrack = wanted.then(Conntrack::new).and_then(|conntrack| {
+            let list = translations.begin_list();
+            match conntrack.and_then(|conntrack| Ok((conntrack, all()?))) {
+                Ok((conntrack, all)) => {
+                    translations.end_list(list, &all, Clock::now_ns());
+                    log::info!("conntrack tells of translated addresses: {} connections have such", all.len());
+                    Some(Mutex::new(conntrack))
+                }
+                Err(error) => {
+                    log::warn!("what NAT translates is counted under both addresses: {error:#}");
+                    None
+                }
+            }
+        });
+        Arc::new(Nat {
+            conntrack,
+            translations: RwLock::new(translations),
+            spread,
+            resyncs: AtomicU64::new(0),
+            missed: AtomicBool::new(false),
+        })
+    }
+
+    /// To be called after records were read and before they are merged: the translations of all of them are known then.
+    pub(super) fn refresh(&self, now_ns: u64) {
+        let Some(conntrack) = &self.conntrack else { return };
+        let mut conntrack = conntrack.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news: Vec<Tracking> = Vec::new();
+        let whole = conntrack.read(|tracking| news.push(tracking)).unwrap_or_else(|error| {
+            log::debug!("{error:#}");
+            false
+        });
+        if !news.is_empty() {
+            let mut translations = self.write();
+            news.iter().for_each(|tracking| translations.apply(tracking, now_ns));
+        }
+        if !whole {
+            self.resyncs.fetch_add(1, Ordering::Relaxed);
+            self.missed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn look(&self) -> Result<()> {
+        if self.missed.swap(false, Ordering::Relaxed) {
+            log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
+            let list = self.write().begin_list();
+            let all = all()?;
+            self.write().end_list(list, &all, Clock::now_ns());
+        }
+        if !self.read().is_empty() {
+            self.write().expire(Clock::now_ns());
+        }
+        Ok(())
+    }
+
+    pub(super) fn counts(&self) -> NatCounts {
+        let translations = self.read();
+        NatCounts {
+            translations: translations.len() as u64,
+            refused: translations.refused(),
+            resyncs: self.resyncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The ring, and so the worker, of a flow.
+    pub(super) fn spread(&self) -> Spread {
+        self.spread
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Translations> {
+        self.translations.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Translations> {
+        self.translations.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn all() -> Result<Vec<Translated>> {
+    let mut all = Vec::new();
+    list_translated(|translated| all.push(translated))?;
+    Ok(all)
+}
+
+/// The thread for what takes long.
+pub(super) struct Upkeep {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+}
+
+impl Upkeep {
+    /// `None` if there is nothing to keep up.
+    pub(super) fn start(nat: Arc<Nat>) -> Result<Option<Upkeep>> {
+        if nat.conntrack.is_none() {
+            return Ok(None);
+        }
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = Builder::new()
+            .name("nm-conntrack".to_owned())
+            .spawn(move || {
+                while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(error) = nat.look() {
+                        log::warn!("{error:#}");
+                    }
+                }
+            })
+            .context("start the thread that keeps up translations")?;
+        Ok(Some(Upkeep { thread, stop }))
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            log::error!("the thread that keeps up translations panicked");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+use super::super::table::Limits;
+use super::super::{Flow, Observer, Outcome, Table};
+use super::*;
+use crate::bpf::{Cause, Hook};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn end(host: u8, port: u16) -> Endpoint {
+    let mut address = [0; 16];
+    address[3] = host;
+    Endpoint { address, port }
+}
+
+/// Pod 1 dials service 2, backend 3 answers and knows the pod as node 4.
+fn both() -> Translated {
+    let (dialled, answered) = ([end(1, 1000), end(2, 80)], [end(4, 5000), end(3, 8080)]);
+    Translated { protocol: 6, v6: false, dialled, answered }
+}
+
+fn record(source: Endpoint, destination: Endpoint, ifindex: u32, hook: Hook) -> Record {
+    Record {
+        v6: false,
+        source,
+        destination,
+        protocol: 6,
+        ifindex,
+        hook,
+        vlan: 0,
+        inner_vlan: 0,
+        packets: 10,
+        bytes: 1000,
+        first_ns: SECOND,
+        last_ns: SECOND,
+        tcp_flags: 16,
+        syn: false,
+        syn_ack: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        cause: Cause::Swept,
+        facts: None,
+    }
+}
+
+#[test]
+fn all_names_are_one_flow() {
+    let mut translations = Translations::new(10);
+    translations.apply(&Tracking::Begun(both()), 0);
+    let Translated { dialled, answered, .. } = both();
+    let nat = Nat { client: Some(answered[0]), server: Some(answered[1]) };
+    let key = key_of(&both(), dialled).0;
+    for ([client, server], translated) in [(dialled, false), (answered, true), ([dialled[0], answered[1]], true)] {
+        for (source, destination, sent_by_client) in [(client, server, true), (server, client, false)] {
+            let identity = translations.identify(&record(source, destination, 1, Hook::Ingress)).unwrap();
+            let tracked = identity.tracked.unwrap();
+            assert_eq!((identity.key, tracked.nat, tracked.translated), (key, nat, translated));
+            assert_eq!(identity.key.ends[tracked.client], dialled[0]);
+            assert_eq!(identity.sender == tracked.client, sent_by_client, "{source:?} to {destination:?}");
+        }
+    }
+    assert!(translations.identify(&record(end(1, 1000), end(9, 80), 1, Hook::Ingress)).is_none());
+}
+
+#[test]
+fn a_name_used_again_is_the_new_ones() {
+    let mut translations = Translations::new(10);
+    let first = both();
+    let second = Translated { answered: [end(4, 5001), end(3, 8080)], ..both() };
+    translations.apply(&Tracking::Begun(first), 0);
+    translations.apply(&Tracking::Ended(first), SECOND);
+    translations.apply(&Tracking::Begun(second), SECOND);
+    let known_as = |translations: &Translations, [client, server]: [Endpoint; 2]| {
+        translations.identify(&record(client, server, 1, Hook::Ingress))?.tracked?.nat.client
+    };
+    assert_eq!(known_as(&translations, first.dialled), Some(end(4, 5001)));
+    assert_eq!(known_as(&translations, first.answered), Some(end(4, 5000)), "late records still find it");
+    translations.expire(9 * SECOND);
+    assert_eq!(translations.len(), 2);
+    translations.expire(12 * SECOND);
+    assert_eq!(translations.len(), 1);
+    assert_eq!(known_as(&translations, first.answered), None);
+    assert_eq!(known_as(&translations, second.dialled), Some(end(4, 5001)), "not taken along");
+}
+
+#[test]
+fn a_list_ends_what_it_lacks_and_adds_what_was_missed() {
+    let mut translations = Translations::new(10);
+    let other =
+        |port| Translated { dialled: [end(1, port), end(2, 80)], answered: [end(4, port), end(3, 8080)], ..both() };
+    for port in 1..=3 {
+        translations.apply(&Tracking::Begun(other(port)), 0);
+    }
+    let list = translations.begin_list();
+    translations.apply(&Tracking::Ended(other(2)), SECOND);
+    translations.apply(&Tracking::Begun(other(4)), SECOND);
+    translations.end_list(list, &[other(1), other(2), other(5)], SECOND);
+    translations.expire(20 * SECOND);
+    let there = |port| translations.identify(&record(end(1, port), end(2, 80), 1, Hook::Ingress)).is_some();
+    assert_eq!([1, 2, 3, 4, 5].map(there), [true, false, false, true, true]);
+}
+
+#[test]
+fn what_finds_no_room_is_counted() {
+    let mut translations = Translations::new(1);
+    translations.apply(&Tracking::Begun(both()), 0);
+    translations.apply(&Tracking::Begun(both()), 0);
+    assert_eq!(translations.refused(), 0, "told twice");
+    let other = Translated { dialled: [end(1, 1), end(2, 80)], ..both() };
+    translations.apply(&Tracking::Begun(other), 0);
+    assert_eq!((translations.len(), translations.refused()), (1, 1));
+}
+
+#[derive(Default)]
+struct Counted {
+    sent: u64,
+    duplicate: u64,
+}
+
+impl Observer for Counted {
+    fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
+        0
+    }
+    fn sent(&mut self, _: &Flow, _: usize, record: &Record) {
+        self.sent += record.packets;
+    }
+    fn duplicate(&mut self, record: &Record) {
+        self.duplicate += record.packets;
+    }
+    fn ended(&mut self, _: &Flow, _: Outcome) {}
+    fn evicted(&mut self, _: &Flow) {}
+}
+
+/// On one interface too: before and after it is translated, in the same direction of the hook.
+#[test]
+fn packets_are_counted_once_under_all_names() {
+    let mut translations = Translations::new(10);
+    translations.apply(&Tracking::Begun(both()), 0);
+    let Translated { dialled, answered, .. } = both();
+    let timeout = Duration::from_secs(30);
+    let mut table = Table::new(Limits { max_flows: 10, flow_timeout: timeout, connect_timeout: timeout }, 0);
+    let mut counted = Counted::default();
+    for [client, server] in [answered, dialled, answered] {
+        let record = record(client, server, 1, Hook::Egress);
+        table.merge_as(&translations.identify(&record).unwrap(), &record, &mut counted);
+    }
+    assert_eq!((table.len(), counted.sent, counted.duplicate), (1, 20, 10));
+    let flow = table.iter().next().unwrap();
+    assert_eq!(flow.key.ends[usize::from(flow.client)], dialled[0], "the client is the pod");
+}
