@@ -46,6 +46,7 @@ fn record(client: u32, facts: Facts) -> Record {
         protocol: 6,
         ifindex: 1,
         hook: Hook::Ingress,
+        inner: false,
         vlan: 0,
         inner_vlan: 0,
         packets: 1,

@@ -42,6 +42,8 @@ pub struct InterfaceBooks {
     pub malformed: Tally,
     /// Lost: their record found its ring full.
     pub ring_full: Tally,
+    /// Found in the packets of tunnels, and accounted or ignored like those seen.
+    pub decapsulated: Tally,
 }
 
 impl InterfaceBooks {
@@ -60,6 +62,7 @@ impl AddAssign for InterfaceBooks {
         self.not_ip += other.not_ip;
         self.malformed += other.malformed;
         self.ring_full += other.ring_full;
+        self.decapsulated += other.decapsulated;
     }
 }
 
@@ -109,6 +112,7 @@ impl Books {
                 not_ip: b.ignored[0].into(),
                 malformed: b.ignored[1].into(),
                 ring_full: b.lost.into(),
+                decapsulated: b.inner.into(),
             };
             if books != InterfaceBooks::default() {
                 *all.entry(b.ifindex).or_default() += books;

@@ -21,7 +21,7 @@ pub use roles::Facing;
 pub use state::State;
 pub use table::{Counts, Limits, Table};
 
-use crate::bpf::{App, Hook};
+use crate::bpf::{App, Hook, Record};
 
 /// One direction of a flow, as its owner saw it: the interface and hook that saw it first. What others see of the same
 /// packets is duplicate.
@@ -39,7 +39,8 @@ pub struct Sent {
     pub vlan: u16,
     /// OR of the TCP flags.
     pub tcp_flags: u8,
-    egress: bool,
+    /// How the owner saw it: EGRESS, INNER.
+    view: u8,
     /// A SYN without ACK was sent.
     pub syn: bool,
     /// A SYN with ACK was sent.
@@ -50,10 +51,34 @@ pub struct Sent {
     pub icmp_code: u8,
 }
 
+const EGRESS: u8 = 1;
+/// In a tunnel's packet.
+const INNER: u8 = 2;
+
+fn view(record: &Record) -> u8 {
+    (if record.hook == Hook::Egress { EGRESS } else { 0 }) | (if record.inner { INNER } else { 0 })
+}
+
 impl Sent {
     /// The owner's hook.
     pub fn hook(&self) -> Hook {
-        if self.egress { Hook::Egress } else { Hook::Ingress }
+        if self.view & EGRESS != 0 { Hook::Egress } else { Hook::Ingress }
+    }
+
+    /// The owner found it in a tunnel.
+    pub fn inner(&self) -> bool {
+        self.view & INNER != 0
+    }
+
+    /// The record comes from where the owner is.
+    fn is_owner(&self, record: &Record) -> bool {
+        self.ifindex == record.ifindex && self.view == view(record)
+    }
+
+    fn own(&mut self, record: &Record) {
+        self.ifindex = record.ifindex;
+        self.view = view(record);
+        self.vlan = record.vlan;
     }
 }
 

@@ -24,9 +24,6 @@ pub(super) fn begins_anew(flow: &Flow, sender: usize, record: &Record) -> bool {
     let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
     let sent = &flow.sent[sender];
     // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one.
-    let had_it = !repeated
-        && sent.ifindex == record.ifindex
-        && sent.hook() == record.hook
-        && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
+    let had_it = !repeated && sent.is_owner(record) && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
     record.first_ns > last_ns || had_it && record.first_ns == last_ns
 }

@@ -15,7 +15,7 @@ use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, ErrorKind, Flow, FlowKey, Observer, Sent};
-use crate::bpf::{App, Cause, Hook, Record};
+use crate::bpf::{App, Cause, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -134,12 +134,10 @@ impl Table {
         self.correct_roles(index, sender, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
         let sent = &mut flow.sent[sender];
-        let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook;
+        let owner = sent.is_owner(record);
         let first = sent.ifindex == 0;
         if first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS) {
-            sent.ifindex = record.ifindex;
-            sent.egress = record.hook == Hook::Egress;
-            sent.vlan = record.vlan;
+            sent.own(record);
         } else if !owner {
             observer.duplicate(record);
             return;
