@@ -25,6 +25,7 @@ mod states;
 mod stop;
 mod table;
 mod traffic;
+mod tunnels;
 
 use std::time::{Duration, Instant};
 
