@@ -40,6 +40,8 @@ pub fn run(report: &mut Report) -> Result<()> {
     let small6 = ethernet(&[], IPV6, &ipv6(TCP, &tcp(ACK, &TIMESTAMPS, &[])));
     let udp4 = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(&[0; 512])));
     let small = small_packet();
+    let carry = |frame: &[u8]| ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &vxlan(4789, frame)));
+    let (small_carried, udp_carried) = (carry(&small), carry(&udp4));
     let ping = ethernet(&[], IPV4, &ipv4(1, &[], 7, 0, &[8, 0, 0, 0, 0, 1, 0, 1, 0, 0]));
     let many = |order, flows| Some((order, flows));
     let mut cases = [
@@ -48,6 +50,9 @@ pub fn run(report: &mut Report) -> Result<()> {
         ("hot flow, TCP, IPv4, its ACKs", HOT, &small, many(Order::Stream, 1)),
         ("hot flow, UDP, IPv4, 554 bytes", HOT, &udp4, many(Order::Stream, 1)),
         ("one ACK over and over", Budget::None, &small, None),
+        ("one ACK over and over, in VXLAN", Budget::None, &small_carried, None),
+        ("one datagram over and over", Budget::None, &udp4, None),
+        ("one datagram over and over, in VXLAN", Budget::None, &udp_carried, None),
         ("1 k flows in turn", Budget::None, &small, many(Order::InTurn, 1000)),
         ("10 k flows in turn", Budget::None, &small, many(Order::InTurn, 10_000)),
         ("100 k flows in turn", AtMost(120.0), &small, many(Order::InTurn, 100_000)),

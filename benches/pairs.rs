@@ -46,6 +46,7 @@ fn record(client: u32, facts: Facts) -> Record {
         protocol: 6,
         ifindex: 1,
         hook: Hook::Ingress,
+        inner: false,
         vlan: 0,
         inner_vlan: 0,
         packets: 1,
@@ -72,7 +73,9 @@ impl Source for Pairs {
             misses: Default::default(),
             timestamps: TimestampSource::Kernel,
             processing: Processing::new(0),
-            interfaces: Vec::new(),
+            interfaces: Default::default(),
+            counters: Default::default(),
+            nat: Default::default(),
             programs: Vec::new(),
         })
     }

@@ -40,6 +40,11 @@ static __always_inline void nm_count(struct nm_tally *t, __u64 packets, __u64 by
 	t->bytes += bytes;
 }
 
+static __always_inline void nm_ignore(struct nm_books *books, int verdict, const struct nm_packet *p)
+{
+	nm_count(&books->ignored[verdict == NM_NO_IP ? NM_NOT_IP : NM_MALFORMED], p->packets, p->bytes);
+}
+
 /* A record that cannot be written takes its packets with it. */
 static __always_inline void nm_count_lost(struct nm_cpu *cpu, __u32 ifindex, __u64 packets, __u64 bytes)
 {

@@ -33,6 +33,22 @@ static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet 
 	d->looks = nm_apps ? NM_LOOKS_MIDWAY : 0;
 }
 
+/* A tunnel is known by its header: that is told once an entry, in place of a look at the payload. */
+static __always_inline bool nm_name_tunnel(struct nm_delta *d, const struct nm_packet *p)
+{
+	struct nm_facts *f;
+
+	if (!nm_decapsulate || !p->tunnel)
+		return false;
+	if (d->looks == NM_LOOKS_NAMED)
+		return true;
+	d->looks = NM_LOOKS_NAMED;
+	f = nm_note(d, p);
+	if (f)
+		f->app = p->tunnel;
+	return true;
+}
+
 /* The first packet of an entry; true if its payload is to be looked at. */
 static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p,
 				     __u8 protocol, bool room)
@@ -48,6 +64,8 @@ static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, 
 			d->ack = p->ack;
 			d->window = p->window;
 		}
+	} else if (nm_name_tunnel(d, p)) {
+		return false;
 	} else if (protocol == IPPROTO_UDP) {
 		return nm_answer(nm_hand_over(skb, cpu, p));
 	} else if (nm_is_icmp(protocol)) {
@@ -88,6 +106,8 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	d->state |= p->opening;
 	if (protocol == IPPROTO_TCP) {
 		look = nm_follow(skb, cpu, d, p);
+	} else if (nm_name_tunnel(d, p)) {
+		look = false;
 	} else if (protocol == IPPROTO_UDP) {
 		look = nm_datagram_hit(skb, cpu, d, p, last);
 	} else {
@@ -100,15 +120,19 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	return look;
 }
 
+enum nm_room {
+	NM_NO_ROOM, /* this packet is lost */
+	NM_ROOM,    /* the entry was free, or idle */
+	NM_ROOM_MADE,
+};
+
 /*
- * Put the packet's key into the set in place of the entry worth least: a free slot, one that fell idle, then the one with
- * the fewest packets, so that a flood of small flows displaces its own kind. If the ring takes no record, the smaller of
- * the two is lost: what the victim holds, or this packet. True if the payload is to be looked at.
+ * Point `p->slot` at the entry of the set that is worth least: a free slot, one that fell idle, then the one with the fewest
+ * packets, so that a flood of small flows displaces its own kind. If the ring takes no record, the smaller of the two is
+ * lost: what the victim holds, or this packet.
  */
-static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 key_size,
-				 struct nm_packet *p)
+static __noinline int nm_make_room(struct nm_cpu *cpu, void *set, __u32 key_size, struct nm_packet *p)
 {
-	bool v6 = key_size == sizeof(struct nm_key6), look;
 	__u32 least = ~0u, way = 0;
 	void *victim = set;
 	struct nm_delta *d;
@@ -133,21 +157,45 @@ static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void
 	}
 	p->slot += way;
 	d = NM_DELTA(victim, key_size);
-	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED)) {
+	if (least && nm_has_news(d) &&
+	    !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
 		if (d->packets > p->packets) {
 			nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
-			return 0;
+			return NM_NO_ROOM;
 		}
 		nm_count_lost(cpu, nm_ifindex(victim, key_size), d->packets, d->bytes);
 	}
-	if (key_size == sizeof(struct nm_key6))
-		*(struct nm_key6 *)victim = p->key6;
-	else
-		*(struct nm_key4 *)victim = p->key4;
+	return least <= 1 ? NM_ROOM : NM_ROOM_MADE;
+}
+
+/*
+ * Put the packet's key into the set; true if the payload is to be looked at. What chooses the entry is apart: the stack of
+ * a handshake in a tunnel is as deep as old verifiers allow.
+ */
+static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 key_size,
+				 struct nm_packet *p)
+{
+	int room = nm_make_room(cpu, set, key_size, p);
+	struct nm_delta *d;
+	bool look;
+
+	if (room == NM_NO_ROOM)
+		return 0;
+	if (key_size == sizeof(struct nm_key6)) {
+		struct nm_entry6 *entry = &((struct nm_set6 *)set)->way[p->slot % NM_WAYS];
+
+		entry->key = p->key6;
+		d = &entry->delta;
+	} else {
+		struct nm_entry4 *entry = &((struct nm_set4 *)set)->way[p->slot % NM_WAYS];
+
+		entry->key = p->key4;
+		d = &entry->delta;
+	}
 	nm_start(d, p);
-	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size), least <= 1);
+	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size), room == NM_ROOM);
 	if (p->urgent)
-		nm_tell(d, p, v6);
+		nm_tell(d, p, key_size == sizeof(struct nm_key6));
 	return look;
 }
 
@@ -174,15 +222,18 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 	return 0;
 }
 
-/* Add the packet to its entry in `set`, the one its hash chose, of number `i`. */
-static __always_inline void nm_account(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 i,
+#define NM_BYPASS -1
+
+/*
+ * Add the packet to its entry in `set`, the one its hash chose, of number `i`. What is returned goes to nm_finish: whether
+ * the payload is to be looked at, or NM_BYPASS.
+ */
+static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 i,
 				       const __u32 key_size, struct nm_packet *p)
 {
-	bool look;
-
 	if (cpu->busy) {
 		nm_bypass(cpu, key_size, p);
-		return;
+		return NM_BYPASS;
 	}
 	cpu->busy = 1;
 	nm_barrier();
@@ -194,16 +245,48 @@ static __always_inline void nm_account(struct __sk_buff *skb, struct nm_cpu *cpu
 
 		if (nm_same(entry, p, key_size)) {
 			p->slot += w;
-			look = nm_hit(skb, cpu, entry, key_size, p);
-			goto out;
+			return nm_hit(skb, cpu, entry, key_size, p);
 		}
 	}
-	look = nm_install(skb, cpu, set, key_size, p);
-out:
+	return nm_install(skb, cpu, set, key_size, p);
+}
+
+/* What is left to do for an accounted packet, apart because it takes a deep stack. */
+static __always_inline void nm_finish(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p, int look)
+{
+	if (look == NM_BYPASS)
+		return;
 	if (look)
 		nm_look(skb, p->cpu);
 	if (p->urgent && p->icmp)
 		nm_quote(skb, nm_hand_over(skb, cpu, p));
 	nm_barrier();
 	cpu->busy = 0;
+}
+
+/* In the set of its hash. The live bit comes after the entry: a sweep in between would clear it. */
+static __always_inline int nm_account4(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
+{
+	__u32 hash = nm_hash(p->word, sizeof(p->key4)) >> (32 - nm_shift4), i = (p->cpu << nm_shift4) + hash;
+	void *set = bpf_map_lookup_elem(&nm_cache4, &i);
+	int look;
+
+	if (!set)
+		return NM_BYPASS;
+	look = nm_account(skb, cpu, set, i, sizeof(p->key4), p);
+	cpu->live4 |= 1ull << (hash >> (nm_shift4 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
+	return look;
+}
+
+static __always_inline int nm_account6(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
+{
+	__u32 hash = nm_hash(p->word, sizeof(p->key6)) >> (32 - nm_shift6), i = (p->cpu << nm_shift6) + hash;
+	void *set = bpf_map_lookup_elem(&nm_cache6, &i);
+	int look;
+
+	if (!set)
+		return NM_BYPASS;
+	look = nm_account(skb, cpu, set, i, sizeof(p->key6), p);
+	cpu->live6 |= 1ull << (hash >> (nm_shift6 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
+	return look;
 }

@@ -2,6 +2,8 @@
 /* What is fixed for the life of a load. Constants to the verifier: a branch they rule out is dead code. */
 #pragma once
 
+#define NM_VXLAN_PORTS 2
+
 const volatile __u32 nm_shift4 = 12; /* log2 of the sets of a CPU's caches; at least that of NM_GROUPS */
 const volatile __u32 nm_shift6 = 11;
 const volatile __u32 nm_rings = 1;      /* 1 to NM_MAX_RINGS */
@@ -21,5 +23,9 @@ const volatile __u32 nm_pair_stale = 250; /* units after which another connectio
 const volatile __u32 nm_pair_shift = 12; /* log2 of the slots of nm_pairs */
 const volatile __u32 nm_sample_gap = 4; /* ticks between records that are written because there are many samples */
 const volatile __u32 nm_apps = 0;       /* bit n: enum nm_app n is looked for; 0: no payload is looked at */
+/* Look into tunnels. Ports in host order, 0: none; the second is what Linux and flannel used before there was a number. */
+const volatile __u8 nm_decapsulate = 1;
+const volatile __u16 nm_vxlan_ports[NM_VXLAN_PORTS] = { 4789, 8472 };
+const volatile __u16 nm_geneve_port = 6081;
 /* PREEMPT_RT: packets of one CPU may interrupt each other. Needs bpf_preempt_disable (6.10). */
 const volatile __u8 nm_preemptible = 0;

@@ -4,6 +4,7 @@
 
 #define NM_LOOKS 8        /* payloads of a direction of which the beginning was seen */
 #define NM_LOOKS_MIDWAY 2 /* of others */
+#define NM_LOOKS_NAMED 255 /* a tunnel, and that was told */
 
 /* At the packet in `cpu->packet`. */
 __noinline int nm_look(struct __sk_buff *skb, __u32 id)

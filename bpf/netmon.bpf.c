@@ -24,6 +24,7 @@
 #include "datagram.h"
 #include "quote.h"
 #include "cache.h"
+#include "tunnel.h"
 #include "sweep.h"
 
 #define NM_PASS -1 /* TC_ACT_UNSPEC and TCX_NEXT: the chain goes on */
@@ -31,58 +32,39 @@
 extern void bpf_preempt_disable(void) __ksym __weak;
 extern void bpf_preempt_enable(void) __ksym __weak;
 
-/* Segments on the wire. Packets from guests come with gso_segs 0: their payload and gso_size tell. */
-static __always_inline __u32 nm_segments(struct __sk_buff *skb, __u32 headers)
-{
-	__u32 segments = skb->gso_segs, size = skb->gso_size;
-
-	if (segments)
-		return segments;
-	if (!size || skb->len <= headers)
-		return 1;
-	return (skb->len - headers + size - 1) / size;
-}
-
 static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet)
 {
 	struct nm_packet p;
 	int verdict = nm_parse(skb, ethernet, hook, &p);
-	__u32 id = bpf_get_smp_processor_id(), ifindex = skb->ifindex, segments = nm_segments(skb, p.headers), hash, i;
+	__u32 id = bpf_get_smp_processor_id(), opened = 0;
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
-	struct nm_books *books = nm_books_of(id, ifindex);
-	void *set;
+	struct nm_books *books = nm_books_of(id, skb->ifindex);
 
 	if (!cpu || !books)
 		return NM_PASS; /* cannot be: the arrays have room for every CPU */
-	p.cpu = id;
-	p.packets = segments;
-	p.bytes = nm_wire(skb) + (__u64)(segments - 1) * p.headers;
-	if (skb->vlan_present)
-		p.bytes += segments * sizeof(struct vlan_hdr);
 	if (nm_preemptible)
 		bpf_preempt_disable();
+	if (nm_decapsulate && (verdict == NM_FLOW4 || verdict == NM_FLOW6) && p.tunnel) {
+		opened = nm_tunnel_open(skb, id, p.headers, p.headers + p.payload, hook << 8 | p.tunnel);
+		p.tunnel = NM_OPENED_TUNNEL(opened);
+		if (opened)
+			p.headers = NM_OPENED_HEADERS(opened);
+	}
+	p.cpu = id;
+	p.packets = nm_segments(skb, p.headers);
+	p.bytes = nm_wire(skb) + (__u64)(p.packets - 1) * p.headers;
+	if (skb->vlan_present)
+		p.bytes += p.packets * sizeof(struct vlan_hdr);
 	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
 	books->whole[hook & 1]++;
-	/* The live bit comes after the entry: a sweep in between would clear it. */
-	if (verdict == NM_FLOW4) {
-		hash = nm_hash(p.word, sizeof(p.key4)) >> (32 - nm_shift4);
-		i = (id << nm_shift4) + hash;
-		set = bpf_map_lookup_elem(&nm_cache4, &i);
-		if (set) {
-			nm_account(skb, cpu, set, i, sizeof(p.key4), &p);
-			cpu->live4 |= 1ull << (hash >> (nm_shift4 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
-		}
-	} else if (verdict == NM_FLOW6) {
-		hash = nm_hash(p.word, sizeof(p.key6)) >> (32 - nm_shift6);
-		i = (id << nm_shift6) + hash;
-		set = bpf_map_lookup_elem(&nm_cache6, &i);
-		if (set) {
-			nm_account(skb, cpu, set, i, sizeof(p.key6), &p);
-			cpu->live6 |= 1ull << (hash >> (nm_shift6 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
-		}
-	} else {
-		nm_count(&books->ignored[verdict == NM_NO_IP ? NM_NOT_IP : NM_MALFORMED], p.packets, p.bytes);
-	}
+	if (verdict == NM_FLOW4)
+		nm_finish(skb, cpu, &p, nm_account4(skb, cpu, &p));
+	else if (verdict == NM_FLOW6)
+		nm_finish(skb, cpu, &p, nm_account6(skb, cpu, &p));
+	else
+		nm_ignore(books, verdict, &p);
+	if (nm_decapsulate && opened)
+		nm_account_inner(skb, cpu, id, NM_OPENED_VERDICT(opened));
 	if (nm_preemptible)
 		bpf_preempt_enable();
 	return NM_PASS;

@@ -22,6 +22,10 @@
 #define NM_ICMPV6 58
 #define NM_DSTOPTS 60
 
+#define NM_IPIP 4
+#define NM_IPV6_IN_IP 41
+#define NM_GRE 47
+
 #define NM_TCP_FIN 0x01
 #define NM_TCP_SYN 0x02
 #define NM_TCP_RST 0x04
@@ -45,7 +49,7 @@ struct nm_packet {
 	__u64 ns;      /* the precise time, once it was read */
 	__u64 hardware; /* the NIC's stamp, with nm_clock hardware; 0: none */
 	__u32 packets; /* segments on the wire */
-	__u32 headers; /* bytes that every segment repeats: where the payload starts */
+	__u32 headers; /* where the payload starts; each segment repeats what is before it */
 	__u64 bytes;   /* of all segments, headers included */
 	__u32 payload; /* bytes */
 	__u32 seq;     /* TCP; ICMP echo: of the message */
@@ -57,7 +61,8 @@ struct nm_packet {
 	__u8 urgent;   /* RST or ICMP error */
 	__u8 side;     /* of its connection, see struct nm_pair */
 	__u8 v6;
-	__u8 pad[3];
+	__u8 tunnel;   /* enum nm_app; as the parsers leave it, what it may be, with NM_TUNNEL_CUT */
+	__u8 pad[2];
 	__u32 cpu;
 	__u32 slot;    /* number of its entry: set and way */
 	__u64 tag;     /* of its connection */
@@ -68,6 +73,12 @@ _Static_assert(sizeof(struct nm_packet) == sizeof(((struct nm_cpu *)0)->packet),
 static __always_inline struct nm_packet *nm_packet_of(struct nm_cpu *cpu)
 {
 	return (struct nm_packet *)cpu->packet;
+}
+
+/* The one that was found in the packet at hand. */
+static __always_inline struct nm_packet *nm_inner_of(struct nm_cpu *cpu)
+{
+	return (struct nm_packet *)cpu->inner;
 }
 
 static __always_inline void nm_packet_tcp(struct nm_packet *p, const struct tcphdr *tcp)
@@ -94,6 +105,53 @@ static __always_inline __u64 nm_key_ports(__u32 ports, __u32 ifindex)
 static __always_inline __u64 nm_key_rest(__u8 protocol, __u8 hook, __u16 vlan)
 {
 	return protocol | (__u32)hook << 8 | (__u32)vlan << 16;
+}
+
+#define NM_TUNNEL_CUT 0x80 /* the first fragment of the tunnel's packet */
+
+static __always_inline __u8 nm_tunnel_of_port(__be16 dport)
+{
+	__u16 port = bpf_ntohs(dport);
+
+	if (!nm_decapsulate)
+		return 0;
+	if (port == nm_geneve_port)
+		return NM_APP_GENEVE;
+#pragma unroll
+	for (int i = 0; i < NM_VXLAN_PORTS; i++)
+		if (port == nm_vxlan_ports[i])
+			return NM_APP_VXLAN;
+	return 0;
+}
+
+/* What a packet may carry by its protocol and port, as enum nm_app; 0: nothing. */
+static __always_inline __u8 nm_tunnel_of(__u8 protocol, __be16 dport)
+{
+	if (!nm_decapsulate)
+		return 0;
+	switch (protocol) {
+	case IPPROTO_UDP:
+		return nm_tunnel_of_port(dport);
+	case NM_GRE:
+		return NM_APP_GRE;
+	case NM_IPIP:
+		return NM_APP_IPIP;
+	case NM_IPV6_IN_IP:
+		return NM_APP_SIT;
+	}
+	return 0;
+}
+
+/* Segments on the wire. Packets from guests come with gso_segs 0: their payload and gso_size tell. */
+static __always_inline __u32 nm_segments(struct __sk_buff *skb, __u32 headers)
+{
+	__u32 segments = skb->gso_segs, size = skb->gso_size;
+
+	if (segments)
+		return segments;
+	if (!size || skb->len <= headers)
+		return 1;
+	return (skb->len - headers + size - 1) / size;
 }
 
 /* The id of a VLAN tag that the driver took out of the packet, or will put in; 0: none. */

@@ -10,7 +10,7 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 {
 	__u64 from, to, tag;
 	struct nm_pair *pair;
-	__u32 units = nm_units(p), i;
+	__u32 units, i;
 
 	if (p->v6) {
 		from = nm_endpoint6(p->key6.saddr, p->key6.sport);
@@ -32,6 +32,7 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 	pair = bpf_map_lookup_elem(&nm_pairs, &i);
 	if (!pair)
 		return 0;
+	units = nm_units(p); /* not before: it would be kept on the stack */
 	if (pair->tag != tag) {
 		if (!take)
 			return 0;

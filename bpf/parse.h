@@ -58,11 +58,13 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 h
 		if (length < sizeof(*tcp))
 			goto odd;
 		nm_packet_tcp(p, tcp);
+		p->tunnel = 0;
 		headers += length;
 	} else if (protocol == IPPROTO_UDP) {
 		p->tcp_flags = 0;
 		p->opening = 0;
 		p->urgent = 0;
+		p->tunnel = nm_tunnel_of_port(tcp->dest);
 		headers += sizeof(struct udphdr);
 	} else {
 		goto odd;

@@ -8,6 +8,7 @@ struct nm_cursor {
 	__u32 at;
 	__u32 end;  /* of the IP packet as far as it is there: what follows is padding */
 	__u32 wire; /* of the IP packet as it was on the wire */
+	__u32 cut;  /* what the packet lacks comes in other packets: its length is what it says */
 	__u64 copy[5];
 };
 
@@ -192,6 +193,9 @@ static __always_inline bool nm_parse_payload(struct nm_cursor *c, struct nm_tran
 		if (t->first_of_many)
 			nm_fragment_put(t->datagram, p->now, t->protocol, t->sport,
 					nm_is_icmp(t->protocol) ? p->icmp : t->dport);
+		p->tunnel = nm_tunnel_of(t->protocol, t->dport);
+		if (p->tunnel && t->first_of_many)
+			p->tunnel |= NM_TUNNEL_CUT;
 	}
 	p->headers = c->at;
 	p->payload = c->wire > c->at ? c->wire - c->at : 0;
@@ -210,7 +214,7 @@ static __always_inline int nm_parse4(struct nm_cursor *c, struct nm_packet *p)
 	length = (*(const __u8 *)ip & 15) * 4;
 	total = bpf_ntohs(ip->tot_len);
 	/* 0: longer than the field can say (BIG TCP). */
-	if (total && c->at + total < c->wire)
+	if (total && (c->cut || c->at + total < c->wire))
 		c->wire = c->at + total;
 	if (c->wire < c->end)
 		c->end = c->wire;
@@ -245,7 +249,7 @@ static __always_inline int nm_parse6(struct nm_cursor *c, struct nm_packet *p)
 		return NM_BROKEN;
 	total = bpf_ntohs(ip->payload_len);
 	/* 0: a jumbogram, RFC 2675, or BIG TCP. */
-	if (total && c->at + sizeof(*ip) + total < c->wire)
+	if (total && (c->cut || c->at + sizeof(*ip) + total < c->wire))
 		c->wire = c->at + sizeof(*ip) + total;
 	if (c->wire < c->end)
 		c->end = c->wire;
@@ -268,22 +272,22 @@ static __always_inline bool nm_is_vlan(__be16 type)
 	       type == bpf_htons(NM_ETH_P_QINQ1);
 }
 
-/* What nm_parse hands on. One function, not inlined, so that the ordinary packet stays lean. */
-static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet, __u8 hook)
+/* From where `c` stands; `type` is that of the network header where it starts with that, `outer` a VLAN id known already. */
+static __always_inline int nm_parse_from(struct nm_cursor *c, struct nm_packet *p, bool ethernet, __be16 type, __u16 outer,
+					 __u8 hook)
 {
-	struct nm_cursor c = { .skb = skb, .end = skb->len, .wire = nm_wire(skb) };
-	__u16 outer = nm_offloaded_vlan(skb), inner = 0;
-	__be16 type = skb->protocol;
+	struct __sk_buff *skb = c->skb;
+	__u16 inner = 0;
 
 	__builtin_memset(p, 0, sizeof(*p));
 	p->now = nm_now(skb);
 	if (ethernet) {
-		const struct ethhdr *eth = nm_header(&c, sizeof(*eth));
+		const struct ethhdr *eth = nm_header(c, sizeof(*eth));
 
 		if (!eth)
 			return NM_BROKEN;
 		type = eth->h_proto;
-		c.at = sizeof(*eth);
+		c->at += sizeof(*eth);
 #pragma unroll
 		for (int i = 0; i < 2; i++) {
 			const struct vlan_hdr *vlan;
@@ -291,7 +295,7 @@ static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, b
 
 			if (!nm_is_vlan(type))
 				break;
-			vlan = nm_header(&c, sizeof(*vlan));
+			vlan = nm_header(c, sizeof(*vlan));
 			if (!vlan)
 				return NM_BROKEN;
 			vid = bpf_ntohs(vlan->h_vlan_TCI) & NM_VLAN_VID;
@@ -300,23 +304,31 @@ static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, b
 			else if (!inner)
 				inner = vid;
 			type = vlan->h_vlan_encapsulated_proto;
-			c.at += sizeof(*vlan);
+			c->at += sizeof(*vlan);
 		}
 	}
-	p->headers = c.at;
+	p->headers = c->at;
 	if (type == bpf_htons(NM_ETH_P_IP)) {
 		p->key4.ifindex = skb->ifindex;
 		p->key4.hook = hook;
 		p->key4.vlan = outer;
 		p->key4.inner_vlan = inner;
-		return nm_parse4(&c, p);
+		return nm_parse4(c, p);
 	}
 	if (type == bpf_htons(NM_ETH_P_IPV6)) {
 		p->key6.ifindex = skb->ifindex;
 		p->key6.hook = hook;
 		p->key6.vlan = outer;
 		p->key6.inner_vlan = inner;
-		return nm_parse6(&c, p);
+		return nm_parse6(c, p);
 	}
 	return NM_NO_IP;
+}
+
+/* What nm_parse hands on. One function, not inlined, so that the ordinary packet stays lean. */
+static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet, __u8 hook)
+{
+	struct nm_cursor c = { .skb = skb, .end = skb->len, .wire = nm_wire(skb) };
+
+	return nm_parse_from(&c, p, ethernet, skb->protocol, nm_offloaded_vlan(skb), hook);
 }

@@ -9,6 +9,8 @@ enum nm_hook {
 	NM_HOOKS = 2,
 };
 
+#define NM_INNER 2 /* in `hook` of a key: the packet was in a tunnel's packet that came by that hook */
+
 /* One direction of a flow as seen at one hook. Addresses and ports are in network byte order. */
 struct nm_key4 {
 	__be32 saddr;
@@ -128,6 +130,12 @@ enum nm_app {
 	NM_APP_SSH = 16,
 	NM_APP_SMTP = 17,
 	NM_APP_QUIC = 18,
+	/* Tunnels, by their headers; not in nm_apps. */
+	NM_APP_VXLAN = 19,
+	NM_APP_GENEVE = 20,
+	NM_APP_GRE = 21,
+	NM_APP_IPIP = 22, /* IPv4 in IP */
+	NM_APP_SIT = 23,  /* IPv6 in IP */
 	NM_APP_UNKNOWN = 255, /* none of these */
 };
 
@@ -225,15 +233,16 @@ enum nm_ignored {
 	NM_IGNORED = 2,
 };
 
-/* The books of one interface on one CPU: seen = recorded + ignored + lost + what is still cached. */
+/* The books of one interface on one CPU: seen + inner = recorded + ignored + lost + what is still cached. */
 struct nm_books {
 	__u32 ifindex; /* 0: slot not in use */
 	__u32 pad;
 	struct nm_tally seen[NM_HOOKS];
 	struct nm_tally ignored[NM_IGNORED];
-	struct nm_tally lost; /* their record found its ring full */
+	struct nm_tally lost;  /* their record found its ring full */
+	struct nm_tally inner; /* found in tunnels' packets */
 	__u64 whole[NM_HOOKS]; /* `seen` as the kernel handed them around: not cut into segments */
-	__u64 align[3];       /* to whole cache lines */
+	__u64 align[1];        /* to whole cache lines */
 };
 
 #define NM_INTERFACES 1024 /* slots on each CPU, a power of two; interfaces that find none share one more */
@@ -259,6 +268,7 @@ struct nm_cpu {
 	__u32 pad;
 	struct nm_noted6 scratch; /* a record being put together, and the packet at hand: */
 	__u64 packet[16];         /* as struct nm_packet; they belong to who holds `busy` */
+	__u64 inner[16];          /* as struct nm_packet: found in the packet at hand; belongs to the packet path */
 	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
 	__u64 align[6];
 };

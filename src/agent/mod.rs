@@ -114,6 +114,7 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
             Precision::High => Duration::ZERO,
         }),
         apps: config.features.apps.clone(),
+        decapsulation: config.features.decapsulation,
     }
 }
 

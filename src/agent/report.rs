@@ -33,6 +33,7 @@ impl Report {
         let mut sums = Conservation::default();
         for books in self.books.values() {
             sums.seen += books.seen();
+            sums.decapsulated += books.decapsulated;
             sums.ignored += books.not_ip;
             sums.ignored += books.malformed;
             sums.lost += books.ring_full;
@@ -45,11 +46,13 @@ impl Report {
     }
 }
 
-/// Every packet is in one of these: seen = accounted + duplicate + ignored + lost.
+/// Every packet is in one of these: seen + decapsulated = accounted + duplicate + ignored + lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conservation {
     /// Came by a hook.
     pub seen: Tally,
+    /// Was in a tunnel's packet that did.
+    pub decapsulated: Tally,
     /// Belongs to a flow.
     pub accounted: Tally,
     /// Belongs to a flow whose packets another hook accounts.
@@ -67,17 +70,20 @@ impl Conservation {
         sum += self.duplicate;
         sum += self.ignored;
         sum += self.lost;
-        sum == self.seen
+        let mut all = self.seen;
+        all += self.decapsulated;
+        sum == all
     }
 }
 
 impl fmt::Display for Conservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Conservation { seen, accounted, duplicate, ignored, lost } = self;
+        let Conservation { seen, decapsulated, accounted, duplicate, ignored, lost } = self;
         write!(
             f,
-            "packets: {} seen = {} accounted + {} duplicate + {} ignored + {} lost ({})",
+            "packets: {} seen + {} decapsulated = {} accounted + {} duplicate + {} ignored + {} lost ({})",
             seen.packets,
+            decapsulated.packets,
             accounted.packets,
             duplicate.packets,
             ignored.packets,
@@ -99,5 +105,8 @@ mod tests {
         assert!(books.holds());
         books.lost.bytes -= 1;
         assert!(!books.holds());
+        books.accounted += tally(1, 51);
+        books.decapsulated = tally(1, 50);
+        assert!(books.holds());
     }
 }

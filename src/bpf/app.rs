@@ -1,4 +1,4 @@
-//! Application protocols, as the programs tell them from payload.
+//! Application protocols, as the programs tell them from payload, and tunnels, by their headers.
 
 use super::skel::types::nm_app;
 
@@ -41,9 +41,20 @@ pub enum App {
     Smtp,
     /// QUIC version 1 or 2.
     Quic,
+    /// The tunnel: RFC 7348.
+    Vxlan,
+    /// The tunnel: RFC 8926.
+    Geneve,
+    /// The tunnel: RFC 2784.
+    Gre,
+    /// IPv4 in IPv4 or IPv6.
+    Ipip,
+    /// IPv6 in IPv4 or IPv6.
+    Sit,
 }
 
-const APPS: [(nm_app, App, &str); 18] = [
+/// Those that payload is looked at for come first.
+const APPS: [(nm_app, App, &str); PAYLOADS + 5] = [
     (nm_app::NM_APP_HTTP, App::Http, "http"),
     (nm_app::NM_APP_HTTP2, App::Http2, "http2"),
     (nm_app::NM_APP_GRPC, App::Grpc, "grpc"),
@@ -62,7 +73,13 @@ const APPS: [(nm_app, App, &str); 18] = [
     (nm_app::NM_APP_SSH, App::Ssh, "ssh"),
     (nm_app::NM_APP_SMTP, App::Smtp, "smtp"),
     (nm_app::NM_APP_QUIC, App::Quic, "quic"),
+    (nm_app::NM_APP_VXLAN, App::Vxlan, "vxlan"),
+    (nm_app::NM_APP_GENEVE, App::Geneve, "geneve"),
+    (nm_app::NM_APP_GRE, App::Gre, "gre"),
+    (nm_app::NM_APP_IPIP, App::Ipip, "ipip"),
+    (nm_app::NM_APP_SIT, App::Sit, "sit"),
 ];
+const PAYLOADS: usize = 18;
 
 impl App {
     /// As in labels, output and configuration.
@@ -70,19 +87,19 @@ impl App {
         APPS.iter().find(|a| a.1 == self).map_or("", |a| a.2)
     }
 
-    /// All that can be told.
+    /// All that can be looked for. Tunnels are not: those that are looked into are told.
     pub fn all() -> Vec<App> {
-        APPS.iter().map(|a| a.1).collect()
+        APPS[..PAYLOADS].iter().map(|a| a.1).collect()
     }
 
-    /// By its name.
+    /// By its name, what can be looked for.
     pub fn named(name: &str) -> Option<App> {
-        APPS.iter().find(|a| a.2 == name).map(|a| a.1)
+        APPS[..PAYLOADS].iter().find(|a| a.2 == name).map(|a| a.1)
     }
 
     /// In a mask of protocols to look for.
     pub(super) fn bit(self) -> u32 {
-        APPS.iter().find(|a| a.1 == self).map_or(0, |a| 1 << a.0.0)
+        APPS[..PAYLOADS].iter().find(|a| a.1 == self).map_or(0, |a| 1 << a.0.0)
     }
 
     /// `None` for "undecided" and "none of these".

@@ -46,6 +46,8 @@ pub struct InterfaceBooks {
     pub malformed: Tally,
     /// Lost: their record found its ring full.
     pub ring_full: Tally,
+    /// Found in the packets of tunnels, and accounted or ignored like those seen.
+    pub decapsulated: Tally,
 }
 
 impl InterfaceBooks {
@@ -66,6 +68,7 @@ impl From<nm_books> for InterfaceBooks {
             not_ip: b.ignored[0].into(),
             malformed: b.ignored[1].into(),
             ring_full: b.lost.into(),
+            decapsulated: b.inner.into(),
         }
     }
 }
@@ -79,6 +82,7 @@ impl AddAssign for InterfaceBooks {
         self.not_ip += other.not_ip;
         self.malformed += other.malformed;
         self.ring_full += other.ring_full;
+        self.decapsulated += other.decapsulated;
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Options {
     pub latency: Option<Duration>,
     /// Application protocols to look for; none: no payload is looked at.
     pub apps: Vec<App>,
+    /// Look into tunnels.
+    pub decapsulation: bool,
 }
 
 /// CPUs that the kernel may bring up: what per-CPU memory is multiplied by.
@@ -147,6 +149,7 @@ impl<'obj> Bpf<'obj> {
         rodata.nm_probe_every = units(options.latency.unwrap_or_default()) as u16;
         rodata.nm_pair_stale = units(PAIR_STALE) as u32;
         rodata.nm_apps = options.apps.iter().fold(0, |mask, app| mask | app.bit());
+        rodata.nm_decapsulate = u8::from(options.decapsulation);
         rodata.nm_preemptible = u8::from(super::preflight::is_preempt_rt());
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;

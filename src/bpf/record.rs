@@ -174,6 +174,8 @@ pub struct Record {
     pub ifindex: u32,
     /// Where it was seen.
     pub hook: Hook,
+    /// It was inside a tunnel's packet that was seen there.
+    pub inner: bool,
     /// Outer VLAN id; 0: none.
     pub vlan: u16,
     /// QinQ: the second tag's id; 0: none.
@@ -213,6 +215,8 @@ unsafe impl plain::Plain for nm_facts {}
 const TCP: u8 = 6;
 const SYN: u8 = 1;
 const SYN_ACK: u8 = 2;
+/// As NM_INNER, of a key's `hook`.
+const INNER: u8 = 2;
 
 // The layout that bpf/types.h promises; a record's size tells its family.
 const _: () = assert!(size_of::<nm_delta>() == 40 && size_of::<nm_entry4>() == 64 && size_of::<nm_entry6>() == 88);
@@ -245,7 +249,8 @@ impl Record {
                 destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
                 protocol: key.protocol,
                 ifindex: key.ifindex,
-                hook: hook(key.hook)?,
+                hook: hook(key.hook & !INNER)?,
+                inner: key.hook & INNER != 0,
                 vlan: key.vlan,
                 inner_vlan: key.inner_vlan,
                 facts,
@@ -266,7 +271,8 @@ impl Record {
                 destination: Endpoint { address: wide(key.daddr), port: u16::from_be(key.dport) },
                 protocol: key.protocol,
                 ifindex: key.ifindex,
-                hook: hook(key.hook)?,
+                hook: hook(key.hook & !INNER)?,
+                inner: key.hook & INNER != 0,
                 vlan: key.vlan,
                 inner_vlan: key.inner_vlan,
                 facts,
@@ -293,6 +299,7 @@ impl Record {
             protocol: 0,
             ifindex: 0,
             hook: Hook::Ingress,
+            inner: false,
             vlan: 0,
             inner_vlan: 0,
             packets: delta.packets.into(),

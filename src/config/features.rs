@@ -28,6 +28,10 @@ pub(super) struct FeatureArgs {
     #[arg(long, hide = true, env = "NETMON_TIMESTAMP_SOURCE")]
     timestamp_source: Option<String>,
 
+    /// Look into tunnels
+    #[arg(long, hide = true, env = "NETMON_CAPTURE_DECAPSULATION")]
+    decapsulation: Option<String>,
+
     /// Tell application protocols
     #[arg(long, hide = true, env = "NETMON_FEATURES_PROTOCOL_DETECTION")]
     protocol_detection: Option<String>,
@@ -52,6 +56,8 @@ pub struct Features {
     pub timestamps: TimestampSource,
     /// Application protocols to look for.
     pub apps: Vec<App>,
+    /// Packets in tunnels are flows of their own.
+    pub decapsulation: bool,
 }
 
 impl Default for Features {
@@ -61,6 +67,7 @@ impl Default for Features {
             buckets: Buckets::default(),
             timestamps: TimestampSource::Kernel,
             apps: App::all(),
+            decapsulation: true,
         }
     }
 }
@@ -135,6 +142,7 @@ impl FeatureArgs {
             "hardware" => Ok(TimestampSource::Hardware),
             _ => bail!("use \"kernel\" or \"hardware\""),
         })?;
+        let decapsulation = parse("NETMON_CAPTURE_DECAPSULATION", &self.decapsulation, on_or_off)?;
         let detection = switch(
             ("NETMON_FEATURES_PROTOCOL_DETECTION", &self.protocol_detection),
             ("NETMON_FEATURES_PROTOCOL_DETECTION_ENABLED", &self.protocol_detection_enabled),
@@ -145,6 +153,7 @@ impl FeatureArgs {
             latency: latency.then_some(precision.unwrap_or_default()),
             buckets: buckets.unwrap_or(default.buckets),
             timestamps: timestamps.unwrap_or(default.timestamps),
+            decapsulation: decapsulation.unwrap_or(default.decapsulation),
             apps: if detection { apps.unwrap_or(default.apps) } else { Vec::new() },
         })
     }
@@ -159,15 +168,17 @@ fn parse<T>(variable: &str, value: &Option<String>, parse: impl Fn(&str) -> Resu
     parse(text).map(Some).with_context(|| format!("{variable}={text}"))
 }
 
+fn on_or_off(text: &str) -> Result<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => bail!("use \"true\" or \"false\""),
+    }
+}
+
 /// On by default; known by two names.
 fn switch(short: (&str, &Option<String>), long: (&str, &Option<String>)) -> Result<bool> {
-    let value = |(variable, value)| {
-        parse(variable, value, |text| match text.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Ok(true),
-            "false" | "no" | "off" | "0" => Ok(false),
-            _ => bail!("use \"true\" or \"false\""),
-        })
-    };
+    let value = |(variable, value)| parse(variable, value, on_or_off);
     match (value(short)?, value(long)?) {
         (Some(one), Some(other)) if one != other => bail!("{} and {} contradict each other: set one", short.0, long.0),
         (one, other) => Ok(one.or(other).unwrap_or(true)),
@@ -223,6 +234,9 @@ mod tests {
         };
         let features = off.check().unwrap();
         assert_eq!((features.latency, features.apps.len()), (None, 0));
+        assert!(features.decapsulation);
+        let off = FeatureArgs { decapsulation: some("no"), ..FeatureArgs::default() };
+        assert!(!off.check().unwrap().decapsulation);
     }
 
     #[test]
@@ -249,6 +263,10 @@ mod tests {
             (
                 FeatureArgs { timestamp_source: some("ptp"), ..bare() },
                 ["NETMON_TIMESTAMP_SOURCE=ptp", "kernel", "hardware"],
+            ),
+            (
+                FeatureArgs { decapsulation: some("vxlan"), ..bare() },
+                ["NETMON_CAPTURE_DECAPSULATION=vxlan", "true", "false"],
             ),
             (FeatureArgs { latency_tracking: some("maybe"), ..bare() }, ["LATENCY_TRACKING=maybe", "true", "false"]),
             (

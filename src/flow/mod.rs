@@ -23,7 +23,7 @@ pub use roles::Facing;
 pub use state::State;
 pub use table::{Counts, Limits, Table};
 
-use crate::bpf::{App, Hook};
+use crate::bpf::{App, Hook, Record};
 
 /// One direction of a flow, as its owner saw it: the interface and hook that saw it first. What others see of the same
 /// packets is duplicate.
@@ -41,9 +41,8 @@ pub struct Sent {
     pub vlan: u16,
     /// OR of the TCP flags.
     pub tcp_flags: u8,
-    egress: bool,
-    /// The owner sees the packets under translated addresses.
-    translated: bool,
+    /// How the owner sees the packets: EGRESS, INNER, TRANSLATED.
+    view: u8,
     /// A SYN without ACK was sent.
     pub syn: bool,
     /// A SYN with ACK was sent.
@@ -54,10 +53,38 @@ pub struct Sent {
     pub icmp_code: u8,
 }
 
+const EGRESS: u8 = 1;
+/// In a tunnel's packet.
+const INNER: u8 = 2;
+/// Under translated addresses.
+const TRANSLATED: u8 = 4;
+
+fn view(identity: &Identity, record: &Record) -> u8 {
+    let translated = identity.tracked.is_some_and(|tracked| tracked.translated);
+    let bits = [(record.hook == Hook::Egress, EGRESS), (record.inner, INNER), (translated, TRANSLATED)];
+    bits.into_iter().filter(|(is, _)| *is).fold(0, |view, (_, bit)| view | bit)
+}
+
 impl Sent {
     /// The owner's hook.
     pub fn hook(&self) -> Hook {
-        if self.egress { Hook::Egress } else { Hook::Ingress }
+        if self.view & EGRESS != 0 { Hook::Egress } else { Hook::Ingress }
+    }
+
+    /// The owner found it in a tunnel.
+    pub fn inner(&self) -> bool {
+        self.view & INNER != 0
+    }
+
+    /// The record comes from where the owner is.
+    fn is_owner(&self, identity: &Identity, record: &Record) -> bool {
+        self.ifindex == record.ifindex && self.view == view(identity, record)
+    }
+
+    fn own(&mut self, identity: &Identity, record: &Record) {
+        self.ifindex = record.ifindex;
+        self.view = view(identity, record);
+        self.vlan = record.vlan;
     }
 }
 

@@ -15,7 +15,7 @@ use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{Direction, ErrorKind, Flow, FlowKey, Identity, Observer, Sent};
-use crate::bpf::{App, Cause, Hook, Record};
+use crate::bpf::{App, Cause, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +128,7 @@ impl Table {
             return;
         }
         let index = match found {
-            Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, sender, record)) => {
+            Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, identity, record)) => {
                 self.end(i, observer);
                 self.remove(i, observer);
                 self.open(hash, identity, record, observer)
@@ -143,15 +143,11 @@ impl Table {
         {
             flow.details.get_or_insert_default().nat = Some(Box::new(tracked.nat));
         }
-        let translated = tracked.is_some_and(|tracked| tracked.translated);
         let sent = &mut flow.sent[sender];
-        let owner = sent.ifindex == record.ifindex && sent.hook() == record.hook && sent.translated == translated;
+        let owner = sent.is_owner(identity, record);
         let first = sent.ifindex == 0;
         if first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS) {
-            sent.ifindex = record.ifindex;
-            sent.egress = record.hook == Hook::Egress;
-            sent.translated = translated;
-            sent.vlan = record.vlan;
+            sent.own(identity, record);
         } else if !owner {
             observer.duplicate(record);
             return;

@@ -90,7 +90,7 @@ impl AgentCollector {
     }
 }
 
-/// seen = accounted + duplicate + ignored + lost, but for what is still on its way.
+/// seen + decapsulated = accounted + duplicate + ignored + lost, but for what is still on its way.
 fn conservation(families: &mut Families, snapshot: &Snapshot) {
     let name = |index: &u32| snapshot.interfaces.get(index).map_or("other", |interface| interface.name.as_str());
     // Interfaces that are gone, or that found no books of their own, count as one.
@@ -112,6 +112,8 @@ fn conservation(families: &mut Families, snapshot: &Snapshot) {
             families.tally("netmon_packets_seen_total", "netmon_bytes_seen_total", &pairs, seen);
         }
         let at = [("interface", name)];
+        let inner = kernel.decapsulated;
+        families.tally("netmon_packets_decapsulated_total", "netmon_bytes_decapsulated_total", &at, inner);
         families.tally("netmon_packets_accounted_total", "netmon_bytes_accounted_total", &at, accounted.accounted);
         families.tally("netmon_packets_duplicate_total", "netmon_bytes_duplicate_total", &at, accounted.duplicate);
         for (reason, ignored) in [("not_ip", kernel.not_ip), ("malformed", kernel.malformed)] {

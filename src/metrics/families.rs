@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 46] = [
+const FAMILIES: [(&str, MetricType, &str); 48] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -18,11 +18,13 @@ const FAMILIES: [(&str, MetricType, &str); 46] = [
     ("netmon_bytes_total", COUNTER, "Bytes on the wire from the link-layer header on, by sender and receiver."),
     ("netmon_packets_total", COUNTER, "Packets on the wire, by sender and receiver."),
     ("netmon_packets_seen_total", COUNTER, "Packets that came by a hook."),
-    ("netmon_packets_accounted_total", COUNTER, "Of these, packets that belong to a flow."),
+    ("netmon_packets_decapsulated_total", COUNTER, "Packets found inside those of tunnels."),
+    ("netmon_packets_accounted_total", COUNTER, "Of these, and of those seen, packets that belong to a flow."),
     ("netmon_packets_duplicate_total", COUNTER, "Of these, packets of a flow that another hook accounts."),
     ("netmon_packets_ignored_total", COUNTER, "Of these, packets that belong to no flow."),
     ("netmon_packets_lost_total", COUNTER, "Of these, packets whose record could not be written."),
     ("netmon_bytes_seen_total", COUNTER, "Bytes of the packets seen."),
+    ("netmon_bytes_decapsulated_total", COUNTER, "Bytes of the packets decapsulated."),
     ("netmon_bytes_accounted_total", COUNTER, "Bytes of the packets accounted."),
     ("netmon_bytes_duplicate_total", COUNTER, "Bytes of the duplicate packets."),
     ("netmon_bytes_ignored_total", COUNTER, "Bytes of the packets ignored."),

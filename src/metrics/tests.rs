@@ -28,6 +28,7 @@ fn record(client: &str, port: u16, facts: Facts) -> Record {
         protocol: 6,
         ifindex: 1,
         hook: Hook::Ingress,
+        inner: false,
         vlan: 0,
         inner_vlan: 0,
         packets: 1,

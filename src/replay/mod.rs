@@ -123,9 +123,14 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
 fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration) -> Result<()> {
     let mut seen = InterfaceBooks::default();
     bpf.books()?.interfaces().into_values().for_each(|books| seen += books);
+    let inner = match seen.decapsulated.packets {
+        0 => String::new(),
+        packets => format!(" and {packets} in tunnels"),
+    };
     log::info!(
-        "{} packets, {} flows in {:.3} s; not in a flow: {} not IP, {} malformed, {} too short, {} duplicate",
+        "{} packets{}, {} flows in {:.3} s; not in a flow: {} not IP, {} malformed, {} too short, {} duplicate",
         counts.played + counts.too_short,
+        inner,
         book.printed,
         took.as_secs_f64(),
         seen.not_ip.packets,
@@ -143,7 +148,8 @@ fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration
         log::warn!("{} flows were cut short for lack of room: NETMON_FLOW_MAX_FLOWS makes more", book.evicted);
     }
     let accounted = book.accounted.packets + book.duplicate.packets;
-    let missing = seen.seen().packets - seen.not_ip.packets - seen.malformed.packets - accounted;
+    let missing =
+        seen.seen().packets + seen.decapsulated.packets - seen.not_ip.packets - seen.malformed.packets - accounted;
     ensure!(missing == 0 && book.undecodable == 0, "{missing} packets were lost between kernel and table: a bug");
     Ok(())
 }

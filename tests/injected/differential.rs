@@ -15,7 +15,7 @@ use crate::support::packet::*;
 const PACKETS: u32 = 250_000;
 
 /// NETMON_TEST_SEED repeats a run.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let given = std::env::var("NETMON_TEST_SEED").ok().map(|s| s.parse().expect("NETMON_TEST_SEED is a number"));
     let seed = given.unwrap_or_else(rand::random);
     eprintln!("NETMON_TEST_SEED={seed}");
@@ -26,7 +26,7 @@ fn seed() -> u64 {
 const TELLING: [u8; 24] =
     [0, 1, 4, 5, 6, 8, 17, 20, 43, 44, 45, 47, 50, 51, 58, 59, 60, 0x45, 0x46, 0x4f, 0x60, 0x81, 132, 255];
 
-fn mutate(rng: &mut StdRng, packet: &mut Vec<u8>, headers: usize) {
+pub fn mutate(rng: &mut StdRng, packet: &mut Vec<u8>, headers: usize) {
     let at = rng.random_range(12..headers.min(packet.len()));
     match rng.random_range(0..9) {
         0 => packet[at] ^= 1 << rng.random_range(0..8),
@@ -107,9 +107,9 @@ fn the_programs_agree_with_an_independent_parser() {
     let mut oracle = Oracle::default();
     let cases = cases(true);
     let mut check = |name: &str, packet: &[u8]| -> Expect {
-        let expect = oracle.expect(packet);
+        let (expect, inner) = oracle.views(packet);
         oracle.second_opinion(packet, &expect);
-        checker.inject(name, packet, expect);
+        checker.inject_with(name, packet, expect, inner);
         expect
     };
     for n in 0..PACKETS {

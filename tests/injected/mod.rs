@@ -13,6 +13,7 @@ mod segments;
 mod states;
 mod sweep;
 mod table;
+mod tunnels;
 
 use std::collections::HashMap;
 
@@ -21,7 +22,7 @@ use netmon::bpf::{Cause, Endpoint, Frame, Hook, Injector, InterfaceBooks, Record
 use crate::support::kernel::{Kernel, assert_conserved, difference, small, total};
 use crate::support::vary::Vary;
 
-/// Packets between two looks at the records: not more than one CPU's cache and the ring hold.
+/// Views of packets between two looks at the records: not more than one CPU's cache and the ring hold.
 const BATCH: usize = 4096;
 
 /// The flow that a packet belongs to.
@@ -33,6 +34,8 @@ struct Key {
     protocol: u8,
     vlan: u16,
     inner_vlan: u16,
+    /// It was in a tunnel.
+    inner: bool,
 }
 
 impl Key {
@@ -44,6 +47,7 @@ impl Key {
             protocol: r.protocol,
             vlan: r.vlan,
             inner_vlan: r.inner_vlan,
+            inner: r.inner,
         }
     }
 
@@ -134,6 +138,11 @@ impl Checker {
     }
 
     fn inject(&mut self, name: &str, packet: &[u8], expect: Expect) {
+        self.inject_with(name, packet, expect, None);
+    }
+
+    /// A packet that has another inside, of so many bytes.
+    fn inject_with(&mut self, name: &str, packet: &[u8], expect: Expect, inner: Option<(Expect, u64)>) {
         let verdict = if packet.len() < 14 + 40 {
             self.vary.cut(packet, packet.len())
         } else {
@@ -141,16 +150,27 @@ impl Checker {
         };
         assert_eq!(verdict as i32, -1, "the programs let every packet pass");
         let tally = Tally { packets: 1, bytes: packet.len() as u64 };
+        self.books.ingress += tally;
+        self.books.whole[0] += 1;
+        self.add(name, packet, expect, tally);
+        if let Some((expect, bytes)) = inner {
+            let tally = Tally { packets: 1, bytes };
+            self.books.decapsulated += tally;
+            self.add(name, packet, expect, tally);
+        }
+        self.checked += 1;
+        if self.packets.len() >= BATCH {
+            self.check();
+        }
+    }
+
+    fn add(&mut self, name: &str, packet: &[u8], expect: Expect, tally: Tally) {
         match expect {
             Expect::Flow(key, flags) => self.expected.entry(key).or_default().add(tally, flags),
             Expect::NotIp => self.books.not_ip += tally,
             Expect::Malformed => self.books.malformed += tally,
         }
-        self.books.ingress += tally;
         self.packets.push((name.to_owned(), expect, packet.to_vec()));
-        if self.packets.len() == BATCH {
-            self.check();
-        }
     }
 
     /// Compares, and begins anew.
@@ -168,7 +188,6 @@ impl Checker {
             self.complain(&recorded, &books);
         }
         assert_conserved(&books, total(&records));
-        self.checked += self.packets.len();
         self.before = now;
         self.books = InterfaceBooks::default();
         self.expected.clear();

@@ -21,6 +21,26 @@ pub struct Oracle {
     datagrams: HashMap<([u8; 32], u32, IpNumber), (Key, Flags)>,
     /// How many packets fell under which rule.
     pub classes: BTreeMap<&'static str, u64>,
+    /// What the packet at hand carries, if that is a tunnel's, and whether the rest comes in other fragments.
+    carried: Option<(Carrier, Vec<u8>, bool)>,
+    /// Bytes of the IP packet at hand, as it says.
+    length: usize,
+}
+
+/// What may be a tunnel, by protocol and port.
+#[derive(Clone, Copy)]
+enum Carrier {
+    Vxlan,
+    Geneve,
+    Gre,
+    Ip(EtherType),
+}
+
+/// Where a packet starts.
+#[derive(Clone, Copy)]
+enum Start {
+    Ethernet,
+    Ip(EtherType),
 }
 
 /// A header that is cut short or contradicts itself.
@@ -31,8 +51,31 @@ impl Oracle {
         *self.classes.entry(class).or_default() += 1;
     }
 
-    pub fn expect(&mut self, packet: &[u8]) -> Expect {
-        let expect = self.walk(packet).unwrap_or(Expect::Malformed);
+    /// The packet, and the one in it with its bytes.
+    pub fn views(&mut self, packet: &[u8]) -> (Expect, Option<(Expect, u64)>) {
+        self.carried = None;
+        let outer = self.view(packet, Start::Ethernet, None);
+        let Some((carrier, payload, cut)) = self.carried.take() else { return (outer, None) };
+        let Some((start, at)) = opened(carrier, &payload) else {
+            self.count("no tunnel");
+            return (outer, None);
+        };
+        self.count("tunnel");
+        let frame = &payload[at..];
+        self.length = frame.len();
+        let inner = self.view(frame, start, Some(cut));
+        let bytes = if matches!(inner, Expect::Flow(..)) { self.length } else { frame.len() };
+        self.count(match inner {
+            Expect::Flow(..) => "inner flow",
+            Expect::NotIp => "inner not IP",
+            Expect::Malformed => "inner malformed",
+        });
+        (outer, Some((inner, bytes as u64)))
+    }
+
+    /// `inner`: in a tunnel, and whether the rest of it comes in other fragments.
+    fn view(&mut self, packet: &[u8], start: Start, inner: Option<bool>) -> Expect {
+        let expect = self.walk(packet, start, inner).unwrap_or(Expect::Malformed);
         self.count(match expect {
             Expect::Flow(..) => "flow",
             Expect::NotIp => "not IP",
@@ -41,10 +84,17 @@ impl Oracle {
         expect
     }
 
-    fn walk(&mut self, packet: &[u8]) -> Result<Expect, Broken> {
-        let mut ethertype = Ethernet2HeaderSlice::from_slice(packet).map_err(|_| Broken)?.ether_type();
-        let (mut rest, mut ids) = (&packet[14..], Vec::new());
-        while ids.len() < 2 && is_tag(ethertype) {
+    fn walk(&mut self, packet: &[u8], start: Start, inner: Option<bool>) -> Result<Expect, Broken> {
+        let (mut rest, mut ids) = (packet, Vec::new());
+        let mut ethertype = match start {
+            Start::Ip(ethertype) => ethertype,
+            Start::Ethernet => {
+                let header = Ethernet2HeaderSlice::from_slice(packet).map_err(|_| Broken)?;
+                rest = &packet[14..];
+                header.ether_type()
+            }
+        };
+        while matches!(start, Start::Ethernet) && ids.len() < 2 && is_tag(ethertype) {
             let tag = SingleVlanHeaderSlice::from_slice(rest).map_err(|_| Broken)?;
             ids.push(tag.vlan_identifier().value());
             ethertype = tag.ether_type();
@@ -54,19 +104,29 @@ impl Oracle {
         ids.retain(|id| *id != 0);
         ids.resize(2, 0);
         let nowhere = Endpoint { address: [0; 16], port: 0 };
-        let mut key =
-            Key { v6: false, source: nowhere, destination: nowhere, protocol: 0, vlan: ids[0], inner_vlan: ids[1] };
-        match ethertype {
-            ether_type::IPV4 => self.ipv4(rest, key),
+        let mut key = Key {
+            v6: false,
+            source: nowhere,
+            destination: nowhere,
+            protocol: 0,
+            vlan: ids[0],
+            inner_vlan: ids[1],
+            inner: inner.is_some(),
+        };
+        let cut = inner.unwrap_or_default();
+        let expect = match ethertype {
+            ether_type::IPV4 => self.ipv4(rest, key, cut),
             ether_type::IPV6 => {
                 key.v6 = true;
-                self.ipv6(rest, key)
+                self.ipv6(rest, key, cut)
             }
             _ => Ok(Expect::NotIp),
-        }
+        };
+        self.length += packet.len() - rest.len();
+        expect
     }
 
-    fn ipv4(&mut self, packet: &[u8], mut key: Key) -> Result<Expect, Broken> {
+    fn ipv4(&mut self, packet: &[u8], mut key: Key, cut: bool) -> Result<Expect, Broken> {
         let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_| Broken)?;
         let mut end = usize::from(header.total_len());
         if end == 0 {
@@ -74,6 +134,7 @@ impl Oracle {
             self.count("rule: total length 0 is all of the packet");
             end = packet.len();
         }
+        self.length = if cut { end } else { end.min(packet.len()) };
         let payload = packet[..end.min(packet.len())].get(header.slice().len()..).ok_or(Broken)?;
         key.source.address[..4].copy_from_slice(&header.source());
         key.destination.address[..4].copy_from_slice(&header.destination());
@@ -88,13 +149,14 @@ impl Oracle {
         self.payload(payload, key, header.protocol(), datagram)
     }
 
-    fn ipv6(&mut self, packet: &[u8], mut key: Key) -> Result<Expect, Broken> {
+    fn ipv6(&mut self, packet: &[u8], mut key: Key, cut: bool) -> Result<Expect, Broken> {
         let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_| Broken)?;
         let mut length = usize::from(header.payload_length());
         if length == 0 {
             self.count("rule: payload length 0 is all of the packet"); // RFC 2675 jumbograms, BIG TCP
             length = packet.len() - 40;
         }
+        self.length = if cut { 40 + length } else { packet.len().min(40 + length) };
         key.source.address = header.source();
         key.destination.address = header.destination();
         self.payload(&packet[40..packet.len().min(40 + length)], key, header.next_header(), None)
@@ -155,6 +217,19 @@ impl Oracle {
         }
         key.protocol = next.0;
         let flags = transport(rest, &mut key)?;
+        let carrier = match IpNumber(key.protocol) {
+            ip_number::UDP if [4789, 8472].contains(&key.destination.port) => Some(Carrier::Vxlan),
+            ip_number::UDP if key.destination.port == 6081 => Some(Carrier::Geneve),
+            ip_number::GRE => Some(Carrier::Gre),
+            ip_number::IPV4 => Some(Carrier::Ip(ether_type::IPV4)),
+            ip_number::IPV6 => Some(Carrier::Ip(ether_type::IPV6)),
+            _ => None,
+        };
+        // One level: what is in the inner packet is its payload.
+        if let Some(carrier) = carrier.filter(|_| !key.inner) {
+            let payload = if next == ip_number::UDP { &rest[8..] } else { rest };
+            self.carried = Some((carrier, payload.to_vec(), datagram.is_some()));
+        }
         if let Some((id, protocol)) = datagram {
             self.datagrams.insert((addresses(&key), id, protocol), (key, flags));
             self.count("first fragment");
@@ -204,6 +279,32 @@ impl Oracle {
             _ => panic!("etherparse has ports {source} and {destination}, expected was {expect:?}: {packet:02x?}"),
         }
     }
+}
+
+/// What starts where in a tunnel's payload, if its header is as the RFCs have it (7348 with the group policy draft, 8926, 2784 and
+/// 2890).
+fn opened(carrier: Carrier, payload: &[u8]) -> Option<(Start, usize)> {
+    let inner = |number: u16| match EtherType(number) {
+        EtherType(0x6558) => Some(Start::Ethernet),
+        ip @ (ether_type::IPV4 | ether_type::IPV6) => Some(Start::Ip(ip)),
+        _ => None,
+    };
+    let (start, at) = match (carrier, payload) {
+        (Carrier::Vxlan, [0x08, 0, 0, 0, _, _, _, 0, ..]) => (Start::Ethernet, 8),
+        (Carrier::Vxlan, [0x88, policy, _, _, _, _, _, 0, ..]) if policy & !0x48 == 0 => (Start::Ethernet, 8),
+        (Carrier::Geneve, [words @ 0..64, 0 | 64, high, low, _, _, _, 0, ..]) => {
+            (inner(u16::from_be_bytes([*high, *low]))?, 8 + 4 * usize::from(*words))
+        }
+        (Carrier::Gre, [flags, 0, high, low, ..]) if flags & !0xb0 == 0 => {
+            let more = (flags & 0xb0).count_ones() as usize;
+            (inner(u16::from_be_bytes([*high, *low]))?, 4 + 4 * more)
+        }
+        (Carrier::Ip(ip), [first, ..]) if first >> 4 == if ip == ether_type::IPV4 { 4 } else { 6 } => {
+            (Start::Ip(ip), 0)
+        }
+        _ => return None,
+    };
+    (at <= payload.len()).then_some((start, at))
 }
 
 fn ip_has_extension(protocol: u8) -> bool {

@@ -180,6 +180,7 @@ fn case(link: &Link, network: &Network, transport: &Transport, ethernet_header: 
         destination: nowhere(ports.1),
         protocol: too_long.unwrap_or(transport.protocol),
         vlan,
+        inner: false,
         inner_vlan,
     };
     let name = format!("{link_name}, {network_name} {}, {} {}", header, transport.name, bytes.len());

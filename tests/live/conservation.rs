@@ -1,4 +1,4 @@
-//! seen = accounted + duplicate + ignored + lost, with caches and rings that are much too small.
+//! seen + decapsulated = accounted + duplicate + ignored + lost, with caches and rings that are much too small.
 
 use std::net::IpAddr;
 

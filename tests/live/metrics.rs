@@ -85,7 +85,7 @@ impl Page {
 }
 
 /// Of SURFACE, what belongs to the foundation.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     "netmon_flows_active",
     "netmon_flows_total",
     "netmon_bytes_total",
@@ -94,6 +94,8 @@ const NAMES: [&str; 26] = [
     "netmon_ebpf_events_dropped_total",
     "netmon_packets_seen_total",
     "netmon_packets_accounted_total",
+    "netmon_packets_decapsulated_total",
+    "netmon_bytes_decapsulated_total",
     "netmon_packets_duplicate_total",
     "netmon_packets_ignored_total",
     "netmon_packets_lost_total",
@@ -126,14 +128,14 @@ fn a_scrape_tells_what_happened() {
     transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
 
     let sums = |page: &Page, unit: &str| {
-        ["seen", "accounted", "duplicate", "ignored", "lost"]
+        ["seen", "decapsulated", "accounted", "duplicate", "ignored", "lost"]
             .map(|s| page.sum(&format!("netmon_{unit}_{s}_total"), &[]))
     };
-    let page = eventually("seen = accounted + duplicate + ignored + lost on the page", || {
+    let page = eventually("seen + decapsulated = accounted + duplicate + ignored + lost on the page", || {
         let page = Page::get(&b, &agent, "/metrics");
         let exact = ["packets", "bytes"].iter().all(|unit| {
-            let [seen, rest @ ..] = sums(&page, unit);
-            seen > 0.0 && seen == rest.iter().sum::<f64>()
+            let [seen, decapsulated, rest @ ..] = sums(&page, unit);
+            seen > 0.0 && seen + decapsulated == rest.iter().sum::<f64>()
         });
         exact.then_some(page)
     });
@@ -145,8 +147,8 @@ fn a_scrape_tells_what_happened() {
         assert!(page.has(name), "{name} is missing");
     }
     assert!(page.sum("netmon_packets_ignored_total", &["interface=\"vb\"", "reason=\"not_ip\""]) >= 1.0);
-    assert_eq!(page.sum("netmon_packets_total", &[]), sums(&page, "packets")[1], "series add up to what is accounted");
-    assert_eq!(page.sum("netmon_bytes_total", &[]), sums(&page, "bytes")[1]);
+    assert_eq!(page.sum("netmon_packets_total", &[]), sums(&page, "packets")[2], "series add up to what is accounted");
+    assert_eq!(page.sum("netmon_bytes_total", &[]), sums(&page, "bytes")[2]);
     let sent: u64 = connections.iter().map(|c| c.from_client.segments).sum();
     // What came before the record of the SYN, from another CPU, may count under the other direction.
     let at = ["protocol=\"tcp\"", "src_ip=\"10.9.0.1\"", "dst_ip=\"10.9.0.2\""];

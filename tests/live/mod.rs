@@ -28,6 +28,7 @@ mod states;
 mod stop;
 mod table;
 mod traffic;
+mod tunnels;
 
 use std::time::{Duration, Instant};
 

@@ -9,6 +9,7 @@ mod formats;
 mod latency;
 mod time;
 mod tshark;
+mod tunnels;
 mod written;
 
 use std::collections::BTreeMap;

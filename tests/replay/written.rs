@@ -90,13 +90,24 @@ impl Written {
         self.tcp(at + 2 * MS, CLIENT, c, ACK, 0);
     }
 
+    /// The same packets, each as `wrap` makes it.
+    pub fn each(&self, wrap: impl Fn(&[u8]) -> Vec<u8>) -> Written {
+        Written(self.0.iter().map(|(at, packet)| (*at, wrap(packet))).collect())
+    }
+
     /// A pcap file in the order of writing.
     pub fn file(&self) -> Scratch {
+        self.file_of_first(usize::MAX)
+    }
+
+    /// With so many bytes of each packet.
+    pub fn file_of_first(&self, bytes: usize) -> Scratch {
         let mut file = [0xa1b2_3c4du32, 0x0004_0002, 0, 0, 65535, 1].map(u32::to_le_bytes).concat();
         for (at, packet) in &self.0 {
-            let length = packet.len() as u32;
-            file.extend([(at / S) as u32, (at % S) as u32, length, length].map(u32::to_le_bytes).concat());
-            file.extend(packet);
+            let there = &packet[..packet.len().min(bytes)];
+            let lengths = [there.len() as u32, packet.len() as u32];
+            file.extend([(at / S) as u32, (at % S) as u32, lengths[0], lengths[1]].map(u32::to_le_bytes).concat());
+            file.extend(there);
         }
         Scratch::holding("written.pcap", &file)
     }

@@ -6,6 +6,9 @@ pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
 
 pub const HOP_BY_HOP: u8 = 0;
+pub const IPIP: u8 = 4;
+pub const SIT: u8 = 41;
+pub const GRE: u8 = 47;
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -84,6 +87,39 @@ pub fn udp(payload: &[u8]) -> Vec<u8> {
     p.extend([0, 0]);
     p.extend(payload);
     p
+}
+
+/// From port 40000 to `port`.
+pub fn udp_to(port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut p = udp(payload);
+    p[2..4].copy_from_slice(&port.to_be_bytes());
+    p
+}
+
+/// A frame in VXLAN, network 77, over UDP.
+pub fn vxlan(port: u16, frame: &[u8]) -> Vec<u8> {
+    udp_to(port, &[&[8, 0, 0, 0, 0, 0, 77, 0], frame].concat())
+}
+
+/// The EtherType of a frame inside GRE and Geneve.
+pub const BRIDGED: u16 = 0x6558;
+
+/// A packet in Geneve, network 77, over UDP; `options` in multiples of four bytes.
+pub fn geneve(options: &[u8], kind: u16, packet: &[u8]) -> Vec<u8> {
+    let [high, low] = kind.to_be_bytes();
+    udp_to(6081, &[&[(options.len() / 4) as u8, 0, high, low, 0, 0, 77, 0], options, packet].concat())
+}
+
+/// The flags of GRE: each stands for four bytes more.
+pub const GRE_CHECKSUM: u8 = 0x80;
+pub const GRE_KEY: u8 = 0x20;
+pub const GRE_SEQUENCE: u8 = 0x10;
+
+/// A packet in GRE.
+pub fn gre(flags: u8, kind: u16, packet: &[u8]) -> Vec<u8> {
+    let [high, low] = kind.to_be_bytes();
+    let more = vec![0xa5; 4 * flags.count_ones() as usize];
+    [&[flags, 0, high, low], &more[..], packet].concat()
 }
 
 /// From port 40000 to port 3868.

@@ -25,6 +25,7 @@ fn record(source: Endpoint, destination: Endpoint, ifindex: u32, hook: Hook) -> 
         protocol: 6,
         ifindex,
         hook,
+        inner: false,
         vlan: 0,
         inner_vlan: 0,
         packets: 10,

@@ -1,6 +1,7 @@
 mod answers;
 mod conversations;
 mod times;
+mod views;
 
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ fn packet(port: u16, second: u64) -> Record {
         protocol: TCP,
         ifindex: 7,
         hook: Hook::Egress,
+        inner: false,
         vlan: 0,
         inner_vlan: 0,
         packets: 1,
