@@ -69,9 +69,9 @@ static __always_inline bool nm_ip_version(struct nm_cursor *c, __u8 version)
 #define NM_OPENED_HEADERS(opened) ((opened) >> 12)
 
 /*
- * Parse what the packet carries into `cpu->inner`, and count it. The payload of the outer packet starts at `at` and ended at `wire` on the
- * wire; `how` is what it may be, and the hook above its 8 bits. Returns tunnel, verdict on the inner packet, and the bytes
- * of headers that each segment repeats, all in one; 0: no tunnel.
+ * Parse what the packet carries into `cpu->inner`, and count it. The payload of the outer packet starts at `at` and ended at
+ * `wire` on the wire; `how` is what it may be, and the hook above its 8 bits. Returns tunnel, verdict on the inner packet,
+ * and the bytes of headers that each segment repeats, all in one; 0: no tunnel.
  */
 __noinline int nm_tunnel_open(struct __sk_buff *skb, __u32 id, __u32 at, __u32 wire, __u32 how)
 {
