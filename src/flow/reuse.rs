@@ -6,6 +6,8 @@ use crate::bpf::Record;
 
 /// Shorter than any jiffy.
 const SAME_JIFFY_NS: u64 = 500_000;
+/// As long as the longest, CONFIG_HZ=100.
+const NEXT_JIFFY_NS: u64 = 10_000_000;
 
 /// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
 /// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
@@ -26,9 +28,12 @@ pub(super) fn begins_anew(flow: &Flow, identity: &Identity, record: &Record) -> 
     // The error that ended it is told at once, SYNs before it up to a sweep later.
     let last_ns = flow.last_ns().max(flow.details.as_ref().map_or(0, |details| details.icmp_error_ns));
     let sent = &flow.sent[identity.sender];
-    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one. What
-    // is known of when jiffies start gets better, so that the same one may come out a little earlier later on.
-    let had_it =
-        !repeated && sent.is_owner(identity, record) && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
+    // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one; another
+    // hook may see the same packet in the next. What is known of when jiffies start gets better, so that the same one may come
+    // out a little earlier later on.
+    if sent.ifindex != 0 && !sent.is_owner(identity, record) {
+        return record.first_ns > last_ns + NEXT_JIFFY_NS;
+    }
+    let had_it = !repeated && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
     record.first_ns > last_ns || had_it && record.first_ns + SAME_JIFFY_NS > last_ns
 }
