@@ -158,7 +158,7 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
         connect_timeout: config.connect_timeout,
     };
     let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
-    let nat = Nat::new(config.nat, config.max_flows, bpf.spread());
+    let nat = Nat::new(config, bpf.spread());
     Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards, nat)))
 }
 

@@ -3,17 +3,21 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::bpf::{Clock, Conntrack, Spread, Tracking, Translated, list_translated};
+use crate::config::Config;
 use crate::flow::Translations;
 use crate::metrics::NatCounts;
 
 /// Between two looks for what the thread has to do: rare things that must not hold up a worker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The kernel may not tell of the end of a connection that began before netmon asked (net.netfilter.nf_conntrack_events=2): those
+/// are looked for in a new list.
+const LIST_EVERY: Duration = Duration::from_secs(300);
 
 /// What all workers share.
 pub(super) struct Nat {
@@ -28,9 +32,9 @@ pub(super) struct Nat {
 
 impl Nat {
     /// Knows every translation that is in force, and at most so many.
-    pub(super) fn new(wanted: bool, most: usize, spread: Spread) -> Arc<Nat> {
-        let mut translations = Translations::new(most);
-        let conntrack = wanted.then(Conntrack::new).and_then(|conntrack| {
+    pub(super) fn new(config: &Config, spread: Spread) -> Arc<Nat> {
+        let mut translations = Translations::new(config.max_flows);
+        let conntrack = config.nat.then(|| Conntrack::new(config.nat_queue_bytes)).and_then(|conntrack| {
             let list = translations.begin_list();
             match conntrack.and_then(|conntrack| Ok((conntrack, all()?))) {
                 Ok((conntrack, all)) => {
@@ -72,9 +76,14 @@ impl Nat {
         }
     }
 
-    fn look(&self) -> Result<()> {
-        if self.missed.swap(false, Ordering::Relaxed) {
+    /// `listed` is when the last list was read.
+    fn look(&self, listed: &mut Instant) -> Result<()> {
+        let missed = self.missed.swap(false, Ordering::Relaxed);
+        if missed {
             log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
+        }
+        if missed || listed.elapsed() >= LIST_EVERY && self.read().has_listed() {
+            *listed = Instant::now();
             let list = self.write().begin_list();
             let all = all()?;
             self.write().end_list(list, &all, Clock::now_ns());
@@ -130,8 +139,9 @@ impl Upkeep {
         let thread = Builder::new()
             .name("nm-conntrack".to_owned())
             .spawn(move || {
+                let mut listed = Instant::now();
                 while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    if let Err(error) = nat.look() {
+                    if let Err(error) = nat.look(&mut listed) {
                         log::warn!("{error:#}");
                     }
                 }

@@ -70,9 +70,10 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    /// From now on. An error means that this kernel does not tell.
-    pub fn new() -> Result<Conntrack> {
-        let changes = Changes::of(&[GROUP_NEW, GROUP_DESTROY], &filter()).context("ask to be told of connections")?;
+    /// From now on, of as many at a time as fit into `queue_bytes`. An error means that this kernel does not tell.
+    pub fn new(queue_bytes: usize) -> Result<Conntrack> {
+        let changes = Changes::of(&[GROUP_NEW, GROUP_DESTROY], &filter(), queue_bytes)
+            .context("ask to be told of connections")?;
         Ok(Conntrack { changes })
     }
 

@@ -9,7 +9,7 @@ use nix::libc;
 
 use super::facing::{self, Places};
 use super::links::{Link, read_links};
-use super::netlink::{Arrival, Changes};
+use super::netlink::{Arrival, Changes, QUEUE_BYTES};
 use super::ring::Wakeup;
 
 const GROUPS: [u32; 5] = [
@@ -44,7 +44,7 @@ pub enum Wait {
 impl LinkMonitor {
     /// Knows all interfaces from the start, and misses no change from then on.
     pub fn new() -> Result<LinkMonitor> {
-        let changes = Changes::of(&GROUPS, &[])?;
+        let changes = Changes::of(&GROUPS, &[], QUEUE_BYTES)?;
         let mut monitor = LinkMonitor { changes, links: BTreeMap::new(), places: None, resyncs: 0 };
         monitor.read_all()?;
         Ok(monitor)

@@ -24,7 +24,7 @@ use super::ring::Wakeup;
 /// struct nlmsghdr.
 const NETLINK_HEADER_BYTES: usize = 16;
 /// Room for the changes that come while others are being dealt with; taken only when they do.
-const QUEUE_BYTES: usize = 16 << 20;
+pub(super) const QUEUE_BYTES: usize = 16 << 20;
 
 /// What a netlink family speaks.
 pub(super) trait Family: NetlinkSerializable + NetlinkDeserializable {
@@ -126,11 +126,11 @@ pub(super) enum Arrival {
 }
 
 impl<M: Family> Changes<M> {
-    /// From now on, of these groups, as far as `filter` lets them pass (none: all).
-    pub(super) fn of(groups: &[u32], filter: &[SockFilter]) -> Result<Changes<M>> {
+    /// From now on, of these groups, as far as `filter` lets them pass (none: all), and as many as fit into `queue_bytes`.
+    pub(super) fn of(groups: &[u32], filter: &[SockFilter], queue_bytes: usize) -> Result<Changes<M>> {
         let mut socket = Socket::new(M::PROTOCOL).context("open a netlink socket")?;
         // Without the privilege the ordinary queue has to do: what it cannot hold is noticed.
-        if let Err(error) = setsockopt(&socket, RcvBufForce, &QUEUE_BYTES) {
+        if let Err(error) = setsockopt(&socket, RcvBufForce, &queue_bytes) {
             log::debug!("the queue for changes of the network stays small: {error}");
         }
         if !filter.is_empty() {

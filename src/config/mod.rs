@@ -41,6 +41,8 @@ pub struct Config {
     pub series_limit: usize,
     /// Join what NAT has under two addresses, as the kernel's connection tracking tells.
     pub nat: bool,
+    /// What the kernel may keep of its news about such, in bytes; taken only when there are many.
+    pub nat_queue_bytes: usize,
     /// Attach by clsact even where the kernel has TCX.
     pub clsact: bool,
 }
@@ -64,6 +66,7 @@ impl Default for Config {
             features: Features::default(),
             series_limit: 20_000,
             nat: true,
+            nat_queue_bytes: 16 << 20,
             clsact: false,
         }
     }

@@ -57,6 +57,8 @@ struct Entry {
     ended_ns: Option<u64>,
     /// Number of the list that had it last, or that was the latest when it began.
     listed: u64,
+    /// Known by a list alone: its end may not be told.
+    by_list: bool,
 }
 
 /// The translations in force.
@@ -103,6 +105,11 @@ impl Translations {
         self.len() == 0
     }
 
+    /// Some are known by a list alone.
+    pub fn has_listed(&self) -> bool {
+        self.entries.values().any(|entry| entry.by_list && entry.ended_ns.is_none())
+    }
+
     /// Those that found no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -111,12 +118,12 @@ impl Translations {
     /// Takes note of what the kernel tells.
     pub fn apply(&mut self, tracking: &Tracking, now_ns: u64) {
         match tracking {
-            Tracking::Begun(translated) => self.begin(translated),
+            Tracking::Begun(translated) => self.begin(translated, false),
             Tracking::Ended(translated) => self.end(translated, now_ns),
         }
     }
 
-    fn begin(&mut self, translated: &Translated) {
+    fn begin(&mut self, translated: &Translated, by_list: bool) {
         let lists = self.lists;
         if let Some((_, entry)) = self.find(translated)
             && entry.ended_ns.is_none()
@@ -129,7 +136,7 @@ impl Translations {
             return;
         }
         self.next += 1;
-        self.entries.insert(self.next, Entry { translated: *translated, ended_ns: None, listed: lists });
+        self.entries.insert(self.next, Entry { translated: *translated, ended_ns: None, listed: lists, by_list });
         for ends in names(translated) {
             // An earlier one that had this key goes on under its other key, for as long as records of it may come.
             self.index.insert(key_of(translated, ends).0, self.next);
@@ -168,7 +175,7 @@ impl Translations {
         for translated in all {
             // What ended while the list was read must not come back.
             if self.find(translated).is_none_or(|(_, entry)| entry.ended_ns.is_none()) {
-                self.begin(translated);
+                self.begin(translated, true);
             }
         }
         let stale = self.entries.values().filter(|entry| entry.listed < number).map(|entry| entry.translated);

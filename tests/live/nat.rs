@@ -437,3 +437,24 @@ fn without_it_both_names_are_flows() {
     assert_eq!(flows.iter().filter(|flow| flow.key.protocol == 6).count(), 2);
     assert!(flow_of(&flows, 6, connection.client, connection.server).nat().is_none());
 }
+
+/// More at once than the kernel keeps for netmon: what was missed is read anew.
+#[test]
+fn what_was_not_told_is_looked_up() {
+    needs_root!();
+    let net = Node::new();
+    net.translate(Tool::Nft);
+    let Node { node, outside, routed: [pod, _], .. } = &net;
+    let agent = Agent::start(node, Config { nat_queue_bytes: 1, ..watching(&[]) });
+    let server = outside.run(|| UdpSocket::bind("10.8.0.2:8080").unwrap());
+    const MANY: usize = 500;
+    let clients: Vec<UdpSocket> = pod.run(|| (0..MANY).map(|_| UdpSocket::bind("10.6.0.10:0").unwrap()).collect());
+    for client in &clients {
+        client.send_to(b"hello", "10.96.0.2:80").unwrap();
+    }
+    let metric = |name| Page::get(node, &agent, "/metrics").sum(name, &[]);
+    eventually("all are known in the end", || (metric("netmon_nat_translations") >= MANY as f64).then_some(()));
+    assert!(metric("netmon_nat_resyncs_total") > 0.0, "the queue is too small for all of them");
+    drop(server);
+    assert!(agent.stop().0.conservation().holds());
+}
