@@ -15,6 +15,8 @@ use crate::metrics::{Interface, InterfaceStatus};
 
 /// What could not be attached is tried again after this long.
 const RETRY: Duration = Duration::from_secs(10);
+/// Between two looks at who has packets before us.
+const LOOK: Duration = Duration::from_secs(10);
 /// By then every record of an interface that is gone has come.
 const LINGER: Duration = Duration::from_secs(10);
 /// Between two reports of what came and went.
@@ -35,6 +37,7 @@ struct Interfaces {
     retry_at: Option<Instant>,
     gone: VecDeque<(Instant, u32)>,
     news: News,
+    look_at: Instant,
 }
 
 /// What has come and gone, to be told in the log.
@@ -65,6 +68,7 @@ impl Following {
             retry_at: None,
             gone: VecDeque::new(),
             news: News::default(),
+            look_at: Instant::now(),
         };
         interfaces.first()?;
         let wakeup = Arc::new(Wakeup::new()?);
@@ -105,6 +109,7 @@ impl Interfaces {
         }
         self.reconcile();
         self.news.tell();
+        self.look();
         let failed = |interface: &Interface| match &interface.status {
             InterfaceStatus::Failed(error) => Some(format!("{}: {error}", interface.name)),
             _ => None,
@@ -121,9 +126,9 @@ impl Interfaces {
 
     fn follow(mut self, wakeup: &Wakeup) -> Result<Attachments> {
         loop {
-            let due = [self.retry_at, self.gone.front().map(|(at, _)| *at), self.news.due()];
+            let due = [self.retry_at, self.gone.front().map(|(at, _)| *at), self.news.due(), Some(self.look_at)];
             let due = due.into_iter().flatten().min();
-            let nap = due.map_or(RETRY, |at| at.saturating_duration_since(Instant::now()));
+            let nap = due.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
             match self.monitor.wait(nap, wakeup)? {
                 Wait::Ended => return Ok(self.attachments),
                 Wait::Changed => self.reconcile(),
@@ -132,6 +137,29 @@ impl Interfaces {
             }
             self.retire();
             self.news.tell();
+            if self.look_at <= Instant::now() {
+                self.look();
+            }
+        }
+    }
+
+    /// Who has packets before us? It may change at any time, and nobody tells.
+    fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK;
+        for interface in self.known.values_mut() {
+            // An interface that is about to vanish is no news.
+            let Ok(before) = self.attachments.programs_before(interface.index) else { continue };
+            if before == interface.before {
+                continue;
+            }
+            for (hook, programs) in ["ingress", "egress"].into_iter().zip(&before) {
+                if !programs.is_empty() {
+                    let programs = programs.join(", ");
+                    log::warn!("packets at {hook} of {} come by {programs} before netmon sees them", interface.name);
+                }
+            }
+            interface.before = before;
+            self.shared.know(interface);
         }
     }
 
@@ -185,7 +213,8 @@ impl Interfaces {
             failed |= matches!(status, InterfaceStatus::Failed(_));
             if known.is_none_or(|known| known.differs(link, &status)) {
                 let start = known.map(|known| known.start).or_else(|| bpf::counters_of(link.index));
-                let interface = Interface::new(link, status, start.unwrap_or_default());
+                let mut interface = Interface::new(link, status, start.unwrap_or_default());
+                interface.before = known.map(|known| known.before.clone()).unwrap_or_default();
                 self.shared.know(&interface);
                 self.known.insert(link.index, interface);
             }

@@ -9,6 +9,7 @@ use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
+use super::chain;
 use super::links::{Framing, Link};
 
 /// Of the clsact filters, so that a later start tells its own from other people's.
@@ -79,6 +80,16 @@ impl Attachments {
     /// The interface is watched.
     pub fn contains(&self, index: u32) -> bool {
         self.attached.contains_key(&index)
+    }
+
+    /// Names of the programs that have packets of a watched interface before ours, for ingress and egress.
+    pub fn programs_before(&self, index: u32) -> Result<[Vec<String>; 2]> {
+        let mode = match self.attached.get(&index) {
+            Some(Attachment::Tcx(_)) => Mode::Tcx,
+            Some(Attachment::Clsact) => Mode::Clsact,
+            None => return Ok(Default::default()),
+        };
+        chain::before(index, mode, [&self.ethernet, &self.ip])
     }
 
     /// Nothing is watched.

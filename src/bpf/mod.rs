@@ -5,6 +5,7 @@ mod app;
 mod attach;
 mod books;
 mod cache_sweep;
+mod chain;
 mod clock;
 mod conntrack;
 mod facing;

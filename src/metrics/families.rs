@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 48] = [
+const FAMILIES: [(&str, MetricType, &str); 49] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -50,6 +50,11 @@ const FAMILIES: [(&str, MetricType, &str); 48] = [
     ("netmon_interface_coverage_ratio", GAUGE, "Part of the packets that an interface counted itself which was seen."),
     ("netmon_interface_info", GAUGE, "Interfaces of this host and what becomes of their packets; always 1."),
     ("netmon_interface_packets_total", COUNTER, "Packets by the interface's own count, since it became known."),
+    (
+        "netmon_interface_programs_before",
+        GAUGE,
+        "Other programs that have packets of an interface before netmon's: they may hide some.",
+    ),
     ("netmon_nat_translations", GAUGE, "Connections whose addresses NAT translates."),
     ("netmon_nat_translations_refused_total", COUNTER, "Those that found no room: counted under both addresses."),
     ("netmon_nat_resyncs_total", COUNTER, "Times that all translations were read anew, for some were missed."),

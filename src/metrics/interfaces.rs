@@ -20,6 +20,8 @@ pub struct Interface {
     pub status: InterfaceStatus,
     /// What it had counted when it became known: packets received and sent.
     pub start: [u64; 2],
+    /// Names of other programs that have its packets before netmon's, for ingress and egress.
+    pub before: [Vec<String>; 2],
     /// It counts packets as the kernel hands them around, not as they are on the wire.
     pub counts_whole: bool,
 }
@@ -55,6 +57,7 @@ impl Interface {
             kind: link.kind.clone(),
             status,
             start,
+            before: Default::default(),
             counts_whole: link.counts_whole(),
         }
     }
@@ -81,6 +84,12 @@ pub(super) fn coverage(families: &mut Families, snapshot: &Snapshot) {
             ("mode", mode),
         ];
         families.add("netmon_interface_info", &pairs, 1.0);
+        if let InterfaceStatus::Watched(_) = status {
+            for (hook, before) in HOOKS.into_iter().zip(&interface.before) {
+                let pairs = [("interface", name.as_str()), ("hook", hook)];
+                families.add("netmon_interface_programs_before", &pairs, before.len() as f64);
+            }
+        }
         // What repeats another interface is no hole.
         if *status == InterfaceStatus::Left(Choice::Repeats) {
             continue;
@@ -102,6 +111,8 @@ pub(super) fn coverage(families: &mut Families, snapshot: &Snapshot) {
     }
 }
 
+const HOOKS: [&str; 2] = ["ingress", "egress"];
+
 /// Of each hook: what the interface counted, and what of that was seen.
 fn parts<'a>(
     interface: &Interface,
@@ -110,10 +121,10 @@ fn parts<'a>(
 ) -> impl Iterator<Item = (&'static str, u64, f64)> + use<'a> {
     let now = counters.get(&interface.index).copied();
     let (start, counts_whole) = (interface.start, interface.counts_whole);
-    let hooks = [("ingress", books.ingress.packets, books.whole[0]), ("egress", books.egress.packets, books.whole[1])];
+    let seen = [(books.ingress.packets, books.whole[0]), (books.egress.packets, books.whole[1])];
     now.into_iter().flat_map(move |now| {
         (0..2).map(move |i| {
-            let (hook, segments, whole) = hooks[i];
+            let (segments, whole) = seen[i];
             let counted = now[i].saturating_sub(start[i]);
             // Drivers differ in whether they count before or after segments were put together: both are everything.
             let all = if counts_whole { whole..=whole } else { whole..=segments };
@@ -124,7 +135,7 @@ fn parts<'a>(
             } else {
                 *all.end()
             };
-            (hook, counted, part as f64)
+            (HOOKS[i], counted, part as f64)
         })
     })
 }

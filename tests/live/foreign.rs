@@ -21,48 +21,101 @@ mod skel {
 }
 
 enum Attached {
-    Tcx(#[expect(dead_code, reason = "detaches when it goes")] [Link; 2]),
-    Clsact(#[expect(dead_code, reason = "goes with its namespace")] [TcHook; 2]),
+    Tcx(#[expect(dead_code, reason = "detaches when it goes")] Vec<Link>),
+    Clsact(Vec<TcHook>),
 }
 
-/// Filters that count, on both hooks of an interface.
-struct Foreign {
+/// What a foreign program does with packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// The next one in the chain decides.
+    Pass,
+    /// No other is asked: the packet goes on its way.
+    End,
+    /// The packet goes no further.
+    Drop,
+    /// What enters leaves by this interface, or enters where the other end of that is.
+    Redirect { to: u32, peer: bool },
+}
+
+/// Where in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    TcxFirst,
+    TcxLast,
+    /// With this priority.
+    Clsact(u32),
+}
+
+/// Programs of somebody else, on both hooks of an interface.
+pub struct Foreign {
     skel: skel::ForeignSkel<'static>,
-    _attached: Attached,
+    attached: Attached,
 }
 
 impl Foreign {
-    /// Their priority, of no use with TCX, is `priority`.
-    fn attach(ns: &Netns, link: &str, tcx: bool, priority: u32) -> Foreign {
+    pub fn attach(ns: &Netns, link: &str, place: Place, deed: Deed) -> Foreign {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
-        let skel = skel::ForeignSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let mut open = skel::ForeignSkelBuilder::default().open(storage).unwrap();
+        let rodata = open.maps.rodata_data.as_deref_mut().unwrap();
+        match deed {
+            Deed::Pass => {}
+            Deed::End => rodata.foreign_verdict = 0,
+            Deed::Drop => rodata.foreign_verdict = 2,
+            Deed::Redirect { to, peer } => {
+                rodata.foreign_to = to;
+                rodata.foreign_peer = peer;
+            }
+        }
+        let skel = open.load().unwrap();
         let index = index(ns, link) as i32;
-        let programs = [&skel.progs.foreign_ingress, &skel.progs.foreign_egress];
+        // One that drops or redirects does so on the way in: answers are to come through.
+        let ingress_only = !matches!(deed, Deed::Pass | Deed::End);
+        let programs = [(&skel.progs.foreign_ingress, TC_INGRESS), (&skel.progs.foreign_egress, TC_EGRESS)];
+        let programs = programs.into_iter().take(if ingress_only { 1 } else { 2 });
         // Skeletons stay on their thread: this one goes to the namespace, for as long as the value needs.
-        let attached = if tcx {
-            Attached::Tcx(programs.map(|program| attach_tcx(program, index)))
-        } else {
-            let hook = |(program, point): (&ProgramMut<'_>, _)| {
-                let mut hook =
-                    TcHookBuilder::new(program.as_fd()).ifindex(index).handle(0xf0).priority(priority).hook(point);
-                hook.create().unwrap();
-                hook.attach().unwrap()
-            };
-            Attached::Clsact([(programs[0], TC_INGRESS), (programs[1], TC_EGRESS)].map(hook))
+        let attached = match place {
+            Place::TcxFirst | Place::TcxLast => Attached::Tcx(
+                programs.map(|(program, _)| attach_tcx(program, index, place == Place::TcxFirst)).collect(),
+            ),
+            Place::Clsact(priority) => Attached::Clsact(
+                programs
+                    .map(|(program, point)| {
+                        let mut hook = TcHookBuilder::new(program.as_fd())
+                            .ifindex(index)
+                            .handle(0xf0)
+                            .priority(priority)
+                            .hook(point);
+                        hook.create().unwrap();
+                        hook.attach().unwrap()
+                    })
+                    .collect(),
+            ),
         };
-        Foreign { skel, _attached: attached }
+        Foreign { skel, attached }
     }
 
     /// Packets by ingress and by egress.
-    fn seen(&self) -> [u64; 2] {
+    pub fn seen(&self) -> [u64; 2] {
         self.skel.maps.bss_data.as_deref().unwrap().foreign_seen
+    }
+
+    /// Takes it off again.
+    pub fn detach(self) {
+        if let Attached::Clsact(hooks) = self.attached {
+            hooks.into_iter().for_each(|mut hook| hook.detach().unwrap());
+        }
     }
 }
 
-fn attach_tcx(program: &ProgramMut<'_>, index: i32) -> Link {
-    // SAFETY: a loaded program of the section that names its side; no options.
-    let raw =
-        unsafe { libbpf_sys::bpf_program__attach_tcx(program.as_libbpf_object().as_ptr(), index, std::ptr::null()) };
+fn attach_tcx(program: &ProgramMut<'_>, index: i32, first: bool) -> Link {
+    let options = libbpf_sys::bpf_tcx_opts {
+        sz: size_of::<libbpf_sys::bpf_tcx_opts>() as _,
+        flags: if first { libbpf_sys::BPF_F_BEFORE } else { 0 },
+        ..Default::default()
+    };
+    // SAFETY: a loaded program of the section that names its side; the options outlive the call.
+    let raw = unsafe { libbpf_sys::bpf_program__attach_tcx(program.as_libbpf_object().as_ptr(), index, &options) };
     let raw = NonNull::new(raw).expect("attach the foreign program");
     // SAFETY: a link that nobody else owns.
     unsafe { Link::from_ptr(raw) }
@@ -93,10 +146,10 @@ fn survive(tcx: bool) {
     let (a, b) = quiet_pair();
     b.enter_for(|| {
         // Before and behind the agent's own place in the chain.
-        let foreign: Vec<_> = if tcx {
-            (0..2).map(|_| Foreign::attach(&b, "vb", true, 0)).collect()
+        let foreign = if tcx {
+            [Place::TcxFirst, Place::TcxLast].map(|place| Foreign::attach(&b, "vb", place, Deed::Pass))
         } else {
-            [1, 7].map(|priority| Foreign::attach(&b, "vb", false, priority)).into()
+            [1, 7].map(|priority| Foreign::attach(&b, "vb", Place::Clsact(priority), Deed::Pass))
         };
         assert_alive(&a, &b, &foreign, "before any agent");
         for clsact in [false, true] {

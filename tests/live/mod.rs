@@ -29,6 +29,7 @@ mod stop;
 mod table;
 mod traffic;
 mod tunnels;
+mod verdicts;
 
 use std::time::{Duration, Instant};
 
