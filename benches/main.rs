@@ -5,6 +5,7 @@
 
 mod connection;
 mod iperf;
+mod links;
 mod load;
 mod memory;
 mod packet;
@@ -30,7 +31,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet record connection memory load scrape iperf [default: all]
+    /// What to measure: packet record connection memory load links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a glance, not a measurement
     #[arg(long)]
@@ -42,12 +43,13 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("packet", packet::run),
     ("record", record::run),
     ("connection", connection::run),
     ("memory", memory::run),
     ("load", load::run),
+    ("links", links::run),
     ("scrape", scrape::run),
     ("iperf", iperf::run),
 ];

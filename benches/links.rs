@@ -1,0 +1,81 @@
+//! How long a new interface stays unwatched: from the moment at which anybody can know of it to the moment at which both of its
+//! hooks are netmon's. A wall-clock time: it is spent waiting for the kernel, and for the processor.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use crossbeam_channel::bounded;
+use netmon::agent;
+use netmon::bpf::{LinkMonitor, Wait, Wakeup};
+use netmon::config::Config;
+use netmon::metrics::InterfaceStatus;
+
+use crate::report::{Budget, Budget::AtMost, Report, Spread};
+use crate::support::netns::Netns;
+use crate::support::sh;
+
+const MOST: Duration = Duration::from_secs(10);
+
+pub fn run(report: &mut Report) -> Result<()> {
+    let (node, pods) = (Netns::new("node"), Netns::new("pods"));
+    report.table("New interface: RTM_NEWLINK to attached", "ms");
+    for there in [0, 200] {
+        for i in 0..there {
+            sh(&format!("ip -n {} link add old{i} type veth peer name old{i} netns {}", node.name, pods.name));
+        }
+        let times = measure(&node, &pods, if report.quick { 20 } else { 100 })?;
+        let what = |name: &str| format!("{name}, {there} others there");
+        report.row(&what("all"), Spread::of(times.clone()), Budget::None, &format!("{} interfaces", times.len()));
+        let mut sorted = times;
+        sorted.sort_by(f64::total_cmp);
+        let p99 = sorted.get((sorted.len() * 99).div_ceil(100) - 1).copied().context("no times")?;
+        report.row(&what("p99"), Spread::one(p99), AtMost(100.0), "");
+    }
+    Ok(())
+}
+
+/// Milliseconds of each of `count` interfaces.
+fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
+    let (stop, stopped) = bounded(1);
+    let (ready, is_ready) = bounded(1);
+    let config = Config { metrics_addr: "127.0.0.1:0".to_owned(), ..Config::default() };
+    let agent: JoinHandle<Result<agent::Report>> =
+        node.run(|| std::thread::spawn(move || agent::run(&config, &stopped, move |handle| drop(ready.send(handle)))));
+    let handle = is_ready.recv().context("the agent did not start")?;
+    // Another subscriber of the same events: what it sees, netmon could have seen.
+    let mut monitor = node.run(LinkMonitor::new)?;
+    let wakeup = Wakeup::new()?;
+    let watched = |name: &str| {
+        let is = |status: &InterfaceStatus| matches!(status, InterfaceStatus::Watched(_));
+        handle.interfaces().values().any(|interface| interface.name == name && is(&interface.status))
+    };
+    let mut times = Vec::new();
+    for i in 0..count {
+        let name = format!("new{i}");
+        let command = format!("ip -n {} link add {name} type veth peer name {name} netns {}", node.name, pods.name);
+        let made = std::thread::spawn(move || sh(&command));
+        let start = Instant::now();
+        while !monitor.links().values().any(|link| link.name == name) {
+            if monitor.wait(MOST, &wakeup)? == Wait::Ended || start.elapsed() > MOST {
+                bail!("nobody told of {name}");
+            }
+        }
+        let told = Instant::now();
+        while !watched(&name) {
+            if told.elapsed() > MOST {
+                bail!("{name} was not watched within {MOST:?}");
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        times.push(told.elapsed().as_secs_f64() * 1e3);
+        drop(made.join());
+        sh(&format!("ip -n {} link del {name}", node.name));
+    }
+    drop(stop);
+    match agent.join() {
+        Ok(result) => result?,
+        Err(_) => bail!("the agent panicked"),
+    };
+    Ok(times)
+}
