@@ -15,7 +15,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NETMON_COMM
 
 const EXAMPLES: &str = "\
 Examples:
-  sudo netmon                               every interface that is up, metrics on :9090
+  sudo netmon                               every interface, metrics on :9090
   sudo netmon --interface eth0              one interface only
   sudo netmon --interface 'veth*' --interface eth0 --metrics-addr 127.0.0.1:9100
   curl -s localhost:9090/metrics | grep netmon_bytes_total
@@ -36,8 +36,8 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Watch only this interface; repeatable; globs ("veth*"); "!name" leaves one out. Default: all that are up, without
-    /// loopback
+    /// Watch only this interface; repeatable; globs ("veth*"); "!name" leaves one out. Default: all that have
+    /// packets of their own, without loopback
     #[arg(long = "interface", value_name = "NAME", env = "NETMON_CAPTURE_INTERFACES", value_delimiter = ',')]
     interfaces: Vec<String>,
 
