@@ -172,14 +172,12 @@ impl Interfaces {
             self.shared.face(Facing::clone(&facing));
             self.facing = facing;
         }
-        let vanished: Vec<u32> =
-            self.known.keys().copied().filter(|index| !self.monitor.links().contains_key(index)).collect();
-        for index in vanished {
+        for index in self.monitor.take_removed() {
             if let Some(name) = self.leave(index) {
                 self.news.left.push(name);
             }
         }
-        let retry = self.retry_at.take().is_some_and(|at| at <= Instant::now());
+        let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
         let mut failed = false;
         for link in self.monitor.links().values() {
             let choice = self.selection.judge(link, self.monitor.links());
@@ -219,15 +217,16 @@ impl Interfaces {
                 self.known.insert(link.index, interface);
             }
         }
-        self.retry_at = failed.then(|| Instant::now() + RETRY);
+        let later = || Instant::now() + RETRY;
+        self.retry_at = failed.then(|| self.retry_at.filter(|_| !retry).unwrap_or_else(later));
     }
 
     /// An interface is gone; its name if it was watched.
     fn leave(&mut self, index: u32) -> Option<String> {
         self.attachments.detach(index);
         self.shared.forget(index);
-        self.gone.push_back((Instant::now() + LINGER, index));
         let known = self.known.remove(&index)?;
+        self.gone.push_back((Instant::now() + LINGER, index));
         matches!(known.status, InterfaceStatus::Watched(_)).then_some(known.name)
     }
 

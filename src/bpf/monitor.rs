@@ -25,9 +25,10 @@ const GROUPS: [u32; 5] = [
 pub struct LinkMonitor {
     changes: Changes<RouteNetlinkMessage>,
     links: BTreeMap<u32, Link>,
+    /// Were there, and may be again by now.
+    removed: Vec<u32>,
     /// Where they lead; `None`: to be read when that matters.
     places: Option<Places>,
-    resyncs: u64,
 }
 
 /// What a wait came to.
@@ -45,7 +46,7 @@ impl LinkMonitor {
     /// Knows all interfaces from the start, and misses no change from then on.
     pub fn new() -> Result<LinkMonitor> {
         let changes = Changes::of(&GROUPS, &[], QUEUE_BYTES)?;
-        let mut monitor = LinkMonitor { changes, links: BTreeMap::new(), places: None, resyncs: 0 };
+        let mut monitor = LinkMonitor { changes, links: BTreeMap::new(), removed: Vec::new(), places: None };
         monitor.read_all()?;
         Ok(monitor)
     }
@@ -55,9 +56,9 @@ impl LinkMonitor {
         &self.links
     }
 
-    /// Times that more changed at once than the kernel could tell, so that all was read anew.
-    pub fn resyncs(&self) -> u64 {
-        self.resyncs
+    /// Those that have gone since the last call; another may be there under the same index.
+    pub fn take_removed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.removed)
     }
 
     /// Sleeps until something changes, `timeout` is over or `wakeup` is raised; the interfaces are as they are then.
@@ -65,17 +66,17 @@ impl LinkMonitor {
         if self.changes.wait(timeout, wakeup)? == Arrival::Ended {
             return Ok(Wait::Ended);
         }
-        let (links, places) = (&mut self.links, &mut self.places);
+        let LinkMonitor { links, removed, places, .. } = self;
         let mut changed = false;
         let whole = self.changes.read(|message| {
             if facing::concerns_places(&message) {
                 *places = None;
                 changed = true;
             }
-            changed |= apply(links, message);
+            changed |= apply(links, removed, message);
         })?;
         if !whole {
-            self.resyncs += 1;
+            log::info!("more changed at the interfaces than the kernel could tell of: reading all anew");
             self.places = None;
             self.read_all()?;
             return Ok(Wait::Changed);
@@ -87,13 +88,15 @@ impl LinkMonitor {
     }
 
     fn read_all(&mut self) -> Result<()> {
-        self.links = read_links()?.into_iter().map(|link| (link.index, link)).collect();
+        let links: BTreeMap<u32, Link> = read_links()?.into_iter().map(|link| (link.index, link)).collect();
+        self.removed.extend(self.links.keys().filter(|index| !links.contains_key(index)));
+        self.links = links;
         facing::judge_all(&mut self.links, &mut self.places)
     }
 }
 
 /// True if it makes a difference.
-fn apply(links: &mut BTreeMap<u32, Link>, message: RouteNetlinkMessage) -> bool {
+fn apply(links: &mut BTreeMap<u32, Link>, removed: &mut Vec<u32>, message: RouteNetlinkMessage) -> bool {
     match message {
         // Bridges tell of their ports in messages of the same type: one is "deleted" when it leaves the bridge.
         RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
@@ -109,7 +112,10 @@ fn apply(links: &mut BTreeMap<u32, Link>, message: RouteNetlinkMessage) -> bool 
             links.insert(link.index, link);
             differs
         }
-        RouteNetlinkMessage::DelLink(message) => links.remove(&message.header.index).is_some(),
+        RouteNetlinkMessage::DelLink(message) => {
+            removed.push(message.header.index);
+            links.remove(&message.header.index).is_some()
+        }
         _ => false,
     }
 }

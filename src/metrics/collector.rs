@@ -1,6 +1,6 @@
 //! Turns a snapshot into metric families.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use prometheus::proto::{MetricFamily, Quantile, Summary};
@@ -8,7 +8,7 @@ use prometheus::proto::{MetricFamily, Quantile, Summary};
 use super::aggregates::Accounted;
 use super::budget::OTHER;
 use super::families::Families;
-use super::interfaces::{InterfaceStatus, coverage};
+use super::interfaces::{InterfaceStatus, MOST_INTERFACES, coverage};
 use super::own::{Usage, UsageReader};
 use super::page::{Build, Snapshot, Source};
 use super::pair_page::pairs;
@@ -92,7 +92,9 @@ impl AgentCollector {
 
 /// seen + decapsulated = accounted + duplicate + ignored + lost, but for what is still on its way.
 fn conservation(families: &mut Families, snapshot: &Snapshot) {
-    let name = |index: &u32| snapshot.interfaces.get(index).map_or("other", |interface| interface.name.as_str());
+    let named = snapshot.interfaces.iter().take(MOST_INTERFACES);
+    let names: HashMap<u32, &str> = named.map(|(index, interface)| (*index, interface.name.as_str())).collect();
+    let name = |index: &u32| names.get(index).copied().unwrap_or("other");
     // Interfaces that are gone, or that found no books of their own, count as one.
     let mut books = BTreeMap::<&str, (InterfaceBooks, Accounted)>::new();
     for (index, interface) in &snapshot.interfaces {

@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 49] = [
+const FAMILIES: [(&str, MetricType, &str); 50] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -49,6 +49,7 @@ const FAMILIES: [(&str, MetricType, &str); 49] = [
     ("netmon_ebpf_program_runs_total", COUNTER, "Times the programs ran (kernel.bpf_stats_enabled=1)."),
     ("netmon_interface_coverage_ratio", GAUGE, "Part of the packets that an interface counted itself which was seen."),
     ("netmon_interface_info", GAUGE, "Interfaces of this host and what becomes of their packets; always 1."),
+    ("netmon_interfaces_without_series", GAUGE, "Interfaces beyond 1,024: their packets count as interface \"other\"."),
     ("netmon_interface_packets_total", COUNTER, "Packets by the interface's own count, since it became known."),
     (
         "netmon_interface_programs_before",

@@ -68,11 +68,16 @@ impl Interface {
     }
 }
 
+/// Interfaces with lines of their own; the others share one in the books, and have none of what only a single one can have.
+pub(super) const MOST_INTERFACES: usize = 1024;
+
 /// Which interfaces there are, and what part of the packets that they counted themselves was seen.
 pub(super) fn coverage(families: &mut Families, snapshot: &Snapshot) {
     // Two names can be the same for a moment, after a change of names: one sum, or Prometheus refuses the page.
     let mut seen = BTreeMap::<(&str, &str, &str), (u64, f64)>::new();
-    for interface in snapshot.interfaces.values() {
+    let without_lines = snapshot.interfaces.len().saturating_sub(MOST_INTERFACES);
+    families.add("netmon_interfaces_without_series", &[], without_lines as f64);
+    for interface in snapshot.interfaces.values().take(MOST_INTERFACES) {
         let Interface { name, kind, status, .. } = interface;
         let mode = if let InterfaceStatus::Watched(mode) = status { mode.name() } else { "" };
         let index = interface.index.to_string();

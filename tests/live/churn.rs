@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use netmon::bpf::list_links;
@@ -15,7 +15,6 @@ use rand::{Rng, SeedableRng};
 
 use super::binary::Program;
 use super::net::host;
-use super::traffic::Flood;
 use super::{PATIENCE, eventually};
 use crate::needs_root;
 use crate::support::netns::Netns;
@@ -203,12 +202,26 @@ fn random_changes_under_traffic(clsact: bool) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut churn = Churn { node: &node, pods, rng: StdRng::seed_from_u64(seed), names: Vec::new(), made: 0 };
-    let floods = ["10.200.1.2", "10.200.2.2"].map(|to| Flood::start(&node, to.parse().unwrap()));
-    let stop = AtomicBool::new(false);
+    let socket = node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        // To pods that are there or not, at a rate that leaves the processors to what changes.
+        scope.spawn(|| {
+            for subnet in (0..200).cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                sent.fetch_add(
+                    u64::from(socket.send_to(&[0; 32], (format!("10.200.{subnet}.2"), 9)).is_ok()),
+                    Ordering::Relaxed,
+                );
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 assert!(watcher.scrape().contains("netmon_interface_info"));
+                std::thread::sleep(Duration::from_millis(100));
             }
         });
         let start = Instant::now();
@@ -248,7 +261,7 @@ fn random_changes_under_traffic(clsact: bool) {
             });
         }
     }
-    assert!(floods.into_iter().map(Flood::stop).sum::<u64>() > 0);
+    assert!(sent.into_inner() > 1000, "there was traffic");
     watcher.end();
 }
 

@@ -211,3 +211,29 @@ fn what_is_sent_is_counted_once_however_many_interfaces_show_it() {
     let sum = agent.stop().0.conservation();
     assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets / 2, "{sum}");
 }
+
+/// A pod on a macvlan device has no link on the host: its packets pass the device below.
+#[test]
+fn pods_on_macvlan_are_seen_below() {
+    needs_root!();
+    let (outside, node, pod) = (host("outside"), host("node"), host("pod"));
+    connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
+    node.sh(&format!("ip link add link up0 name mv0 type macvlan mode bridge && ip link set mv0 netns {}", pod.name));
+    pod.sh("ip addr add 10.8.0.9/24 dev mv0 && ip addr add fd08::9/64 dev mv0 nodad && ip link set mv0 up");
+    // One more on the node itself: both devices show its packets.
+    node.sh("ip link add link up0 name mv1 type macvlan mode bridge
+             ip addr add 10.8.1.9/24 dev mv1 && ip link set mv1 up");
+    outside.sh("ip addr add 10.8.1.2/24 dev up0");
+    [&outside, &node, &pod].into_iter().for_each(plain_tcp);
+    let agent = Agent::start(&node, watching(&[]));
+    agent.await_watched("mv1");
+    for (client, server) in [(&pod, "10.8.0.2"), (&pod, "fd08::2"), (&node, "10.8.1.2")] {
+        let connection = transfer(client, &outside, server.parse().unwrap(), 1, 500_000)[0];
+        let flows = agent.settled();
+        let flow = flow_of(&flows, 6, connection.client, connection.server);
+        assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH), "{server}");
+        assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH), "{server}");
+    }
+    let sum = agent.stop().0.conservation();
+    assert!(sum.holds() && sum.duplicate.packets > 0, "{sum}");
+}
