@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Between two looks at who has packets before us.
 const LOOK: Duration = Duration::from_secs(10);
 /// By then every record of an interface that is gone has come.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// Between two reports of what came and went.
 const REPORT: Duration = Duration::from_secs(1);
 /// Names in one line of the log.

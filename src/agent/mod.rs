@@ -3,6 +3,7 @@
 mod inline;
 mod interfaces;
 mod nat;
+mod pods;
 mod report;
 mod shard;
 mod shared;
@@ -25,6 +26,7 @@ use crate::worker::Worker;
 pub use inline::Inline;
 use interfaces::Following;
 use nat::{Nat, Upkeep};
+use pods::Watching;
 pub use report::{Conservation, Report};
 use shard::Shard;
 pub use shared::Handle;
@@ -73,8 +75,8 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     let server = server.start(Arc::new(page))?;
     log::info!("metrics on http://{}/metrics", server.local_addr());
 
-    let following = match Following::start(config, bpf.attachments()?, Arc::clone(&shared)) {
-        Ok(following) => following,
+    let (sweeps, upkeep, following, watching) = match start_rest(config, &bpf, &shared) {
+        Ok(started) => started,
         Err(error) => {
             for worker in workers {
                 // What it has to say matters less than why the agent cannot start.
@@ -83,13 +85,15 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
             return Err(error);
         }
     };
-    let sweeps = Sweeps::start(bpf.sweeper()?)?;
-    let upkeep = Upkeep::start(shared.nat())?;
     ready(Handle::new(Arc::clone(&shared), server.local_addr()));
 
-    let failure = wait(stop, &workers, &sweeps, &following);
+    let pods_failed = || watching.as_ref().is_some_and(Watching::is_finished);
+    let failure = wait(stop, &workers, || sweeps.thread.is_finished() || following.is_finished() || pods_failed());
     if let Some(upkeep) = upkeep {
         upkeep.stop();
+    }
+    if let Some(watching) = watching {
+        watching.stop()?.detach_all();
     }
     let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
     match failure {
@@ -150,6 +154,19 @@ fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -
     Ok((shared, workers, rings))
 }
 
+/// The other threads; the one that attaches comes last, and those before it end with their values.
+fn start_rest(
+    config: &Config,
+    bpf: &Bpf<'_>,
+    shared: &Arc<Shared>,
+) -> Result<(Sweeps, Option<Upkeep>, Following, Option<Watching>)> {
+    let sweeps = Sweeps::start(bpf.sweeper()?)?;
+    let upkeep = Upkeep::start(shared.nat())?;
+    let following = Following::start(config, bpf.attachments()?, Arc::clone(shared))?;
+    let watching = Watching::start(config, bpf.attachments()?, Arc::clone(shared))?;
+    Ok((sweeps, upkeep, following, watching))
+}
+
 /// Empty shards, one a worker, and the kernel's books.
 fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usize) -> Result<Arc<Shared>> {
     let limits = Limits {
@@ -163,13 +180,13 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
 }
 
 /// Sleeps until the agent is to stop; what failed, if that is why.
-fn wait(stop: &Receiver<()>, workers: &[Worker], sweeps: &Sweeps, following: &Following) -> Option<String> {
+fn wait(stop: &Receiver<()>, workers: &[Worker], others_ended: impl Fn() -> bool) -> Option<String> {
     loop {
         match stop.recv_timeout(Duration::from_secs(1)) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if workers.iter().any(Worker::is_finished) || sweeps.thread.is_finished() || following.is_finished() {
+        if workers.iter().any(Worker::is_finished) || others_ended() {
             return Some("a thread of the agent ended by itself; the log says why".to_owned());
         }
     }

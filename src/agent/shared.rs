@@ -56,6 +56,11 @@ impl Shared {
         self.lock_interfaces().remove(&index);
     }
 
+    /// Name of an interface that is known.
+    pub(super) fn name_of(&self, index: u32) -> Option<String> {
+        self.lock_interfaces().get(&index).map(|interface| interface.name.clone())
+    }
+
     /// No record of an interface will come any more.
     pub(super) fn retire(&self, index: u32) {
         for shard in &*self.shards {

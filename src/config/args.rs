@@ -86,6 +86,10 @@ pub struct Args {
     #[arg(long, hide = true, value_name = "NETMON_FLOW_CONNECT_TIMEOUT", env = "NETMON_FLOW_CONNECT_TIMEOUT", value_parser = duration)]
     connect_timeout: Option<Duration>,
 
+    /// Watch pods in their own network namespaces where they have no link on the host
+    #[arg(long, hide = true, env = "NETMON_CAPTURE_POD_NAMESPACES", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
+    pod_namespaces: bool,
+
     /// Join what NAT has under two addresses
     #[arg(long, hide = true, value_name = "NETMON_CAPTURE_NAT", env = "NETMON_CAPTURE_NAT", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     nat: Option<bool>,
@@ -140,6 +144,7 @@ impl Args {
             flow_timeout: self.flow_timeout.unwrap_or(default.flow_timeout),
             connect_timeout: self.connect_timeout.unwrap_or(default.connect_timeout),
             features: self.features.check()?,
+            pod_namespaces: self.pod_namespaces,
             nat: self.nat.unwrap_or(default.nat),
             clsact: self.force_clsact,
             ..default

@@ -39,6 +39,8 @@ pub struct Config {
     pub features: Features,
     /// Series of all metrics whose labels come from packets.
     pub series_limit: usize,
+    /// Watch pods in their own network namespaces where they have no link on the host.
+    pub pod_namespaces: bool,
     /// Join what NAT has under two addresses, as the kernel's connection tracking tells.
     pub nat: bool,
     /// What the kernel may keep of its news about such, in bytes; taken only when there are many.
@@ -65,6 +67,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(30),
             features: Features::default(),
             series_limit: 20_000,
+            pod_namespaces: false,
             nat: true,
             nat_queue_bytes: 16 << 20,
             clsact: false,

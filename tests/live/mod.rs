@@ -22,6 +22,7 @@ mod nat;
 mod net;
 mod offloads;
 mod outcomes;
+mod pods;
 mod refusals;
 mod routed;
 mod states;
