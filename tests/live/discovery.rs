@@ -93,9 +93,9 @@ fn names_decide_also_when_they_change() {
         b.sh(&format!("ip link set {from} down && ip link set {from} name {to} && ip link set {to} up"));
     };
     send(&a, 10);
+    assert_eq!(agent.books(ifindex).seen().packets, 0, "not wanted by its first name");
     rename("vb", "pod1");
     agent.await_watched("pod1");
-    assert_eq!(agent.books(ifindex).seen().packets, 0, "not wanted by its first name");
     eventually("packets under the new name", || {
         send(&a, 1);
         (agent.books(ifindex).ingress.packets > 0).then_some(())
