@@ -212,6 +212,39 @@ fn what_is_sent_is_counted_once_however_many_interfaces_show_it() {
     assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets / 2, "{sum}");
 }
 
+/// Each frame passes both pods' links; what the bridge itself sees of it is the same again.
+#[test]
+fn what_pods_on_a_bridge_say_is_counted_once() {
+    needs_root!();
+    let node = host("node");
+    node.sh("ip link add br0 type bridge && ip link set br0 up && ip addr add 10.5.0.1/24 dev br0 && ip addr add fd05::1/64 dev br0 nodad");
+    let [one, two] = [1, 2].map(|i| {
+        let pod = host(&format!("pod{i}"));
+        node.sh(&format!(
+            "ip link add b{i} type veth peer name eth0 netns {} && ip link set b{i} master br0 && ip link set b{i} up",
+            pod.name
+        ));
+        pod.sh(&format!(
+            "ip addr add 10.5.0.1{i}/24 dev eth0 && ip addr add fd05::1{i}/64 dev eth0 nodad && ip link set eth0 up"
+        ));
+        plain_tcp(&pod);
+        pod
+    });
+    plain_tcp(&node);
+    let agent = Agent::start(&node, watching(&[]));
+    for (client, server, address) in
+        [(&one, &two, "10.5.0.12"), (&two, &one, "fd05::11"), (&one, &node, "10.5.0.1"), (&node, &two, "fd05::12")]
+    {
+        let connection = transfer(client, server, address.parse().unwrap(), 1, 1_000_000)[0];
+        let flows = agent.settled();
+        let flow = flow_of(&flows, 6, connection.client, connection.server);
+        assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH), "{address}");
+        assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH), "{address}");
+    }
+    let sum = agent.stop().0.conservation();
+    assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets, "{sum}");
+}
+
 /// A pod on a macvlan device has no link on the host: its packets pass the device below.
 #[test]
 fn pods_on_macvlan_are_seen_below() {
