@@ -2,15 +2,27 @@
 /* The pairing table: where what was seen of one direction meets what is seen of the other. */
 #pragma once
 
+/* One of the two places a connection may have; a place is free again once its connection has ended or was silent for a while. */
+static __always_inline struct nm_pair *nm_pair_at(__u64 tag, __u32 way)
+{
+	__u32 i = tag >> (64 - nm_pair_shift) ^ way;
+
+	return bpf_map_lookup_elem(&nm_pairs, &i);
+}
+
+static __always_inline bool nm_pair_free(const struct nm_pair *pair, __u32 units)
+{
+	return !pair->tag || pair->flags & NM_PAIR_CLOSED || units - pair->touched >= nm_pair_stale;
+}
+
 /*
- * The pair of the packet's connection, 0 if it is not there; `take` its place if that is free. `p->tag` and `p->side` are set. A place is free again
- * once its connection has ended or was silent for a while.
+ * The pair of the packet's connection, 0 if it is not there; `take` a place if one is free. `p->tag` and `p->side` are set.
  */
 static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_packet *p, bool take)
 {
+	struct nm_pair *pair, *other;
 	__u64 from, to, tag;
-	struct nm_pair *pair;
-	__u32 units, i;
+	__u32 units;
 
 	if (p->v6) {
 		from = nm_endpoint6(p->key6.saddr, p->key6.sport);
@@ -26,17 +38,23 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 	/* The interface too: only there is the time between two packets that of the path behind it. */
 	tag = ((from + to) ^ tag) * NM_K1;
 	tag = (tag ^ tag >> 32) * NM_K3 | 1;
-	i = tag >> (64 - nm_pair_shift);
 	p->tag = tag;
 	p->side = from > to;
-	pair = bpf_map_lookup_elem(&nm_pairs, &i);
+	pair = nm_pair_at(tag, 0);
 	if (!pair)
 		return 0;
 	units = nm_units(p); /* not before: it would be kept on the stack */
 	if (pair->tag != tag) {
+		other = nm_pair_at(tag, 1);
+		if (!other)
+			return 0;
+		if (other->tag == tag || !nm_pair_free(pair, units))
+			pair = other;
+	}
+	if (pair->tag != tag) {
 		if (!take)
 			return 0;
-		if (pair->tag && !(pair->flags & NM_PAIR_CLOSED) && units - pair->touched < nm_pair_stale) {
+		if (!nm_pair_free(pair, units)) {
 			cpu->unpaired++;
 			return 0;
 		}

@@ -61,6 +61,25 @@ fn a_connection_may_pass_by_several_cpus() {
     }
 }
 
+/// Each has two places of the table: a third that wants them is rare, and counted.
+#[test]
+fn connections_at_once_do_not_take_each_others_place() {
+    needs_root!();
+    both(|talk| {
+        for ns in (0..400).map(|n| 20_000 * n) {
+            talk.tcp(ns, Client, SYN, 1000, 0, b"");
+            talk.tcp(ns + 10_000, Server, SYN | ACK, 5000, 1001, b"");
+            talk.tcp(ns + 14_000, Client, ACK, 1001, 5001, b"");
+            talk.next_port();
+        }
+        let [client, _] = talk.told();
+        let measured = client.samples.iter().filter(|s| **s == (Connect, 14_000)).count();
+        let unpaired = talk.kernel.misses().unpaired;
+        assert!(measured >= 395, "{measured} of 400 measured, {unpaired} packets without a place");
+        assert_eq!(measured == 400, unpaired == 0);
+    });
+}
+
 /// Which of two SYNs was answered is not known; how long it took from the first is.
 #[test]
 fn a_repeated_syn_voids_the_server_side() {
