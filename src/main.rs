@@ -1,5 +1,7 @@
 //! `netmon`: the agent.
 
+mod logging;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use crossbeam_channel::bounded;
 use netmon::agent;
-use netmon::config::{Args, Command, Config};
+use netmon::config::{Args, Command, Config, Settings};
 use netmon::output::Format;
 use netmon::replay::{self, Replay};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -19,14 +21,21 @@ use signal_hook::iterator::Signals;
 fn main() -> ExitCode {
     let mut args = Args::parse();
     let command = args.command.take();
-    let config = match args.into_config() {
-        Ok(config) => config,
+    // A variable that is no text is none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let sources = args.into_sources(environment);
+    let settings = match Settings::read(&sources) {
+        Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
-    env_logger::Builder::new().filter_level(config.log_level).format_target(false).init();
+    logging::start(&settings.config);
+    for hint in settings.hints() {
+        log::warn!("{hint}");
+    }
     let result = match command {
-        None => watch(&config),
-        Some(Command::Replay { file, output }) => replay(&config, file, output),
+        None => watch(&settings.config),
+        Some(Command::Replay { file, output }) => replay(&settings.config, file, output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -64,7 +64,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     log::info!(
         "loaded: {} workers, rings of {} records, caches of {} flows on each of {cpus} CPUs, {:.1} MiB of kernel memory",
         config.workers,
-        config.buffer_size,
+        config.ring_records(),
         config.cache_slots(cpus),
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
@@ -106,7 +106,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
 pub fn options(config: &Config, possible_cpus: usize) -> Options {
     Options {
         rings: config.workers,
-        ring_records: config.buffer_size,
+        ring_records: config.ring_records(),
         batch: config.batch_size,
         cache_slots: config.cache_slots(possible_cpus),
         idle: CACHE_IDLE,

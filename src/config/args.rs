@@ -1,14 +1,12 @@
 //! Command-line arguments, as typed.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::Result;
+use clap::builder::styling::Style;
 use clap::{Parser, Subcommand};
-use log::LevelFilter;
 
-use super::features::FeatureArgs;
-use super::{Config, Selection};
+use super::value::Given;
+use super::{Key, Sources};
 use crate::output::Format;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NETMON_COMMIT"), ", ", env!("NETMON_ARCH"), ")");
@@ -18,8 +16,11 @@ Examples:
   sudo netmon                               every interface, metrics on :9090
   sudo netmon --interface eth0              one interface only
   sudo netmon --interface 'veth*' --interface eth0 --metrics-addr 127.0.0.1:9100
+  sudo netmon --config /etc/netmon.yaml --set flow.max_age=5m
   curl -s localhost:9090/metrics | grep netmon_bytes_total
-  sudo netmon replay capture.pcap           the flows of a capture";
+  sudo netmon replay capture.pcap           the flows of a capture
+
+Each key of the configuration is also an environment variable; --help lists them.";
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
@@ -30,76 +31,40 @@ Examples:
 
 /// Watches the packets of this host and serves its flows as Prometheus metrics.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "netmon", version = VERSION, after_help = EXAMPLES)]
+#[command(name = "netmon", version = VERSION, after_help = EXAMPLES, after_long_help = keys())]
 pub struct Args {
     /// What to do instead of watching
     #[command(subcommand)]
     pub command: Option<Command>,
 
+    /// Read this configuration file, YAML; a change of it is taken without a restart
+    #[arg(long, global = true, value_name = "FILE", env = "NETMON_CONFIG", hide_env = true)]
+    config: Option<PathBuf>,
+
     /// Watch only this interface; repeatable; globs ("veth*"); "!name" leaves one out. Default: all that have
     /// packets of their own, without loopback
-    #[arg(long = "interface", value_name = "NAME", env = "NETMON_CAPTURE_INTERFACES", value_delimiter = ',')]
+    #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
 
-    /// Log this much
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"], default_value = "info", env = "NETMON_LOG_LEVEL")]
-    log_level: String,
+    /// Log this much: error, warn, info, debug or trace [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
 
     /// Log at debug level
-    #[arg(long, global = true, env = "NETMON_DEBUG", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
+    #[arg(long, global = true)]
     debug: bool,
 
-    /// Serve /metrics, /healthz and /readyz here; ":9090" is port 9090 on all addresses
-    #[arg(long, value_name = "ADDR", default_value = ":9090")]
-    metrics_addr: String,
+    /// Serve /metrics, /healthz and /readyz here; ":9090" is port 9090 on all addresses [default: :9090]
+    #[arg(long, value_name = "ADDR")]
+    metrics_addr: Option<String>,
 
     /// Name of this node [default: $NODE_NAME, else the host name]
-    #[arg(long, value_name = "NAME", env = "NODE_NAME", hide_env = true)]
+    #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
 
-    // Tuning, by environment: an error shows the name of the value, so that is the variable.
-    /// Worker threads
-    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_WORKERS", env = "NETMON_PERFORMANCE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
-    workers: Option<u16>,
-
-    /// Records that a ring holds
-    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_BUFFER_SIZE", env = "NETMON_PERFORMANCE_BUFFER_SIZE", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    buffer_size: Option<u32>,
-
-    /// Records that wait before a worker is woken
-    #[arg(long, hide = true, value_name = "NETMON_PERFORMANCE_BATCH_SIZE", env = "NETMON_PERFORMANCE_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    batch_size: Option<u32>,
-
-    /// Flow directions that each CPU keeps in the kernel
-    #[arg(long, hide = true, value_name = "NETMON_CACHE_SLOTS", env = "NETMON_CACHE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=262_144))]
-    cache_slots: Option<u32>,
-
-    /// Flows in the table at most
-    #[arg(long, hide = true, value_name = "NETMON_FLOW_MAX_FLOWS", env = "NETMON_FLOW_MAX_FLOWS", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
-    max_flows: Option<u32>,
-
-    /// A flow without packets for this long is over
-    #[arg(long, hide = true, value_name = "NETMON_FLOW_FLOW_TIMEOUT", env = "NETMON_FLOW_FLOW_TIMEOUT", value_parser = duration)]
-    flow_timeout: Option<Duration>,
-
-    /// A SYN without an answer for this long has failed
-    #[arg(long, hide = true, value_name = "NETMON_FLOW_CONNECT_TIMEOUT", env = "NETMON_FLOW_CONNECT_TIMEOUT", value_parser = duration)]
-    connect_timeout: Option<Duration>,
-
-    /// Watch pods in their own network namespaces where they have no link on the host
-    #[arg(long, hide = true, env = "NETMON_CAPTURE_POD_NAMESPACES", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
-    pod_namespaces: bool,
-
-    /// Join what NAT has under two addresses
-    #[arg(long, hide = true, value_name = "NETMON_CAPTURE_NAT", env = "NETMON_CAPTURE_NAT", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
-    nat: Option<bool>,
-
-    #[command(flatten)]
-    features: FeatureArgs,
-
-    /// Attach by clsact even where the kernel has TCX
-    #[arg(long, hide = true, env = "NETMON_FORCE_CLSACT", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
-    force_clsact: bool,
+    /// Give any key of the configuration a value; repeatable; --help lists them
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(&'static str, String)>,
 }
 
 /// What the program can do besides watching this host.
@@ -118,46 +83,62 @@ pub enum Command {
     },
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration >= Duration::from_secs(1) => Ok(duration),
-        Ok(_) => Err("at least 1s".to_owned()),
-        Err(error) => Err(format!("{error}; valid are 300s, 5m, 1h")),
+/// `KEY=VALUE` for a key that there is.
+fn assignment(text: &str) -> Result<(&'static str, String), String> {
+    let (path, value) = text.split_once('=').ok_or("give it as KEY=VALUE")?;
+    let key = Key::named(path).ok_or_else(|| format!("unknown key {path}: {}", Key::instead(path)))?;
+    Ok((key.path, value.to_owned()))
+}
+
+/// The keys of the configuration, for the long help.
+fn keys() -> String {
+    let bold = Style::new().bold();
+    let mut text =
+        format!("{EXAMPLES}\n\n{bold}Configuration keys{bold:#}, a running agent takes those marked with *:\n");
+    for key in Key::all() {
+        let live = if key.live { " *" } else { "" };
+        let short = key.short.map(|short| format!(", {short}")).unwrap_or_default();
+        let (bare, valid) = (key.default(), key.valid);
+        text += &format!("  {bold}{}{bold:#}{live}\n          {}\n", key.path, key.about);
+        text += &format!("          {valid} [default: {bare}]\n          {}{short}\n", key.variable());
     }
+    text
 }
 
 impl Args {
-    /// The checked configuration.
-    pub fn into_config(self) -> Result<Config> {
-        let default = Config::default();
-        let log_level = if self.debug { "debug" } else { &self.log_level };
-        Ok(Config {
-            interfaces: Selection::new(&self.interfaces)?,
-            metrics_addr: self.metrics_addr,
-            node_name: self.node_name.filter(|n| !n.is_empty()).unwrap_or(default.node_name),
-            log_level: log_level.parse().unwrap_or(LevelFilter::Info),
-            workers: self.workers.map_or(default.workers, usize::from),
-            buffer_size: self.buffer_size.map_or(default.buffer_size, |n| n as usize),
-            batch_size: self.batch_size.map_or(default.batch_size, |n| n as usize),
-            cache_slots: self.cache_slots,
-            max_flows: self.max_flows.map_or(default.max_flows, |n| n as usize),
-            flow_timeout: self.flow_timeout.unwrap_or(default.flow_timeout),
-            connect_timeout: self.connect_timeout.unwrap_or(default.connect_timeout),
-            features: self.features.check()?,
-            pod_namespaces: self.pod_namespaces,
-            nat: self.nat.unwrap_or(default.nat),
-            clsact: self.force_clsact,
-            ..default
-        })
+    /// What the configuration is to be made of; `environment` is that of the process.
+    pub fn into_sources(self, environment: impl Iterator<Item = (String, String)>) -> Sources {
+        let text = |value: Option<String>| value.map(Given::Text);
+        let list = self.interfaces.iter().flat_map(|names| names.split(',')).map(|name| name.trim().to_owned());
+        let interfaces = (!self.interfaces.is_empty()).then(|| Given::List(list.collect()));
+        let named = [
+            ("capture.interfaces", "--interface", interfaces),
+            ("log.level", "--log-level", text(self.log_level)),
+            ("debug", "--debug", self.debug.then(|| Given::Text("true".to_owned()))),
+            ("export.prometheus.address", "--metrics-addr", text(self.metrics_addr)),
+            ("node_name", "--node-name", text(self.node_name.filter(|name| !name.is_empty()))),
+        ];
+        let set = self.set.into_iter().map(|(path, value)| (path, format!("--set {path}"), Given::Text(value)));
+        let flags = named.into_iter().filter_map(|(path, flag, given)| Some((path, flag.to_owned(), given?)));
+        Sources {
+            file: self.config,
+            environment: environment.collect(),
+            flags: set.chain(flags).collect(),
+            ..Sources::default()
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::config::{Config, Settings};
 
     fn config(args: &[&str]) -> Config {
-        Args::try_parse_from([&["netmon"], args].concat()).unwrap().into_config().unwrap()
+        let args = Args::try_parse_from([&["netmon"], args].concat()).unwrap();
+        Settings::read(&args.into_sources(std::iter::empty())).unwrap().config
     }
 
     #[test]
@@ -174,16 +155,34 @@ mod tests {
             "--interface",
             "eth0",
             "--interface",
-            "veth*",
+            "veth*, !veth0",
             "--debug",
             "--node-name",
             "n1",
-            "--flow-timeout",
-            "5m",
+            "--set",
+            "flow.flow_timeout=5m",
+            "--metrics-addr",
+            "127.0.0.1:1",
         ]);
-        assert_eq!(config.interfaces.patterns(), ["eth0", "veth*"]);
-        assert_eq!((config.log_level, config.node_name.as_str()), (LevelFilter::Debug, "n1"));
-        assert_eq!(config.flow_timeout, Duration::from_secs(300));
+        assert_eq!(config.interfaces.patterns(), ["eth0", "veth*", "!veth0"]);
+        assert_eq!((config.log_level, config.node_name.as_str()), (log::LevelFilter::Debug, "n1"));
+        assert_eq!(config.flow_timeout.as_secs(), 300);
+        assert_eq!(config.metrics_addr, "127.0.0.1:1");
+    }
+
+    #[test]
+    fn what_is_set_must_be_a_key() {
+        let error = |set: &str| Args::try_parse_from(["netmon", "--set", set]).unwrap_err().to_string();
+        assert!(error("flow.max_flow=1").contains("did you mean flow.max_flows?"), "{}", error("flow.max_flow=1"));
+        assert!(error("flow.max_flows").contains("KEY=VALUE"));
+    }
+
+    #[test]
+    fn every_key_is_in_the_long_help() {
+        let help = Args::command().render_long_help().to_string();
+        for key in Key::all() {
+            assert!(help.contains(key.path) && help.contains(&key.variable()), "{}", key.path);
+        }
     }
 
     #[test]
@@ -197,13 +196,5 @@ mod tests {
         assert_eq!((file.to_str(), output), (Some("-"), Format::Table));
         assert!(args(&[]).is_err());
         assert!(args(&["a.pcap", "-o", "xml"]).is_err());
-    }
-
-    #[test]
-    fn bad_values_are_refused() {
-        for args in [["--workers", "0"], ["--log-level", "loud"], ["--flow-timeout", "soon"], ["--flow-timeout", "0s"]]
-        {
-            assert!(Args::try_parse_from([&["netmon"], &args[..]].concat()).is_err(), "{args:?}");
-        }
     }
 }

@@ -2,41 +2,64 @@
 
 mod args;
 mod features;
+mod file;
+mod keys;
 mod select;
+mod settings;
+mod value;
 
 use std::time::Duration;
 
 pub use args::{Args, Command};
 pub use features::{Buckets, Features, Precision};
+pub use keys::Key;
 pub use select::{Choice, Selection};
+pub use settings::{Origin, Settings, Sources};
+pub use value::Given;
 
 /// The configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which interfaces to watch.
     pub interfaces: Selection,
+    /// Share of flows that is tracked: above 0, at most 1.
+    pub sampling_rate: f64,
+    /// Serve metrics and health.
+    pub metrics_enabled: bool,
     /// Where the metrics port listens: `:9090`, `127.0.0.1:9090`.
     pub metrics_addr: String,
     /// Name of the node, for labels.
     pub node_name: String,
     /// Verbosity of the log.
     pub log_level: log::LevelFilter,
+    /// What a line of the log looks like.
+    pub log_format: LogFormat,
     /// Threads that take records from the kernel, each with a ring and a part of the flow table.
     pub workers: usize,
     /// Records that a ring holds.
     pub buffer_size: usize,
     /// Records that wait before a worker is woken.
     pub batch_size: usize,
-    /// Flow directions that each CPU keeps in the kernel; `None`: what fits the memory budget.
-    pub cache_slots: Option<u32>,
+    /// Flow directions that the kernel keeps, all CPUs together; `None`: what fits the memory budget.
+    pub flow_map_size: Option<usize>,
+    /// Records that all rings hold at most.
+    pub event_buffer_size: Option<usize>,
     /// Flows in the table at most.
     pub max_flows: usize,
     /// A flow without packets for this long is over.
     pub flow_timeout: Duration,
+    /// A flow older than this is closed, and what follows is a new one.
+    pub max_age: Option<Duration>,
     /// A SYN without an answer for this long has failed.
     pub connect_timeout: Duration,
     /// What is looked for in connections besides their packets.
     pub features: Features,
+    /// Asked for; there is none of it.
+    pub security_monitoring: bool,
+    /// Resident memory, in bytes.
+    pub memory_limit: Option<u64>,
+    /// CPU time a time, in thousandths.
+    pub cpu_limit_milli: Option<u32>,
     /// Series of all metrics whose labels come from packets.
     pub series_limit: usize,
     /// Watch pods in their own network namespaces where they have no link on the host.
@@ -55,17 +78,25 @@ impl Default for Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Config {
             interfaces: Selection::default(),
+            sampling_rate: 1.0,
+            metrics_enabled: true,
             metrics_addr: ":9090".to_owned(),
             node_name: host_name(),
             log_level: log::LevelFilter::Info,
+            log_format: LogFormat::Text,
             workers: cores.min(4),
             buffer_size: 10_000,
             batch_size: 1_000,
-            cache_slots: None,
+            flow_map_size: None,
+            event_buffer_size: None,
             max_flows: 1_000_000,
             flow_timeout: Duration::from_secs(300),
+            max_age: None,
             connect_timeout: Duration::from_secs(30),
             features: Features::default(),
+            security_monitoring: false,
+            memory_limit: None,
+            cpu_limit_milli: None,
             series_limit: 20_000,
             pod_namespaces: false,
             nat: true,
@@ -75,6 +106,16 @@ impl Default for Config {
     }
 }
 
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+}
+
 /// Kernel memory that the caches of all CPUs may take.
 const CACHE_BUDGET_BYTES: u64 = 112 << 20;
 /// A slot of the IPv4 cache, half a slot of the IPv6 one.
@@ -82,15 +123,27 @@ const SLOT_BYTES: u64 = 64 + 88 / 2;
 /// More than this is slower: the table leaves the processor's own cache.
 const SLOTS_MOST: u32 = 16 * 1024;
 const SLOTS_LEAST: u32 = 256;
+/// The programs' own bound.
+const SLOTS_ASKED_MOST: u32 = 256 * 1024;
 
 impl Config {
     /// Slots for each CPU's cache: what was asked for, else as many as are of use and fit the budget.
     pub fn cache_slots(&self, possible_cpus: usize) -> u32 {
-        self.cache_slots.unwrap_or_else(|| {
-            let fit = CACHE_BUDGET_BYTES / (possible_cpus.max(1) as u64 * SLOT_BYTES);
-            let fit = u32::try_from(fit).unwrap_or(SLOTS_MOST).clamp(SLOTS_LEAST, SLOTS_MOST);
-            1 << fit.ilog2()
-        })
+        let cpus = possible_cpus.max(1);
+        if let Some(all) = self.flow_map_size {
+            // An IPv6 cache has a quarter as many slots.
+            let each = (all / cpus).saturating_mul(4) / 5;
+            return u32::try_from(each).unwrap_or(u32::MAX).clamp(SLOTS_LEAST, SLOTS_ASKED_MOST);
+        }
+        let fit = CACHE_BUDGET_BYTES / (cpus as u64 * SLOT_BYTES);
+        let fit = u32::try_from(fit).unwrap_or(SLOTS_MOST).clamp(SLOTS_LEAST, SLOTS_MOST);
+        1 << fit.ilog2()
+    }
+
+    /// Records that a ring holds.
+    pub fn ring_records(&self) -> usize {
+        let share = self.event_buffer_size.map_or(usize::MAX, |all| all / self.workers.max(1));
+        self.buffer_size.min(share).max(1)
     }
 }
 
@@ -118,6 +171,17 @@ mod tests {
                 "{cpus} CPUs"
             );
         }
-        assert_eq!(Config { cache_slots: Some(512), ..config }.cache_slots(64), 512);
+        let asked = |size| Config { flow_map_size: Some(size), ..config.clone() };
+        assert_eq!(asked(100_000).cache_slots(4), 20_000);
+        assert_eq!((asked(256).cache_slots(64), asked(100_000_000).cache_slots(1)), (256, 256 * 1024));
+    }
+
+    #[test]
+    fn rings_share_the_event_buffer() {
+        let config =
+            |buffer_size, event_buffer_size| Config { workers: 4, buffer_size, event_buffer_size, ..Config::default() };
+        assert_eq!(config(10_000, None).ring_records(), 10_000);
+        assert_eq!(config(10_000, Some(100_000)).ring_records(), 10_000);
+        assert_eq!(config(10_000, Some(8_000)).ring_records(), 2_000);
     }
 }

@@ -84,7 +84,7 @@ impl Source for Fixed {
 
 /// Merges `records`, the same number by each worker; the page.
 fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> String {
-    let index = Arc::new(SeriesIndex::new(limit, Buckets::parse(buckets).unwrap()));
+    let index = Arc::new(SeriesIndex::new(limit, Buckets::new(&buckets.split(',').collect::<Vec<_>>()).unwrap()));
     let timeout = Duration::from_secs(30);
     let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout };
     let mut all = Aggregates::new(Arc::clone(&index));

@@ -39,12 +39,13 @@ fn ring_too_small() {
 #[test]
 fn cache_too_small() {
     needs_root!();
-    overload(Config { cache_slots: Some(256), buffer_size: 1 << 20, ..watching(&["vb"]) }, false);
+    overload(Config { flow_map_size: Some(256), buffer_size: 1 << 20, ..watching(&["vb"]) }, false);
 }
 
 #[test]
 fn both_too_small() {
     needs_root!();
-    let small = Config { workers: 1, buffer_size: 1, batch_size: 100_000, cache_slots: Some(256), ..watching(&["vb"]) };
+    let small =
+        Config { workers: 1, buffer_size: 1, batch_size: 100_000, flow_map_size: Some(256), ..watching(&["vb"]) };
     overload(small, true);
 }

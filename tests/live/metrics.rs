@@ -229,7 +229,7 @@ fn what_is_measured_is_a_choice() {
     assert!(page.sum("netmon_response_seconds_count", &[spoken]) >= 1.0);
     let normal = page.sum("netmon_rtt_seconds_count", &[]);
 
-    let buckets = Buckets::parse("0.25,2").unwrap();
+    let buckets = Buckets::new(&["0.25", "2"]).unwrap();
     let page = scrape(Features { latency: Some(Precision::High), buckets, ..Features::default() });
     let (high, busy) =
         (page.sum("netmon_rtt_seconds_count", &[]), page.sum("netmon_latency_samples_missed_total", &[]));

@@ -1,0 +1,110 @@
+//! Every key of the configuration: its names, what it means, what is valid, and whether a running agent takes a new value.
+
+mod table;
+
+use anyhow::Result;
+
+use super::Config;
+use super::value::Given;
+
+/// A key of the configuration.
+pub struct Key {
+    /// As in the file, joined by dots.
+    pub path: &'static str,
+    /// The environment variable besides the one made of `path`.
+    pub short: Option<&'static str>,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// What values are valid.
+    pub valid: &'static str,
+    /// A running agent takes a new value.
+    pub live: bool,
+    pub(super) set: fn(&mut Config, &Given) -> Result<()>,
+    pub(super) get: fn(&Config) -> String,
+}
+
+impl Key {
+    /// All of them, in the order of the file.
+    pub fn all() -> &'static [Key] {
+        table::KEYS
+    }
+
+    /// The key with this path.
+    pub fn named(path: &str) -> Option<&'static Key> {
+        Key::all().iter().find(|key| key.path == path)
+    }
+
+    /// What it is if nobody says otherwise.
+    pub fn default(&self) -> String {
+        (self.get)(&Config::default())
+    }
+
+    /// The environment variable made of the path.
+    pub fn variable(&self) -> String {
+        format!("NETMON_{}", self.path.replace('.', "_").to_uppercase())
+    }
+
+    /// What a wrong path may have been meant to be.
+    pub fn instead(path: &str) -> String {
+        if let Some(near) = nearest(path, Key::all().iter().map(|key| key.path)) {
+            return format!("did you mean {near}?");
+        }
+        let section = format!("{}.", path.rsplit_once('.').map_or("", |(section, _)| section));
+        let there: Vec<&str> = Key::all().iter().filter_map(|key| key.path.strip_prefix(&section)).collect();
+        if there.is_empty() {
+            let mut sections: Vec<&str> =
+                Key::all().iter().map(|key| key.path.split('.').next().unwrap_or("")).collect();
+            sections.dedup();
+            return format!("valid are {}", sections.join(", "));
+        }
+        format!("valid in {} are {}", section.trim_end_matches('.'), there.join(", "))
+    }
+}
+
+/// What of `known` is meant by a misspelt `name`.
+pub(super) fn nearest<S: AsRef<str>>(name: &str, known: impl Iterator<Item = S>) -> Option<String> {
+    let ranked = known.map(|known| (strsim::damerau_levenshtein(name, known.as_ref()), known));
+    let (distance, known) = ranked.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 3).then(|| known.as_ref().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::App;
+
+    #[test]
+    fn the_protocols_named_are_those_there_are() {
+        let valid = Key::named("features.protocol_detection.protocols").unwrap().valid;
+        let names: Vec<&str> = App::all().into_iter().map(App::name).collect();
+        assert_eq!(valid, format!("names of: {}", names.join(" ")));
+    }
+
+    #[test]
+    fn names_are_unique_and_in_the_file_s_form() {
+        let mut names: Vec<String> = Key::all().iter().map(Key::variable).collect();
+        names.extend(Key::all().iter().filter_map(|key| key.short).map(str::to_owned));
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(Key::all().iter().all(|key| key.path.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.')));
+    }
+
+    /// What a key shows can be given to it.
+    #[test]
+    fn defaults_are_valid() {
+        let bare = Config::default();
+        for key in Key::all() {
+            let shown = (key.get)(&bare);
+            if ["none", "auto"].contains(&shown.as_str()) {
+                continue;
+            }
+            let items = shown.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let given = Given::Text(items.unwrap_or(&shown).to_owned());
+            let mut config = Config::default();
+            (key.set)(&mut config, &given).unwrap_or_else(|error| panic!("{}={shown}: {error:#}", key.path));
+            assert_eq!((key.get)(&config), shown, "{}", key.path);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Values as they are given, and what they may mean.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A value as it stands in a file, the environment or on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// One value; a list, if it is meant as one, is separated by commas.
+    Text(String),
+    /// A list of values.
+    List(Vec<String>),
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Given::Text(text) => f.write_str(text),
+            Given::List(items) => write!(f, "[{}]", items.join(", ")),
+        }
+    }
+}
+
+impl Given {
+    /// The only value.
+    pub fn text(&self) -> Result<&str> {
+        match self {
+            Given::Text(text) => Ok(text.trim()),
+            Given::List(_) => bail!("is a list, and must be one value"),
+        }
+    }
+
+    /// All values.
+    pub fn list(&self) -> Vec<String> {
+        match self {
+            Given::Text(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
+            Given::List(items) => items.clone(),
+        }
+    }
+
+    pub(super) fn switch(&self) -> Result<bool> {
+        match self.text()?.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            _ => bail!("neither true nor false"),
+        }
+    }
+
+    pub(super) fn number(&self, valid: RangeInclusive<u64>) -> Result<usize> {
+        let number: u64 = self.text()?.parse().context("not a whole number")?;
+        ensure!(valid.contains(&number), "out of range");
+        Ok(usize::try_from(number)?)
+    }
+
+    /// Above 0, at most 1.
+    pub(super) fn share(&self) -> Result<f64> {
+        let share: f64 = self.text()?.parse().context("not a number")?;
+        ensure!(share > 0.0 && share <= 1.0, "out of range");
+        Ok(share)
+    }
+
+    /// `300s`, `5m`, `1h30m`.
+    pub(super) fn duration(&self, least: Duration) -> Result<Duration> {
+        let duration = humantime::parse_duration(self.text()?)?;
+        ensure!(duration >= least, "too short");
+        Ok(duration)
+    }
+
+    /// `1Gi`, `512Mi`, `100M`, or bytes.
+    pub(super) fn bytes(&self) -> Result<u64> {
+        let size: bytesize::ByteSize = self.text()?.parse().map_err(anyhow::Error::msg)?;
+        Ok(size.as_u64())
+    }
+
+    /// `2`, `0.5` or `500m`, in thousandths of a CPU.
+    pub(super) fn milli_cpus(&self) -> Result<u32> {
+        let text = self.text()?;
+        let milli = match text.strip_suffix('m') {
+            Some(milli) => f64::from(milli.parse::<u32>().context("not a number of thousandths")?),
+            None => text.parse::<f64>().context("not a number of CPUs")? * 1000.0,
+        };
+        ensure!((1.0..=1e9).contains(&milli), "out of range");
+        Ok(milli.round() as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(text: &str) -> Given {
+        Given::Text(text.to_owned())
+    }
+
+    #[test]
+    fn quantities_are_as_in_kubernetes() {
+        for (text, bytes) in [("1Gi", 1 << 30), ("512Mi", 512 << 20), ("100M", 100_000_000), ("4096", 4096)] {
+            assert_eq!(given(text).bytes().unwrap(), bytes, "{text}");
+        }
+        for (text, milli) in [("2", 2000), ("500m", 500), ("0.25", 250), ("1.5", 1500)] {
+            assert_eq!(given(text).milli_cpus().unwrap(), milli, "{text}");
+        }
+        for bad in ["", "m", "-1", "0", "1x", "1.5m", "nan", "inf"] {
+            assert!(given(bad).milli_cpus().is_err(), "{bad}");
+        }
+        assert!(given("1Zx").bytes().is_err() && given("-1Gi").bytes().is_err());
+    }
+
+    #[test]
+    fn other_values() {
+        assert_eq!(given("5m").duration(Duration::ZERO).unwrap(), Duration::from_secs(300));
+        assert!(given("0s").duration(Duration::from_secs(1)).is_err());
+        assert!(given("300").duration(Duration::ZERO).is_err(), "a number without a unit");
+        assert_eq!(given("0.5").share().unwrap(), 0.5);
+        assert!(["0", "1.01", "-1", "nan", "x"].iter().all(|text| given(text).share().is_err()));
+        assert!(given("On").switch().unwrap() && !given("0").switch().unwrap());
+        assert!(given("maybe").switch().is_err());
+        assert_eq!(given("a, b").list(), ["a", "b"]);
+        assert!(Given::List(vec!["1".to_owned()]).number(0..=5).is_err());
+    }
+}
