@@ -20,6 +20,7 @@ pub fn page(config: &Config) -> MetricsPage {
         max_flows: config.max_flows,
         flow_timeout: config.flow_timeout,
         connect_timeout: config.connect_timeout,
+        max_age: None,
     };
     let mut table = Table::new(limits, 0);
     // More than there are lines for.

@@ -173,6 +173,7 @@ fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usiz
         max_flows: config.max_flows.div_ceil(workers.max(1)),
         flow_timeout: config.flow_timeout,
         connect_timeout: config.connect_timeout,
+        max_age: config.max_age,
     };
     let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
     let nat = Nat::new(config, bpf.spread());

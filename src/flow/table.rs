@@ -1,5 +1,7 @@
 //! The table of flows: merges records, expires what is silent, stays within its bound.
 
+mod expiry;
+
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
 use super::details::Details;
-use super::outcome::{RST, Verdict, conclude, is_waiting, judge};
+use super::outcome::{RST, Verdict, conclude, judge};
 use super::quotes::{Quote, Quotes};
 use super::reuse::begins_anew;
 use super::roles::{self, Facing};
@@ -26,6 +28,8 @@ pub struct Limits {
     pub flow_timeout: Duration,
     /// A SYN without an answer for this long has failed.
     pub connect_timeout: Duration,
+    /// A flow older than this is closed, and what follows is a new one.
+    pub max_age: Option<Duration>,
 }
 
 /// What was seen takes a sweep or two to arrive: a flow's end is judged that much later.
@@ -129,12 +133,13 @@ impl Table {
         }
         let index = match found {
             Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, identity, record)) => {
-                self.end(i, observer);
-                self.remove(i, observer);
-                self.open(hash, identity, record, observer)
+                self.open_again(i, hash, identity, record, observer)
+            }
+            Some(i) if self.flows.get(i).is_some_and(|f| self.is_aged(f, record.last_ns)) => {
+                self.open_again(i, hash, identity, record, observer)
             }
             Some(i) => i,
-            None => self.open(hash, identity, record, observer),
+            None => self.open(hash, identity, record, None, observer),
         };
         self.correct_roles(index, identity, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
@@ -237,63 +242,39 @@ impl Table {
         }
     }
 
-    /// Ends what was silent for too long.
-    pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer) {
-        for entry in self.wheel.turn(seconds(now_ns)) {
-            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
-            let deadline = self.deadline(flow);
-            if deadline > now_ns {
-                self.wheel.schedule(seconds(deadline) + 1, entry);
-            } else if flow.outcome.is_some() {
-                self.remove(entry.index, observer);
-            } else {
-                self.end(entry.index, observer);
-                self.wheel.schedule(seconds(now_ns + LINGER_NS) + 1, entry);
-            }
-        }
-    }
-
-    /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
-    pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer) {
-        let over = |&index: &u32| {
-            self.flows.get(index).is_some_and(|flow| self.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
-        };
-        let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
-        for index in over {
-            self.end(index, observer);
-        }
-    }
-
-    /// Ends all flows, as if all had fallen silent.
-    pub fn end_all(&mut self, observer: &mut impl Observer) {
-        let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
-        for index in all {
-            self.end(index, observer);
-        }
-    }
-
     fn hash(&self, key: &FlowKey) -> u32 {
         self.hasher.hash_one(key) as u32
     }
 
-    /// When the flow is over if nothing more comes.
-    fn deadline(&self, flow: &Flow) -> u64 {
-        let timeout = if flow.outcome.is_some() {
-            return flow.last_ns().saturating_add(LINGER_NS);
-        } else if flow.closing {
-            Duration::ZERO
-        } else if is_waiting(flow) {
-            self.limits.connect_timeout
-        } else {
-            self.limits.flow_timeout
-        };
-        flow.last_ns().saturating_add(timeout.as_nanos() as u64).saturating_add(SETTLE_NS)
+    /// Another flow of the same ends. Who opened the last one opened this one too, unless it has a SYN of its own.
+    fn open_again(
+        &mut self,
+        index: u32,
+        hash: u32,
+        identity: &Identity,
+        record: &Record,
+        observer: &mut impl Observer,
+    ) -> u32 {
+        self.end(index, observer);
+        let goes_on = !record.syn && !record.syn_ack;
+        let known = |flow: &&Flow| goes_on && flow.client_is_known;
+        let client = self.flows.get(index).filter(known).map(|flow| usize::from(flow.client));
+        self.remove(index, observer);
+        self.open(hash, identity, record, client, observer)
     }
 
-    fn open(&mut self, hash: u32, identity: &Identity, record: &Record, observer: &mut impl Observer) -> u32 {
+    /// A new flow; `known` is who opened it, if that is known from before.
+    fn open(
+        &mut self,
+        hash: u32,
+        identity: &Identity,
+        record: &Record,
+        known: Option<usize>,
+        observer: &mut impl Observer,
+    ) -> u32 {
         while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
         let Identity { key, sender, .. } = *identity;
-        let evidence = roles::evidence(identity, record);
+        let evidence = known.or_else(|| roles::evidence(identity, record));
         let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
         self.generation = self.generation.wrapping_add(1);
         let flow = Flow {
@@ -318,26 +299,6 @@ impl Table {
         let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
         self.wheel.schedule(at, Entry { index, generation: self.generation });
         index
-    }
-
-    /// Makes room: the flow that would be over first goes, so unanswered SYNs and idle flows before others. False if there
-    /// is none.
-    fn evict(&mut self, observer: &mut impl Observer) -> bool {
-        let mut looks = 0;
-        while let Some((due, entry)) = self.wheel.pop() {
-            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
-            let deadline = seconds(self.deadline(flow)) + 1;
-            looks += 1;
-            if deadline > due && looks <= EVICTION_LOOKS {
-                self.wheel.schedule(deadline, entry); // it had packets since it was put there
-                continue;
-            }
-            observer.evicted(flow);
-            self.end(entry.index, observer);
-            self.remove(entry.index, observer);
-            return true;
-        }
-        false
     }
 
     /// The outcome, if it is not known yet. The flow stays for whoever wants to see it.

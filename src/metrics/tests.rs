@@ -86,7 +86,7 @@ impl Source for Fixed {
 fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> String {
     let index = Arc::new(SeriesIndex::new(limit, Buckets::new(&buckets.split(',').collect::<Vec<_>>()).unwrap()));
     let timeout = Duration::from_secs(30);
-    let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout };
+    let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
     let mut all = Aggregates::new(Arc::clone(&index));
     for part in records.chunks(records.len().div_ceil(workers)) {
         let (mut table, mut worker) = (Table::new(limits, 0), Aggregates::new(Arc::clone(&index)));

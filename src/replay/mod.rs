@@ -70,6 +70,7 @@ fn replay_to(config: &Config, replay: &Replay, stop: &AtomicBool, out: impl Writ
         max_flows: config.max_flows,
         flow_timeout: config.flow_timeout,
         connect_timeout: config.connect_timeout,
+        max_age: config.max_age,
     };
     let flows = Flows::new(limits, FlowWriter::new(replay.format, out)?);
     let mut player = Player::new(&mut bpf, flows)?;

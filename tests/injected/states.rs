@@ -91,8 +91,12 @@ impl Stage {
         talk.next_port();
         self.plays += 1;
         let start = self.plays * 3600 * SECOND;
-        let limits =
-            Limits { max_flows: 100, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(10) };
+        let limits = Limits {
+            max_flows: 100,
+            flow_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(10),
+            max_age: None,
+        };
         let (mut table, mut log) = (Table::new(limits, EPOCH + start), Log::default());
         let mut now = start;
         let mut last = Vec::new();

@@ -137,7 +137,8 @@ fn packets_are_counted_once_under_all_names() {
     translations.apply(&Tracking::Begun(both()), 0);
     let Translated { dialled, answered, .. } = both();
     let timeout = Duration::from_secs(30);
-    let mut table = Table::new(Limits { max_flows: 10, flow_timeout: timeout, connect_timeout: timeout }, 0);
+    let mut table =
+        Table::new(Limits { max_flows: 10, flow_timeout: timeout, connect_timeout: timeout, max_age: None }, 0);
     let mut counted = Counted::default();
     for [client, server] in [answered, dialled, answered] {
         let record = record(client, server, 1, Hook::Egress);

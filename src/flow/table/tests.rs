@@ -1,3 +1,4 @@
+mod ages;
 mod answers;
 mod conversations;
 mod times;
@@ -58,7 +59,12 @@ impl Observer for Log {
 }
 
 fn table(max_flows: usize) -> Table {
-    let limits = Limits { max_flows, flow_timeout: Duration::from_secs(300), connect_timeout: Duration::from_secs(30) };
+    let limits = Limits {
+        max_flows,
+        flow_timeout: Duration::from_secs(300),
+        connect_timeout: Duration::from_secs(30),
+        max_age: None,
+    };
     Table::new(limits, 100 * SECOND)
 }
 

@@ -1,0 +1,104 @@
+//! When flows leave the table: silence, age, want of room.
+
+use std::time::Duration;
+
+use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds};
+use crate::flow::outcome::is_waiting;
+use crate::flow::wheel::Entry;
+use crate::flow::{Flow, Observer};
+
+impl Table {
+    /// From now on these bounds hold; what exceeds them leaves at once.
+    pub fn set_limits(&mut self, limits: Limits, now_ns: u64, observer: &mut impl Observer) {
+        self.limits = limits;
+        while self.len() > limits.max_flows.max(1) && self.evict(observer) {}
+        // Each may now be over sooner than it was put down for: that entry is void, it gets another.
+        let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
+        for index in all {
+            self.generation = self.generation.wrapping_add(1);
+            let generation = self.generation;
+            let Some(flow) = self.flows.get_mut(index) else { continue };
+            flow.generation = generation;
+            let Some(flow) = self.flows.get(index) else { continue };
+            let deadline = self.deadline(flow).max(now_ns);
+            self.wheel.schedule(seconds(deadline) + 1, Entry { index, generation });
+        }
+    }
+
+    /// The flow is so old that what comes belongs to a new one.
+    pub(super) fn is_aged(&self, flow: &Flow, now_ns: u64) -> bool {
+        let aged = |age: Duration| now_ns.saturating_sub(flow.first_ns) > age.as_nanos() as u64;
+        flow.outcome.is_none() && !flow.closing && self.limits.max_age.is_some_and(aged)
+    }
+
+    /// Ends what was silent for too long.
+    pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer) {
+        for entry in self.wheel.turn(seconds(now_ns)) {
+            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
+            let deadline = self.deadline(flow);
+            if deadline > now_ns {
+                self.wheel.schedule(seconds(deadline) + 1, entry);
+            } else if flow.outcome.is_some() {
+                self.remove(entry.index, observer);
+            } else {
+                self.end(entry.index, observer);
+                self.wheel.schedule(seconds(now_ns + LINGER_NS) + 1, entry);
+            }
+        }
+    }
+
+    /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
+    pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer) {
+        let over = |&index: &u32| {
+            self.flows.get(index).is_some_and(|flow| self.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
+        };
+        let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
+        for index in over {
+            self.end(index, observer);
+        }
+    }
+
+    /// Ends all flows, as if all had fallen silent.
+    pub fn end_all(&mut self, observer: &mut impl Observer) {
+        let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
+        for index in all {
+            self.end(index, observer);
+        }
+    }
+
+    /// When the flow is over if nothing more comes.
+    pub(super) fn deadline(&self, flow: &Flow) -> u64 {
+        let timeout = if flow.outcome.is_some() {
+            return flow.last_ns().saturating_add(LINGER_NS);
+        } else if flow.closing {
+            Duration::ZERO
+        } else if is_waiting(flow) {
+            self.limits.connect_timeout
+        } else {
+            self.limits.flow_timeout
+        };
+        let over = flow.last_ns().saturating_add(timeout.as_nanos() as u64);
+        let aged = self.limits.max_age.map_or(u64::MAX, |age| flow.first_ns.saturating_add(age.as_nanos() as u64));
+        over.min(aged).saturating_add(SETTLE_NS)
+    }
+
+    /// Makes room: the flow that would be over first goes, so unanswered SYNs and idle flows before others. False if there
+    /// is none.
+    pub(super) fn evict(&mut self, observer: &mut impl Observer) -> bool {
+        let mut looks = 0;
+        while let Some((due, entry)) = self.wheel.pop() {
+            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
+            let deadline = seconds(self.deadline(flow)) + 1;
+            looks += 1;
+            if deadline > due && looks <= EVICTION_LOOKS {
+                self.wheel.schedule(deadline, entry); // it had packets since it was put there
+                continue;
+            }
+            observer.evicted(flow);
+            self.end(entry.index, observer);
+            self.remove(entry.index, observer);
+            return true;
+        }
+        false
+    }
+}
