@@ -72,6 +72,8 @@ impl Source for Pairs {
             books: Default::default(),
             records: Default::default(),
             misses: Default::default(),
+            sampling_rate: 1.0,
+            reloads: Default::default(),
             timestamps: TimestampSource::Kernel,
             processing: Processing::new(0),
             interfaces: Default::default(),

@@ -54,3 +54,11 @@ static __always_inline void nm_count_lost(struct nm_cpu *cpu, __u32 ifindex, __u
 	if (b)
 		nm_count(&b->lost, packets, bytes);
 }
+
+static __noinline void nm_count_left_out(__u32 ifindex, const struct nm_packet *p)
+{
+	struct nm_books *b = nm_books_of(p->cpu, ifindex);
+
+	if (b)
+		nm_count(&b->left_out, p->packets, p->bytes);
+}

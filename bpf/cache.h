@@ -239,6 +239,10 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 	nm_barrier();
 	p->v6 = key_size == sizeof(struct nm_key6);
 	p->slot = i * NM_WAYS;
+	if (cpu->sample && nm_is_left_out(p->word, key_size, cpu->sample)) {
+		nm_count_left_out(nm_ifindex(p->word, key_size), p);
+		return 0; /* an ICMP error may still be about a flow that is not */
+	}
 #pragma unroll
 	for (int w = 0; w < NM_WAYS; w++) {
 		void *entry = set + w * NM_ENTRY_SIZE(key_size);

@@ -54,3 +54,11 @@ static __always_inline __u64 nm_symmetric(const void *key, const __u32 size)
 		return nm_endpoint4(k->saddr, k->sport) + nm_endpoint4(k->daddr, k->dport);
 	}
 }
+
+/* The flow of this key is not in the sample. Whole connections are, or are not: both directions have the same hash. */
+static __always_inline bool nm_is_left_out(const void *key, const __u32 size, __u32 sample)
+{
+	__u64 h = nm_symmetric(key, size);
+
+	return sample && (__u32)((h ^ h >> 29) * NM_K4 >> 32) >= sample; /* not the bits that choose the ring */
+}

@@ -49,6 +49,8 @@ static __always_inline int nm_quote4(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	entry->delta.last = p->now;
 	entry->delta.icmp = p->icmp;
 	entry->delta.cause = NM_QUOTED;
+	if (nm_is_left_out(&entry->key, sizeof(entry->key), cpu->sample))
+		return 0;
 	return !nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry));
 }
 
@@ -72,6 +74,8 @@ static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	entry->delta.last = p->now;
 	entry->delta.icmp = p->icmp;
 	entry->delta.cause = NM_QUOTED;
+	if (nm_is_left_out(&entry->key, sizeof(entry->key), cpu->sample))
+		return 0;
 	return !nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry));
 }
 

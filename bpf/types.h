@@ -233,7 +233,7 @@ enum nm_ignored {
 	NM_IGNORED = 2,
 };
 
-/* The books of one interface on one CPU: seen + inner = recorded + ignored + lost + what is still cached. */
+/* The books of one interface on one CPU: seen + inner = recorded + ignored + left out + lost + what is still cached. */
 struct nm_books {
 	__u32 ifindex; /* 0: slot not in use */
 	__u32 pad;
@@ -242,7 +242,8 @@ struct nm_books {
 	struct nm_tally lost;  /* their record found its ring full */
 	struct nm_tally inner; /* found in tunnels' packets */
 	__u64 whole[NM_HOOKS]; /* `seen` as the kernel handed them around: not cut into segments */
-	__u64 align[1];        /* to whole cache lines */
+	struct nm_tally left_out; /* of flows that are not in the sample */
+	__u64 align[7];        /* to whole cache lines */
 };
 
 #define NM_INTERFACES 1024 /* slots on each CPU, a power of two; interfaces that find none share one more */
@@ -251,7 +252,7 @@ struct nm_books {
 /* What one CPU keeps for itself, in whole cache lines. */
 struct nm_cpu {
 	__u32 busy; /* the cache of this CPU is in use: whoever interrupts must leave it alone */
-	__u32 slice_sets; /* of the present run of the sweep: sets looked at */
+	__u32 sample;     /* 2^32 times the share of flows that is tracked, set by user space at any time; 0: all */
 	__u64 live4; /* one bit a group of sets: may hold entries */
 	__u64 live6;
 	__u64 records;
@@ -265,7 +266,7 @@ struct nm_cpu {
 	__u64 stamps[2];   /* with nm_clock hardware: times of the kernel, and of the NIC */
 	__u64 quotes_at;   /* jiffies64; and how many were written since */
 	__u32 quotes;
-	__u32 pad;
+	__u32 slice_sets;  /* of the present run of the sweep: sets looked at */
 	struct nm_noted6 scratch; /* a record being put together, and the packet at hand: */
 	__u64 packet[16];         /* as struct nm_packet; they belong to who holds `busy` */
 	__u64 inner[16];          /* as struct nm_packet: found in the packet at hand; belongs to the packet path */

@@ -4,17 +4,17 @@ mod logging;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use crossbeam_channel::bounded;
-use netmon::agent;
-use netmon::config::{Args, Command, Config, Settings};
+use netmon::agent::{self, ConfigWatch, Handle};
+use netmon::config::{Args, Command, Config, Settings, Sources};
 use netmon::output::Format;
 use netmon::replay::{self, Replay};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         log::warn!("{hint}");
     }
     let result = match command {
-        None => watch(&settings.config),
+        None => watch(settings, sources),
         Some(Command::Replay { file, output }) => replay(&settings.config, file, output),
     };
     match result {
@@ -48,24 +48,45 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn watch(config: &Config) -> Result<()> {
+fn watch(settings: Settings, sources: Sources) -> Result<()> {
     let (stop, stopped) = bounded(1);
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("handle signals")?;
-    let handle = signals.handle();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("handle signals")?;
+    let signals_end = signals.handle();
+    let running: Arc<OnceLock<Handle>> = Arc::default();
+    let handle = Arc::clone(&running);
     let thread = std::thread::Builder::new()
         .name("nm-signals".to_owned())
         .spawn(move || {
-            if signals.forever().next().is_some() {
-                // A second signal finds the channel full: the first is being obeyed.
-                let _ = stop.try_send(());
-                signals.forever().for_each(drop);
+            for signal in signals.forever() {
+                match handle.get() {
+                    Some(handle) if signal == SIGHUP => reload(handle),
+                    None if signal == SIGHUP => log::warn!("SIGHUP while starting: the configuration was just read"),
+                    // A second signal finds the channel full: the first is being obeyed.
+                    _ => drop(stop.try_send(())),
+                }
             }
         })
         .context("start the signal thread")?;
-    let result = agent::run(config, &stopped, |_| log::info!("ready"));
-    handle.close();
+    let file = sources.file.clone();
+    let mut config_watch = None;
+    let result = agent::run_with(settings, sources, &stopped, |handle| {
+        config_watch = file.as_deref().and_then(|file| {
+            let watch = ConfigWatch::start(file, handle.clone());
+            watch.inspect_err(|error| log::warn!("changes of the configuration take a SIGHUP: {error:#}")).ok()
+        });
+        let _ = running.set(handle);
+        log::info!("ready");
+    });
+    drop(config_watch);
+    signals_end.close();
     let _ = thread.join();
     result.map(drop)
+}
+
+fn reload(handle: &Handle) {
+    if let Err(error) = handle.reload() {
+        log::error!("{error:#}");
+    }
 }
 
 fn replay(config: &Config, file: PathBuf, format: Format) -> Result<()> {

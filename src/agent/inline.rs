@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::build;
+use super::live::Live;
 use super::shard::ShardSink;
 use super::shared::Shared;
-use super::{build, share};
 use crate::bpf::{Bpf, Clock, Record, RingReader};
-use crate::config::Config;
+use crate::config::{Config, Settings, Sources};
 use crate::metrics::{MetricsPage, SeriesIndex, Snapshot, Source};
 use crate::worker;
 
@@ -26,7 +27,8 @@ impl Inline {
     pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
         let rings = bpf.take_rings();
         let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
-        let shared = share(config, bpf, &index, rings.len())?;
+        let live = Live::new(Settings::of(config.clone()), Sources::default(), bpf)?;
+        let shared = Arc::new(Shared::new(live, bpf, Arc::clone(&index), rings.len())?);
         let workers = rings
             .iter()
             .enumerate()

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use crossbeam_channel::Receiver;
 
+use super::live::Order;
 use super::shared::Shared;
 use crate::bpf::{self, Attachments, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
@@ -52,6 +55,7 @@ struct News {
 pub(super) struct Following {
     thread: JoinHandle<Result<Attachments>>,
     wakeup: Arc<Wakeup>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Following {
@@ -72,12 +76,17 @@ impl Following {
         };
         interfaces.first()?;
         let wakeup = Arc::new(Wakeup::new()?);
-        let raised = Arc::clone(&wakeup);
+        let orders = interfaces.shared.live.take_orders(Some(Arc::clone(&wakeup)));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (raised, stopped) = (Arc::clone(&wakeup), Arc::clone(&stopping));
         let thread = Builder::new()
             .name("nm-links".to_owned())
-            .spawn(move || interfaces.follow(&raised).inspect_err(|error| log::error!("{error:#}")))
+            .spawn(move || {
+                let followed = interfaces.follow(&raised, &orders, &stopped);
+                followed.inspect_err(|error| log::error!("{error:#}"))
+            })
             .context("start the thread that follows the interfaces")?;
-        Ok(Following { thread, wakeup })
+        Ok(Following { thread, wakeup, stopping })
     }
 
     /// It failed or panicked.
@@ -87,6 +96,7 @@ impl Following {
 
     /// Ends the thread; everything is still attached.
     pub(super) fn stop(self) -> Result<Attachments> {
+        self.stopping.store(true, Ordering::Relaxed);
         self.wakeup.raise();
         match self.thread.join() {
             Ok(result) => result,
@@ -124,13 +134,18 @@ impl Interfaces {
         Ok(())
     }
 
-    fn follow(mut self, wakeup: &Wakeup) -> Result<Attachments> {
+    fn follow(mut self, wakeup: &Wakeup, orders: &Receiver<Order>, stopping: &AtomicBool) -> Result<Attachments> {
         loop {
             let due = [self.retry_at, self.gone.front().map(|(at, _)| *at), self.news.due(), Some(self.look_at)];
             let due = due.into_iter().flatten().min();
             let nap = due.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
             match self.monitor.wait(nap, wakeup)? {
-                Wait::Ended => return Ok(self.attachments),
+                Wait::Ended if stopping.load(Ordering::Relaxed) => return Ok(self.attachments),
+                Wait::Ended => {
+                    // Before the orders are read: one that comes later raises it again.
+                    wakeup.lower();
+                    orders.try_iter().for_each(|order| self.obey(order));
+                }
                 Wait::Changed => self.reconcile(),
                 Wait::Same if self.retry_at.is_some_and(|at| at <= Instant::now()) => self.reconcile(),
                 Wait::Same => {}
@@ -139,6 +154,25 @@ impl Interfaces {
             self.news.tell();
             if self.look_at <= Instant::now() {
                 self.look();
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Select(selection) => {
+                let missing = selection.missing(self.monitor.links()).join(", ");
+                if !missing.is_empty() {
+                    log::warn!("no interface {missing} yet: it is watched when it comes");
+                }
+                self.selection = selection;
+                self.reconcile();
+            }
+            Order::Replace(programs) => {
+                for (index, error) in self.attachments.replace(programs) {
+                    let name = self.known.get(&index).map_or_else(|| index.to_string(), |known| known.name.clone());
+                    log::error!("{name} keeps the programs as they were before: {error:#}");
+                }
             }
         }
     }

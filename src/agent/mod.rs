@@ -1,9 +1,12 @@
 //! Wires the stages: kernel, workers, flow tables, metrics; starts and stops them.
 
+mod config_file;
 mod inline;
 mod interfaces;
+mod live;
 mod nat;
 mod pods;
+mod programs;
 mod report;
 mod shard;
 mod shared;
@@ -16,19 +19,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{self, Bpf, Clock, ObjectStorage, Options, Ring, Sweep, Sweeper};
-use crate::config::{Config, Precision};
+use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::config::{Config, Precision, Settings, Sources};
 use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
 use crate::worker::Worker;
 
+pub use config_file::ConfigWatch;
 pub use inline::Inline;
 use interfaces::Following;
-use nat::{Nat, Upkeep};
+use live::Live;
+use nat::Upkeep;
 use pods::Watching;
 pub use report::{Conservation, Report};
-use shard::Shard;
 pub use shared::Handle;
 use shared::Shared;
 
@@ -45,8 +49,20 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The caches must be empty this long after the programs are detached.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 
-/// Runs an agent until something comes by `stop`, or it is closed. `ready` is called once packets are being watched.
+/// Runs an agent with a configuration that stays.
 pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> Result<Report> {
+    run_with(Settings::of(config.clone()), Sources::default(), stop, ready)
+}
+
+/// Runs an agent until something comes by `stop`, or it is closed. `ready` is called once packets are being watched. The
+/// `settings` are what the `sources` had; a reload reads them again.
+pub fn run_with(
+    settings: Settings,
+    sources: Sources,
+    stop: &Receiver<()>,
+    ready: impl FnOnce(Handle),
+) -> Result<Report> {
+    let config = &settings.config.clone();
     bpf::check_host()?;
     let _claim = bpf::claim_host()?;
     bpf::set_log_sink();
@@ -55,7 +71,11 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     if removed > 0 {
         log::info!("removed {removed} filters that a killed agent had left");
     }
-    let server = Server::bind(&config.metrics_addr, HttpLimits::default())?;
+    if config.security_monitoring {
+        log::warn!("features.security_monitoring is on, but this version has no such detection");
+    }
+    let server =
+        config.metrics_enabled.then(|| Server::bind(&config.metrics_addr, HttpLimits::default())).transpose()?;
     bpf::allow_many_descriptors();
 
     let cpus = bpf::possible_cpus()?;
@@ -70,10 +90,14 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     );
 
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
-    let (shared, workers, rings) = start_workers(config, &mut bpf, &index)?;
+    let live = Live::new(settings, sources, &bpf)?;
+    let (shared, workers, rings) = start_workers(live, &mut bpf, &index)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config));
-    let server = server.start(Arc::new(page))?;
-    log::info!("metrics on http://{}/metrics", server.local_addr());
+    let server = server.map(|server| server.start(Arc::new(page))).transpose()?;
+    match &server {
+        Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
+        None => log::info!("no metrics: export.prometheus.enabled is false"),
+    }
 
     let (sweeps, upkeep, following, watching) = match start_rest(config, &bpf, &shared) {
         Ok(started) => started,
@@ -85,7 +109,7 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
             return Err(error);
         }
     };
-    ready(Handle::new(Arc::clone(&shared), server.local_addr()));
+    ready(Handle::new(Arc::clone(&shared), server.as_ref().map(Running::local_addr)));
 
     let pods_failed = || watching.as_ref().is_some_and(Watching::is_finished);
     let failure = wait(stop, &workers, || sweeps.thread.is_finished() || following.is_finished() || pods_failed());
@@ -143,9 +167,9 @@ fn log_kernel() {
 
 type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
 
-fn start_workers(config: &Config, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Result<Started> {
+fn start_workers(live: Live, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Result<Started> {
     let rings = bpf.take_rings();
-    let shared = share(config, bpf, index, rings.len())?;
+    let shared = Arc::new(Shared::new(live, bpf, Arc::clone(index), rings.len())?);
     let workers = rings
         .iter()
         .enumerate()
@@ -167,17 +191,14 @@ fn start_rest(
     Ok((sweeps, upkeep, following, watching))
 }
 
-/// Empty shards, one a worker, and the kernel's books.
-fn share(config: &Config, bpf: &Bpf<'_>, index: &Arc<SeriesIndex>, workers: usize) -> Result<Arc<Shared>> {
-    let limits = Limits {
+/// Bounds of the flow table of each of so many workers.
+pub fn limits(config: &Config, workers: usize) -> Limits {
+    Limits {
         max_flows: config.max_flows.div_ceil(workers.max(1)),
         flow_timeout: config.flow_timeout,
         connect_timeout: config.connect_timeout,
         max_age: config.max_age,
-    };
-    let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(index), Clock::now_ns())).collect();
-    let nat = Nat::new(config, bpf.spread());
-    Ok(Arc::new(Shared::new(bpf.books()?, bpf.program_stats()?, config.features.timestamps, shards, nat)))
+    }
 }
 
 /// Sleeps until the agent is to stop; what failed, if that is why.
@@ -201,7 +222,7 @@ fn finish(
     workers: Vec<Worker>,
     rings: &[Ring],
     shared: &Shared,
-    server: Running,
+    server: Option<Running>,
 ) -> Result<Report> {
     let started = Instant::now();
     following.stop()?.detach_all();
@@ -221,7 +242,9 @@ fn finish(
     shared.end_flows();
     let report = shared.report();
     log::info!("stopped after {:.1} s; {}", started.elapsed().as_secs_f64(), report.conservation());
-    server.stop()?;
+    if let Some(server) = server {
+        server.stop()?;
+    }
     Ok(report)
 }
 

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::interfaces::LINGER;
+use super::live::Order;
 use super::shared::Shared;
-use crate::bpf::{Attachments, Link, Mode, Namespace, list_links, list_namespaces};
+use crate::bpf::{Attachments, Link, Mode, Namespace, Programs, list_links, list_namespaces};
 use crate::config::Config;
 use crate::metrics::{Interface, InterfaceStatus};
 
@@ -52,6 +53,7 @@ impl Watching {
             refused: BTreeSet::new(),
             gone: VecDeque::new(),
         };
+        let orders = pods.shared.live.take_orders(None);
         let thread = Builder::new()
             .name("nm-pods".to_owned())
             .spawn(move || {
@@ -59,6 +61,11 @@ impl Watching {
                     pods.look().inspect_err(|error| log::error!("{error:#}"))?;
                     if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
                         return Ok(pods.attachments);
+                    }
+                    for order in orders.try_iter() {
+                        if let Order::Replace(programs) = order {
+                            pods.replace(programs);
+                        }
                     }
                 }
             })
@@ -82,6 +89,13 @@ impl Watching {
 }
 
 impl Pods {
+    fn replace(&mut self, programs: Arc<Programs>) {
+        for (index, error) in self.attachments.replace(programs) {
+            let name = self.shared.name_of(index).unwrap_or_else(|| index.to_string());
+            log::error!("{name} keeps the programs as they were before: {error:#}");
+        }
+    }
+
     fn look(&mut self) -> Result<()> {
         let namespaces = list_namespaces()?;
         let ended: Vec<u64> = self.watched.keys().copied().filter(|inode| !namespaces.contains_key(inode)).collect();

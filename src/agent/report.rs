@@ -36,6 +36,7 @@ impl Report {
             sums.decapsulated += books.decapsulated;
             sums.ignored += books.not_ip;
             sums.ignored += books.malformed;
+            sums.ignored += books.left_out;
             sums.lost += books.ring_full;
         }
         for accounted in self.accounted.values() {

@@ -5,21 +5,28 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Result;
 use foldhash::HashMapExt;
 
+use super::limits;
+use super::live::Live;
 use super::nat::Nat;
+use super::programs::ProgramTimes;
 use super::report::Report;
 use super::shard::{Shard, ShardSink, lock};
-use crate::bpf::{self, Books, Clock, ProgramStatsReader, TimestampSource};
-use crate::flow::{Counts, Facing, Flow};
-use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, Snapshot, Source};
+use crate::bpf::{self, Books, Bpf, Clock, ProgramStatsReader, TimestampSource};
+use crate::config::{Buckets, Config, Given, Key, Settings};
+use crate::flow::{Counts, Facing, Flow, Limits};
+use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, SeriesIndex, Snapshot, Source};
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
+    pub(super) live: Live,
     books: Books,
-    programs: ProgramStatsReader,
+    programs: Mutex<ProgramTimes>,
+    index: Arc<SeriesIndex>,
     timestamps: TimestampSource,
     shards: Arc<[Arc<Mutex<Shard>>]>,
     nat: Arc<Nat>,
@@ -27,14 +34,47 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        books: Books,
-        programs: ProgramStatsReader,
-        timestamps: TimestampSource,
-        shards: Vec<Arc<Mutex<Shard>>>,
-        nat: Arc<Nat>,
-    ) -> Shared {
-        Shared { books, programs, timestamps, shards: shards.into(), nat, interfaces: Mutex::default() }
+    /// Empty shards, one a worker.
+    pub(super) fn new(live: Live, bpf: &Bpf<'_>, index: Arc<SeriesIndex>, workers: usize) -> Result<Shared> {
+        let config = live.running();
+        let limits = limits(&config, workers);
+        let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(&index), Clock::now_ns())).collect();
+        Ok(Shared {
+            books: bpf.books()?,
+            programs: Mutex::new(ProgramTimes::of(bpf.programs()?.stats()?)),
+            index,
+            timestamps: config.features.timestamps,
+            shards,
+            nat: Nat::new(&config, bpf.spread()),
+            interfaces: Mutex::default(),
+            live,
+        })
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// New bounds for all tables.
+    pub(super) fn limit(&self, limits: Limits) {
+        for shard in &*self.shards {
+            let mut shard = lock(shard);
+            let Shard { table, aggregates, .. } = &mut *shard;
+            table.set_limits(limits, Clock::now_ns(), aggregates);
+        }
+    }
+
+    /// New buckets for all histograms, which begin anew.
+    pub(super) fn measure_by(&self, buckets: &Buckets) {
+        self.index.set_buckets(buckets.clone());
+        for shard in &*self.shards {
+            lock(shard).aggregates.renew_buckets();
+        }
+    }
+
+    /// These programs run from now on.
+    pub(super) fn time_programs(&self, programs: ProgramStatsReader) {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).replace(programs);
     }
 
     /// For the worker of ring `own`.
@@ -124,7 +164,9 @@ impl Source for Shared {
             interfaces: self.lock_interfaces().clone(),
             // Without them the page lacks what is made of them, nothing else.
             counters: bpf::interface_counters().unwrap_or_default(),
-            programs: self.programs.read(),
+            programs: self.programs.lock().unwrap_or_else(PoisonError::into_inner).read(),
+            sampling_rate: self.live.sampler.rate(),
+            reloads: self.live.reloads(),
             nat: self.nat.counts(),
         })
     }
@@ -146,22 +188,42 @@ impl Source for Shared {
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
-    metrics_addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
 }
 
 impl Handle {
-    pub(super) fn new(shared: Arc<Shared>, metrics_addr: SocketAddr) -> Handle {
+    pub(super) fn new(shared: Arc<Shared>, metrics_addr: Option<SocketAddr>) -> Handle {
         Handle { shared, metrics_addr }
     }
 
-    /// Where the metrics are served.
-    pub fn metrics_addr(&self) -> SocketAddr {
+    /// Where the metrics are served, if they are.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_addr
     }
 
     /// The books as they stand; what is in caches and rings is missing.
     pub fn report(&self) -> Report {
         self.shared.report()
+    }
+
+    /// Reads the configuration again, and takes what can be taken while running.
+    pub fn reload(&self) -> Result<()> {
+        self.shared.reload()
+    }
+
+    /// Gives a key of the configuration another value, for as long as the agent runs.
+    pub fn set(&self, key: &'static Key, given: Given) -> Result<()> {
+        self.shared.set(key, given)
+    }
+
+    /// The configuration as it was read last.
+    pub fn settings(&self) -> Settings {
+        self.shared.live.settings()
+    }
+
+    /// The configuration in force.
+    pub fn running(&self) -> Config {
+        self.shared.live.running()
     }
 
     /// The interfaces of the host, by index.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Error as IoError;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
@@ -11,6 +12,7 @@ use nix::net::if_::if_indextoname;
 
 use super::chain;
 use super::links::{Framing, Link};
+use super::programs::{Pair, Programs};
 
 /// Of the clsact filters, so that a later start tells its own from other people's.
 pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
@@ -36,13 +38,6 @@ impl Mode {
     }
 }
 
-/// The programs of one framing.
-#[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) ingress: OwnedFd,
-    pub(super) egress: OwnedFd,
-}
-
 enum Attachment {
     Tcx([OwnedFd; 2]),
     Clsact,
@@ -50,30 +45,50 @@ enum Attachment {
 
 /// The interfaces that are watched. Dropping it detaches.
 pub struct Attachments {
-    ethernet: Pair,
-    ip: Pair,
-    attached: HashMap<u32, Attachment>,
+    programs: Arc<Programs>,
+    attached: HashMap<u32, (Attachment, Framing)>,
 }
 
 impl Attachments {
-    pub(super) fn new(ethernet: Pair, ip: Pair) -> Attachments {
-        Attachments { ethernet, ip, attached: HashMap::new() }
+    pub(super) fn new(programs: Arc<Programs>) -> Attachments {
+        Attachments { programs, attached: HashMap::new() }
+    }
+
+    /// Puts other programs in the place of those that are attached, one after the other, each in one step: every packet is seen by
+    /// the one or the other. Where that fails the old one stays; what failed, by interface.
+    pub fn replace(&mut self, programs: Arc<Programs>) -> Vec<(u32, anyhow::Error)> {
+        self.programs = programs;
+        let replaced = self.attached.iter().map(|(&index, (attachment, framing))| {
+            let pair = self.programs.pair(*framing);
+            let result = match attachment {
+                Attachment::Tcx([ingress, egress]) => {
+                    update(ingress, &pair.ingress).and_then(|()| update(egress, &pair.egress))
+                }
+                Attachment::Clsact => [(&pair.ingress, TC_INGRESS), (&pair.egress, TC_EGRESS)]
+                    .into_iter()
+                    .try_for_each(|(program, point)| {
+                        filter(program.as_fd(), index, point).replace(true).attach().map(drop).map_err(Into::into)
+                    }),
+            };
+            (index, result)
+        });
+        // The link of an interface that vanished leads nowhere.
+        let failed = replaced.filter_map(|(index, result)| Some((index, result.err()?)));
+        failed.filter(|(_, error)| !is(error, &[Errno::ENOLINK, Errno::ENODEV])).collect()
     }
 
     /// Attaches both hooks of `link`; the mode that was used, `None` if the interface is gone meanwhile. Tries TCX first unless
     /// `clsact` is asked for.
     pub fn attach(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
-        let programs = match link.framing.context("its packets are neither Ethernet nor IP")? {
-            Framing::Ethernet => &self.ethernet,
-            Framing::Ip => &self.ip,
-        };
+        let framing = link.framing.context("its packets are neither Ethernet nor IP")?;
+        let programs = self.programs.pair(framing);
         let (attachment, mode) = match attach(link, programs, clsact) {
             Ok(attached) => attached,
             // It is no device any more some time before it has no name any more.
             Err(error) if is(&error, &[Errno::ENODEV]) || if_indextoname(link.index).is_err() => return Ok(None),
             Err(error) => return Err(error),
         };
-        self.attached.insert(link.index, attachment);
+        self.attached.insert(link.index, (attachment, framing));
         Ok(Some(mode))
     }
 
@@ -85,11 +100,11 @@ impl Attachments {
     /// Names of the programs that have packets of a watched interface before ours, for ingress and egress.
     pub fn programs_before(&self, index: u32) -> Result<[Vec<String>; 2]> {
         let mode = match self.attached.get(&index) {
-            Some(Attachment::Tcx(_)) => Mode::Tcx,
-            Some(Attachment::Clsact) => Mode::Clsact,
+            Some((Attachment::Tcx(_), _)) => Mode::Tcx,
+            Some((Attachment::Clsact, _)) => Mode::Clsact,
             None => return Ok(Default::default()),
         };
-        chain::before(index, mode, [&self.ethernet, &self.ip])
+        chain::before(index, mode, self.programs.all())
     }
 
     /// Nothing is watched.
@@ -101,11 +116,11 @@ impl Attachments {
     pub fn detach(&mut self, index: u32) {
         match self.attached.remove(&index) {
             None => {}
-            Some(Attachment::Tcx(links)) => drop(links),
-            Some(Attachment::Clsact) => {
+            Some((Attachment::Tcx(links), _)) => drop(links),
+            Some((Attachment::Clsact, framing)) => {
                 for point in [TC_INGRESS, TC_EGRESS] {
                     // Handle and priority say which filter; the program does not matter.
-                    if let Err(error) = filter(self.ethernet.ingress.as_fd(), index, point).detach() {
+                    if let Err(error) = filter(self.programs.pair(framing).ingress.as_fd(), index, point).detach() {
                         log::debug!("detach from interface {index}: {error}");
                     }
                 }
@@ -130,6 +145,16 @@ impl Drop for Attachments {
 fn is(error: &anyhow::Error, wanted: &[Errno]) -> bool {
     let code = error.downcast_ref::<IoError>().and_then(IoError::raw_os_error);
     code.is_some_and(|code| wanted.iter().any(|errno| *errno as i32 == code))
+}
+
+/// Puts another program into a TCX link.
+fn update(link: &OwnedFd, program: &OwnedFd) -> Result<()> {
+    // SAFETY: two open descriptors; no options.
+    let err = unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) };
+    if err < 0 {
+        return Err(anyhow::Error::new(IoError::from_raw_os_error(-err)).context("update a tcx link"));
+    }
+    Ok(())
 }
 
 fn attach(link: &Link, programs: &Pair, clsact: bool) -> Result<(Attachment, Mode)> {

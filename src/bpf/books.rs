@@ -44,6 +44,8 @@ pub struct InterfaceBooks {
     pub not_ip: Tally,
     /// Ignored: an IP packet whose headers are cut short or contradict themselves.
     pub malformed: Tally,
+    /// Ignored: of flows that are not in the sample.
+    pub left_out: Tally,
     /// Lost: their record found its ring full.
     pub ring_full: Tally,
     /// Found in the packets of tunnels, and accounted or ignored like those seen.
@@ -67,6 +69,7 @@ impl From<nm_books> for InterfaceBooks {
             whole: b.whole,
             not_ip: b.ignored[0].into(),
             malformed: b.ignored[1].into(),
+            left_out: b.left_out.into(),
             ring_full: b.lost.into(),
             decapsulated: b.inner.into(),
         }
@@ -81,6 +84,7 @@ impl AddAssign for InterfaceBooks {
         self.whole[1] += other.whole[1];
         self.not_ip += other.not_ip;
         self.malformed += other.malformed;
+        self.left_out += other.left_out;
         self.ring_full += other.ring_full;
         self.decapsulated += other.decapsulated;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Error as IoError;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use libbpf_rs::ProgramHandle;
@@ -10,19 +10,15 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use super::attach::{Mode, PRIORITY, Pair};
+use super::attach::{Mode, PRIORITY};
 use super::netlink::dump;
 
 /// Programs looked at for each hook; the kernel allows 64 (BPF_MPROG_MAX).
 const MOST: usize = 64;
 
 /// Names of the programs that have packets of an interface before ours, for ingress and egress.
-pub(super) fn before(index: u32, mode: Mode, ours: [&Pair; 2]) -> Result<[Vec<String>; 2]> {
-    let ids = ours
-        .iter()
-        .flat_map(|pair| [&pair.ingress, &pair.egress])
-        .map(program_id)
-        .collect::<Result<BTreeSet<u32>>>()?;
+pub(super) fn before(index: u32, mode: Mode, ours: [&OwnedFd; 4]) -> Result<[Vec<String>; 2]> {
+    let ids = ours.into_iter().map(program_id).collect::<Result<BTreeSet<u32>>>()?;
     let hook = |attach_type, parent| -> Result<Vec<String>> {
         let chain = tcx_chain(index, attach_type)?;
         let first = chain.iter().take_while(|id| !ids.contains(id)).map(|&id| program_name(id));

@@ -10,31 +10,22 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, PrintLevel};
 
 use super::app::App;
-use super::attach::{Attachments, Pair};
+use super::attach::Attachments;
 use super::books::Books;
 use super::cache_sweep::Sweeper;
 use super::clock::Clock;
+use super::constants::{self, pairs};
 use super::mapped::Mapped;
+use super::programs::{Loader, Programs};
 use super::ring::Ring;
-use super::skel::types::nm_clock_source;
+use super::sampling::Sampler;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::spread::Spread;
-use super::stats::ProgramStatsReader;
 
 /// Slots of an interface's books on a CPU; one more is shared. As NM_INTERFACES in bpf/types.h.
 pub(super) const INTERFACES: usize = 1024;
-/// As NM_WAYS.
-const WAYS: u32 = 4;
 /// As 2^NM_FACTS_SHIFT.
 const FACTS_SETS: u32 = 2;
-/// As NM_PAIRS.
-const PAIRS: u32 = 2048;
-/// A connection that was silent for this long yields its place in the pairing table.
-const PAIR_STALE: Duration = Duration::from_secs(1);
-/// Of one flow, at most a record in this time is written only because it has many samples.
-const SAMPLE_GAP: Duration = Duration::from_millis(16);
-/// As NM_GROUPS and NM_GROUP_MAX.
-const SETS: std::ops::RangeInclusive<u32> = 64..=64 * 1024;
 /// As NM_MAX_RINGS.
 const RINGS: std::ops::RangeInclusive<usize> = 1..=64;
 
@@ -51,7 +42,7 @@ pub enum TimestampSource {
 }
 
 /// What is fixed for the life of a load.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Rings, one a worker: 1 to 64.
     pub rings: usize,
@@ -114,51 +105,20 @@ impl<'obj> Bpf<'obj> {
             TimestampSource::Capture => Clock::of_capture(),
             TimestampSource::Kernel | TimestampSource::Hardware => Clock::of_kernel()?,
         };
-        let sets4 = sets(options.cache_slots);
-        let sets6 = sets(options.cache_slots / 4);
+        let [sets4, sets6] = constants::sets(options);
         if !RINGS.contains(&options.rings) {
             bail!("{} workers: from {} to {} are possible", options.rings, RINGS.start(), RINGS.end());
         }
 
         let mut open = NetmonSkelBuilder::default().open(storage).context("open the BPF object")?;
-        let rodata = open.maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
-        rodata.nm_shift4 = sets4.ilog2();
-        rodata.nm_shift6 = sets6.ilog2();
-        rodata.nm_rings = options.rings as u32;
-        // Any CPU may be the only one that fills a ring: the share of each must keep the whole within a batch.
-        // Half a ring leaves room for what comes while the worker gets up.
-        rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
         let spread = Spread { seed: seed(), rings: options.rings as u32 };
-        rodata.nm_seed = spread.seed;
-        rodata.nm_idle = clock.ticks(options.idle).min(u64::from(u32::MAX / 2)) as u32;
-        rodata.nm_report = clock.ticks(options.report).min(u64::from(u32::MAX / 2)) as u32;
-        rodata.nm_forget = options.forget;
-        rodata.nm_fragment_timeout = clock.ticks(Duration::from_secs(30)); // as net.ipv4.ipfrag_time
-        rodata.nm_tick_ns = clock.tick_ns() as u32;
-        let (source, unit_shift, sample_gap) = match options.timestamps {
-            TimestampSource::Kernel => (nm_clock_source::NM_CLOCK_KERNEL, 0, clock.ticks(SAMPLE_GAP)),
-            TimestampSource::Hardware => (nm_clock_source::NM_CLOCK_HARDWARE, 0, clock.ticks(SAMPLE_GAP)),
-            // All samples of a capture are told.
-            TimestampSource::Capture => (nm_clock_source::NM_CLOCK_CAPTURE, 20, 0),
-        };
-        let units = |d: Duration| d.as_nanos().div_ceil(u128::from(clock.tick_ns()) << unit_shift).min(0x7fff);
-        rodata.nm_clock = source.0 as u8;
-        rodata.nm_unit_shift = unit_shift;
-        rodata.nm_sample_gap = sample_gap as u32;
-        rodata.nm_latency = u8::from(options.latency.is_some());
-        rodata.nm_probe_every = units(options.latency.unwrap_or_default()) as u16;
-        rodata.nm_pair_stale = units(PAIR_STALE) as u32;
-        rodata.nm_apps = options.apps.iter().fold(0, |mask, app| mask | app.bit());
-        rodata.nm_decapsulate = u8::from(options.decapsulation);
-        rodata.nm_preemptible = u8::from(super::preflight::is_preempt_rt());
+        constants::set(&mut open, options, &clock, cpus, spread.seed)?;
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;
         open.maps.nm_cache6.set_max_entries(count * sets6)?;
-        let pairs = (count * PAIRS).next_power_of_two();
-        rodata.nm_pair_shift = pairs.ilog2();
         open.maps.nm_facts4.set_max_entries((count * sets4).div_ceil(FACTS_SETS))?;
         open.maps.nm_facts6.set_max_entries((count * sets6).div_ceil(FACTS_SETS))?;
-        open.maps.nm_pairs.set_max_entries(pairs)?;
+        open.maps.nm_pairs.set_max_entries(pairs(cpus))?;
         open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
         open.maps.nm_interfaces.set_max_entries(count * (INTERFACES as u32 + 1))?;
@@ -207,6 +167,11 @@ impl<'obj> Bpf<'obj> {
         Ok(Books::new(interfaces, Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
     }
 
+    /// A handle to choose which share of the flows is tracked.
+    pub fn sampler(&self) -> Result<Sampler> {
+        Ok(Sampler::new(Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
+    }
+
     /// Returns once no program runs that was started before the call: the kernel waits for that when a map of maps is
     /// updated.
     pub fn wait_for_programs(&self, ring: &Ring) -> Result<()> {
@@ -229,24 +194,19 @@ impl<'obj> Bpf<'obj> {
         program.as_fd().try_clone_to_owned().context("duplicate a program")
     }
 
-    /// What attaches the programs, for a thread of its own.
-    pub fn attachments(&self) -> Result<Attachments> {
-        let pair = |ethernet| -> Result<Pair> {
-            Ok(Pair {
-                ingress: self.program(super::Hook::Ingress, ethernet)?,
-                egress: self.program(super::Hook::Egress, ethernet)?,
-            })
-        };
-        Ok(Attachments::new(pair(true)?, pair(false)?))
+    /// The programs, to be attached.
+    pub fn programs(&self) -> Result<Arc<Programs>> {
+        Programs::of(&self.skel).map(Arc::new)
     }
 
-    /// A handle to read the kernel's statistics of the programs with.
-    pub fn program_stats(&self) -> Result<ProgramStatsReader> {
-        let progs = &self.skel.progs;
-        let all = [&progs.nm_ingress, &progs.nm_egress, &progs.nm_ingress_l3, &progs.nm_egress_l3, &progs.nm_sweep];
-        let fds = all.map(|p| Ok((p.name().to_string_lossy().into_owned(), p.as_fd().try_clone_to_owned()?)));
-        let fds = fds.into_iter().collect::<Result<_>>().context("duplicate a program")?;
-        Ok(ProgramStatsReader::new(fds))
+    /// What attaches the programs, for a thread of its own.
+    pub fn attachments(&self) -> Result<Attachments> {
+        Ok(Attachments::new(self.programs()?))
+    }
+
+    /// What loads the same programs with other constants, over the same maps.
+    pub fn loader(&self) -> Result<Loader> {
+        Loader::new(&self.skel, Arc::clone(&self.clock), self.cpus, self.spread.seed)
     }
 
     /// Bytes of kernel memory that the maps take.
@@ -274,26 +234,8 @@ impl<'obj> Bpf<'obj> {
     }
 }
 
-/// Sets for so many slots, within what the programs can take.
-fn sets(slots: u32) -> u32 {
-    slots.div_ceil(WAYS).next_power_of_two().clamp(*SETS.start(), *SETS.end())
-}
-
 fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library's hasher keys are random.
     std::hash::RandomState::new().build_hasher().finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sets_are_powers_of_two_in_range() {
-        assert_eq!(sets(16384), 4096);
-        assert_eq!(sets(10000), 4096);
-        assert_eq!(sets(1), 64);
-        assert_eq!(sets(u32::MAX / 8), 64 * 1024);
-    }
 }

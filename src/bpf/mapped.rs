@@ -39,6 +39,15 @@ impl<T: Copy> Mapped<T> {
         (i < self.entries).then(|| unsafe { self.start.add(i).read_volatile() })
     }
 
+    /// Sets the four bytes at `offset` of entry `i`, in one piece. Only for what no program writes to.
+    pub(super) fn store(&self, i: usize, offset: usize, value: u32) {
+        debug_assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
+        if i < self.entries && offset + 4 <= size_of::<T>() {
+            // SAFETY: in bounds of the entry, and aligned as the entry is.
+            unsafe { self.start.add(i).byte_add(offset).cast::<u32>().write_volatile(value) };
+        }
+    }
+
     /// Makes entry `i` all zeros, its first word last. Only for one that no program writes to.
     pub(super) fn clear(&self, i: usize) {
         const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };

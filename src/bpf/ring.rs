@@ -93,6 +93,12 @@ impl Wakeup {
         self.0.as_fd()
     }
 
+    /// Later waits are not ended by it any more.
+    pub fn lower(&self) {
+        // It need not be raised.
+        let _ = self.0.read();
+    }
+
     /// Ends this and all later waits.
     pub fn raise(&self) {
         // Only a counter near 2^64 could refuse.

@@ -2,10 +2,13 @@
 
 mod table;
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 
 use super::Config;
 use super::value::Given;
+use crate::bpf::App;
 
 /// A key of the configuration.
 pub struct Key {
@@ -32,6 +35,17 @@ impl Key {
     /// The key with this path.
     pub fn named(path: &str) -> Option<&'static Key> {
         Key::all().iter().find(|key| key.path == path)
+    }
+
+    /// What it is in `config`.
+    pub fn shown(&self, config: &Config) -> String {
+        (self.get)(config)
+    }
+
+    /// Keys of which `wanted` has other values than `running`, and which take a restart.
+    pub fn pending(running: &Config, wanted: &Config) -> impl Iterator<Item = &'static Key> {
+        let differs = |key: &&Key| !key.live && key.shown(running) != key.shown(wanted);
+        Key::all().iter().filter(differs)
     }
 
     /// What it is if nobody says otherwise.
@@ -68,10 +82,28 @@ pub(super) fn nearest<S: AsRef<str>>(name: &str, known: impl Iterator<Item = S>)
     (distance <= 3).then(|| known.as_ref().to_owned())
 }
 
+fn put<T>(place: &mut T, value: Result<T>) -> Result<()> {
+    *place = value?;
+    Ok(())
+}
+
+fn span(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn address(text: &str) -> Result<String> {
+    let port = text.rsplit_once(':').context("without a port")?.1;
+    port.parse::<u16>().context("without a valid port")?;
+    Ok(text.to_owned())
+}
+
+fn protocol(name: &str) -> Result<App> {
+    App::named(name).with_context(|| format!("there is no protocol {name:?}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::App;
 
     #[test]
     fn the_protocols_named_are_those_there_are() {

@@ -140,6 +140,25 @@ impl Config {
         1 << fit.ilog2()
     }
 
+    /// This configuration with those values of `wanted` that a running agent takes.
+    pub fn with_live(&self, wanted: &Config) -> Config {
+        let wanted = wanted.clone();
+        Config {
+            interfaces: wanted.interfaces,
+            sampling_rate: wanted.sampling_rate,
+            batch_size: wanted.batch_size,
+            max_flows: wanted.max_flows,
+            flow_timeout: wanted.flow_timeout,
+            max_age: wanted.max_age,
+            connect_timeout: wanted.connect_timeout,
+            features: Features { timestamps: self.features.timestamps, ..wanted.features },
+            memory_limit: wanted.memory_limit,
+            cpu_limit_milli: wanted.cpu_limit_milli,
+            log_level: wanted.log_level,
+            ..self.clone()
+        }
+    }
+
     /// Records that a ring holds.
     pub fn ring_records(&self) -> usize {
         let share = self.event_buffer_size.map_or(usize::MAX, |all| all / self.workers.max(1));

@@ -152,6 +152,11 @@ impl Settings {
         }
     }
 
+    /// One that nobody gave.
+    pub fn of(config: Config) -> Settings {
+        Settings { config, chosen: BTreeMap::new(), hints: Vec::new() }
+    }
+
     /// What is no error, and worth a line in the log.
     pub fn hints(&self) -> &[String] {
         &self.hints
@@ -163,11 +168,6 @@ impl Settings {
             Some((given, origin)) => (given.to_string(), origin.clone()),
             None => (key.default(), Origin::Default),
         }
-    }
-
-    /// The keys whose values differ.
-    pub fn differences<'a>(&'a self, other: &'a Settings) -> impl Iterator<Item = &'static Key> + 'a {
-        Key::all().iter().filter(|key| (key.get)(&self.config) != (key.get)(&other.config))
     }
 }
 
@@ -268,22 +268,27 @@ resources:
         assert_eq!(seconds.map(|duration| duration.as_secs()), [20, 300, 4000]);
     }
 
+    /// And a running agent takes those that it is said to take, no others.
     #[test]
     fn each_variable_arrives() {
         let bare = Settings::read(&Sources::default()).unwrap();
+        let differ = |a: &Config, b: &Config| format!("{a:?}") != format!("{b:?}");
+        let values = [
+            "false", "true", "7", "0.5", "77s", "88Mi", "ssh", "kernel", "hardware", "high", "warn", "json", ":1234",
+            "300", "1000",
+        ];
         for key in Key::all().iter().filter(|key| !key.about.starts_with("reserved")) {
-            let values = [
-                "false", "true", "7", "0.5", "77s", "88Mi", "ssh", "kernel", "hardware", "high", "warn", "json",
-                ":1234",
-            ];
             for name in [Some(key.variable()), key.short.map(str::to_owned)].into_iter().flatten() {
-                let changed = |value: &&str| {
-                    let environment = environment(&[(&name, value)]);
-                    let read = Settings::read(&Sources { environment, ..Sources::default() });
-                    read.is_ok_and(|s| format!("{:?}", s.config) != format!("{:?}", bare.config))
+                let read = |value: &&str| {
+                    let sources = Sources { environment: environment(&[(&name, value)]), ..Sources::default() };
+                    Settings::read(&sources).ok().filter(|read| differ(&read.config, &bare.config))
                 };
-                let some = ["300", "1000"];
-                assert!(values.iter().chain(&some).any(changed), "no value of {name} changes anything");
+                let changed: Vec<Settings> = values.iter().filter_map(read).collect();
+                assert!(!changed.is_empty(), "no value of {name} changes anything");
+                for settings in changed {
+                    let taken = differ(&bare.config.with_live(&settings.config), &bare.config);
+                    assert_eq!(taken, key.live, "{name}");
+                }
             }
         }
     }
@@ -364,13 +369,14 @@ resources:
     }
 
     #[test]
-    fn differences_are_by_key() {
-        let with = |value: &str| {
-            let sources = Sources { environment: environment(&[("NETMON_FLOW_MAX_AGE", value)]), ..Sources::default() };
-            Settings::read(&sources).unwrap()
+    fn what_takes_a_restart_is_pending() {
+        let with = |pairs: &[(&str, &str)]| {
+            Settings::read(&Sources { environment: environment(pairs), ..Sources::default() }).unwrap().config
         };
-        let names = |a: &Settings, b: &Settings| a.differences(b).map(|key| key.path).collect::<Vec<_>>();
-        assert_eq!(names(&with("60s"), &with("1m")), Vec::<&str>::new());
-        assert_eq!(names(&with("60s"), &with("2m")), ["flow.max_age"]);
+        let running = with(&[("NETMON_PERFORMANCE_WORKERS", "3")]);
+        let wanted = with(&[("NETMON_PERFORMANCE_WORKERS", "5"), ("NETMON_FLOW_MAX_AGE", "60s")]);
+        let pending = |wanted: &Config| Key::pending(&running, wanted).map(|key| key.path).collect::<Vec<_>>();
+        assert_eq!(pending(&wanted), ["performance.workers"]);
+        assert_eq!(pending(&running.with_live(&wanted)), Vec::<&str>::new());
     }
 }

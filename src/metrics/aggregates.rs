@@ -50,9 +50,9 @@ impl Aggregates {
     /// Nothing seen yet.
     pub fn new(index: Arc<SeriesIndex>) -> Aggregates {
         Aggregates {
+            pairs: Pairs::new(index.buckets()),
             index,
             series: Vec::new(),
-            pairs: Pairs::default(),
             ended: HashMap::new(),
             errors: HashMap::new(),
             errors_lost: 0,
@@ -61,6 +61,11 @@ impl Aggregates {
             records: 0,
             undecodable: 0,
         }
+    }
+
+    /// Begins to count times anew, with the buckets that the index has now.
+    pub fn renew_buckets(&mut self) {
+        self.pairs.set_buckets(self.index.buckets());
     }
 
     /// Counts records taken from the ring.

@@ -33,7 +33,7 @@ impl Budget {
 /// The keys that have a series, numbered from 1 on.
 #[derive(Debug)]
 pub(super) struct Numbers<K> {
-    lines: usize,
+    lines: AtomicUsize,
     numbered: RwLock<Numbered<K>>,
     refused: AtomicU64,
 }
@@ -51,7 +51,19 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
     /// For keys that take so many lines each.
     pub(super) fn new(lines: usize) -> Numbers<K> {
         let numbered = RwLock::new(Numbered { numbers: HashMap::new(), keys: Vec::new() });
-        Numbers { lines, numbered, refused: AtomicU64::new(0) }
+        Numbers { lines: AtomicUsize::new(lines), numbered, refused: AtomicU64::new(0) }
+    }
+
+    /// From now on each key takes so many lines.
+    pub(super) fn set_lines(&self, lines: usize, budget: &Budget) {
+        let numbered = self.numbered.write().unwrap_or_else(PoisonError::into_inner);
+        let before = self.lines.swap(lines, Ordering::Relaxed);
+        let keys = numbered.keys.len();
+        if lines > before {
+            budget.used.fetch_add((lines - before) * keys, Ordering::Relaxed);
+        } else {
+            budget.used.fetch_sub((before - lines) * keys, Ordering::Relaxed);
+        }
     }
 
     /// The number of a key; [`OTHER`] if there is no room for it.
@@ -62,12 +74,14 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         }
         drop(numbered);
         // Full for good: nobody is to wait for the writers' lock then.
-        if budget.used.load(Ordering::Relaxed) + self.lines <= budget.limit {
+        let lines = self.lines.load(Ordering::Relaxed);
+        if budget.used.load(Ordering::Relaxed) + lines <= budget.limit {
             let mut numbered = self.numbered.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(&number) = numbered.numbers.get(&key) {
                 return number;
             }
-            if budget.take(self.lines) {
+            let lines = self.lines.load(Ordering::Relaxed);
+            if budget.take(lines) {
                 numbered.keys.push(key);
                 let number = numbered.keys.len() as u32;
                 numbered.numbers.insert(key, number);
@@ -90,7 +104,7 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
 
     /// Lines that these take.
     pub(super) fn lines(&self) -> usize {
-        self.len() * self.lines
+        self.len() * self.lines.load(Ordering::Relaxed)
     }
 
     /// How often a key found no room.

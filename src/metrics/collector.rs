@@ -37,7 +37,7 @@ impl AgentCollector {
         families.add("netmon_build_info", &info, 1.0);
         flows(&mut families, &snapshot);
         self.traffic(&mut families, &snapshot);
-        pairs(&mut families, &snapshot.aggregates.pairs, self.series.buckets());
+        pairs(&mut families, &snapshot.aggregates.pairs);
         conservation(&mut families, &snapshot);
         coverage(&mut families, &snapshot);
         programs(&mut families, &snapshot);
@@ -118,7 +118,9 @@ fn conservation(families: &mut Families, snapshot: &Snapshot) {
         families.tally("netmon_packets_decapsulated_total", "netmon_bytes_decapsulated_total", &at, inner);
         families.tally("netmon_packets_accounted_total", "netmon_bytes_accounted_total", &at, accounted.accounted);
         families.tally("netmon_packets_duplicate_total", "netmon_bytes_duplicate_total", &at, accounted.duplicate);
-        for (reason, ignored) in [("not_ip", kernel.not_ip), ("malformed", kernel.malformed)] {
+        for (reason, ignored) in
+            [("not_ip", kernel.not_ip), ("malformed", kernel.malformed), ("sampling", kernel.left_out)]
+        {
             let pairs = [("interface", name), ("reason", reason)];
             families.tally("netmon_packets_ignored_total", "netmon_bytes_ignored_total", &pairs, ignored);
         }
@@ -144,6 +146,9 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     families.add("netmon_nat_translations", &[], snapshot.nat.translations as f64);
     families.add("netmon_nat_translations_refused_total", &[], snapshot.nat.refused as f64);
     families.add("netmon_nat_resyncs_total", &[], snapshot.nat.resyncs as f64);
+    families.add("netmon_sampling_rate", &[], snapshot.sampling_rate);
+    families.add("netmon_config_reloads_total", &[], snapshot.reloads.taken as f64);
+    families.add("netmon_config_reload_failures_total", &[], snapshot.reloads.failed as f64);
     if snapshot.timestamps == TimestampSource::Hardware {
         for (source, count) in ["kernel", "hardware"].into_iter().zip(snapshot.misses.stamps) {
             families.add("netmon_timestamps_total", &[("source", source)], count as f64);

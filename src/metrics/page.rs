@@ -36,8 +36,21 @@ pub struct Snapshot {
     pub counters: HashMap<u32, [u64; 2]>,
     /// Translations of addresses.
     pub nat: NatCounts,
+    /// Share of flows that is tracked.
+    pub sampling_rate: f64,
+    /// How often the configuration was read again.
+    pub reloads: Reloads,
     /// Run-time statistics of the programs, where the kernel keeps them.
     pub programs: Vec<ProgramStats>,
+}
+
+/// How often the configuration was read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// And taken.
+    pub taken: u64,
+    /// And refused, for something was wrong with it.
+    pub failed: u64,
 }
 
 /// Translations of addresses by NAT.

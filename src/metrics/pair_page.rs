@@ -9,11 +9,11 @@ use crate::bpf::App;
 use crate::config::Buckets;
 
 /// Adds them.
-pub(super) fn pairs(families: &mut Families, pairs: &Pairs, buckets: &Buckets) {
+pub(super) fn pairs(families: &mut Families, pairs: &Pairs) {
     for (name, histograms) in TIMED.into_iter().zip(&pairs.timed) {
         for (key, histogram) in histograms {
             labelled(key, |labels| {
-                families.push(name, labels, |metric, _| metric.set_histogram(proto(histogram, buckets)));
+                families.push(name, labels, |metric, _| metric.set_histogram(proto(histogram, &pairs.buckets)));
             });
         }
     }

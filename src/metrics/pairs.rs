@@ -1,5 +1,7 @@
 //! How long things took, and what went wrong, by who used whose service.
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 
 use super::series::{More, PairKey, SeriesIndex, Timed, Trouble};
@@ -57,13 +59,25 @@ impl Histogram {
 }
 
 /// Sums of one worker, or of all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Pairs {
+    pub(super) buckets: Arc<Buckets>,
     pub(super) timed: [HashMap<PairKey, Histogram>; 4],
     pub(super) troubles: [HashMap<PairKey, u64>; 2],
 }
 
 impl Pairs {
+    /// Nothing yet.
+    pub(super) fn new(buckets: Arc<Buckets>) -> Pairs {
+        Pairs { buckets, timed: Default::default(), troubles: Default::default() }
+    }
+
+    /// Begins to count times anew, with other buckets.
+    pub(super) fn set_buckets(&mut self, buckets: Arc<Buckets>) {
+        self.buckets = buckets;
+        self.timed = Default::default();
+    }
+
     /// Counts what was measured of a flow.
     pub(super) fn measured(&mut self, index: &SeriesIndex, flow: &Flow, sample: Sample) {
         let (timed, more) = match sample.measure {
@@ -78,7 +92,7 @@ impl Pairs {
         if !histograms.contains_key(&key) {
             key = index.timed(timed, key);
         }
-        let buckets = index.buckets();
+        let buckets = &self.buckets;
         histograms.entry(key).or_insert_with(|| Histogram::new(buckets)).record(buckets, sample.ns);
     }
 
@@ -97,7 +111,9 @@ impl Pairs {
 
     /// Adds another worker's sums.
     pub(super) fn add(&mut self, other: &Pairs) {
-        for (sums, more) in self.timed.iter_mut().zip(&other.timed) {
+        // While they change, one worker has begun anew already.
+        let alike = self.buckets == other.buckets;
+        for (sums, more) in self.timed.iter_mut().zip(&other.timed).filter(|_| alike) {
             for (key, histogram) in more {
                 sums.entry(*key).or_default().add(histogram);
             }

@@ -1,6 +1,7 @@
 //! The series of `/metrics` whose labels come from packets, and what tells them from each other.
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::budget::{Budget, Numbers};
 use crate::bpf::App;
@@ -73,7 +74,7 @@ const TRAFFIC: [&str; 2] = ["netmon_bytes_total", "netmon_packets_total"];
 #[derive(Debug)]
 pub struct SeriesIndex {
     budget: Budget,
-    buckets: Buckets,
+    buckets: Mutex<Arc<Buckets>>,
     traffic: Numbers<SeriesKey>,
     timed: [Numbers<PairKey>; 4],
     troubles: [Numbers<PairKey>; 2],
@@ -82,19 +83,27 @@ pub struct SeriesIndex {
 impl SeriesIndex {
     /// Room for `limit` lines in all metrics together, those of histograms with `buckets` included.
     pub fn new(limit: usize, buckets: Buckets) -> SeriesIndex {
-        // Besides its bounds, a histogram has a bucket for what is above, a sum and a count.
-        let lines = buckets.bounds_ns().len() + 3;
+        let lines = lines_of(&buckets);
         SeriesIndex {
             budget: Budget::new(limit),
-            buckets,
+            buckets: Mutex::new(Arc::new(buckets)),
             traffic: Numbers::new(TRAFFIC.len()),
             timed: TIMED.map(|_| Numbers::new(lines)),
             troubles: TROUBLES.map(|_| Numbers::new(1)),
         }
     }
 
-    pub(super) fn buckets(&self) -> &Buckets {
-        &self.buckets
+    /// Bounds of the histograms that are made from now on.
+    pub(super) fn buckets(&self) -> Arc<Buckets> {
+        Arc::clone(&self.buckets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on histograms have these. What that takes more of the budget is taken, even if the budget is used up.
+    pub fn set_buckets(&self, buckets: Buckets) {
+        for numbers in &self.timed {
+            numbers.set_lines(lines_of(&buckets), &self.budget);
+        }
+        *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(buckets);
     }
 
     /// The number of a direction of traffic; [`OTHER`](super::budget::OTHER) if there is no room for it.
@@ -131,6 +140,11 @@ impl SeriesIndex {
             .chain(pairs.map(|(name, numbers)| (*name, numbers.lines(), numbers.refused())))
             .collect()
     }
+}
+
+/// Besides its bounds, a histogram has a bucket for what is above, a sum and a count.
+fn lines_of(buckets: &Buckets) -> usize {
+    buckets.bounds_ns().len() + 3
 }
 
 fn admitted(numbers: &Numbers<PairKey>, key: PairKey, budget: &Budget) -> PairKey {

@@ -69,6 +69,8 @@ impl Source for Fixed {
             interfaces: BTreeMap::new(),
             counters: Default::default(),
             nat: Default::default(),
+            sampling_rate: 1.0,
+            reloads: Default::default(),
             programs: Vec::new(),
         })
     }

@@ -19,7 +19,6 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::agent;
 use crate::bpf::{self, Bpf, InterfaceBooks, ObjectStorage, Options, TimestampSource};
 use crate::config::Config;
-use crate::flow::Limits;
 use crate::output::{FlowWriter, Format};
 use capture::{Capture, Packet};
 use flows::{Book, Flows};
@@ -66,13 +65,8 @@ fn replay_to(config: &Config, replay: &Replay, stop: &AtomicBool, out: impl Writ
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
     let mut bpf = Bpf::load(&mut storage, &options(config, cpus))?;
-    let limits = Limits {
-        max_flows: config.max_flows,
-        flow_timeout: config.flow_timeout,
-        connect_timeout: config.connect_timeout,
-        max_age: config.max_age,
-    };
-    let flows = Flows::new(limits, FlowWriter::new(replay.format, out)?);
+    bpf.sampler()?.set(config.sampling_rate);
+    let flows = Flows::new(agent::limits(config, 1), FlowWriter::new(replay.format, out)?);
     let mut player = Player::new(&mut bpf, flows)?;
 
     let started = Instant::now();
@@ -139,6 +133,9 @@ fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration
         counts.too_short,
         book.duplicate.packets,
     );
+    if seen.left_out.packets > 0 {
+        log::info!("{} packets are of flows that are not in the sample", seen.left_out.packets);
+    }
     if counts.late > 0 {
         log::warn!(
             "{} packets are more than a second earlier than the one before: they have got its time",
@@ -149,8 +146,8 @@ fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration
         log::warn!("{} flows were cut short for lack of room: NETMON_FLOW_MAX_FLOWS makes more", book.evicted);
     }
     let accounted = book.accounted.packets + book.duplicate.packets;
-    let missing =
-        seen.seen().packets + seen.decapsulated.packets - seen.not_ip.packets - seen.malformed.packets - accounted;
+    let ignored = seen.not_ip.packets + seen.malformed.packets + seen.left_out.packets;
+    let missing = seen.seen().packets + seen.decapsulated.packets - ignored - accounted;
     ensure!(missing == 0 && book.undecodable == 0, "{missing} packets were lost between kernel and table: a bug");
     Ok(())
 }

@@ -22,7 +22,7 @@ pub struct Page {
 
 impl Page {
     pub fn get(ns: &Netns, agent: &Agent, path: &str) -> Page {
-        let address = agent.handle.metrics_addr();
+        let address = agent.handle.metrics_addr().unwrap();
         let text = ns.run(|| {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(super::PATIENCE)).unwrap();

@@ -139,6 +139,7 @@ pub fn assert_conserved(books: &InterfaceBooks, recorded: Tally) {
     let mut sum = recorded;
     sum += books.not_ip;
     sum += books.malformed;
+    sum += books.left_out;
     sum += books.ring_full;
     let mut all = books.seen();
     all += books.decapsulated;
@@ -156,6 +157,7 @@ pub fn difference(a: InterfaceBooks, b: InterfaceBooks) -> InterfaceBooks {
         whole: [a.whole[0] - b.whole[0], a.whole[1] - b.whole[1]],
         not_ip: minus(a.not_ip, b.not_ip),
         malformed: minus(a.malformed, b.malformed),
+        left_out: minus(a.left_out, b.left_out),
         ring_full: minus(a.ring_full, b.ring_full),
         decapsulated: minus(a.decapsulated, b.decapsulated),
     }

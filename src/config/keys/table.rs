@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, bail};
 
 use super::super::value::Given;
 use super::super::{Buckets, LogFormat, Precision, Selection};
-use super::Key;
-use crate::bpf::{App, TimestampSource};
+use super::{Key, address, protocol, put, span};
+use crate::bpf::TimestampSource;
 
 const SWITCH: &str = "true or false";
 const A_DURATION: &str = "a duration such as 300s, 5m, 1h, at least 1s";
@@ -381,22 +381,3 @@ pub(super) static KEYS: &[Key] = &[
         get: |config| config.node_name.clone(),
     },
 ];
-
-fn put<T>(place: &mut T, value: Result<T>) -> Result<()> {
-    *place = value?;
-    Ok(())
-}
-
-fn span(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
-}
-
-fn address(text: &str) -> Result<String> {
-    let port = text.rsplit_once(':').context("without a port")?.1;
-    port.parse::<u16>().context("without a valid port")?;
-    Ok(text.to_owned())
-}
-
-fn protocol(name: &str) -> Result<App> {
-    App::named(name).with_context(|| format!("there is no protocol {name:?}"))
-}

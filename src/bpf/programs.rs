@@ -1,0 +1,109 @@
+//! The programs of the packet path, and how they are loaded again with other constants while packets flow.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{Map, MapCore};
+
+use super::clock::Clock;
+use super::constants;
+use super::links::Framing;
+use super::load::Options;
+use super::skel::{NetmonSkel, NetmonSkelBuilder};
+use super::stats::ProgramStatsReader;
+
+/// The programs of one framing.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) ingress: OwnedFd,
+    pub(super) egress: OwnedFd,
+}
+
+/// The programs that see packets. They live as long as somebody holds them or they are attached.
+#[derive(Debug)]
+pub struct Programs {
+    ethernet: Pair,
+    ip: Pair,
+    sweep: OwnedFd,
+}
+
+impl Programs {
+    pub(super) fn of(skel: &NetmonSkel<'_>) -> Result<Programs> {
+        let progs = &skel.progs;
+        let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context("duplicate a program");
+        Ok(Programs {
+            ethernet: Pair { ingress: own(progs.nm_ingress.as_fd())?, egress: own(progs.nm_egress.as_fd())? },
+            ip: Pair { ingress: own(progs.nm_ingress_l3.as_fd())?, egress: own(progs.nm_egress_l3.as_fd())? },
+            sweep: own(progs.nm_sweep.as_fd())?,
+        })
+    }
+
+    /// Those for interfaces of this framing.
+    pub(super) fn pair(&self, framing: Framing) -> &Pair {
+        match framing {
+            Framing::Ethernet => &self.ethernet,
+            Framing::Ip => &self.ip,
+        }
+    }
+
+    /// All that see packets.
+    pub(super) fn all(&self) -> [&OwnedFd; 4] {
+        [&self.ethernet.ingress, &self.ethernet.egress, &self.ip.ingress, &self.ip.egress]
+    }
+
+    /// A handle to read the kernel's statistics of the programs with.
+    pub fn stats(&self) -> Result<ProgramStatsReader> {
+        let [ingress, egress, ingress_l3, egress_l3] = self.all();
+        let named = [
+            ("nm_ingress", ingress),
+            ("nm_egress", egress),
+            ("nm_ingress_l3", ingress_l3),
+            ("nm_egress_l3", egress_l3),
+            ("nm_sweep", &self.sweep),
+        ];
+        let fds = named.into_iter().map(|(name, fd)| Ok((name.to_owned(), fd.try_clone()?)));
+        Ok(ProgramStatsReader::new(fds.collect::<Result<_>>().context("duplicate a program")?))
+    }
+}
+
+/// Loads the programs again: what they know is in the maps, which stay.
+#[derive(Debug)]
+pub struct Loader {
+    maps: Vec<(String, OwnedFd)>,
+    clock: Arc<Clock>,
+    cpus: usize,
+    seed: u64,
+}
+
+impl Loader {
+    pub(super) fn new(skel: &NetmonSkel<'_>, clock: Arc<Clock>, cpus: usize, seed: u64) -> Result<Loader> {
+        let maps = skel.object().maps().filter(|map| !holds_constants(&map.name().to_string_lossy()));
+        let own = |map: Map<'_>| -> Result<(String, OwnedFd)> {
+            Ok((map.name().to_string_lossy().into_owned(), map.as_fd().try_clone_to_owned()?))
+        };
+        let maps = maps.map(own).collect::<Result<_>>().context("duplicate a map")?;
+        Ok(Loader { maps, clock, cpus, seed })
+    }
+
+    /// Programs with these options. Sizes of maps, rings and the clock must be as they were: they are facts of the maps.
+    pub fn load(&self, options: &Options) -> Result<Programs> {
+        let mut storage = Box::new(MaybeUninit::uninit());
+        let mut open = NetmonSkelBuilder::default().open(&mut storage).context("open the BPF object")?;
+        constants::set(&mut open, options, &self.clock, self.cpus, self.seed)?;
+        for mut map in open.open_object_mut().maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if let Some((_, fd)) = self.maps.iter().find(|(own, _)| *own == name) {
+                map.reuse_fd(fd.as_fd()).with_context(|| format!("take over map {name}"))?;
+            }
+        }
+        let skel = open.load().map_err(super::preflight::explain_load_error)?;
+        Programs::of(&skel)
+    }
+}
+
+fn holds_constants(map: &str) -> bool {
+    map.ends_with(".rodata")
+}
