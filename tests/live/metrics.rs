@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use netmon::bpf::TimestampSource;
 use netmon::config::{Buckets, Config, Features, Precision};
@@ -20,19 +20,23 @@ pub struct Page {
     pub body: String,
 }
 
+/// From whatever serves at `address`.
+pub fn get(ns: &Netns, address: SocketAddr, path: &str) -> Page {
+    let text = ns.run(|| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: netmon\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    Page { head: head.to_owned(), body: body.to_owned() }
+}
+
 impl Page {
     pub fn get(ns: &Netns, agent: &Agent, path: &str) -> Page {
-        let address = agent.handle.metrics_addr().unwrap();
-        let text = ns.run(|| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: netmon\r\nConnection: close\r\n\r\n").unwrap();
-            let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
-            text
-        });
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        Page { head: head.to_owned(), body: body.to_owned() }
+        get(ns, agent.handle.metrics_addr().unwrap(), path)
     }
 
     /// The sum of all samples of a metric whose labels contain each of `labels`.

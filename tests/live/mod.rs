@@ -24,6 +24,7 @@ mod offloads;
 mod outcomes;
 mod pods;
 mod refusals;
+mod reload;
 mod routed;
 mod states;
 mod stop;
