@@ -74,6 +74,7 @@ impl Source for Pairs {
             misses: Default::default(),
             sampling_rate: 1.0,
             reloads: Default::default(),
+            saved: Default::default(),
             timestamps: TimestampSource::Kernel,
             processing: Processing::new(0),
             interfaces: Default::default(),

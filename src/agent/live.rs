@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::{limits, options};
+use super::{bounds, options};
 use crate::bpf::{Bpf, Loader, Programs, Sampler, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::metrics::Reloads;
@@ -144,14 +144,14 @@ impl super::shared::Shared {
             self.time_programs(programs.stats()?);
             live.order(&Order::Replace(programs));
         }
-        self.limit(limits(&config, self.workers()));
+        self.limit(bounds(&config, self.workers()));
         if config.interfaces.patterns() != before.interfaces.patterns() {
             live.order(&Order::Select(config.interfaces.clone()));
         }
         if config.features.buckets != before.features.buckets {
             self.measure_by(&config.features.buckets);
         }
-        live.sampler.set(config.sampling_rate);
+        live.sampler.set(config.sampling_rate * self.throttle.share());
         if config.log_level != before.log_level {
             log::set_max_level(config.log_level);
         }

@@ -3,6 +3,7 @@
 mod config_file;
 mod inline;
 mod interfaces;
+mod limits;
 mod live;
 mod nat;
 mod pods;
@@ -29,6 +30,7 @@ use crate::worker::Worker;
 pub use config_file::ConfigWatch;
 pub use inline::Inline;
 use interfaces::Following;
+use limits::Limiting;
 use live::Live;
 use nat::Upkeep;
 use pods::Watching;
@@ -99,8 +101,8 @@ pub fn run_with(
         None => log::info!("no metrics: export.prometheus.enabled is false"),
     }
 
-    let (sweeps, upkeep, following, watching) = match start_rest(config, &bpf, &shared) {
-        Ok(started) => started,
+    let threads = match Threads::start(config, &bpf, &shared) {
+        Ok(threads) => threads,
         Err(error) => {
             for worker in workers {
                 // What it has to say matters less than why the agent cannot start.
@@ -111,14 +113,8 @@ pub fn run_with(
     };
     ready(Handle::new(Arc::clone(&shared), server.as_ref().map(Running::local_addr)));
 
-    let pods_failed = || watching.as_ref().is_some_and(Watching::is_finished);
-    let failure = wait(stop, &workers, || sweeps.thread.is_finished() || following.is_finished() || pods_failed());
-    if let Some(upkeep) = upkeep {
-        upkeep.stop();
-    }
-    if let Some(watching) = watching {
-        watching.stop()?.detach_all();
-    }
+    let failure = wait(stop, &workers, || threads.has_failed());
+    let (following, sweeps) = threads.stop_some()?;
     let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
     match failure {
         Some(failure) => bail!(failure),
@@ -178,21 +174,47 @@ fn start_workers(live: Live, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Res
     Ok((shared, workers, rings))
 }
 
-/// The other threads; the one that attaches comes last, and those before it end with their values.
-fn start_rest(
-    config: &Config,
-    bpf: &Bpf<'_>,
-    shared: &Arc<Shared>,
-) -> Result<(Sweeps, Option<Upkeep>, Following, Option<Watching>)> {
-    let sweeps = Sweeps::start(bpf.sweeper()?)?;
-    let upkeep = Upkeep::start(shared.nat())?;
-    let following = Following::start(config, bpf.attachments()?, Arc::clone(shared))?;
-    let watching = Watching::start(config, bpf.attachments()?, Arc::clone(shared))?;
-    Ok((sweeps, upkeep, following, watching))
+/// The threads besides workers and metrics.
+struct Threads {
+    sweeps: Sweeps,
+    limiting: Limiting,
+    upkeep: Option<Upkeep>,
+    following: Following,
+    watching: Option<Watching>,
+}
+
+impl Threads {
+    /// Those that attach come last, and the ones before them end with their values.
+    fn start(config: &Config, bpf: &Bpf<'_>, shared: &Arc<Shared>) -> Result<Threads> {
+        Ok(Threads {
+            sweeps: Sweeps::start(bpf.sweeper()?, Arc::clone(shared))?,
+            limiting: Limiting::start(Arc::clone(shared))?,
+            upkeep: Upkeep::start(shared.nat())?,
+            following: Following::start(config, bpf.attachments()?, Arc::clone(shared))?,
+            watching: Watching::start(config, bpf.attachments()?, Arc::clone(shared))?,
+        })
+    }
+
+    fn has_failed(&self) -> bool {
+        let pods_failed = self.watching.as_ref().is_some_and(Watching::is_finished);
+        self.sweeps.thread.is_finished() || self.following.is_finished() || pods_failed
+    }
+
+    /// All but those that are returned.
+    fn stop_some(self) -> Result<(Following, Sweeps)> {
+        self.limiting.stop();
+        if let Some(upkeep) = self.upkeep {
+            upkeep.stop();
+        }
+        if let Some(watching) = self.watching {
+            watching.stop()?.detach_all();
+        }
+        Ok((self.following, self.sweeps))
+    }
 }
 
 /// Bounds of the flow table of each of so many workers.
-pub fn limits(config: &Config, workers: usize) -> Limits {
+pub fn bounds(config: &Config, workers: usize) -> Limits {
     Limits {
         max_flows: config.max_flows.div_ceil(workers.max(1)),
         flow_timeout: config.flow_timeout,
@@ -248,19 +270,19 @@ fn finish(
     Ok(report)
 }
 
-/// The thread that sweeps once a second.
+/// The thread that sweeps, once a second unless CPU time is short.
 struct Sweeps {
     thread: JoinHandle<Result<Sweeper>>,
     stop: Sender<()>,
 }
 
 impl Sweeps {
-    fn start(sweeper: Sweeper) -> Result<Sweeps> {
+    fn start(sweeper: Sweeper, shared: Arc<Shared>) -> Result<Sweeps> {
         let (stop, stopped) = bounded::<()>(0);
         let thread = Builder::new()
             .name("nm-sweep".to_owned())
             .spawn(move || {
-                while stopped.recv_timeout(SWEEP_EVERY) == Err(RecvTimeoutError::Timeout) {
+                while stopped.recv_timeout(shared.throttle.sweep_every()) == Err(RecvTimeoutError::Timeout) {
                     if let Err(error) = sweeper.sweep(Sweep::Due) {
                         log::error!("{error:#}");
                         return Err(error);

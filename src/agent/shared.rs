@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use foldhash::HashMapExt;
 
-use super::limits;
+use super::bounds;
+use super::limits::Throttle;
 use super::live::Live;
 use super::nat::Nat;
 use super::programs::ProgramTimes;
@@ -17,7 +19,7 @@ use super::shard::{Shard, ShardSink, lock};
 use crate::bpf::{self, Books, Bpf, Clock, ProgramStatsReader, TimestampSource};
 use crate::config::{Buckets, Config, Given, Key, Settings};
 use crate::flow::{Counts, Facing, Flow, Limits};
-use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, SeriesIndex, Snapshot, Source};
+use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source};
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -31,13 +33,14 @@ pub(super) struct Shared {
     shards: Arc<[Arc<Mutex<Shard>>]>,
     nat: Arc<Nat>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
+    pub(super) throttle: Throttle,
 }
 
 impl Shared {
     /// Empty shards, one a worker.
     pub(super) fn new(live: Live, bpf: &Bpf<'_>, index: Arc<SeriesIndex>, workers: usize) -> Result<Shared> {
         let config = live.running();
-        let limits = limits(&config, workers);
+        let limits = bounds(&config, workers);
         let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(&index), Clock::now_ns())).collect();
         Ok(Shared {
             books: bpf.books()?,
@@ -47,6 +50,7 @@ impl Shared {
             shards,
             nat: Nat::new(&config, bpf.spread()),
             interfaces: Mutex::default(),
+            throttle: Throttle::default(),
             live,
         })
     }
@@ -62,6 +66,28 @@ impl Shared {
             let Shard { table, aggregates, .. } = &mut *shard;
             table.set_limits(limits, Clock::now_ns(), aggregates);
         }
+    }
+
+    /// Flows in all tables.
+    pub(super) fn flow_count(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).table.len()).sum()
+    }
+
+    /// So many flows may be in all tables together; those above it leave at once.
+    pub(super) fn bound_flows(&self, most: usize) {
+        for shard in &*self.shards {
+            let mut shard = lock(shard);
+            let Shard { table, aggregates, .. } = &mut *shard;
+            table.bound(most.div_ceil(self.shards.len().max(1)), aggregates);
+        }
+    }
+
+    /// That the programs took, where the kernel keeps it.
+    pub(super) fn program_time(&self) -> Duration {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner).read();
+        // The sweep runs in the agent's own time.
+        let packets = programs.iter().filter(|program| program.name != "nm_sweep");
+        Duration::from_nanos(packets.map(|program| program.run_ns).sum())
     }
 
     /// New buckets for all histograms, which begin anew.
@@ -167,8 +193,17 @@ impl Source for Shared {
             programs: self.programs.lock().unwrap_or_else(PoisonError::into_inner).read(),
             sampling_rate: self.live.sampler.rate(),
             reloads: self.live.reloads(),
+            saved: Saved {
+                shed: self.throttle.shed.load(Ordering::Relaxed),
+                slowed: self.throttle.slowed.load(Ordering::Relaxed),
+                cpu_level: self.throttle.cpu_level(),
+            },
             nat: self.nat.counts(),
         })
+    }
+
+    fn page_age(&self) -> Duration {
+        self.throttle.page_age()
     }
 
     fn unhealthy(&self) -> Option<String> {

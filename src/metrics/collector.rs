@@ -147,6 +147,10 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     families.add("netmon_nat_translations_refused_total", &[], snapshot.nat.refused as f64);
     families.add("netmon_nat_resyncs_total", &[], snapshot.nat.resyncs as f64);
     families.add("netmon_sampling_rate", &[], snapshot.sampling_rate);
+    for (resource, count) in [("memory", snapshot.saved.shed), ("cpu", snapshot.saved.slowed)] {
+        families.add("netmon_limit_actions_total", &[("resource", resource)], count as f64);
+    }
+    families.add("netmon_cpu_limit_level", &[], snapshot.saved.cpu_level as f64);
     families.add("netmon_config_reloads_total", &[], snapshot.reloads.taken as f64);
     families.add("netmon_config_reload_failures_total", &[], snapshot.reloads.failed as f64);
     if snapshot.timestamps == TimestampSource::Hardware {

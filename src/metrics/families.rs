@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 53] = [
+const FAMILIES: [(&str, MetricType, &str); 55] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -60,6 +60,16 @@ const FAMILIES: [(&str, MetricType, &str); 53] = [
     ("netmon_nat_translations_refused_total", COUNTER, "Those that found no room: counted under both addresses."),
     ("netmon_nat_resyncs_total", COUNTER, "Times that all translations were read anew, for some were missed."),
     ("netmon_sampling_rate", GAUGE, "Share of flows that is tracked."),
+    (
+        "netmon_limit_actions_total",
+        COUNTER,
+        "Times that flows were shed, or work was slowed down, to stay within a limit.",
+    ),
+    (
+        "netmon_cpu_limit_level",
+        GAUGE,
+        "Steps taken to stay within the CPU limit: 1, 2 slow down; from 3 on flows are sampled.",
+    ),
     ("netmon_config_reloads_total", COUNTER, "Times that a changed configuration was taken."),
     ("netmon_config_reload_failures_total", COUNTER, "Times that one was refused: something was wrong with it."),
     ("netmon_processing_duration_seconds", SUMMARY, "Time a worker takes for a record, sampled."),

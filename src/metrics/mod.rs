@@ -15,7 +15,7 @@ mod series;
 pub use aggregates::{Accounted, Aggregates};
 pub use interfaces::{Interface, InterfaceStatus};
 pub use own::{Processing, SAMPLE};
-pub use page::{Build, MetricsPage, NatCounts, Reloads, Snapshot, Source};
+pub use page::{Build, MetricsPage, NatCounts, Reloads, Saved, Snapshot, Source};
 pub use series::SeriesIndex;
 
 #[cfg(test)]

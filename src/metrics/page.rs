@@ -1,7 +1,8 @@
 //! The pages of the metrics port.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus::TextEncoder;
 
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub sampling_rate: f64,
     /// How often the configuration was read again.
     pub reloads: Reloads,
+    /// What was done to stay within the limits.
+    pub saved: Saved,
     /// Run-time statistics of the programs, where the kernel keeps them.
     pub programs: Vec<ProgramStats>,
 }
@@ -51,6 +54,17 @@ pub struct Reloads {
     pub taken: u64,
     /// And refused, for something was wrong with it.
     pub failed: u64,
+}
+
+/// What was done to stay within the limits of memory and CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Times that flows made room.
+    pub shed: u64,
+    /// Times that something was slowed down, or fewer flows were tracked.
+    pub slowed: u64,
+    /// Steps of the latter in force.
+    pub cpu_level: u64,
 }
 
 /// Translations of addresses by NAT.
@@ -68,6 +82,10 @@ pub struct NatCounts {
 pub trait Source: Send + Sync + 'static {
     /// For `/metrics`; `None` without workers.
     fn snapshot(&self) -> Option<Snapshot>;
+    /// A page that is not older may be served again.
+    fn page_age(&self) -> Duration {
+        Duration::ZERO
+    }
     /// For `/healthz`: what is wrong, if something is.
     fn unhealthy(&self) -> Option<String>;
     /// For `/readyz`: what is still missing, if something is.
@@ -91,13 +109,33 @@ pub struct Build {
 pub struct MetricsPage {
     source: Arc<dyn Source>,
     collector: AgentCollector,
+    latest: Mutex<Option<(Instant, Vec<u8>)>>,
 }
 
 impl MetricsPage {
     /// Pages over `source`.
     pub fn new(source: Arc<dyn Source>, series: Arc<super::SeriesIndex>, build: Build) -> MetricsPage {
         let collector = AgentCollector::new(Arc::clone(&source), series, build);
-        MetricsPage { source, collector }
+        MetricsPage { source, collector, latest: Mutex::default() }
+    }
+}
+
+impl MetricsPage {
+    fn metrics(&self) -> Reply {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = self.source.page_age();
+        let body = match &*latest {
+            Some((made, body)) if made.elapsed() < age => body.clone(),
+            _ => match TextEncoder::new().encode_to_string(&self.collector.collect()) {
+                Ok(body) => {
+                    let body = body.into_bytes();
+                    *latest = (!age.is_zero()).then(|| (Instant::now(), body.clone()));
+                    body
+                }
+                Err(error) => return text(500, format!("encode the metrics: {error}\n")),
+            },
+        };
+        Reply { status: 200, content_type: METRICS, body }
     }
 }
 
@@ -112,10 +150,7 @@ impl Pages for MetricsPage {
             Some(trouble) => text(503, format!("{trouble}\n")),
         };
         Some(match path {
-            "/metrics" => match TextEncoder::new().encode_to_string(&self.collector.collect()) {
-                Ok(body) => Reply { status: 200, content_type: METRICS, body: body.into_bytes() },
-                Err(error) => text(500, format!("encode the metrics: {error}\n")),
-            },
+            "/metrics" => self.metrics(),
             "/healthz" => verdict(self.source.unhealthy()),
             "/readyz" => verdict(self.source.unready()),
             "/" => text(200, "netmon: /metrics /healthz /readyz\n".to_owned()),

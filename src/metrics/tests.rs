@@ -71,6 +71,7 @@ impl Source for Fixed {
             nat: Default::default(),
             sampling_rate: 1.0,
             reloads: Default::default(),
+            saved: Default::default(),
             programs: Vec::new(),
         })
     }

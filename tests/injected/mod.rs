@@ -9,6 +9,7 @@ mod fragments;
 mod headers;
 mod latency;
 mod oracle;
+mod sampling;
 mod segments;
 mod states;
 mod sweep;

@@ -57,7 +57,7 @@ fn held(program: &Program) -> (usize, u64) {
 
 /// Some of each kind; the tenth takes other programs.
 fn variant(i: usize) -> String {
-    let apps = if i / 10 % 2 == 0 { "[http, tls]" } else { "[dns]" };
+    let apps = if (i / 10).is_multiple_of(2) { "[http, tls]" } else { "[dns]" };
     format!(
         "capture: {{sampling_rate: {}}}
 flow: {{max_flows: {}, flow_timeout: {}s, max_age: {}s}}
@@ -71,7 +71,7 @@ log: {{level: {}}}
         5 + i % 11,
         i % 5,
         2 + i % 4,
-        i / 20 % 2 == 0,
+        (i / 20).is_multiple_of(2),
         ["info", "debug"][i % 2],
     )
 }

@@ -11,7 +11,7 @@ impl Table {
     /// From now on these bounds hold; what exceeds them leaves at once.
     pub fn set_limits(&mut self, limits: Limits, now_ns: u64, observer: &mut impl Observer) {
         self.limits = limits;
-        while self.len() > limits.max_flows.max(1) && self.evict(observer) {}
+        self.bound(limits.max_flows, observer);
         // Each may now be over sooner than it was put down for: that entry is void, it gets another.
         let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
         for index in all {
@@ -23,6 +23,12 @@ impl Table {
             let deadline = self.deadline(flow).max(now_ns);
             self.wheel.schedule(seconds(deadline) + 1, Entry { index, generation });
         }
+    }
+
+    /// From now on so many flows at most; what exceeds it leaves at once.
+    pub fn bound(&mut self, max_flows: usize, observer: &mut impl Observer) {
+        self.limits.max_flows = max_flows;
+        while self.len() > max_flows.max(1) && self.evict(observer) {}
     }
 
     /// The flow is so old that what comes belongs to a new one.

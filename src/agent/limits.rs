@@ -1,0 +1,287 @@
+//! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`: by doing less, before it would take more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use procfs::process::Process;
+
+use super::shared::Shared;
+use crate::config::Config;
+
+/// Between two looks at memory.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks at CPU time.
+const CPU_EVERY: Duration = Duration::from_secs(1);
+/// Share of the limit that flows may fill: the rest is for what comes and goes, a scrape above all.
+const FILL: f64 = 0.85;
+/// What a flow takes at most, its times and its place in the index included.
+const FLOW_BYTES: f64 = 640.0;
+/// Fewer flows would free nothing worth it.
+const FLOWS_LEAST: usize = 1000;
+/// Looks at CPU time above the limit, or well below it, that change what is done.
+const PATIENCE: [u32; 2] = [3, 10];
+/// Well below the limit.
+const RELAXED: f64 = 0.7;
+/// Steps of doing less; from `SAMPLING` on, each halves the share of flows that is tracked.
+const LEVEL_MOST: u32 = 8;
+const SAMPLING: u32 = 3;
+
+/// How much less is done at the moment, and how often that changed.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    level: AtomicU64,
+    pub(super) shed: AtomicU64,
+    pub(super) slowed: AtomicU64,
+}
+
+impl Throttle {
+    fn level(&self) -> u32 {
+        self.level.load(Relaxed) as u32
+    }
+
+    /// Steps taken to save CPU time; 0: none.
+    pub(super) fn cpu_level(&self) -> u64 {
+        self.level.load(Relaxed)
+    }
+
+    /// Between two sweeps. Longer, and flows would be judged before all is known of them.
+    pub(super) fn sweep_every(&self) -> Duration {
+        if self.level() == 0 { super::SWEEP_EVERY } else { 2 * super::SWEEP_EVERY }
+    }
+
+    /// A page of metrics may be so old.
+    pub(super) fn page_age(&self) -> Duration {
+        [Duration::ZERO, Duration::from_secs(2), Duration::from_secs(10)][self.level().min(2) as usize]
+    }
+
+    /// What is left of the share of flows that was asked for.
+    pub(super) fn share(&self) -> f64 {
+        0.5f64.powi(self.level().saturating_sub(SAMPLING - 1) as i32)
+    }
+}
+
+/// How many flows there may be.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Resident when flows were shed last: memory that is free inside the process stays resident.
+    shed_at: f64,
+}
+
+impl Memory {
+    /// A bound for `flows`, of which there are so many, and whether some have to go.
+    fn bound(&mut self, limit: u64, resident: u64, flows: usize) -> (usize, bool) {
+        let room = limit as f64 * FILL - resident as f64;
+        if room >= 0.0 {
+            self.shed_at = 0.0;
+            return (flows + (room / FLOW_BYTES) as usize, false);
+        }
+        if resident as f64 <= self.shed_at * 1.005 {
+            return (flows, false); // what was freed is being used again
+        }
+        self.shed_at = resident as f64;
+        let left = flows.saturating_sub((-room / FLOW_BYTES) as usize + flows / 20).max(FLOWS_LEAST);
+        (left.min(flows.max(FLOWS_LEAST)), left < flows)
+    }
+}
+
+/// Which step of doing less it takes.
+#[derive(Debug, Default)]
+struct Cpu {
+    above: u32,
+    below: u32,
+}
+
+impl Cpu {
+    /// The next level, after a while in which `used` of `limit` was taken.
+    fn next(&mut self, level: u32, used: f64, limit: f64) -> u32 {
+        (self.above, self.below) = match used {
+            used if used > limit => (self.above + 1, 0),
+            used if used < limit * RELAXED => (0, self.below + 1),
+            _ => (0, 0),
+        };
+        if self.above >= PATIENCE[0] && level < LEVEL_MOST {
+            self.above = 0;
+            level + 1
+        } else if self.below >= PATIENCE[1] && level > 0 {
+            self.below = 0;
+            level - 1
+        } else {
+            level
+        }
+    }
+}
+
+/// The running thread.
+pub(super) struct Limiting {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+}
+
+impl Limiting {
+    pub(super) fn start(shared: Arc<Shared>) -> Result<Limiting> {
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = Builder::new()
+            .name("nm-limits".to_owned())
+            .spawn(move || {
+                let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
+                let mut bounded = false;
+                let mut last = (Instant::now(), cpu_time());
+                loop {
+                    let config = shared.live.running();
+                    bounded = shared.keep_memory(&config, &mut memory, bounded);
+                    if last.0.elapsed() >= CPU_EVERY {
+                        let now = (Instant::now(), cpu_time() + shared.program_time());
+                        let used =
+                            now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
+                        shared.keep_cpu(&config, &mut cpu, used);
+                        last = now;
+                    }
+                    let nap = if config.memory_limit.is_some() { LOOK_EVERY } else { CPU_EVERY };
+                    if stopped.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                }
+            })
+            .context("start the thread that keeps the limits")?;
+        Ok(Limiting { thread, stop })
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        // It has said why, if it panicked.
+        let _ = self.thread.join();
+    }
+}
+
+impl Shared {
+    /// True if the table is smaller than it was asked to be.
+    fn keep_memory(&self, config: &Config, memory: &mut Memory, bounded: bool) -> bool {
+        let Some((limit, resident)) = config.memory_limit.zip(resident_bytes()) else {
+            if bounded {
+                self.bound_flows(config.max_flows);
+            }
+            return false;
+        };
+        let flows = self.flow_count();
+        let (bound, shed) = memory.bound(limit, resident, flows);
+        let bound = bound.min(config.max_flows);
+        if shed {
+            self.throttle.shed.fetch_add(1, Relaxed);
+        }
+        let tight = bound < config.max_flows && bound < flows + flows / 10 + FLOWS_LEAST;
+        if tight && !bounded {
+            log::warn!(
+                "{} MiB of resources.memory_limit {} MiB are in use: embryonic and idle flows make room, {flows} are there",
+                resident >> 20,
+                limit >> 20
+            );
+        }
+        if bounded && !tight {
+            log::info!("{} MiB are in use: there is room for flows again", resident >> 20);
+        }
+        self.bound_flows(bound);
+        tight
+    }
+
+    fn keep_cpu(&self, config: &Config, cpu: &mut Cpu, used: f64) {
+        let level = self.throttle.level();
+        let next = match config.cpu_limit_milli {
+            Some(milli) => cpu.next(level, used, f64::from(milli) / 1000.0),
+            None => 0,
+        };
+        if next == level {
+            return;
+        }
+        self.throttle.level.store(next.into(), Relaxed);
+        let rate = config.sampling_rate * self.throttle.share();
+        self.live.sampler.set(rate);
+        let limit = config.cpu_limit_milli.unwrap_or_default();
+        if next > level {
+            self.throttle.slowed.fetch_add(1, Relaxed);
+            let step = match next {
+                1 => "sweeps and scrapes slow down".to_owned(),
+                2 => "scrapes slow down more".to_owned(),
+                _ => format!("{rate} of the flows are tracked"),
+            };
+            log::warn!("{:.0}m of resources.cpu_limit {limit}m are in use: {step}", used * 1000.0);
+        } else {
+            log::info!("{:.0}m of CPU are in use: one step back, {rate} of the flows are tracked", used * 1000.0);
+        }
+    }
+}
+
+/// Of this process.
+fn cpu_time() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Duration::from_micros(micros.unsigned_abs())
+}
+
+fn resident_bytes() -> Option<u64> {
+    let pages = Process::myself().ok()?.statm().ok()?.resident;
+    Some(pages * procfs::page_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn flows_may_fill_what_is_left() {
+        let mut memory = Memory::default();
+        let (bound, shed) = memory.bound(100 * MIB, 20 * MIB, 1000);
+        assert!(!shed && (100_000..120_000).contains(&bound), "{bound}");
+        assert_eq!(memory.bound(100 * MIB, 85 * MIB, 90_000), (90_000, false));
+    }
+
+    #[test]
+    fn above_the_fill_some_go_and_no_more_unless_it_grows() {
+        let mut memory = Memory::default();
+        let (bound, shed) = memory.bound(100 * MIB, 90 * MIB, 100_000);
+        assert!(shed && bound < 95_000 && bound > 80_000, "{bound}");
+        // The memory stays resident.
+        assert_eq!(memory.bound(100 * MIB, 90 * MIB, bound), (bound, false));
+        assert!(memory.bound(100 * MIB, 92 * MIB, bound).1);
+        assert!(!memory.bound(100 * MIB, 80 * MIB, bound).1);
+        assert!(memory.bound(100 * MIB, 90 * MIB, bound).1);
+        let few = memory.bound(100 * MIB, 99 * MIB, 500);
+        assert_eq!(few, (FLOWS_LEAST, false), "what is not flows cannot be shed");
+    }
+
+    #[test]
+    fn cpu_steps_have_patience() {
+        let mut cpu = Cpu::default();
+        let mut level = 0;
+        let run = |cpu: &mut Cpu, level: &mut u32, used: f64, times: u32| {
+            (0..times).for_each(|_| *level = cpu.next(*level, used, 1.0));
+            *level
+        };
+        assert_eq!(run(&mut cpu, &mut level, 1.5, 2), 0);
+        assert_eq!(run(&mut cpu, &mut level, 0.9, 1), 0, "a peak is none");
+        assert_eq!(run(&mut cpu, &mut level, 1.5, 3), 1);
+        assert_eq!(run(&mut cpu, &mut level, 1.5, 300), LEVEL_MOST);
+        assert_eq!(run(&mut cpu, &mut level, 0.8, 300), LEVEL_MOST, "neither too much nor well below");
+        assert_eq!(run(&mut cpu, &mut level, 0.1, 10), LEVEL_MOST - 1);
+        assert_eq!(run(&mut cpu, &mut level, 0.1, 300), 0);
+    }
+
+    #[test]
+    fn sampling_comes_last() {
+        let shares: Vec<f64> = (0..=5)
+            .map(|level| {
+                let throttle = Throttle::default();
+                throttle.level.store(level, Relaxed);
+                throttle.share()
+            })
+            .collect();
+        assert_eq!(shares, [1.0, 1.0, 1.0, 0.5, 0.25, 0.125]);
+    }
+}

@@ -1,0 +1,143 @@
+//! What the keys of the configuration do that no other test is about.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use netmon::config::{Config, Given, Key};
+
+use super::agent::{Agent, watching};
+use super::binary::Program;
+use super::eventually;
+use super::metrics::Page;
+use super::net::quiet_pair;
+use super::traffic::{transfer, udp_to};
+use crate::needs_root;
+
+fn set(agent: &Agent, path: &str, value: &str) -> anyhow::Result<()> {
+    agent.handle.set(Key::named(path).unwrap(), Given::Text(value.to_owned()))
+}
+
+#[test]
+fn sizes_are_as_asked_for() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let arguments = [
+        "performance.workers=3",
+        "performance.buffer_size=5000",
+        "resources.maps.event_buffer_size=6000",
+        "resources.maps.flow_map_size=10000",
+        "log.format=json",
+        "node_name=here",
+    ];
+    let arguments: Vec<&str> =
+        ["--interface", "vb"].into_iter().chain(arguments.into_iter().flat_map(|a| ["--set", a])).collect();
+    let mut program = Program::start(&b, &arguments, false);
+    let loaded = program.wait_for("loaded").to_owned();
+    let cpus = netmon::bpf::possible_cpus().unwrap();
+    let slots = 10_000 / cpus * 4 / 5;
+    assert!(loaded.contains(&format!("3 workers, rings of 2000 records, caches of {slots} flows")), "{loaded}");
+    let line: serde_json::Value = serde_json::from_str(&loaded).unwrap();
+    assert_eq!((&line["level"], &line["thread"]), (&"info".into(), &"main".into()));
+    assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+    program.wait_for("ready");
+    let threads = std::fs::read_dir(format!("/proc/{}/task", program.pid())).unwrap();
+    let names = threads.map(|t| std::fs::read_to_string(t.unwrap().path().join("comm")).unwrap());
+    let workers: BTreeSet<String> = names.filter(|name| name.starts_with("nm-worker")).collect();
+    assert_eq!(workers.len(), 3, "{workers:?}");
+    program.signal("TERM");
+    assert!(program.end().0.success());
+}
+
+#[test]
+fn without_prometheus_nothing_listens() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let agent = Agent::start(&b, Config { metrics_enabled: false, ..watching(&["vb"]) });
+    assert_eq!(agent.handle.metrics_addr(), None);
+    assert_eq!(b.sh("ss -Hltn").lines().count(), 0);
+}
+
+#[test]
+fn old_flows_are_closed_while_they_go_on() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, Config { max_age: Some(Duration::from_secs(2)), ..watching(&["vb"]) });
+    let server = b.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
+    let client = a.run(|| udp_to(server.local_addr().unwrap()));
+    let mut sent = 0;
+    eventually("three flows one after the other", || {
+        sent += client.send(b"again").map_or(0, |_| 1);
+        let page = Page::get(&b, &agent, "/metrics");
+        (page.sum("netmon_flows_total", &["protocol=\"udp\"", "status=\"ok\""]) >= 3.0).then_some(())
+    });
+    agent.settled();
+    let page = Page::get(&b, &agent, "/metrics");
+    assert_eq!(page.sum("netmon_packets_total", &["protocol=\"udp\""]), f64::from(sent), "in one of them each");
+    assert_eq!(page.sum("netmon_flows_active", &["protocol=\"udp\""]) as u32, 1, "the latest");
+}
+
+#[test]
+fn other_interfaces_while_running() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    let watched = |agent: &Agent| {
+        let all = agent.handle.interfaces();
+        all.values().filter(|i| i.status.name() == "watched").map(|i| i.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(watched(&agent), ["vb"]);
+    set(&agent, "capture.interfaces", "!vb").unwrap();
+    eventually("vb is let go", || watched(&agent).is_empty().then_some(()));
+    set(&agent, "capture.interfaces", "v*").unwrap();
+    eventually("vb is back", || (watched(&agent) == ["vb"]).then_some(()));
+    transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
+    assert_eq!(agent.settled().iter().filter(|flow| flow.key.protocol == 6).count(), 1);
+}
+
+#[test]
+fn features_while_running() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    let times = || Page::get(&b, &agent, "/metrics").sum("netmon_latency_seconds_count", &[]);
+    let ask = || {
+        transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
+        agent.settled();
+    };
+    ask();
+    assert_eq!(times(), 1.0);
+    set(&agent, "features.latency_tracking.enabled", "false").unwrap();
+    // The programs change a moment later; from then on there are no times.
+    eventually("a connection without times", || {
+        let before = times();
+        ask();
+        (times() == before).then_some(())
+    });
+    set(&agent, "features.latency_tracking.enabled", "true").unwrap();
+    eventually("a connection with times", || {
+        let before = times();
+        ask();
+        (times() > before).then_some(())
+    });
+    set(&agent, "features.latency_tracking.histogram_buckets", "2, 20, 200").unwrap();
+    assert_eq!(times(), 0.0, "begun anew");
+    ask();
+    let page = Page::get(&b, &agent, "/metrics");
+    assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.02\""]), 1.0);
+    assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.005\""]), 0.0);
+    page.assert_well_formed();
+    assert!(agent.stop().0.conservation().holds());
+}
+
+#[test]
+fn what_takes_a_restart_is_refused() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    let error = set(&agent, "performance.workers", "3").unwrap_err().to_string();
+    assert!(error.contains("takes a restart") && error.contains("NETMON_PERFORMANCE_WORKERS"), "{error}");
+    let error = set(&agent, "flow.max_age", "soon").unwrap_err().to_string();
+    assert!(error.contains("flow.max_age: \"soon\"") && error.contains("5m"), "{error}");
+    assert_eq!(agent.handle.running().max_age, None);
+}
