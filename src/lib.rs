@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod bpf;
 pub mod config;
+pub mod filter;
 pub mod flow;
 pub mod metrics;
 pub mod output;

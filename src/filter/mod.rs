@@ -1,0 +1,167 @@
+//! Filters over flows, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`. Pure.
+//!
+//! ```text
+//! filter     = all { "or" all }
+//! all        = one { "and" one }
+//! one        = "not" one | "(" filter ")" | field comparison value
+//! comparison = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
+//! ```
+//!
+//! `~` compares with a glob. An address may be compared with a network: `client_ip=10.0.0.0/8`. A value with blanks or with
+//! signs of the grammar stands in double quotes.
+
+mod fields;
+mod parse;
+mod token;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::net::IpAddr;
+
+use globset::GlobMatcher;
+use ipnet::IpNet;
+
+pub use fields::{FIELDS, Field, Kind};
+
+use crate::output::Line;
+
+/// A filter, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Filter(Option<Node>);
+
+/// What is wrong with a filter, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterError {
+    filter: String,
+    /// Characters before the fault.
+    pub column: usize,
+    /// What it is.
+    pub message: String,
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.message)?;
+        writeln!(f, "  {}", self.filter)?;
+        write!(f, "  {:>1$}", "^", self.column + 1)
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+#[derive(Clone, Debug)]
+enum Node {
+    Any(Vec<Node>),
+    All(Vec<Node>),
+    Not(Box<Node>),
+    Test(&'static Field, Test),
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Text { value: String, is: bool },
+    Glob { matcher: GlobMatcher },
+    Within { network: IpNet, is: bool },
+    Compare { value: Operand, comparison: Comparison },
+}
+
+#[derive(Clone, Debug)]
+enum Operand {
+    Number(f64),
+    Text(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Equal,
+    Unequal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    fn holds(self, order: Ordering) -> bool {
+        match self {
+            Comparison::Equal => order.is_eq(),
+            Comparison::Unequal => order.is_ne(),
+            Comparison::Less => order.is_lt(),
+            Comparison::LessOrEqual => order.is_le(),
+            Comparison::Greater => order.is_gt(),
+            Comparison::GreaterOrEqual => order.is_ge(),
+        }
+    }
+}
+
+/// What a flow has in a field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// By its letters.
+    Text(&'a str),
+    /// A number.
+    Number(f64),
+    /// An address.
+    Address(IpAddr),
+}
+
+impl Filter {
+    /// From text; an empty one lets everything pass.
+    pub fn parse(text: &str) -> Result<Filter, FilterError> {
+        parse::filter(text).map(Filter).map_err(|(column, message)| FilterError {
+            filter: text.to_owned(),
+            column,
+            message,
+        })
+    }
+
+    /// The flow passes.
+    pub fn matches(&self, line: &Line) -> bool {
+        self.0.as_ref().is_none_or(|node| node.matches(line))
+    }
+}
+
+impl Node {
+    fn matches(&self, line: &Line) -> bool {
+        match self {
+            Node::Any(nodes) => nodes.iter().any(|node| node.matches(line)),
+            Node::All(nodes) => nodes.iter().all(|node| node.matches(line)),
+            Node::Not(node) => !node.matches(line),
+            Node::Test(field, test) => test.matches(field, line),
+        }
+    }
+}
+
+impl Test {
+    /// A field that stands for those of both ends passes if one does, and differs if none is equal. What is absent differs from
+    /// everything and compares with nothing.
+    fn matches(&self, field: &Field, line: &Line) -> bool {
+        let any = |test: &dyn Fn(Value<'_>) -> bool| (field.values)(line).into_iter().flatten().any(test);
+        match self {
+            Test::Text { value, is } => any(&|v| matches!(v, Value::Text(text) if text == value)) == *is,
+            Test::Glob { matcher } => any(&|v| match v {
+                Value::Text(text) => matcher.is_match(text),
+                Value::Number(number) => matcher.is_match(number.to_string()),
+                Value::Address(ip) => matcher.is_match(ip.to_string()),
+            }),
+            Test::Within { network, is } => any(&|v| matches!(v, Value::Address(ip) if network.contains(&ip))) == *is,
+            Test::Compare { value, comparison: Comparison::Unequal } => {
+                !any(&|v| compare(v, value).is_some_and(Ordering::is_eq))
+            }
+            Test::Compare { value, comparison } => {
+                any(&|v| compare(v, value).is_some_and(|order| comparison.holds(order)))
+            }
+        }
+    }
+}
+
+fn compare(value: Value<'_>, with: &Operand) -> Option<Ordering> {
+    match (value, with) {
+        (Value::Number(number), Operand::Number(other)) => number.partial_cmp(other),
+        (Value::Text(text), Operand::Text(other)) => Some(text.cmp(other.as_str())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

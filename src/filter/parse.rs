@@ -1,0 +1,163 @@
+//! From tokens to a filter.
+
+use std::ops::Range;
+
+use globset::Glob;
+use ipnet::IpNet;
+
+use super::fields::{FIELDS, Field, Kind};
+use super::token::{Token, tokens};
+use super::{Comparison, Node, Operand, Test};
+
+/// Characters before the fault, and what it is.
+type Fault = (usize, String);
+
+/// Parentheses and "not" in each other.
+const DEEPEST: usize = 64;
+
+struct Parser<'a> {
+    text: &'a str,
+    tokens: Vec<(Token, Range<usize>)>,
+    next: usize,
+    depth: usize,
+}
+
+pub(super) fn filter(text: &str) -> Result<Option<Node>, Fault> {
+    let column = |byte: usize| text[..byte].chars().count();
+    let tokens = tokens(text).map_err(|byte| {
+        let what =
+            if text[byte..].starts_with('"') { "a quote that does not end" } else { "nothing that could stand here" };
+        (column(byte), what.to_owned())
+    })?;
+    if tokens.is_empty() {
+        return Ok(None);
+    }
+    let mut parser = Parser { text, tokens, next: 0, depth: 0 };
+    let node = parser.any()?;
+    match parser.tokens.get(parser.next) {
+        None => Ok(Some(node)),
+        Some((Token::Close, _)) => Err(parser.fault("a parenthesis that was not opened")),
+        Some(_) => Err(parser.fault("\"and\" or \"or\" is missing here")),
+    }
+}
+
+impl Parser<'_> {
+    fn fault_at(&self, token: usize, what: impl Into<String>) -> Fault {
+        let byte = self.tokens.get(token).map_or(self.text.len(), |(_, range)| range.start);
+        (self.text[..byte].chars().count(), what.into())
+    }
+
+    fn fault(&self, what: impl Into<String>) -> Fault {
+        self.fault_at(self.next, what)
+    }
+
+    fn take(&mut self) -> Option<Token> {
+        let (token, _) = self.tokens.get(self.next)?;
+        self.next += 1;
+        Some(token.clone())
+    }
+
+    fn take_word(&mut self, wanted: &str) -> bool {
+        let is =
+            matches!(self.tokens.get(self.next), Some((Token::Word(word), _)) if word.eq_ignore_ascii_case(wanted));
+        self.next += usize::from(is);
+        is
+    }
+
+    fn any(&mut self) -> Result<Node, Fault> {
+        let mut nodes = vec![self.all()?];
+        while self.take_word("or") {
+            nodes.push(self.all()?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Any(nodes) })
+    }
+
+    fn all(&mut self) -> Result<Node, Fault> {
+        let mut nodes = vec![self.one()?];
+        while self.take_word("and") {
+            nodes.push(self.one()?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) })
+    }
+
+    fn one(&mut self) -> Result<Node, Fault> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(self.fault("too deep"));
+        }
+        let node = if self.take_word("not") {
+            Node::Not(Box::new(self.one()?))
+        } else if self.tokens.get(self.next).is_some_and(|(token, _)| *token == Token::Open) {
+            self.next += 1;
+            let node = self.any()?;
+            if self.tokens.get(self.next).is_none_or(|(token, _)| *token != Token::Close) {
+                return Err(self.fault("\")\" is missing here"));
+            }
+            self.next += 1;
+            node
+        } else {
+            self.test()?
+        };
+        self.depth -= 1;
+        Ok(node)
+    }
+
+    fn test(&mut self) -> Result<Node, Fault> {
+        let at = self.next;
+        let Some(Token::Word(name)) = self.take() else {
+            return Err(self.fault_at(at, "a field is missing here, such as protocol or server_port"));
+        };
+        let field = Field::named(&name).ok_or_else(|| self.fault_at(at, unknown(&name)))?;
+        let Some(Token::Sign(sign)) = self.take() else {
+            return Err(self.fault_at(at + 1, format!("a comparison of {name} is missing here: = != < <= > >= ~")));
+        };
+        let value = match self.take() {
+            Some(Token::Word(text) | Token::Quoted(text)) => text,
+            _ => return Err(self.fault_at(at + 2, format!("the value that {name} is compared with is missing here"))),
+        };
+        let test = test(field, sign, &value).map_err(|what| self.fault_at(at + 2, what))?;
+        Ok(Node::Test(field, test))
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let ranked = FIELDS.iter().map(|field| (strsim::damerau_levenshtein(name, field.name), field.name));
+    match ranked.min_by_key(|(distance, _)| *distance) {
+        Some((distance, near)) if distance <= 3 => format!("there is no field {name}: did you mean {near}?"),
+        _ => {
+            let names: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
+            format!("there is no field {name}; there are {}", names.join(" "))
+        }
+    }
+}
+
+fn test(field: &'static Field, sign: &str, value: &str) -> Result<Test, String> {
+    let comparison = match sign {
+        "=" => Comparison::Equal,
+        "!=" => Comparison::Unequal,
+        "<" => Comparison::Less,
+        "<=" => Comparison::LessOrEqual,
+        ">" => Comparison::Greater,
+        ">=" => Comparison::GreaterOrEqual,
+        _ => {
+            let glob = Glob::new(value).map_err(|error| error.to_string())?;
+            return Ok(Test::Glob { matcher: glob.compile_matcher() });
+        }
+    };
+    let is = comparison == Comparison::Equal;
+    let plain = is || comparison == Comparison::Unequal;
+    match field.kind {
+        Kind::Address if plain => {
+            let network = value.parse().or_else(|_| value.parse().map(|ip: std::net::IpAddr| IpNet::from(ip)));
+            let network = network.map_err(|_| format!("{value} is no address and no network such as 10.0.0.0/8"))?;
+            Ok(Test::Within { network, is })
+        }
+        Kind::Address => Err(format!("addresses have no order: compare {} by =, != or ~", field.name)),
+        Kind::Number => {
+            let number = value.parse().map_err(|_| format!("{value} is no number, as {} is", field.name))?;
+            Ok(Test::Compare { value: Operand::Number(number), comparison })
+        }
+        Kind::Text if plain => Ok(Test::Text { value: value.to_owned(), is }),
+        Kind::Text => Ok(Test::Compare { value: Operand::Text(value.to_owned()), comparison }),
+    }
+}
