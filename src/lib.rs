@@ -6,7 +6,9 @@
 
 pub mod agent;
 pub mod bpf;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod filter;
 pub mod flow;
 pub mod metrics;

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use procfs::process::Process;
 
 use super::shared::Shared;
 use crate::config::Config;
+use crate::metrics::resident_bytes;
 
 /// Between two looks at memory.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -221,11 +221,6 @@ fn cpu_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Duration::from_micros(micros.unsigned_abs())
-}
-
-fn resident_bytes() -> Option<u64> {
-    let pages = Process::myself().ok()?.statm().ok()?.resident;
-    Some(pages * procfs::page_size())
 }
 
 #[cfg(test)]

@@ -113,21 +113,23 @@ impl super::shared::Shared {
         taken.context("the configuration stays as it was")
     }
 
-    /// Gives a key another value until the agent ends; one that takes a restart is refused.
-    pub(super) fn set(&self, key: &'static Key, given: Given) -> Result<()> {
+    /// Gives a key another value until the agent ends, or takes that back; one that takes a restart is refused.
+    pub(super) fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()> {
         anyhow::ensure!(
             key.live,
-            "{} takes a restart: set it in the file, by {} or by --set {}={given}",
+            "{} takes a restart: set it in the file, by {} or by --set",
             key.path,
             key.variable(),
-            key.path
         );
         let mut wanted = lock(&self.live.settings);
         let mut sources = wanted.sources.clone();
-        sources.set.insert(key.path, given.clone());
+        match &given {
+            Some(given) => drop(sources.set.insert(key.path, given.clone())),
+            None => drop(sources.set.remove(key.path)),
+        }
         let settings = Settings::read(&sources)?;
         self.apply(&settings.config)?;
-        log::info!("{} is {given}, as set from outside", key.path);
+        log::info!("{} is {} now, as asked for by the control socket", key.path, settings.value(key).0);
         *wanted = Wanted { sources, settings };
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Wires the stages: kernel, workers, flow tables, metrics; starts and stops them.
 
+mod api;
 mod config_file;
+mod feed;
 mod inline;
 mod interfaces;
 mod limits;
@@ -13,6 +15,7 @@ mod shard;
 mod shared;
 
 use std::mem::MaybeUninit;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -21,12 +24,14 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
-use crate::config::{Config, Precision, Settings, Sources};
+use crate::config::{Config, DEFAULT_SOCKET, Precision, Settings, Sources};
+use crate::control;
 use crate::flow::Limits;
-use crate::metrics::http::{Limits as HttpLimits, Running, Server};
+use crate::metrics::http::{Limits as HttpLimits, Pages, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
 use crate::worker::Worker;
 
+use api::Operated;
 pub use config_file::ConfigWatch;
 pub use inline::Inline;
 use interfaces::Following;
@@ -78,6 +83,7 @@ pub fn run_with(
     }
     let server =
         config.metrics_enabled.then(|| Server::bind(&config.metrics_addr, HttpLimits::default())).transpose()?;
+    let control = control_socket(config)?;
     bpf::allow_many_descriptors();
 
     let cpus = bpf::possible_cpus()?;
@@ -94,8 +100,9 @@ pub fn run_with(
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
     let live = Live::new(settings, sources, &bpf)?;
     let (shared, workers, rings) = start_workers(live, &mut bpf, &index)?;
-    let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, index, build(config));
-    let server = server.map(|server| server.start(Arc::new(page))).transpose()?;
+    let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
+    let page = Arc::new(page);
+    let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
     match &server {
         Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
         None => log::info!("no metrics: export.prometheus.enabled is false"),
@@ -111,14 +118,32 @@ pub fn run_with(
             return Err(error);
         }
     };
+    let operated = Operated::new(Arc::clone(&shared), page, index, build(config));
+    let control = control.map(|control| control.start(control::Limits::default(), Arc::new(operated))).transpose()?;
+    if let Some(control) = &control {
+        log::info!("control socket {}", control.path().display());
+    }
     ready(Handle::new(Arc::clone(&shared), server.as_ref().map(Running::local_addr)));
 
     let failure = wait(stop, &workers, || threads.has_failed());
+    drop(control);
     let (following, sweeps) = threads.stop_some()?;
     let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
     match failure {
         Some(failure) => bail!(failure),
         None => Ok(report),
+    }
+}
+
+/// The one that nobody asked for may be missing: another agent may have it, or the file system be read-only.
+fn control_socket(config: &Config) -> Result<Option<control::Server>> {
+    let Some(path) = &config.socket else { return Ok(None) };
+    match control::Server::bind(path) {
+        Err(error) if *path == Path::new(DEFAULT_SOCKET) => {
+            log::warn!("no control socket: {error:#}");
+            Ok(None)
+        }
+        bound => bound.map(Some),
     }
 }
 

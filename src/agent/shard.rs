@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::feed::{Feed, Observing};
 use super::nat::Nat;
 use crate::bpf::{Clock, Record};
 use crate::flow::{Identity, Limits, Table};
@@ -15,16 +16,32 @@ pub(super) struct Shard {
     pub(super) aggregates: Aggregates,
     pub(super) processing: Processing,
     pub(super) ticked_ns: u64,
+    number: usize,
+    feed: Arc<Feed>,
 }
 
 impl Shard {
-    pub(super) fn new(limits: Limits, index: Arc<SeriesIndex>, now_ns: u64) -> Arc<Mutex<Shard>> {
+    pub(super) fn new(
+        number: usize,
+        limits: Limits,
+        index: Arc<SeriesIndex>,
+        feed: Arc<Feed>,
+        now_ns: u64,
+    ) -> Arc<Mutex<Shard>> {
         Arc::new(Mutex::new(Shard {
             table: Table::new(limits, now_ns),
             aggregates: Aggregates::new(index),
             processing: Processing::new(now_ns),
             ticked_ns: now_ns,
+            number,
+            feed,
         }))
+    }
+
+    /// The table, who is to be told of what happens in it, and how long that takes.
+    pub(super) fn parts(&mut self) -> (&mut Table, Observing<'_>, &mut Processing) {
+        let Shard { table, aggregates, processing, number, feed, .. } = self;
+        (table, Observing { aggregates, feed, shard: *number }, processing)
     }
 }
 
@@ -52,13 +69,13 @@ impl ShardSink {
         let translations = self.nat.read();
         let translations = (!translations.is_empty()).then_some(translations);
         let mut shard = lock(&self.shards[self.own]);
-        let Shard { table, aggregates, processing, .. } = &mut *shard;
+        let (table, mut observing, processing) = shard.parts();
         for (number, record) in records.iter().enumerate() {
             let started = (self.until_sample == 0).then(Instant::now);
             match translations.as_ref().and_then(|translations| translations.identify(record)) {
-                None => table.merge(record, aggregates),
+                None => table.merge(record, &mut observing),
                 Some(identity) => match self.nat.spread().ring(&identity.key.ends, identity.key.v6) {
-                    ring if ring == self.own => table.merge_as(&identity, record, aggregates),
+                    ring if ring == self.own => table.merge_as(&identity, record, &mut observing),
                     ring => self.elsewhere.push((ring, number, identity)),
                 },
             }
@@ -68,7 +85,7 @@ impl ShardSink {
             }
             self.until_sample -= 1;
         }
-        aggregates.count_records(records.len() as u64);
+        shard.aggregates.count_records(records.len() as u64);
     }
 
     fn merge_elsewhere(&mut self, records: &[Record]) {
@@ -76,9 +93,9 @@ impl ShardSink {
         for same in self.elsewhere.chunk_by(|a, b| a.0 == b.0) {
             // No other lock is held: two workers that hand records to each other do not wait for each other.
             let mut shard = lock(&self.shards[same[0].0]);
-            let Shard { table, aggregates, .. } = &mut *shard;
+            let (table, mut observing, _) = shard.parts();
             for (_, number, identity) in same {
-                table.merge_as(identity, &records[*number], aggregates);
+                table.merge_as(identity, &records[*number], &mut observing);
             }
         }
         self.elsewhere.clear();
@@ -100,9 +117,9 @@ impl Sink for ShardSink {
 
     fn tick(&mut self, now_ns: u64) {
         let mut shard = lock(&self.shards[self.own]);
-        let Shard { table, aggregates, processing, ticked_ns } = &mut *shard;
-        table.expire(now_ns, aggregates);
+        let (table, mut observing, processing) = shard.parts();
+        table.expire(now_ns, &mut observing);
         processing.turn(now_ns);
-        *ticked_ns = now_ns;
+        shard.ticked_ns = now_ns;
     }
 }

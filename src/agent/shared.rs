@@ -10,6 +10,7 @@ use anyhow::Result;
 use foldhash::HashMapExt;
 
 use super::bounds;
+use super::feed::Feed;
 use super::limits::Throttle;
 use super::live::Live;
 use super::nat::Nat;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     nat: Arc<Nat>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
     pub(super) throttle: Throttle,
+    pub(super) feed: Arc<Feed>,
 }
 
 impl Shared {
@@ -41,7 +43,9 @@ impl Shared {
     pub(super) fn new(live: Live, bpf: &Bpf<'_>, index: Arc<SeriesIndex>, workers: usize) -> Result<Shared> {
         let config = live.running();
         let limits = bounds(&config, workers);
-        let shards = (0..workers).map(|_| Shard::new(limits, Arc::clone(&index), Clock::now_ns())).collect();
+        let feed = Arc::<Feed>::default();
+        let shard = |number| Shard::new(number, limits, Arc::clone(&index), Arc::clone(&feed), Clock::now_ns());
+        let shards = (0..workers).map(shard).collect();
         Ok(Shared {
             books: bpf.books()?,
             programs: Mutex::new(ProgramTimes::of(bpf.programs()?.stats()?)),
@@ -51,8 +55,18 @@ impl Shared {
             nat: Nat::new(&config, bpf.spread()),
             interfaces: Mutex::default(),
             throttle: Throttle::default(),
+            feed,
             live,
         })
+    }
+
+    pub(super) fn shards(&self) -> &[Arc<Mutex<Shard>>] {
+        &self.shards
+    }
+
+    /// The interfaces of the host, by index.
+    pub(super) fn interfaces(&self) -> BTreeMap<u32, Interface> {
+        self.lock_interfaces().clone()
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -63,8 +77,8 @@ impl Shared {
     pub(super) fn limit(&self, limits: Limits) {
         for shard in &*self.shards {
             let mut shard = lock(shard);
-            let Shard { table, aggregates, .. } = &mut *shard;
-            table.set_limits(limits, Clock::now_ns(), aggregates);
+            let (table, mut observing, _) = shard.parts();
+            table.set_limits(limits, Clock::now_ns(), &mut observing);
         }
     }
 
@@ -77,8 +91,8 @@ impl Shared {
     pub(super) fn bound_flows(&self, most: usize) {
         for shard in &*self.shards {
             let mut shard = lock(shard);
-            let Shard { table, aggregates, .. } = &mut *shard;
-            table.bound(most.div_ceil(self.shards.len().max(1)), aggregates);
+            let (table, mut observing, _) = shard.parts();
+            table.bound(most.div_ceil(self.shards.len().max(1)), &mut observing);
         }
     }
 
@@ -150,12 +164,13 @@ impl Shared {
     pub(super) fn end_flows(&self) {
         for shard in &*self.shards {
             let mut shard = lock(shard);
-            let Shard { table, aggregates, .. } = &mut *shard;
-            table.end_all(aggregates);
+            let (table, mut observing, _) = shard.parts();
+            table.end_all(&mut observing);
         }
     }
 
-    fn aggregates(&self) -> Option<Aggregates> {
+    /// The sums of all workers.
+    pub(super) fn aggregates(&self) -> Option<Aggregates> {
         self.shards.iter().map(|shard| lock(shard).aggregates.clone()).reduce(|mut sum, more| {
             sum.add(&more);
             sum
@@ -247,7 +262,7 @@ impl Handle {
     }
 
     /// Gives a key of the configuration another value, for as long as the agent runs.
-    pub fn set(&self, key: &'static Key, given: Given) -> Result<()> {
+    pub fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()> {
         self.shared.set(key, given)
     }
 
@@ -263,7 +278,7 @@ impl Handle {
 
     /// The interfaces of the host, by index.
     pub fn interfaces(&self) -> BTreeMap<u32, Interface> {
-        self.shared.lock_interfaces().clone()
+        self.shared.interfaces()
     }
 
     /// Copies of all flows in the tables.

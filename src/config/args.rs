@@ -58,6 +58,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDR")]
     metrics_addr: Option<String>,
 
+    /// Make the control socket here, for netmon-cli; "none": make none [default: /run/netmon/netmon.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+
     /// Name of this node [default: $NODE_NAME, else the host name]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -106,6 +110,9 @@ fn keys() -> String {
 }
 
 impl Args {
+    /// What `--version` says.
+    pub const VERSION: &str = VERSION;
+
     /// What the configuration is to be made of; `environment` is that of the process.
     pub fn into_sources(self, environment: impl Iterator<Item = (String, String)>) -> Sources {
         let text = |value: Option<String>| value.map(Given::Text);
@@ -116,6 +123,7 @@ impl Args {
             ("log.level", "--log-level", text(self.log_level)),
             ("debug", "--debug", self.debug.then(|| Given::Text("true".to_owned()))),
             ("export.prometheus.address", "--metrics-addr", text(self.metrics_addr)),
+            ("control.socket", "--socket", text(self.socket)),
             ("node_name", "--node-name", text(self.node_name.filter(|name| !name.is_empty()))),
         ];
         let set = self.set.into_iter().map(|(path, value)| (path, format!("--set {path}"), Given::Text(value)));

@@ -8,6 +8,7 @@ mod select;
 mod settings;
 mod value;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Args, Command};
@@ -16,6 +17,9 @@ pub use keys::Key;
 pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
+
+/// Where the control socket is.
+pub const DEFAULT_SOCKET: &str = "/run/netmon/netmon.sock";
 
 /// The configuration of an agent.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct Config {
     pub metrics_enabled: bool,
     /// Where the metrics port listens: `:9090`, `127.0.0.1:9090`.
     pub metrics_addr: String,
+    /// The control socket; `None`: there is none.
+    pub socket: Option<PathBuf>,
     /// Name of the node, for labels.
     pub node_name: String,
     /// Verbosity of the log.
@@ -81,6 +87,7 @@ impl Default for Config {
             sampling_rate: 1.0,
             metrics_enabled: true,
             metrics_addr: ":9090".to_owned(),
+            socket: Some(PathBuf::from(DEFAULT_SOCKET)),
             node_name: host_name(),
             log_level: log::LevelFilter::Info,
             log_format: LogFormat::Text,

@@ -128,6 +128,8 @@ pub struct Flow {
     pub details: Option<Box<Details>>,
     /// What the observer wants to find again, one a direction.
     pub tags: [u32; 2],
+    /// Tells it from the others of its table, until four billion later.
+    pub id: u32,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
     /// A RST or an ICMP error was seen; how it ended shows when all records have come.

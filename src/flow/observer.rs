@@ -7,6 +7,8 @@ use crate::bpf::{Record, Sample};
 pub trait Observer {
     /// The end `sender` of the flow sends for the first time; the tag that this direction is to carry.
     fn appeared(&mut self, flow: &Flow, sender: usize) -> u32;
+    /// The first packet of the flow is accounted.
+    fn started(&mut self, _flow: &Flow) {}
     /// The end `sender` of the flow sent more, as its owner saw it.
     fn sent(&mut self, flow: &Flow, sender: usize, record: &Record);
     /// Another hook saw packets that are accounted already.

@@ -47,6 +47,11 @@ impl Slab {
         flow
     }
 
+    /// The flows of a chunk.
+    pub(super) fn page(&self, page: usize) -> Option<impl Iterator<Item = &Flow>> {
+        Some(self.chunks.get(page)?.iter().flatten())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.chunks.iter().flatten().flatten()
     }

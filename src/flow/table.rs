@@ -57,6 +57,7 @@ pub struct Table {
     quotes: Quotes,
     facing: Facing,
     generation: u32,
+    opened: u32,
 }
 
 fn seconds(ns: u64) -> u64 {
@@ -81,6 +82,7 @@ impl Table {
             quotes: Quotes::default(),
             facing: Facing::default(),
             generation: 0,
+            opened: 0,
         }
     }
 
@@ -107,6 +109,11 @@ impl Table {
     /// All flows, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.flows.iter()
+    }
+
+    /// Flows of the `page`th part of the table; `None` behind its end. No part is large.
+    pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &Flow>> {
+        self.flows.page(page)
     }
 
     /// Adds a record to its flow.
@@ -174,6 +181,9 @@ impl Table {
             }
         }
         observer.sent(flow, sender, record);
+        if first && flow.sent[1 - sender].ifindex == 0 {
+            observer.started(flow);
+        }
         note(flow, sender, record, observer);
         if let Some(quote) = self.quotes.take(&key, record.last_ns) {
             self.quoted(index, quote, observer);
@@ -277,6 +287,7 @@ impl Table {
         let evidence = known.or_else(|| roles::evidence(identity, record));
         let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
         self.generation = self.generation.wrapping_add(1);
+        self.opened = self.opened.wrapping_add(1);
         let flow = Flow {
             key,
             sent: Default::default(),
@@ -289,6 +300,7 @@ impl Table {
             client_is_known: evidence.is_some(),
             first_ns: record.first_ns,
             tags: [0; 2],
+            id: self.opened,
             generation: self.generation,
         };
         *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;

@@ -68,6 +68,21 @@ impl Aggregates {
         self.pairs.set_buckets(self.index.buckets());
     }
 
+    /// Flows that had to go for lack of room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Records taken from the rings.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Flows whose outcome is known.
+    pub fn ended(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        self.ended.iter().map(|(&(_, _, outcome), &count)| (outcome, count))
+    }
+
     /// Counts records taken from the ring.
     pub fn count_records(&mut self, records: u64) {
         self.records += records;

@@ -118,6 +118,19 @@ pub(super) fn coverage(families: &mut Families, snapshot: &Snapshot) {
 
 const HOOKS: [&str; 2] = ["ingress", "egress"];
 
+/// What part of the packets that a watched interface counted itself was seen, for ingress and egress.
+pub fn coverage_of(
+    interface: &Interface,
+    books: &InterfaceBooks,
+    counters: &HashMap<u32, [u64; 2]>,
+) -> [Option<f64>; 2] {
+    let mut coverage = [None; 2];
+    for (place, (_, counted, part)) in coverage.iter_mut().zip(parts(interface, books, counters)) {
+        *place = (counted > 0).then(|| part / counted as f64);
+    }
+    coverage
+}
+
 /// Of each hook: what the interface counted, and what of that was seen.
 fn parts<'a>(
     interface: &Interface,

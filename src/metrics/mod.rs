@@ -13,10 +13,10 @@ mod pairs;
 mod series;
 
 pub use aggregates::{Accounted, Aggregates};
-pub use interfaces::{Interface, InterfaceStatus};
-pub use own::{Processing, SAMPLE};
+pub use interfaces::{Interface, InterfaceStatus, coverage_of};
+pub use own::{Processing, SAMPLE, resident_bytes};
 pub use page::{Build, MetricsPage, NatCounts, Reloads, Saved, Snapshot, Source};
-pub use series::SeriesIndex;
+pub use series::{MetricSpread, SeriesIndex};
 
 #[cfg(test)]
 mod tests;

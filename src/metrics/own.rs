@@ -144,6 +144,11 @@ impl UsageReader {
     }
 }
 
+/// Resident memory of this process.
+pub fn resident_bytes() -> Option<u64> {
+    Some(Process::myself().ok()?.statm().ok()?.resident * procfs::page_size())
+}
+
 fn cpu_seconds() -> Option<f64> {
     let stat = Process::myself().ok()?.stat().ok()?;
     Some((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)

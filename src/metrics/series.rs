@@ -1,5 +1,6 @@
 //! The series of `/metrics` whose labels come from packets, and what tells them from each other.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -70,6 +71,19 @@ pub(super) const TROUBLES: [&str; 2] = ["netmon_retransmits_total", "netmon_rese
 /// Metrics that have a series for each [`SeriesKey`].
 const TRAFFIC: [&str; 2] = ["netmon_bytes_total", "netmon_packets_total"];
 
+/// What a metric takes of the budget.
+#[derive(Clone, Debug)]
+pub struct MetricSpread {
+    /// Its name.
+    pub metric: &'static str,
+    /// Lines in use.
+    pub lines: usize,
+    /// How often something found no room.
+    pub refused: u64,
+    /// Values that each label has, the one with most first.
+    pub labels: Vec<(&'static str, usize)>,
+}
+
 /// Which keys have series, within one budget for all.
 #[derive(Debug)]
 pub struct SeriesIndex {
@@ -129,6 +143,33 @@ impl SeriesIndex {
     /// Lines that all metrics together may have.
     pub fn limit(&self) -> usize {
         self.budget.limit()
+    }
+
+    /// By metric, what takes how much of the budget.
+    pub fn spread(&self) -> Vec<MetricSpread> {
+        let traffic = self.traffic.keys();
+        let distinct = |values: Vec<String>| values.into_iter().collect::<HashSet<String>>().len();
+        let of_traffic = vec![
+            ("src_ip", distinct(traffic.iter().map(|key| key.source.to_string()).collect())),
+            ("dst_ip", distinct(traffic.iter().map(|key| key.destination.to_string()).collect())),
+            ("app_protocol", distinct(traffic.iter().map(|key| format!("{:?}", key.app)).collect())),
+            ("protocol", distinct(traffic.iter().map(|key| key.protocol.to_string()).collect())),
+        ];
+        let of_pairs = |keys: Vec<PairKey>| {
+            let end = |which: fn(&(IpAddr, IpAddr)) -> IpAddr| {
+                distinct(keys.iter().filter_map(|key| key.ends.as_ref()).map(|ends| which(ends).to_string()).collect())
+            };
+            vec![("src_workload", end(|ends| ends.0)), ("dst_workload", end(|ends| ends.1))]
+        };
+        let labels = |metric: &str| {
+            let timed = TIMED.iter().zip(&self.timed).chain(TROUBLES.iter().zip(&self.troubles));
+            let of_metric = timed.into_iter().find(|(name, _)| **name == metric);
+            let mut labels = of_metric.map_or_else(|| of_traffic.clone(), |(_, numbers)| of_pairs(numbers.keys()));
+            labels.sort_by_key(|(_, values)| std::cmp::Reverse(*values));
+            labels
+        };
+        let spread = |(metric, lines, refused)| MetricSpread { metric, lines, refused, labels: labels(metric) };
+        self.usage().into_iter().map(spread).collect()
     }
 
     /// By metric: lines in use, and how often something found no room.

@@ -39,6 +39,11 @@ impl<W: Write> FlowWriter<W> {
         }))
     }
 
+    /// As a table whose lines are not longer than `width`, as far as that is possible.
+    pub fn table(out: W, width: Option<u16>) -> FlowWriter<W> {
+        FlowWriter(Inner::Table(out, table::Rows::within(width)))
+    }
+
     /// Writes one flow, now or later.
     pub fn write(&mut self, line: &Line) -> io::Result<()> {
         match &mut self.0 {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 
 use super::Line;
 
@@ -10,12 +10,15 @@ const HEADER: [&str; 12] =
     ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "RTT MS", "APP", "OUTCOME"];
 /// Columns of numbers.
 const RIGHT: std::ops::Range<usize> = 4..10;
+/// Where lines are too long, in this order: packets, seconds, the time, application, round trip, bytes.
+const LEFT_OUT: [usize; 8] = [4, 6, 8, 0, 10, 9, 5, 7];
 /// The width of a column is known once its rows are: more of them than this begin a table of their own.
 const ROWS: usize = 10_000;
 
 /// Rows that wait to be written.
 pub(super) struct Rows {
     table: Table,
+    width: Option<u16>,
     written: bool,
 }
 
@@ -28,11 +31,33 @@ impl Default for Rows {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        Rows { table, written: false }
+        Rows { table, width: None, written: false }
     }
 }
 
 impl Rows {
+    /// For lines that are not to be longer, as far as that is possible.
+    pub(super) fn within(width: Option<u16>) -> Rows {
+        Rows { width, ..Rows::default() }
+    }
+
+    /// Leaves out columns until what is left fits.
+    fn fit(&mut self) {
+        let Some(width) = self.width else { return };
+        let widths = self.table.column_max_content_widths();
+        // A blank on either side of each.
+        let mut sum: usize = widths.iter().map(|width| usize::from(*width) + 2).sum();
+        for column in LEFT_OUT {
+            if sum <= usize::from(width) {
+                return;
+            }
+            sum -= widths.get(column).map_or(0, |width| usize::from(*width) + 2);
+            if let Some(column) = self.table.column_mut(column) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
+        }
+    }
+
     pub(super) fn add(&mut self, line: &Line, out: &mut impl Write) -> io::Result<()> {
         self.table.add_row([
             // The date is on the whole line only, in JSON and CSV.
@@ -63,11 +88,12 @@ impl Rows {
     }
 
     fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.fit();
         for line in self.table.lines() {
             // The last column is padded too.
             writeln!(out, "{}", line.trim_end())?;
         }
-        *self = Rows { written: true, ..Rows::default() };
+        *self = Rows { width: self.width, written: true, ..Rows::default() };
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ pub fn watching(links: &[&str]) -> Config {
         interfaces: Selection::new(&links).unwrap(),
         metrics_addr: "127.0.0.1:0".to_owned(),
         workers: 2,
+        socket: None,
         ..Config::default()
     }
 }

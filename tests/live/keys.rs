@@ -15,7 +15,7 @@ use super::traffic::{transfer, udp_to};
 use crate::needs_root;
 
 fn set(agent: &Agent, path: &str, value: &str) -> anyhow::Result<()> {
-    agent.handle.set(Key::named(path).unwrap(), Given::Text(value.to_owned()))
+    agent.handle.set(Key::named(path).unwrap(), Some(Given::Text(value.to_owned())))
 }
 
 #[test]

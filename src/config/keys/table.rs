@@ -331,6 +331,21 @@ pub(super) static KEYS: &[Key] = &[
         get: |config| config.event_buffer_size.map_or("none".to_owned(), |size| size.to_string()),
     },
     Key {
+        path: "control.socket",
+        short: Some("NETMON_SOCKET"),
+        about: "the control socket, by which netmon-cli reaches the agent",
+        valid: "a path, or none",
+        live: false,
+        set: |config, given| {
+            config.socket = match given.text()? {
+                "none" => None,
+                path => Some(path.into()),
+            };
+            Ok(())
+        },
+        get: |config| config.socket.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+    },
+    Key {
         path: "log.level",
         short: None,
         about: "how much is logged",

@@ -1,0 +1,262 @@
+//! What the control socket is answered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::feed::Happened;
+use super::shard::lock;
+use super::shared::Shared;
+use crate::bpf::{self, Clock, Tally};
+use crate::config::{Given, Key};
+use crate::control::{Api, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, SeriesUse, Status};
+use crate::flow::{Flow, protocol_name};
+use crate::metrics::http::Pages;
+use crate::metrics::{
+    Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, coverage_of, resident_bytes,
+};
+use crate::output::{Line, Naming};
+
+/// Between the two looks that rates are made of.
+const RATE_TIME: Duration = Duration::from_millis(500);
+
+/// The agent, as its operator sees it.
+pub(super) struct Operated {
+    shared: Arc<Shared>,
+    page: Arc<MetricsPage>,
+    index: Arc<SeriesIndex>,
+    build: Build,
+    started: SystemTime,
+}
+
+impl Operated {
+    pub(super) fn new(shared: Arc<Shared>, page: Arc<MetricsPage>, index: Arc<SeriesIndex>, build: Build) -> Operated {
+        Operated { shared, page, index, build, started: SystemTime::now() }
+    }
+}
+
+/// Makes lines of flows.
+struct Lines {
+    shared: Arc<Shared>,
+    names: BTreeMap<u32, String>,
+    clock_offset_ns: i64,
+}
+
+impl Lines {
+    fn new(shared: &Arc<Shared>) -> Lines {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+        let names = shared.interfaces().into_iter().map(|(index, interface)| (index, interface.name)).collect();
+        Lines { shared: Arc::clone(shared), names, clock_offset_ns: since_1970 - Clock::now_ns() as i64 }
+    }
+
+    fn line(&mut self, shard: usize, flow: &Flow) -> Line {
+        let first = if flow.from_client().ifindex != 0 { flow.from_client() } else { flow.from_server() };
+        let interface = self.names.get(&first.ifindex).cloned().or_else(|| {
+            let name = self.shared.name_of(first.ifindex)?;
+            self.names.insert(first.ifindex, name.clone());
+            Some(name)
+        });
+        let naming = Naming { clock_offset_ns: self.clock_offset_ns, interface, directions: true };
+        let id = u64::from(flow.id) * self.shared.workers() as u64 + shard as u64;
+        Line::new(id, flow, &naming)
+    }
+}
+
+struct Watch {
+    lines: Lines,
+    happened: Receiver<Happened>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Events for Watch {
+    fn next(&mut self, wait: Duration) -> Next {
+        match self.happened.recv_timeout(wait) {
+            Ok(Happened { event, shard, flow }) => Next::Event(Event { event, flow: self.lines.line(shard, &flow) }),
+            Err(RecvTimeoutError::Timeout) => Next::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Next::End,
+        }
+    }
+
+    fn lost(&mut self) -> u64 {
+        self.lost.swap(0, Relaxed)
+    }
+}
+
+impl Api for Operated {
+    fn status(&self) -> Status {
+        let shared = &self.shared;
+        let (before, at) = (shared.report().conservation().seen, Instant::now());
+        std::thread::sleep(RATE_TIME);
+        let report = shared.report();
+        let sums = report.conservation();
+        let took = at.elapsed().as_secs_f64();
+        let rate = |of: fn(Tally) -> u64| of(sums.seen).saturating_sub(of(before)) as f64 / took;
+        let config = shared.live.running();
+        let wanted = shared.live.settings();
+        let aggregates = shared.aggregates();
+        let reloads = shared.live.reloads();
+        let counters = bpf::interface_counters().unwrap_or_default();
+        let interfaces = shared.interfaces();
+        let state = |interface: &Interface| {
+            let books = report.books.get(&interface.index).copied().unwrap_or_default();
+            let watched = matches!(interface.status, InterfaceStatus::Watched(_));
+            InterfaceState {
+                name: interface.name.clone(),
+                ifindex: interface.index,
+                kind: interface.kind.clone(),
+                status: interface.status.name(),
+                mode: match &interface.status {
+                    InterfaceStatus::Watched(mode) => Some(mode.name()),
+                    _ => None,
+                },
+                error: match &interface.status {
+                    InterfaceStatus::Failed(error) => Some(error.clone()),
+                    _ => None,
+                },
+                packets_in: books.ingress.packets,
+                packets_out: books.egress.packets,
+                coverage: if watched { coverage_of(interface, &books, &counters) } else { [None; 2] },
+                programs_before: interface.before.iter().flatten().cloned().collect(),
+            }
+        };
+        Status {
+            version: self.build.version,
+            commit: self.build.commit,
+            arch: self.build.arch,
+            node: self.build.node.clone(),
+            pid: std::process::id(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            started: humantime::format_rfc3339_seconds(self.started).to_string(),
+            uptime_s: self.started.elapsed().unwrap_or_default().as_secs_f64(),
+            workers: shared.workers(),
+            sampling_rate: shared.live.sampler.rate(),
+            unready: shared.unready(),
+            unhealthy: shared.unhealthy(),
+            packets_per_s: rate(|tally| tally.packets),
+            bytes_per_s: rate(|tally| tally.bytes),
+            flows_active: shared.flow_count() as u64,
+            flows_max: config.max_flows,
+            flows_evicted: aggregates.as_ref().map_or(0, |sums| sums.evicted()),
+            packets: BTreeMap::from([
+                ("seen", sums.seen.packets),
+                ("decapsulated", sums.decapsulated.packets),
+                ("accounted", sums.accounted.packets),
+                ("duplicate", sums.duplicate.packets),
+                ("ignored", sums.ignored.packets),
+                ("lost", sums.lost.packets),
+            ]),
+            records: aggregates.as_ref().map_or(0, |sums| sums.records()),
+            records_lost: report.records.lost,
+            memory_bytes: resident_bytes().unwrap_or_default(),
+            memory_limit_bytes: config.memory_limit,
+            cpu_limit_milli: config.cpu_limit_milli,
+            cpu_limit_level: shared.throttle.cpu_level(),
+            series: self.index.spread().iter().map(|spread| spread.lines).sum(),
+            series_limit: self.index.limit(),
+            nat_translations: shared.nat().counts().translations,
+            config_reloads: reloads.taken,
+            config_reload_failures: reloads.failed,
+            restart_needed: Key::pending(&config, &wanted.config).map(|key| key.path).collect(),
+            interfaces: interfaces.values().map(state).collect(),
+        }
+    }
+
+    fn flows(&self, take: &mut dyn FnMut(Line) -> bool) {
+        let mut lines = Lines::new(&self.shared);
+        for (number, shard) in self.shared.shards().iter().enumerate() {
+            for page in 0.. {
+                // A worker waits for a copy, not for what becomes of it.
+                let Some(flows) = lock(shard).table.page(page).map(|page| page.cloned().collect::<Vec<Flow>>()) else {
+                    break;
+                };
+                if !flows.iter().all(|flow| take(lines.line(number, flow))) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn watch(&self) -> Result<Box<dyn Events>> {
+        let (happened, lost) = self.shared.feed.watch()?;
+        Ok(Box::new(Watch { lines: Lines::new(&self.shared), happened, lost }))
+    }
+
+    fn flow_stats(&self) -> FlowStats {
+        let aggregates = self.shared.aggregates();
+        let mut stats = FlowStats {
+            max: self.shared.live.running().max_flows,
+            evicted: aggregates.as_ref().map_or(0, |sums| sums.evicted()),
+            flow_bytes: size_of::<Flow>(),
+            ..FlowStats::default()
+        };
+        for shard in self.shared.shards() {
+            for page in 0.. {
+                let shard = lock(shard);
+                let Some(flows) = shard.table.page(page) else { break };
+                for flow in flows {
+                    stats.active += 1;
+                    *stats.by_protocol.entry(protocol_name(flow.key.protocol).into_owned()).or_default() += 1;
+                    *stats.by_direction.entry(flow.direction.name()).or_default() += 1;
+                    *stats.by_state.entry(flow.state().name()).or_default() += 1;
+                    let status = flow.outcome.map_or("active".to_owned(), outcome_name);
+                    *stats.by_status.entry(status).or_default() += 1;
+                    *stats.by_app.entry(flow.app.map_or("", bpf::App::name)).or_default() += 1;
+                }
+            }
+        }
+        for (outcome, count) in aggregates.iter().flat_map(|sums| sums.ended()) {
+            *stats.ended.entry(outcome_name(outcome)).or_default() += count;
+        }
+        stats
+    }
+
+    fn series(&self) -> Vec<SeriesUse> {
+        let use_of = |spread: MetricSpread| SeriesUse {
+            metric: spread.metric,
+            series: spread.lines,
+            overflow: spread.refused,
+            labels: spread.labels,
+        };
+        self.index.spread().into_iter().map(use_of).collect()
+    }
+
+    fn config(&self) -> Vec<ConfigValue> {
+        let (settings, running) = (self.shared.live.settings(), self.shared.live.running());
+        let pending: Vec<&str> = Key::pending(&running, &settings.config).map(|key| key.path).collect();
+        let value = |key: &'static Key| {
+            let (value, origin) = settings.value(key);
+            ConfigValue {
+                key: key.path,
+                value,
+                origin: origin.to_string(),
+                live: key.live,
+                running: pending.contains(&key.path).then(|| key.shown(&running)),
+            }
+        };
+        Key::all().iter().map(value).collect()
+    }
+
+    fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()> {
+        self.shared.set(key, given)
+    }
+
+    fn reload(&self) -> Result<()> {
+        self.shared.reload()
+    }
+
+    fn metrics(&self) -> Vec<u8> {
+        self.page.get("/metrics").map_or_else(Vec::new, |reply| reply.body)
+    }
+}
+
+fn outcome_name(outcome: crate::flow::Outcome) -> String {
+    match outcome.reason() {
+        Some(reason) => format!("{}: {}", outcome.status().name(), reason.name()),
+        None => outcome.status().name().to_owned(),
+    }
+}

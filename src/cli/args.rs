@@ -1,0 +1,167 @@
+//! Command-line arguments of `netmon-cli`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Args as AgentArgs, DEFAULT_SOCKET};
+
+const EXAMPLES: &str = "\
+Examples:
+  netmon-cli status
+  netmon-cli flows dump --filter 'proto=tcp and dst_port=443 and status=failed' --sort bytes --limit 20
+  netmon-cli flows watch --filter 'client_ip=10.0.0.0/8 and not status=ok'
+  netmon-cli config set flow.max_age=300s
+  netmon-cli -o json stats flows | jq .by_status
+
+A filter compares fields of a flow (those of -o json; also proto, src_ip, dst_ip, src_port, dst_port, app, and ip, port,
+bytes, packets for either end or both) by = != < <= > >= and ~ (glob), with and, or, not and parentheses. An address may be
+compared with a network. A value with blanks stands in double quotes.
+
+Exit codes: 0 done; 1 the agent is absent, or refused; 2 wrong arguments.";
+
+/// Operates the netmon agent of this host.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "netmon-cli", version = AgentArgs::VERSION, after_help = EXAMPLES)]
+pub struct CliArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// How to show it
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: Output,
+
+    /// The agent's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "NETMON_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// How to show something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What the program does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// How the agent is: interfaces, rates, coverage, losses
+    Status,
+    /// The flow table, and what happens in it
+    #[command(subcommand)]
+    Flows(Flows),
+    /// Counts
+    #[command(subcommand)]
+    Stats(Stats),
+    /// The configuration in force
+    #[command(subcommand)]
+    Config(Config),
+    /// Look closer
+    #[command(subcommand)]
+    Debug(Debug),
+    /// Print a shell's completions, to be sourced
+    Completions {
+        /// Of this shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of netmon and netmon-cli into a folder
+    Man {
+        /// It must be there
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+}
+
+/// About flows.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Flows {
+    /// Print the flow table
+    Dump(Dump),
+    /// Print flows as they start, end and fail, until interrupted
+    Watch {
+        /// Only flows that pass this filter
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
+    },
+}
+
+/// What of the flow table to print.
+#[derive(Clone, Debug, Args)]
+pub struct Dump {
+    /// Only flows that pass this filter
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Option<String>,
+
+    /// In the order of this field, the greatest first; at most 100000 flows
+    #[arg(long, value_name = "FIELD")]
+    pub sort: Option<String>,
+
+    /// The least first
+    #[arg(long, requires = "sort")]
+    pub reverse: bool,
+
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// What to count.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Stats {
+    /// Flows by protocol, direction, state and outcome
+    Flows,
+    /// Series by metric, and the labels that make them many
+    Series,
+}
+
+/// About the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Config {
+    /// Values, and where each comes from
+    Get {
+        /// This key alone
+        key: Option<String>,
+    },
+    /// Give a key another value, until the agent ends
+    Set {
+        /// Such as flow.max_age=300s
+        #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+        assignment: (String, String),
+    },
+    /// Take back what was set
+    Unset {
+        /// Its key
+        key: String,
+    },
+    /// Read the configuration file again
+    Reload,
+}
+
+/// About details.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Debug {
+    /// Log everything, without a restart; off: as configured
+    Trace {
+        /// on or off
+        switch: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("give it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

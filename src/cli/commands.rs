@@ -1,0 +1,149 @@
+//! The commands, one by one.
+
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use serde_json::Value;
+
+use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Output, Stats, Switch};
+use super::client::Client;
+use super::show::{self, Style};
+use crate::config::Args as AgentArgs;
+
+/// Does what the arguments say.
+pub fn run(args: &CliArgs) -> Result<()> {
+    let client = Client::new(&args.socket);
+    let json = args.output == Output::Json;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let style = Style::of_stdout();
+    let done = (|| -> Result<()> {
+        match &args.command {
+            Command::Status => {
+                tell(&client, "/v1/status", &[], json, &mut out, |value, out| show::status(value, style, out))
+            }
+            Command::Flows(Flows::Dump(what)) => dump(&client, what, json, style, &mut out),
+            Command::Flows(Flows::Watch { filter }) => watch(&client, filter.as_deref(), json, style, &mut out),
+            Command::Stats(Stats::Flows) => tell(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
+            Command::Stats(Stats::Series) => tell(&client, "/v1/stats/series", &[], json, &mut out, show::series),
+            Command::Config(what) => config(&client, what, json, style, &mut out),
+            Command::Debug(Debug::Trace { switch }) => {
+                let parameters = [("key", "log.level"), ("value", "trace")];
+                match switch {
+                    Switch::On => client.value("POST", "/v1/config", &parameters)?,
+                    Switch::Off => client.value("DELETE", "/v1/config", &parameters[..1])?,
+                };
+                Ok(())
+            }
+            Command::Completions { shell } => {
+                clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut out);
+                Ok(())
+            }
+            Command::Man { folder } => manual(folder),
+        }
+    })();
+    let done = done.and_then(|()| out.flush().context("write"));
+    match done {
+        // Whoever reads has seen enough: netmon-cli … | head
+        Err(error) if is_closed_pipe(&error) => Ok(()),
+        done => done,
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn tell(
+    client: &Client,
+    path: &str,
+    parameters: &[(&str, &str)],
+    json: bool,
+    out: &mut impl Write,
+    show: impl FnOnce(&Value, &mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let value = client.value("GET", path, parameters)?;
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &value).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        show(&value, out)?;
+    }
+    Ok(())
+}
+
+fn dump(client: &Client, what: &Dump, json: bool, style: Style, out: &mut impl Write) -> Result<()> {
+    let limit = what.limit.map(|limit| limit.to_string());
+    let columns = style.columns.map(|columns| columns.to_string());
+    let mut parameters = vec![("output", if json { "json" } else { "table" })];
+    parameters.extend(what.filter.as_deref().map(|filter| ("filter", filter)));
+    parameters.extend(what.sort.as_deref().map(|sort| ("sort", sort)));
+    parameters.extend(limit.as_deref().map(|limit| ("limit", limit)));
+    if what.reverse {
+        parameters.push(("reverse", ""));
+    }
+    if !json {
+        parameters.extend(columns.as_deref().map(|columns| ("columns", columns)));
+    }
+    let mut body = client.ask("GET", "/v1/flows", &parameters)?;
+    if style.colours && !json {
+        for line in BufReader::new(body).lines() {
+            let line = line?;
+            if line.contains(" failed") { writeln!(out, "{}", style.bad(&line))? } else { writeln!(out, "{line}")? }
+        }
+    } else {
+        io::copy(&mut body, out)?;
+    }
+    Ok(())
+}
+
+fn watch(client: &Client, filter: Option<&str>, json: bool, style: Style, out: &mut impl Write) -> Result<()> {
+    let parameters: Vec<(&str, &str)> = filter.map(|filter| ("filter", filter)).into_iter().collect();
+    let body = client.ask("GET", "/v1/flows/watch", &parameters)?;
+    let mut lines = BufReader::new(body).lines();
+    while let Some(line) = lines.next().transpose()? {
+        // One that is empty shows that the agent lives.
+        if !line.is_empty() {
+            if json {
+                writeln!(out, "{line}")?;
+            } else {
+                show::event(&serde_json::from_str(&line).context("the agent's answer is no JSON")?, style, out)?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn config(client: &Client, what: &Config, json: bool, style: Style, out: &mut impl Write) -> Result<()> {
+    match what {
+        Config::Get { key } => {
+            let parameters: Vec<(&str, &str)> = key.as_deref().map(|key| ("key", key)).into_iter().collect();
+            tell(client, "/v1/config", &parameters, json, out, |value, out| show::config(value, style, out))
+        }
+        Config::Set { assignment: (key, value) } => {
+            client.value("POST", "/v1/config", &[("key", key), ("value", value)]).map(drop)
+        }
+        Config::Unset { key } => client.value("DELETE", "/v1/config", &[("key", key)]).map(drop),
+        Config::Reload => client.value("POST", "/v1/reload", &[]).map(drop),
+    }
+}
+
+fn manual(folder: &Path) -> Result<()> {
+    for command in [AgentArgs::command(), CliArgs::command()] {
+        clap_mangen::generate_to(command, folder).with_context(|| format!("write into {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+impl Style {
+    /// Of what standard output is.
+    fn of_stdout() -> Style {
+        let terminal = io::stdout().is_terminal();
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let columns = terminal.then(show::terminal_columns).flatten();
+        Style { colours: terminal && !plain, columns }
+    }
+}

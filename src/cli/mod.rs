@@ -1,0 +1,9 @@
+//! `netmon-cli`: asks the agent of this host, by its control socket, and shows what it says.
+
+mod args;
+mod client;
+mod commands;
+mod show;
+
+pub use args::CliArgs;
+pub use commands::run;

@@ -1,0 +1,167 @@
+//! What the agent has to offer, as the control socket hands it on. The names of fields are an interface: programs read them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::config::{Given, Key};
+use crate::output::Line;
+
+/// The running agent.
+pub trait Api: Send + Sync + 'static {
+    /// How it is.
+    fn status(&self) -> Status;
+    /// Gives every flow to `take`, until that returns false. No worker waits for longer than it takes to copy some thousand.
+    fn flows(&self, take: &mut dyn FnMut(Line) -> bool);
+    /// What happens to flows from now on; an error if too many watch already.
+    fn watch(&self) -> Result<Box<dyn Events>>;
+    /// Flows by what is known of them.
+    fn flow_stats(&self) -> FlowStats;
+    /// Series by metric.
+    fn series(&self) -> Vec<SeriesUse>;
+    /// All values of the configuration.
+    fn config(&self) -> Vec<ConfigValue>;
+    /// Gives a key another value, for as long as the agent runs; `None` takes that back.
+    fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()>;
+    /// Reads the configuration again.
+    fn reload(&self) -> Result<()>;
+    /// The page that Prometheus reads.
+    fn metrics(&self) -> Vec<u8>;
+}
+
+/// Something happened to a flow.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// `start`, `end` or `fail`.
+    pub event: &'static str,
+    /// The flow as it was then.
+    #[serde(flatten)]
+    pub flow: Line,
+}
+
+/// Events as they come.
+pub trait Events {
+    /// The next; waits for it at most so long.
+    fn next(&mut self, wait: Duration) -> Next;
+    /// How many found no room since the last call, because they were not taken in time.
+    fn lost(&mut self) -> u64;
+}
+
+/// What a wait for an event came to.
+#[expect(clippy::large_enum_variant, reason = "handed on at once")]
+pub enum Next {
+    /// It came.
+    Event(Event),
+    /// None came in time.
+    Nothing,
+    /// None will come any more.
+    End,
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Status {
+    pub version: &'static str,
+    pub commit: &'static str,
+    pub arch: &'static str,
+    pub node: String,
+    pub pid: u32,
+    pub kernel: String,
+    /// RFC 3339.
+    pub started: String,
+    pub uptime_s: f64,
+    pub workers: usize,
+    pub sampling_rate: f64,
+    /// Why it is not, else null.
+    pub unready: Option<String>,
+    pub unhealthy: Option<String>,
+    pub packets_per_s: f64,
+    pub bytes_per_s: f64,
+    pub flows_active: u64,
+    pub flows_max: usize,
+    pub flows_evicted: u64,
+    /// Packets: seen + decapsulated = accounted + duplicate + ignored + lost, but for what is on its way.
+    pub packets: BTreeMap<&'static str, u64>,
+    pub records: u64,
+    pub records_lost: u64,
+    pub memory_bytes: u64,
+    pub memory_limit_bytes: Option<u64>,
+    pub cpu_limit_milli: Option<u32>,
+    /// Steps taken to stay within the CPU limit.
+    pub cpu_limit_level: u64,
+    pub series: usize,
+    pub series_limit: usize,
+    pub nat_translations: u64,
+    pub config_reloads: u64,
+    pub config_reload_failures: u64,
+    /// Keys whose new values take a restart.
+    pub restart_needed: Vec<&'static str>,
+    pub interfaces: Vec<InterfaceState>,
+}
+
+/// An interface of the host.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct InterfaceState {
+    pub name: String,
+    pub ifindex: u32,
+    pub kind: String,
+    /// `watched`, or why not.
+    pub status: &'static str,
+    /// How it is attached.
+    pub mode: Option<&'static str>,
+    /// Why it could not be.
+    pub error: Option<String>,
+    pub packets_in: u64,
+    pub packets_out: u64,
+    /// What part of the interface's own count was seen, by hook.
+    pub coverage: [Option<f64>; 2],
+    /// Programs that have packets before netmon.
+    pub programs_before: Vec<String>,
+}
+
+/// Flows by what is known of them.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct FlowStats {
+    pub active: u64,
+    pub max: usize,
+    pub evicted: u64,
+    /// Bytes that a flow takes in the table, its times not included.
+    pub flow_bytes: usize,
+    pub by_protocol: BTreeMap<String, u64>,
+    pub by_direction: BTreeMap<&'static str, u64>,
+    pub by_state: BTreeMap<&'static str, u64>,
+    pub by_status: BTreeMap<String, u64>,
+    pub by_app: BTreeMap<&'static str, u64>,
+    /// Since the start, of flows whose outcome is known.
+    pub ended: BTreeMap<String, u64>,
+}
+
+/// Series of a metric.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct SeriesUse {
+    pub metric: &'static str,
+    pub series: usize,
+    /// Times that something was counted under "other" for want of room.
+    pub overflow: u64,
+    /// Values that each label has, the one with most first.
+    pub labels: Vec<(&'static str, usize)>,
+}
+
+/// A value of the configuration.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ConfigValue {
+    pub key: &'static str,
+    pub value: String,
+    pub origin: String,
+    /// A running agent takes another.
+    pub live: bool,
+    /// What is in force until a restart, if that is another value.
+    pub running: Option<String>,
+}

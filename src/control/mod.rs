@@ -1,0 +1,14 @@
+//! The control socket: HTTP over a Unix socket, for `netmon-cli`. Whoever may use it may change the agent, so it is there for root
+//! and the agent's own user only. docs/control-api.md has what it answers.
+//!
+//! `server` takes connections, `request` reads one, `routes` answers it; `api` is what the agent has to offer for that.
+
+mod api;
+mod chunks;
+mod order;
+mod request;
+mod routes;
+mod server;
+
+pub use api::{Api, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, SeriesUse, Status};
+pub use server::{Limits, Running, Server};

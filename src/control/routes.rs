@@ -1,0 +1,341 @@
+//! What each request is answered. All answers are JSON, or an object a line; an error is `{"error": "…"}`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::api::{Api, Next};
+use super::chunks::Chunks;
+use super::order::sorted;
+use super::request::{Refusal, Request};
+use crate::config::{Given, Key};
+use crate::filter::{FIELDS, Field, Filter};
+use crate::output::{FlowWriter, Format};
+
+const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// Flows that are held to be sorted; without a limit so many are answered.
+const SORTED: usize = 100_000;
+/// A watcher that sees nothing is told so, and the socket is found closed.
+const QUIET: Duration = Duration::from_secs(1);
+/// Events that are written in one go.
+const TOGETHER: usize = 1000;
+
+type Answer = Result<(), Failure>;
+
+enum Failure {
+    Refused(Refusal),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Io(error)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Refused(refusal)
+    }
+}
+
+struct Asked<'a> {
+    parameters: &'a BTreeMap<String, String>,
+    api: &'a dyn Api,
+    stop: &'a AtomicBool,
+}
+
+/// A route: method, path, its parameters, what it does.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    parameters: &'static [&'static str],
+    about: &'static str,
+    answer: fn(&Asked<'_>, &mut dyn Write) -> Answer,
+}
+
+static ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/v1", parameters: &[], about: "these routes", answer: routes },
+    Route { method: "GET", path: "/v1/status", parameters: &[], about: "how the agent is", answer: status },
+    Route {
+        method: "GET",
+        path: "/v1/flows",
+        parameters: &["filter", "sort", "reverse", "limit", "output", "columns"],
+        about: "the flow table, an object a line",
+        answer: flows,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/flows/watch",
+        parameters: &["filter"],
+        about: "flows as they start, end and fail, an object a line",
+        answer: watch,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/stats/flows",
+        parameters: &[],
+        about: "flows by what is known of them",
+        answer: flow_stats,
+    },
+    Route { method: "GET", path: "/v1/stats/series", parameters: &[], about: "series by metric", answer: series },
+    Route {
+        method: "GET",
+        path: "/v1/config",
+        parameters: &["key"],
+        about: "the configuration and where it comes from",
+        answer: config,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/config",
+        parameters: &["key", "value"],
+        about: "gives a key another value",
+        answer: set,
+    },
+    Route { method: "DELETE", path: "/v1/config", parameters: &["key"], about: "takes that back", answer: unset },
+    Route {
+        method: "POST",
+        path: "/v1/reload",
+        parameters: &[],
+        about: "reads the configuration file again",
+        answer: reload,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/metrics",
+        parameters: &[],
+        about: "the page that Prometheus reads",
+        answer: metrics,
+    },
+];
+
+/// Answers a request.
+pub(super) fn answer(request: &Request, api: &dyn Api, out: &mut dyn Write, stop: &AtomicBool) -> io::Result<()> {
+    let answered = route(request).map_err(Failure::from).and_then(|route| {
+        let known = |name: &&String| !route.parameters.contains(&name.as_str());
+        if let Some(unknown) = request.parameters.keys().find(known) {
+            let valid = if route.parameters.is_empty() { "none".to_owned() } else { route.parameters.join(", ") };
+            return Err(bad(format!("there is no parameter {unknown}; valid: {valid}")).into());
+        }
+        (route.answer)(&Asked { parameters: &request.parameters, api, stop }, out)
+    });
+    match answered {
+        Ok(()) => Ok(()),
+        Err(Failure::Io(error)) => Err(error),
+        Err(Failure::Refused(refusal)) => refuse(out, &refusal),
+    }
+}
+
+fn route(request: &Request) -> Result<&'static Route, Refusal> {
+    let mut at_path = ROUTES.iter().filter(|route| route.path == request.path).peekable();
+    if at_path.peek().is_none() {
+        return Err(Refusal(404, format!("there is no {}; /v1 lists what there is", request.path)));
+    }
+    let methods: Vec<&str> = at_path.clone().map(|route| route.method).collect();
+    at_path
+        .find(|route| route.method == request.method)
+        .ok_or_else(|| Refusal(405, format!("{} is asked by {}", request.path, methods.join(" or "))))
+}
+
+fn bad(what: impl Into<String>) -> Refusal {
+    Refusal(400, what.into())
+}
+
+/// Says why not.
+pub(super) fn refuse(out: &mut dyn Write, refusal: &Refusal) -> io::Result<()> {
+    let body = format!("{}\n", json!({ "error": refusal.1 }));
+    let phrase = match refusal.0 {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        431 => "Request Header Fields Too Large",
+        _ => "Service Unavailable",
+    };
+    write!(
+        out,
+        "HTTP/1.1 {} {phrase}\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        refusal.0,
+        body.len()
+    )?;
+    out.flush()
+}
+
+fn whole(out: &mut dyn Write, kind: &str, body: &[u8]) -> Answer {
+    write!(
+        out,
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )?;
+    Ok(out.write_all(body)?)
+}
+
+fn object(out: &mut dyn Write, value: &impl Serialize) -> Answer {
+    let mut body = serde_json::to_vec(value).map_err(io::Error::from)?;
+    body.push(b'\n');
+    whole(out, JSON, &body)
+}
+
+fn routes(_: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let all = ROUTES.iter().map(|route| {
+        json!({ "method": route.method, "path": route.path, "parameters": route.parameters, "about": route.about })
+    });
+    object(out, &all.collect::<Vec<_>>())
+}
+
+fn status(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    object(out, &asked.api.status())
+}
+
+fn flow_stats(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    object(out, &asked.api.flow_stats())
+}
+
+fn series(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    object(out, &asked.api.series())
+}
+
+fn metrics(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    whole(out, TEXT, &asked.api.metrics())
+}
+
+impl Asked<'_> {
+    fn filter(&self) -> Result<Filter, Refusal> {
+        let text = self.parameters.get("filter").map_or("", String::as_str);
+        Filter::parse(text).map_err(|error| bad(error.to_string()))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<usize>, Refusal> {
+        let number = |text: &String| text.parse().map_err(|_| bad(format!("{name}={text}: no whole number")));
+        self.parameters.get(name).map(number).transpose()
+    }
+
+    fn key(&self) -> Result<Option<&'static Key>, Refusal> {
+        let key = |path: &String| {
+            Key::named(path).ok_or_else(|| Refusal(404, format!("unknown key {path}: {}", Key::instead(path))))
+        };
+        self.parameters.get("key").map(key).transpose()
+    }
+
+    fn needed_key(&self) -> Result<&'static Key, Refusal> {
+        self.key()?.ok_or_else(|| bad("the parameter key is missing"))
+    }
+}
+
+fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let filter = asked.filter()?;
+    let (limit, columns) = (asked.number("limit")?, asked.number("columns")?);
+    let (format, kind) = match asked.parameters.get("output").map_or("json", String::as_str) {
+        "json" => (Format::Json, LINES),
+        "csv" => (Format::Csv, TEXT),
+        "table" => (Format::Table, TEXT),
+        other => return Err(bad(format!("output={other}; valid: json, csv, table")).into()),
+    };
+    let order = match asked.parameters.get("sort") {
+        None => None,
+        Some(name) => Some(Field::named(name).ok_or_else(|| {
+            let names: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
+            bad(format!("sort={name}: there is no such field; there are {}", names.join(" ")))
+        })?),
+    };
+    let reverse = asked.parameters.contains_key("reverse");
+    let mut chunks = Chunks::begin(out, kind)?;
+    let mut writer = match format {
+        Format::Table => FlowWriter::table(&mut chunks, columns.and_then(|columns| u16::try_from(columns).ok())),
+        other => FlowWriter::new(other, &mut chunks)?,
+    };
+    let mut failure = None;
+    match order {
+        None => {
+            let mut left = limit.unwrap_or(usize::MAX);
+            asked.api.flows(&mut |line| {
+                if left > 0 && filter.matches(&line) {
+                    left -= 1;
+                    failure = writer.write(&line).err();
+                }
+                left > 0 && failure.is_none() && !asked.stop.load(Relaxed)
+            });
+        }
+        Some(field) => {
+            for line in sorted(asked.api, &filter, field, reverse, limit.unwrap_or(SORTED).min(SORTED)) {
+                writer.write(&line)?;
+            }
+        }
+    }
+    if let Some(failure) = failure {
+        return Err(failure.into());
+    }
+    writer.finish()?;
+    drop(writer);
+    Ok(chunks.end()?)
+}
+
+fn watch(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let filter = asked.filter()?;
+    let mut events = asked.api.watch().map_err(|error| Refusal(503, format!("{error:#}")))?;
+    let mut chunks = Chunks::begin(out, LINES)?;
+    chunks.flush()?;
+    let (mut wait, mut written) = (QUIET, 0);
+    while !asked.stop.load(Relaxed) {
+        match events.next(wait) {
+            Next::Event(event) => {
+                if filter.matches(&event.flow) {
+                    serde_json::to_writer(&mut chunks, &event).map_err(io::Error::from)?;
+                    chunks.write_all(b"\n")?;
+                }
+                // What waits goes along.
+                written += 1;
+                wait = Duration::ZERO;
+                if written < TOGETHER {
+                    continue;
+                }
+            }
+            // An empty line: it shows whether anybody still reads.
+            Next::Nothing if written == 0 => chunks.write_all(b"\n")?,
+            Next::Nothing => {}
+            Next::End => break,
+        }
+        let lost = events.lost();
+        if lost > 0 {
+            writeln!(chunks, "{}", json!({ "event": "lost", "count": lost }))?;
+        }
+        chunks.flush()?;
+        (wait, written) = (QUIET, 0);
+    }
+    Ok(chunks.end()?)
+}
+
+fn config(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let all = asked.api.config();
+    match asked.key()? {
+        None => object(out, &all),
+        Some(key) => object(out, &all.into_iter().filter(|value| value.key == key.path).collect::<Vec<_>>()),
+    }
+}
+
+fn set(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let key = asked.needed_key()?;
+    let value = asked.parameters.get("value").ok_or_else(|| bad("the parameter value is missing"))?;
+    asked.api.set(key, Some(Given::Text(value.clone()))).map_err(|error| Refusal(409, format!("{error:#}")))?;
+    object(out, &json!({ "key": key.path, "value": value }))
+}
+
+fn unset(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let key = asked.needed_key()?;
+    asked.api.set(key, None).map_err(|error| Refusal(409, format!("{error:#}")))?;
+    object(out, &json!({ "key": key.path }))
+}
+
+fn reload(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    asked.api.reload().map_err(|error| Refusal(409, format!("{error:#}")))?;
+    object(out, &json!({ "reloaded": true }))
+}
