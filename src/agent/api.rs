@@ -62,7 +62,7 @@ impl Lines {
             Some(name)
         });
         let naming = Naming { clock_offset_ns: self.clock_offset_ns, interface, directions: true };
-        let id = u64::from(flow.id) * self.shared.workers() as u64 + shard as u64;
+        let id = u64::from(flow.id()) * self.shared.workers() as u64 + shard as u64;
         Line::new(id, flow, &naming)
     }
 }

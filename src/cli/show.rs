@@ -125,11 +125,11 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     )?;
     writeln!(
         out,
-        "flows       {} of {}, {} evicted; {} of all are tracked; {} translated by NAT",
+        "flows       {} of {}, {} evicted; {}% of all are tracked; {} translated by NAT",
         grouped(&status["flows_active"]),
         grouped(&status["flows_max"]),
         grouped(&status["flows_evicted"]),
-        get("sampling_rate"),
+        status["sampling_rate"].as_f64().unwrap_or(1.0) * 100.0,
         grouped(&status["nat_translations"])
     )?;
     writeln!(

@@ -128,8 +128,6 @@ pub struct Flow {
     pub details: Option<Box<Details>>,
     /// What the observer wants to find again, one a direction.
     pub tags: [u32; 2],
-    /// Tells it from the others of its table, until four billion later.
-    pub id: u32,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
     /// A RST or an ICMP error was seen; how it ended shows when all records have come.
@@ -139,6 +137,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Tells it from the others of its table, until four billion later.
+    pub fn id(&self) -> u32 {
+        self.generation
+    }
+
     /// Time of the last packet.
     pub fn last_ns(&self) -> u64 {
         self.sent[0].last_ns.max(self.sent[1].last_ns)

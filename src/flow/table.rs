@@ -57,7 +57,6 @@ pub struct Table {
     quotes: Quotes,
     facing: Facing,
     generation: u32,
-    opened: u32,
 }
 
 fn seconds(ns: u64) -> u64 {
@@ -82,7 +81,6 @@ impl Table {
             quotes: Quotes::default(),
             facing: Facing::default(),
             generation: 0,
-            opened: 0,
         }
     }
 
@@ -158,27 +156,30 @@ impl Table {
         let sent = &mut flow.sent[sender];
         let owner = sent.is_owner(identity, record);
         let first = sent.ifindex == 0;
-        if first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS) {
+        let takes_over = first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS);
+        if takes_over {
             sent.own(identity, record);
-        } else if !owner {
-            observer.duplicate(record);
-            return;
         }
-        add(sent, record);
-        flow.first_ns = flow.first_ns.min(record.first_ns);
         let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|&app| {
             // One end may have told HTTP/2 before the other told what is in it.
             flow.app.is_none() || (flow.app, app) == (Some(App::Http2), App::Grpc)
         });
         flow.app = app.or(flow.app);
-        if first {
-            flow.tags[sender] = observer.appeared(flow, sender);
-        }
-        // From now on it counts as what it speaks; what was counted before stays where it is.
-        for end in 0..2 {
-            if app.is_some() && flow.sent[end].ifindex != 0 && !(first && end == sender) {
-                flow.tags[end] = observer.appeared(flow, end);
+        if !owner && !takes_over {
+            // What it speaks is told once, by whichever hook had the payload first.
+            if app.is_some() {
+                retag(flow, observer);
             }
+            observer.duplicate(record);
+            return;
+        }
+        add(&mut flow.sent[sender], record);
+        flow.first_ns = flow.first_ns.min(record.first_ns);
+        // From now on it counts as what it speaks; what was counted before stays where it is.
+        if app.is_some() {
+            retag(flow, observer);
+        } else if first {
+            flow.tags[sender] = observer.appeared(flow, sender);
         }
         observer.sent(flow, sender, record);
         if first && flow.sent[1 - sender].ifindex == 0 {
@@ -245,11 +246,7 @@ impl Table {
         self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
         *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
         flow.direction = direction;
-        for end in 0..2 {
-            if flow.sent[end].ifindex != 0 {
-                flow.tags[end] = observer.appeared(flow, end);
-            }
-        }
+        retag(flow, observer);
     }
 
     fn hash(&self, key: &FlowKey) -> u32 {
@@ -287,7 +284,6 @@ impl Table {
         let evidence = known.or_else(|| roles::evidence(identity, record));
         let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
         self.generation = self.generation.wrapping_add(1);
-        self.opened = self.opened.wrapping_add(1);
         let flow = Flow {
             key,
             sent: Default::default(),
@@ -300,7 +296,6 @@ impl Table {
             client_is_known: evidence.is_some(),
             first_ns: record.first_ns,
             tags: [0; 2],
-            id: self.opened,
             generation: self.generation,
         };
         *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
@@ -332,6 +327,15 @@ impl Table {
             entry.remove();
         }
         self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
+    }
+}
+
+/// It is to be counted as something else than before.
+fn retag(flow: &mut Flow, observer: &mut impl Observer) {
+    for end in 0..2 {
+        if flow.sent[end].ifindex != 0 {
+            flow.tags[end] = observer.appeared(flow, end);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds};
 use crate::flow::outcome::is_waiting;
-use crate::flow::wheel::Entry;
+use crate::flow::wheel::{Entry, Wheel};
 use crate::flow::{Flow, Observer};
 
 impl Table {
@@ -12,16 +12,13 @@ impl Table {
     pub fn set_limits(&mut self, limits: Limits, now_ns: u64, observer: &mut impl Observer) {
         self.limits = limits;
         self.bound(limits.max_flows, observer);
-        // Each may now be over sooner than it was put down for: that entry is void, it gets another.
-        let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
-        for index in all {
-            self.generation = self.generation.wrapping_add(1);
-            let generation = self.generation;
-            let Some(flow) = self.flows.get_mut(index) else { continue };
-            flow.generation = generation;
-            let Some(flow) = self.flows.get(index) else { continue };
-            let deadline = self.deadline(flow).max(now_ns);
-            self.wheel.schedule(seconds(deadline) + 1, Entry { index, generation });
+        // Each may now be over sooner than it was put down for.
+        self.wheel = Wheel::new(seconds(now_ns));
+        for &(_, index) in &self.index {
+            if let Some(flow) = self.flows.get(index) {
+                let deadline = self.deadline(flow).max(now_ns);
+                self.wheel.schedule(seconds(deadline) + 1, Entry { index, generation: flow.generation });
+            }
         }
     }
 
