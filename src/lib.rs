@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod filter;
 pub mod flow;
 pub mod metrics;

@@ -12,7 +12,8 @@ use clap::Parser;
 use crossbeam_channel::bounded;
 use netmon::agent::{self, ConfigWatch, Handle};
 use netmon::config::{Args, Command, Config, Settings, Sources};
-use netmon::output::Format;
+use netmon::doctor::{self, DoctorOptions};
+use netmon::output::{Format, Layout};
 use netmon::replay::{self, Replay};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     }
     let result = match command {
         None => watch(settings, sources),
+        Some(Command::CheckSystem { output }) => return check_system(settings.config, output),
         Some(Command::Replay { file, output }) => replay(&settings.config, file, output),
     };
     match result {
@@ -46,6 +48,15 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("netmon: {error:#}");
     ExitCode::FAILURE
+}
+
+fn check_system(config: Config, layout: Layout) -> ExitCode {
+    let report = doctor::run(&DoctorOptions { config });
+    match doctor::print(&report, layout, std::io::stdout()).context("print what was found") {
+        Err(error) => fail(&error),
+        Ok(()) if report.failed() => ExitCode::FAILURE,
+        Ok(()) => ExitCode::SUCCESS,
+    }
 }
 
 fn watch(settings: Settings, sources: Sources) -> Result<()> {

@@ -38,6 +38,7 @@ use interfaces::Following;
 use limits::Limiting;
 use live::Live;
 use nat::Upkeep;
+pub(crate) use pods::KINDS as UNLINKED_KINDS;
 use pods::Watching;
 pub use report::{Conservation, Report};
 pub use shared::Handle;

@@ -18,7 +18,7 @@ use crate::metrics::{Interface, InterfaceStatus};
 /// Nobody tells of namespaces that come and go.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Kinds of interfaces that have no other end on the host.
-const KINDS: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
+pub(crate) const KINDS: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
 
 /// The interfaces of pods that are watched.
 struct Pods {

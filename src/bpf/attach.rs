@@ -17,7 +17,7 @@ use super::programs::{Pair, Programs};
 /// Of the clsact filters, so that a later start tells its own from other people's.
 pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
 /// Early in the chain, but behind the 1 that others like to claim.
-pub(super) const PRIORITY: u32 = 2;
+pub const PRIORITY: u32 = 2;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

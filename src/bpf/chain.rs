@@ -36,16 +36,21 @@ pub(super) fn before(index: u32, mode: Mode, ours: [&OwnedFd; 4]) -> Result<[Vec
 }
 
 /// include/uapi/linux/pkt_sched.h
-const TC_H_MIN_INGRESS: u16 = 0xfff2;
-const TC_H_MIN_EGRESS: u16 = 0xfff3;
+pub(super) const TC_H_MIN_INGRESS: u16 = 0xfff2;
+pub(super) const TC_H_MIN_EGRESS: u16 = 0xfff3;
 
 fn program_id(program: &impl AsRawFd) -> Result<u32> {
+    Ok(program_info(program)?.id)
+}
+
+/// What the kernel tells of a program.
+pub(super) fn program_info(program: &impl AsRawFd) -> Result<libbpf_sys::bpf_prog_info> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of_val(&info) as u32;
     // SAFETY: `info` is as large as `size` says.
     let err = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut size) };
-    anyhow::ensure!(err == 0, "read the id of a program: {}", IoError::from_raw_os_error(-err));
-    Ok(info.id)
+    anyhow::ensure!(err == 0, "read what a program is: {}", IoError::from_raw_os_error(-err));
+    Ok(info)
 }
 
 fn program_name(id: u32) -> String {
@@ -57,7 +62,7 @@ fn program_name(id: u32) -> String {
 }
 
 /// Programs in the order in which they run; none on a kernel without TCX.
-fn tcx_chain(index: u32, attach_type: libbpf_sys::bpf_attach_type) -> Result<Vec<u32>> {
+pub(super) fn tcx_chain(index: u32, attach_type: libbpf_sys::bpf_attach_type) -> Result<Vec<u32>> {
     let mut ids = vec![0; MOST];
     let mut options = libbpf_sys::bpf_prog_query_opts {
         sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,

@@ -10,6 +10,7 @@ mod clock;
 mod conntrack;
 mod constants;
 mod facing;
+mod hooked;
 mod inject;
 mod leftovers;
 mod links;
@@ -25,6 +26,7 @@ mod ring;
 mod sampling;
 mod spread;
 mod stats;
+mod trial;
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod skel {
@@ -32,11 +34,12 @@ mod skel {
 }
 
 pub use app::App;
-pub use attach::{Attachments, Mode};
+pub use attach::{Attachments, Mode, PRIORITY as CLSACT_PRIORITY};
 pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
 pub use clock::Clock;
 pub use conntrack::{Conntrack, Tracking, Translated, list_translated};
+pub use hooked::{Hooked, Place, list_hooked};
 pub use inject::{Frame, Injector};
 pub use leftovers::remove_leftovers;
 pub use libbpf_rs::OpenObject as ObjectStorage;
@@ -44,10 +47,11 @@ pub use links::{Framing, Link, counters_of, interface_counters, list_links};
 pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use monitor::{LinkMonitor, Wait};
 pub use namespaces::{Namespace, list_namespaces};
-pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host};
+pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host, is_preempt_rt};
 pub use programs::{Loader, Programs};
 pub use record::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 pub use ring::{Ring, RingReader, Wakeup};
 pub use sampling::Sampler;
 pub use spread::Spread;
 pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};
+pub use trial::{Trial, has_kfunc, try_ring};

@@ -56,7 +56,7 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
 }
 
 /// On PREEMPT_RT softirqs preempt each other.
-pub(super) fn is_preempt_rt() -> bool {
+pub fn is_preempt_rt() -> bool {
     std::fs::read_to_string("/proc/sys/kernel/version").is_ok_and(|version| version.contains("PREEMPT_RT"))
 }
 

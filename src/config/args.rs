@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::value::Given;
 use super::{Key, Sources};
-use crate::output::Format;
+use crate::output::{Format, Layout};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NETMON_COMMIT"), ", ", env!("NETMON_ARCH"), ")");
 
@@ -19,6 +19,7 @@ Examples:
   sudo netmon --config /etc/netmon.yaml --set flow.max_age=5m
   curl -s localhost:9090/metrics | grep netmon_bytes_total
   sudo netmon replay capture.pcap           the flows of a capture
+  sudo netmon check-system                  can this host run it?
 
 Each key of the configuration is also an environment variable; --help lists them.";
 
@@ -71,9 +72,24 @@ pub struct Args {
     set: Vec<(&'static str, String)>,
 }
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  sudo netmon check-system
+  sudo netmon check-system -o json | jq -r '.checks[] | select(.status != \"ok\") | .remedy'
+
+The exit status is 1 if a check fails, else 0.";
+
 /// What the program can do besides watching this host.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Tell whether this host can run netmon, what to do where it cannot, and what would not be seen
+    #[command(after_help = CHECK_EXAMPLES)]
+    CheckSystem {
+        /// How to print it
+        #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+        output: Layout,
+    },
+
     /// Print the flows of a capture: its packets go through the same kernel program, by the capture's clock
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay {

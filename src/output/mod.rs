@@ -20,6 +20,16 @@ pub enum Format {
     Csv,
 }
 
+/// How to write what is no list of flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layout {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
 /// Writes flows to `W`.
 pub struct FlowWriter<W: Write>(Inner<W>);
 

@@ -4,16 +4,16 @@
 // clippy.toml allows these in functions marked as tests only.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod agent;
+pub mod agent;
 mod apps;
-mod binary;
+pub mod binary;
 mod churn;
 mod conservation;
 mod delays;
 mod direction;
 mod discovery;
 mod exact;
-mod foreign;
+pub mod foreign;
 mod framing;
 mod held;
 mod keys;
@@ -21,7 +21,7 @@ mod kill;
 mod limits;
 mod metrics;
 mod nat;
-mod net;
+pub mod net;
 mod offloads;
 mod outcomes;
 mod pods;

@@ -1,0 +1,78 @@
+//! What this kernel can do, found by doing it. Nothing of it is seen by anybody's packets.
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use libbpf_rs::btf::{Btf, types::Func};
+use nix::sched::{CloneFlags, unshare};
+
+use super::attach::Attachments;
+use super::chain::program_info;
+use super::links::list_links;
+use super::load::{Bpf, Options};
+use super::programs::Programs;
+use super::{Hook, Mode, Ring};
+
+/// The programs, once loaded and run.
+#[derive(Debug)]
+pub struct Trial {
+    /// From the object to programs that run, the verifier's time above all.
+    pub took: Duration,
+    /// Kernel memory they take.
+    pub kernel_bytes: u64,
+    /// They run as machine code.
+    pub jited: bool,
+    programs: Arc<Programs>,
+}
+
+impl Trial {
+    /// Loads the programs with these options and runs the sweep on each CPU.
+    pub fn load(options: &Options) -> Result<Trial> {
+        let start = Instant::now();
+        let mut storage = MaybeUninit::uninit();
+        let bpf = Bpf::load(&mut storage, options)?;
+        let info = program_info(&bpf.program(Hook::Ingress, true)?)?;
+        Ok(Trial {
+            took: start.elapsed(),
+            kernel_bytes: bpf.kernel_bytes(),
+            jited: info.jited_prog_len > 0,
+            programs: bpf.programs()?,
+        })
+    }
+
+    /// Attaches them to the loopback device of a network namespace that is made for it. An error of the outer kind: that could
+    /// not be tried (CAP_SYS_ADMIN makes namespaces).
+    pub fn attach(&self, mode: Mode) -> Result<Result<()>> {
+        let programs = Arc::clone(&self.programs);
+        let thread = std::thread::Builder::new().name("nm-trial".to_owned()).spawn(move || {
+            // Of this thread alone; it ends with it.
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace to try it in")?;
+            Ok(attach_there(programs, mode))
+        });
+        let thread = thread.context("start a thread")?;
+        thread.join().map_err(|_| anyhow!("the trial panicked"))?
+    }
+}
+
+fn attach_there(programs: Arc<Programs>, mode: Mode) -> Result<()> {
+    let links = list_links()?;
+    let link = links.iter().find(|link| link.loopback).context("a network namespace without loopback")?;
+    let mut attachments = Attachments::new(programs);
+    match attachments.attach(link, mode == Mode::Clsact)? {
+        Some(used) if used == mode => Ok(()),
+        _ => bail!("the kernel does not know it"),
+    }
+}
+
+/// Makes a ring buffer.
+pub fn try_ring() -> Result<()> {
+    Ring::create(0, 1).map(drop)
+}
+
+/// The kernel has this function for BPF programs to call.
+pub fn has_kfunc(name: &str) -> Result<bool> {
+    let btf = Btf::from_vmlinux().context("read the kernel's BTF")?;
+    Ok(btf.type_by_name::<Func<'_>>(name).is_some())
+}

@@ -1,0 +1,180 @@
+//! The kernel and what of its settings matters, and what is beside netmon on the host.
+
+use std::fs;
+use std::path::Path;
+
+use procfs::process::Process;
+
+use super::Check;
+use crate::bpf;
+use crate::config::Config;
+
+/// Clocks that take a microsecond and more to be read.
+const SLOW_CLOCKS: [&str; 4] = ["hpet", "acpi_pm", "jiffies", "pit"];
+/// For a person who wants to see for themselves.
+const TOOLS: [&str; 4] = ["ip", "tc", "bpftool", "conntrack"];
+
+pub(super) fn kernel() -> Check {
+    let read = |name| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+    let release = read("osrelease");
+    let rt = if bpf::is_preempt_rt() { ", PREEMPT_RT" } else { "" };
+    Check::ok("kernel", format!("Linux {} on {}{rt}", release.trim(), std::env::consts::ARCH))
+}
+
+pub(super) fn check(config: &Config) -> Vec<Check> {
+    let mut checks = vec![agent(), bpffs(), conntrack(config), clock()];
+    checks.extend(tunables(|path| fs::read_to_string(path).ok()));
+    checks.push(tools());
+    checks
+}
+
+fn agent() -> Check {
+    match bpf::claim_host() {
+        Ok(_released) => Check::ok("agent", "none runs in this network namespace"),
+        Err(error) if format!("{error:#}").contains("another netmon agent") => {
+            Check::ok("agent", "one runs in this network namespace (netmon-cli status): a second one would not start")
+        }
+        Err(error) => Check::unknown("agent", &format!("{error:#}")),
+    }
+}
+
+/// netmon pins nothing: it is for others.
+fn bpffs() -> Check {
+    let mounts = Process::myself().and_then(|process| process.mountinfo());
+    match mounts {
+        Err(error) => Check::unknown("bpffs", &error.to_string()),
+        Ok(mounts) => match mounts.0.iter().find(|mount| mount.fs_type == "bpf") {
+            Some(mount) => Check::ok("bpffs", format!("at {}", mount.mount_point.display())),
+            None => Check::warn(
+                "bpffs",
+                "not mounted: netmon needs none, but bpftool and other networks' programs do",
+                "mount -t bpf bpf /sys/fs/bpf",
+            ),
+        },
+    }
+}
+
+fn conntrack(config: &Config) -> Check {
+    const NAME: &str = "connection tracking";
+    if !config.nat {
+        return Check::ok(NAME, "not asked for (capture.nat is false)");
+    }
+    let missing = "a connection whose addresses are translated is two flows";
+    let mut count = 0;
+    if let Err(error) = bpf::list_translated(|_| count += 1) {
+        return Check::warn(NAME, format!("{error:#}: {missing}"), "modprobe nf_conntrack_netlink");
+    }
+    if fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_events").is_ok_and(|value| value.trim() == "0") {
+        return Check::warn(
+            NAME,
+            format!("there, but it tells of nothing: {missing}"),
+            "sysctl -w net.netfilter.nf_conntrack_events=2",
+        );
+    }
+    Check::ok(NAME, format!("there, {count} translated connections at present"))
+}
+
+fn clock() -> Check {
+    const DIRECTORY: &str = "/sys/devices/system/clocksource/clocksource0";
+    let read = |name: &str| fs::read_to_string(Path::new(DIRECTORY).join(name)).map(|text| text.trim().to_owned());
+    match read("current_clocksource") {
+        Err(error) => Check::unknown("clock source", &error.to_string()),
+        Ok(clock) => clock_check(&clock, &read("available_clocksource").unwrap_or_default(), DIRECTORY),
+    }
+}
+
+fn clock_check(clock: &str, available: &str, directory: &str) -> Check {
+    if !SLOW_CLOCKS.contains(&clock) {
+        return Check::ok("clock source", clock);
+    }
+    let detail = format!("{clock}: each measured time costs a microsecond or more");
+    match available.split_whitespace().find(|other| !SLOW_CLOCKS.contains(other)) {
+        Some(better) => Check::warn("clock source", detail, format!("echo {better} > {directory}/current_clocksource")),
+        None => Check::warn("clock source", detail, "netmon --set features.latency_tracking.enabled=false"),
+    }
+}
+
+/// Settings that make every packet dearer, or hide some.
+fn tunables(read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
+    let value = |path: &str| read(path).and_then(|text| text.trim().parse::<u64>().ok());
+    let mut checks = Vec::new();
+    if value("/proc/sys/net/core/bpf_jit_harden") == Some(2) {
+        checks.push(Check::warn(
+            "net.core.bpf_jit_harden",
+            "2: constants are blinded for root too, programs are slower",
+            "sysctl -w net.core.bpf_jit_harden=1",
+        ));
+    }
+    if value("/proc/sys/kernel/bpf_stats_enabled") == Some(1) {
+        checks.push(Check::warn(
+            "kernel.bpf_stats_enabled",
+            "1: the kernel takes the time of every run of a program, twice a packet",
+            "sysctl -w kernel.bpf_stats_enabled=0",
+        ));
+    }
+    let conntrack = |name| value(&format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+    if let (Some(count), Some(max)) = (conntrack("count"), conntrack("max"))
+        && max > 0
+        && count * 10 > max * 9
+    {
+        checks.push(Check::warn(
+            "net.netfilter.nf_conntrack_max",
+            format!("{count} of {max} connections are tracked: new ones are about to be dropped"),
+            format!("sysctl -w net.netfilter.nf_conntrack_max={}", 2 * max),
+        ));
+    }
+    let lockdown = read("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        checks.push(Check::warn(
+            "lockdown",
+            "confidentiality: programs may not read the kernel's memory",
+            "boot with lockdown=integrity",
+        ));
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok("kernel settings", "none that makes packets dearer"));
+    }
+    checks
+}
+
+fn tools() -> Check {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |tool: &&str| {
+        std::env::split_paths(&path).chain(["/sbin".into(), "/usr/sbin".into()]).any(|at| at.join(tool).is_file())
+    };
+    let (here, missing): (Vec<&str>, Vec<&str>) = TOOLS.iter().partition(|tool| there(tool));
+    let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(" ") };
+    Check::ok("tools", format!("netmon needs none; there: {}; not there: {}", list(&here), list(&missing)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn slow_clocks() {
+        assert_eq!(clock_check("tsc", "tsc hpet", "/d").status, Status::Ok);
+        let slow = clock_check("hpet", "hpet acpi_pm tsc", "/d");
+        assert_eq!((slow.status, slow.remedy.as_deref()), (Status::Warn, Some("echo tsc > /d/current_clocksource")));
+        assert!(clock_check("acpi_pm", "acpi_pm", "/d").remedy.unwrap().contains("latency_tracking"));
+    }
+
+    #[test]
+    fn settings_that_hurt() {
+        let of = |path: &str, text: &str| {
+            let (path, text) = (path.to_owned(), text.to_owned());
+            tunables(move |asked| (asked == path).then(|| text.clone()))
+        };
+        let names = |checks: Vec<Check>| checks.into_iter().map(|check| check.name).collect::<Vec<_>>();
+        assert_eq!(names(of("/proc/sys/net/core/bpf_jit_harden", "2\n")), ["net.core.bpf_jit_harden"]);
+        assert_eq!(names(of("/proc/sys/net/core/bpf_jit_harden", "1\n")), ["kernel settings"]);
+        assert_eq!(names(of("/proc/sys/kernel/bpf_stats_enabled", "1\n")), ["kernel.bpf_stats_enabled"]);
+        assert_eq!(names(of("/sys/kernel/security/lockdown", "none integrity [confidentiality]\n")), ["lockdown"]);
+        let full = |path: &str| {
+            Some(if path.ends_with("_count") { "95" } else { "100" }.to_owned()).filter(|_| path.contains("nf_"))
+        };
+        let checks = tunables(full);
+        assert_eq!(checks[0].remedy.as_deref(), Some("sysctl -w net.netfilter.nf_conntrack_max=200"));
+    }
+}

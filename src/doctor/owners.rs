@@ -1,0 +1,66 @@
+//! Whose a BPF program is: the processes that hold it, or a link that it is in.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Processes by the programs that they hold.
+pub(super) struct Owners(BTreeMap<u32, Vec<String>>);
+
+impl Owners {
+    /// Looks at all processes that may be looked at.
+    pub(super) fn read() -> Owners {
+        let mut found: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+        for process in processes {
+            // A process that has gone holds nothing.
+            let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", process.pid)) else { continue };
+            for descriptor in descriptors.flatten() {
+                let Some(program) = program_of(process.pid, &descriptor.path()) else { continue };
+                let name = process.stat().map(|stat| stat.comm).unwrap_or_default();
+                let owner = format!("{name} (pid {})", process.pid);
+                let owners = found.entry(program).or_default();
+                if !owners.contains(&owner) {
+                    owners.push(owner);
+                }
+            }
+        }
+        Owners(found)
+    }
+
+    /// In words.
+    pub(super) fn describe(&self, program: u32, loaded_by: Option<u32>) -> String {
+        let uid = || loaded_by.map(|uid| format!(", loaded by user {uid}")).unwrap_or_default();
+        match self.0.get(&program) {
+            Some(owners) => format!("held by {}", owners.join(", ")),
+            None => format!("held by no process that is seen from here{}", uid()),
+        }
+    }
+}
+
+/// The program behind a descriptor: both programs and links name it in their fdinfo.
+fn program_of(pid: i32, descriptor: &Path) -> Option<u32> {
+    let target = fs::read_link(descriptor).ok()?;
+    let target = target.to_str()?;
+    // "anon_inode:bpf-prog", "anon_inode:bpf_link"; brackets from some version on
+    if !target.contains("bpf-prog") && !target.contains("bpf_link") && !target.contains("bpf-link") {
+        return None;
+    }
+    let number = descriptor.file_name()?.to_str()?;
+    id_in(&fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?)
+}
+
+fn id_in(fdinfo: &str) -> Option<u32> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read() {
+        assert_eq!(id_in("pos:\t0\nlink_type:\ttcx\nprog_tag:\t1f\nprog_id:\t213\nifindex:\t2\n"), Some(213));
+        assert_eq!(id_in("pos:\t0\n"), None);
+    }
+}

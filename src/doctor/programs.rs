@@ -1,0 +1,106 @@
+//! BTF, maps, functions and the programs themselves: loaded, run and attached where nobody's packets pass.
+
+use super::Check;
+use crate::agent;
+use crate::bpf::{self, Mode, Trial};
+use crate::config::Config;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+const NEWER: &str = "a kernel of Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y (Debian: apt-get install linux-image-amd64, then reboot)";
+
+/// What was loaded, if it could be, and the checks.
+pub(super) fn check(config: &Config) -> (Option<Trial>, Vec<Check>) {
+    bpf::set_log_sink();
+    let mut checks = vec![btf(), ring(), preempt_disable()];
+    let trial = bpf::possible_cpus().and_then(|cpus| Trial::load(&agent::options(config, cpus)));
+    match &trial {
+        Ok(trial) => {
+            let (took, kernel) = (trial.took.as_secs_f64() * 1e3, mib(trial.kernel_bytes));
+            checks.push(Check::ok(
+                "programs",
+                format!("loaded and run in {took:.0} ms, {kernel:.1} MiB of kernel memory"),
+            ));
+            checks.push(jit(trial));
+            checks.push(attach_mode(config, trial));
+        }
+        Err(error) => {
+            let remedy = "the lines that fail above say why; else: netmon --log-level trace";
+            checks.push(Check::fail("programs", format!("{error:#}"), remedy));
+            checks.push(Check::unknown("JIT", "the programs cannot be loaded"));
+            checks.push(Check::unknown("attach mode", "the programs cannot be loaded"));
+        }
+    }
+    (trial.ok(), checks)
+}
+
+pub(super) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn btf() -> Check {
+    match std::fs::metadata(BTF) {
+        Ok(file) => Check::ok("BTF", format!("{BTF}, {:.1} MiB", mib(file.len()))),
+        Err(error) => Check::fail("BTF", format!("{BTF}: {error}"), NEWER),
+    }
+}
+
+fn ring() -> Check {
+    match bpf::try_ring() {
+        Ok(()) => Check::ok("ring buffer", "made one"),
+        Err(error) => Check::fail(
+            "ring buffer",
+            format!("{error:#}"),
+            "if that is a matter of permission, see the capabilities; else a kernel of Linux 5.10 or newer",
+        ),
+    }
+}
+
+/// Where softirqs preempt each other, the programs must be able to forbid it.
+fn preempt_disable() -> Check {
+    const NAME: &str = "function bpf_preempt_disable";
+    match (bpf::has_kfunc("bpf_preempt_disable"), bpf::is_preempt_rt()) {
+        (Ok(true), _) => Check::ok(NAME, "the kernel has it"),
+        (Ok(false), false) => Check::ok(NAME, "not there, and not needed: this is no PREEMPT_RT kernel"),
+        (Ok(false), true) => Check::fail(
+            NAME,
+            "not there, and this is a PREEMPT_RT kernel",
+            "a PREEMPT_RT kernel of Linux 6.10 or newer",
+        ),
+        (Err(error), _) => Check::unknown(NAME, &format!("{error:#}")),
+    }
+}
+
+fn jit(trial: &Trial) -> Check {
+    if trial.jited {
+        return Check::ok("JIT", "the programs run as machine code");
+    }
+    Check::warn(
+        "JIT",
+        "the programs are interpreted, which makes each packet dearer",
+        "sysctl -w net.core.bpf_jit_enable=1",
+    )
+}
+
+fn attach_mode(config: &Config, trial: &Trial) -> Check {
+    const NAME: &str = "attach mode";
+    let tried = |mode| trial.attach(mode);
+    let tcx = match tried(Mode::Tcx) {
+        Err(error) => return Check::unknown(NAME, &format!("{error:#}")),
+        Ok(tcx) => tcx,
+    };
+    match tcx {
+        Ok(()) if !config.clsact => return Check::ok(NAME, "tcx, at the head of the chain"),
+        Ok(()) | Err(_) => {}
+    }
+    match (tried(Mode::Clsact), tcx) {
+        (Ok(Ok(())), Ok(())) => Check::ok(NAME, "clsact, as asked for; the kernel has tcx"),
+        (Ok(Ok(())), Err(_)) => {
+            Check::ok(NAME, "clsact: this kernel has no tcx (Linux 6.6 on); filters of priority 1 come first")
+        }
+        (Ok(Err(clsact)), tcx) => {
+            let tcx = tcx.err().map(|error| format!("tcx: {error:#}; ")).unwrap_or_default();
+            Check::fail(NAME, format!("{tcx}clsact: {clsact:#}"), "modprobe sch_ingress cls_bpf")
+        }
+        (Err(error), _) => Check::unknown(NAME, &format!("{error:#}")),
+    }
+}
