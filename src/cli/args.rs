@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Args as AgentArgs, DEFAULT_SOCKET};
+use crate::output::Layout;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,22 +30,12 @@ pub struct CliArgs {
     pub command: Command,
 
     /// How to show it
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
-    pub output: Output,
+    #[arg(short = 'o', global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    pub layout: Layout,
 
     /// The agent's control socket
     #[arg(long, global = true, value_name = "PATH", env = "NETMON_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
-}
-
-/// How to show something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// What the program does.
@@ -64,6 +55,19 @@ pub enum Command {
     /// Look closer
     #[command(subcommand)]
     Debug(Debug),
+    /// Check this host and the agent that runs here: what is wrong, what helps, and what stays unseen
+    Doctor,
+    /// Check whether this host can run netmon, before any agent runs
+    CheckSystem,
+    /// Put what helps to find a fault into one file, without secrets
+    SupportBundle {
+        /// The file to make
+        #[arg(long = "output", value_name = "FILE", default_value = "netmon-support.tar.gz")]
+        to: PathBuf,
+    },
+    /// The same
+    #[command(subcommand, hide = true)]
+    Support(Support),
     /// Print a shell's completions, to be sourced
     Completions {
         /// Of this shell
@@ -74,6 +78,17 @@ pub enum Command {
         /// It must be there
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
+    },
+}
+
+/// For those who are asked for help.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Support {
+    /// As support-bundle
+    Bundle {
+        /// The file to make
+        #[arg(long = "output", value_name = "FILE", default_value = "netmon-support.tar.gz")]
+        to: PathBuf,
     },
 }
 

@@ -7,15 +7,23 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use serde_json::Value;
 
-use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Output, Stats, Switch};
+use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
 use super::client::Client;
 use super::show::{self, Style};
+use super::{bundle, doctor};
 use crate::config::Args as AgentArgs;
+use crate::doctor::{DoctorOptions, Report};
+use crate::output::Layout;
 
 /// Does what the arguments say.
 pub fn run(args: &CliArgs) -> Result<()> {
     let client = Client::new(&args.socket);
-    let json = args.output == Output::Json;
+    match &args.command {
+        Command::Doctor => return examine(&doctor::report(&client), args.layout),
+        Command::CheckSystem => return examine(&crate::doctor::run(&DoctorOptions::default()), args.layout),
+        _ => {}
+    }
+    let json = args.layout == Layout::Json;
     let mut out = BufWriter::new(io::stdout().lock());
     let style = Style::of_stdout();
     let done = (|| -> Result<()> {
@@ -36,6 +44,17 @@ pub fn run(args: &CliArgs) -> Result<()> {
                 };
                 Ok(())
             }
+            Command::SupportBundle { to } | Command::Support(Support::Bundle { to }) => {
+                let missing = bundle::make(&client, to)?;
+                let note = if missing > 0 {
+                    format!(", without {missing} items: manifest.json says why")
+                } else {
+                    String::new()
+                };
+                writeln!(out, "{}{note}", to.display())?;
+                Ok(())
+            }
+            Command::Doctor | Command::CheckSystem => Ok(()),
             Command::Completions { shell } => {
                 clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut out);
                 Ok(())
@@ -49,6 +68,12 @@ pub fn run(args: &CliArgs) -> Result<()> {
         Err(error) if is_closed_pipe(&error) => Ok(()),
         done => done,
     }
+}
+
+fn examine(report: &Report, layout: Layout) -> Result<()> {
+    crate::doctor::print(report, layout, io::stdout()).context("print what was found")?;
+    anyhow::ensure!(!report.failed(), "a check failed");
+    Ok(())
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -1,8 +1,10 @@
 //! `netmon-cli`: asks the agent of this host, by its control socket, and shows what it says.
 
 mod args;
+mod bundle;
 mod client;
 mod commands;
+mod doctor;
 mod show;
 
 pub use args::CliArgs;

@@ -9,6 +9,7 @@ mod apps;
 pub mod binary;
 mod churn;
 mod conservation;
+mod control;
 mod delays;
 mod direction;
 mod discovery;

@@ -1,0 +1,370 @@
+//! The control socket and `netmon-cli`, against a running agent.
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use super::binary::Program;
+use super::eventually;
+use super::net::quiet_pair;
+use super::traffic::{Flood, transfer, udp_to};
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
+
+/// An agent with a control socket of its own, which goes with the value.
+struct Operated {
+    program: Program,
+    folder: PathBuf,
+}
+
+impl Operated {
+    fn start(ns: &Netns, name: &str, arguments: &[&str]) -> Operated {
+        let folder = std::env::temp_dir().join(format!("netmon-control-{}-{name}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let socket = folder.join("sock");
+        let arguments = [&["--interface", "vb", "--socket", socket.to_str().unwrap()], arguments].concat();
+        let mut program = Program::start(ns, &arguments, false);
+        program.wait_for("ready");
+        Operated { program, folder }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("sock")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(CLI);
+        command.arg("--socket").arg(self.socket()).args(arguments).env_remove("NETMON_SOCKET");
+        command
+    }
+
+    fn cli(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.cli(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.says(&[&["-o", "json"], arguments].concat())).unwrap()
+    }
+
+    /// One that must fail: its exit code and what it says.
+    fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.cli(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// What the socket answers to some bytes.
+    fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+        // It may be refused before all is written.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Operated {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn what_the_agent_says() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Operated::start(&b, "says", &[]);
+    let sent = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 3, 10_000);
+    let closed = a.run(|| udp_to("10.9.0.2:9".parse().unwrap()));
+    closed.send(b"anybody?").unwrap();
+    let flows = eventually("all flows are told as they ended", || {
+        let flows = lines(&agent.says(&["flows", "dump", "-o", "json", "--filter", "not status=active"]));
+        (flows.len() == 4).then_some(flows)
+    });
+    for connection in &sent {
+        let port = connection.client.port();
+        let flow = flows.iter().find(|flow| flow["client_port"] == port).unwrap();
+        let wire = connection.client_on_wire(14);
+        assert_eq!((&flow["client_bytes"], &flow["client_packets"]), (&wire.bytes.into(), &wire.packets.into()));
+        assert_eq!(
+            (&flow["status"], &flow["interface"], &flow["protocol"]),
+            (&"ok".into(), &"vb".into(), &"tcp".into())
+        );
+    }
+    let dump = |filter: &str| lines(&agent.says(&["flows", "dump", "-o", "json", "--filter", filter]));
+    let failed = dump("proto=udp and dst_port=9 and status=failed and client_ip=10.9.0.0/24");
+    assert_eq!((failed.len(), &failed[0]["reason"]), (1, &"refused".into()));
+    assert_eq!(dump("status=ok and not protocol=tcp").len(), 0);
+    let sorted = lines(&agent.says(&["flows", "dump", "-o", "json", "--sort", "bytes", "--limit", "2"]));
+    let bytes = |flow: &Value| flow["client_bytes"].as_u64().unwrap() + flow["server_bytes"].as_u64().unwrap();
+    let mut all: Vec<u64> = flows.iter().map(bytes).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(sorted.iter().map(bytes).collect::<Vec<_>>(), all[..2]);
+    let table = agent.says(&["flows", "dump"]);
+    assert!(table.contains("failed: refused") && !table.contains('\x1b'), "{table}");
+
+    let status = agent.json(&["status"]);
+    assert_eq!(status["interfaces"].as_array().unwrap().iter().filter(|i| i["status"] == "watched").count(), 1);
+    assert_eq!((&status["pid"], &status["unready"]), (&agent.program.pid().into(), &Value::Null));
+    let packets = |name: &str| status["packets"][name].as_u64().unwrap();
+    assert_eq!(packets("seen"), packets("accounted") + packets("ignored") + packets("duplicate") + packets("lost"));
+    let text = agent.says(&["status"]);
+    assert!(text.contains("100.0% / 100.0%") && text.contains("vb"), "{text}");
+
+    let stats = agent.json(&["stats", "flows"]);
+    assert_eq!((&stats["by_protocol"]["tcp"], &stats["ended"]["failed: refused"]), (&3.into(), &1.into()));
+    assert!(agent.says(&["stats", "flows"]).contains("failed: refused"));
+    let series = agent.json(&["stats", "series"]);
+    let bytes = series.as_array().unwrap().iter().find(|metric| metric["metric"] == "netmon_bytes_total").unwrap();
+    assert!(bytes["series"].as_u64().unwrap() >= 4, "{bytes}");
+    assert!(agent.says(&["stats", "series"]).contains("netmon_bytes_total"));
+    let socket = std::fs::symlink_metadata(agent.socket()).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn flows_are_told_as_they_happen() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Operated::start(&b, "watch", &[]);
+    let watch = |arguments: &[&str]| {
+        let mut child = agent.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let out = child.stdout.take().unwrap();
+        let (line, lines) = crossbeam_channel::unbounded();
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            std::io::BufReader::new(out).lines().map_while(Result::ok).for_each(|text| drop(line.send(text)));
+        });
+        (Killed(child), lines)
+    };
+    let (_one, all) = watch(&["flows", "watch", "-o", "json"]);
+    let (_other, failed) = watch(&["flows", "watch", "--filter", "status=failed"]);
+    let server = b.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
+    let mut events = Vec::new();
+    eventually("a flow that started and one that failed", || {
+        // Until both listen.
+        for to in [server.local_addr().unwrap(), "10.9.0.2:9".parse().unwrap()] {
+            let _ = a.run(|| udp_to(to)).send(b"hello");
+        }
+        events.extend(all.try_iter().map(|text| serde_json::from_str::<Value>(&text).unwrap()));
+        let told = |event: &str, port: u16| events.iter().any(|e| e["event"] == event && e["server_port"] == port);
+        (told("start", 53) && told("fail", 9)).then_some(())
+    });
+    let line = failed.recv_timeout(super::PATIENCE).unwrap();
+    assert!(line.contains(" fail ") && line.contains("10.9.0.2:9") && line.contains("refused"), "{line}");
+}
+
+#[test]
+fn the_configuration_is_told_and_changed() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let agent = Operated::start(&b, "config", &["--set", "flow.max_age=7m"]);
+    let get = |key: &str| {
+        let value = agent.json(&["config", "get", key])[0].clone();
+        (value["value"].as_str().unwrap().to_owned(), value["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(get("flow.max_age"), ("7m".to_owned(), "flag --set flow.max_age".to_owned()));
+    agent.says(&["config", "set", "flow.max_age=8m"]);
+    assert_eq!(get("flow.max_age"), ("8m".to_owned(), "netmon-cli config set".to_owned()));
+    agent.says(&["config", "unset", "flow.max_age"]);
+    assert_eq!(get("flow.max_age").0, "7m");
+    agent.says(&["debug", "trace", "on"]);
+    assert_eq!(get("log.level").0, "trace");
+    agent.says(&["debug", "trace", "off"]);
+    assert_eq!(get("log.level"), ("info".to_owned(), "default".to_owned()));
+    agent.says(&["config", "reload"]);
+    assert_eq!(agent.json(&["status"])["config_reloads"], 1);
+    assert!(agent.says(&["config", "get"]).contains("performance.workers"));
+    for (arguments, code, part) in [
+        (&["config", "set", "performance.workers=3"][..], 1, "takes a restart"),
+        (&["config", "set", "flow.max_age=soon"], 1, "valid: 0s, or a duration"),
+        (&["config", "set", "flow.max_agee=5s"], 1, "did you mean flow.max_age?"),
+        (&["config", "set", "flow.max_age"], 2, "KEY=VALUE"),
+        (&["config", "get", "colour"], 1, "unknown key colour"),
+        (&["flows", "dump", "--filter", "protocol=tcp and"], 1, "a field is missing here"),
+        (&["flows", "dump", "--sort", "beauty"], 1, "no such field"),
+        (&["flows", "dump", "--limit", "many"], 2, "many"),
+        (&["fly"], 2, "fly"),
+        (&["status", "-o", "xml"], 2, "xml"),
+    ] {
+        let (got, said) = agent.refused(arguments);
+        assert!(got == code && said.contains(part), "{arguments:?}: {got}: {said}");
+    }
+    assert_eq!(get("flow.max_age").0, "7m", "nothing of that changed anything");
+}
+
+#[test]
+fn without_an_agent() {
+    let output = Command::new(CLI).args(["--socket", "/nonexistent/sock", "status"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.starts_with("netmon-cli: no agent answers on /nonexistent/sock"), "{said}");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(CLI).args(["completions", shell]).output().unwrap();
+        assert!(
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains("support-bundle"),
+            "{shell}"
+        );
+    }
+    let folder = std::env::temp_dir().join(format!("netmon-man-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let output = Command::new(CLI).arg("man").arg(&folder).output().unwrap();
+    let page = std::fs::read_to_string(folder.join("netmon.1")).unwrap();
+    let pages = std::fs::read_dir(&folder).unwrap().count();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success() && page.contains("NETMON_FLOW_MAX_AGE") && pages > 10, "{pages} pages");
+}
+
+#[test]
+fn one_agent_a_socket_and_nothing_is_left() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let one = Operated::start(&b, "one", &[]);
+    let socket = one.socket();
+    let mut command = a.command(super::binary::NETMON);
+    command.args(["--metrics-addr", "127.0.0.1:0", "--socket", socket.to_str().unwrap()]);
+    let other = command.output().unwrap();
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(1) && said.contains("another agent answers"), "{said}");
+    // A killed one leaves its socket, and the next takes the place.
+    one.program.signal("KILL");
+    eventually("it is dead", || UnixStream::connect(&socket).is_err().then_some(()));
+    assert!(socket.exists());
+    let arguments = ["--interface", "vb", "--socket", socket.to_str().unwrap()];
+    let mut next = Program::start(&b, &arguments, false);
+    next.wait_for("ready");
+    assert!(one.says(&["status"]).contains("vb"));
+    next.signal("TERM");
+    assert!(next.end().0.success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn only_root_and_the_agents_user() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let agent = Operated::start(&b, "user", &[]);
+    // Even if somebody opens the file to all.
+    for (path, mode) in [(agent.folder.clone(), 0o755), (agent.socket(), 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // Where it is built others may not go.
+    let client = agent.folder.join("netmon-cli");
+    std::fs::copy(CLI, &client).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(client)
+        .arg("--socket")
+        .arg(agent.socket())
+        .arg("status")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("only root and the agent's own user"), "{said}");
+    assert!(agent.says(&["status"]).contains("vb"));
+}
+
+#[test]
+fn hostile_clients_leave_it_working() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Operated::start(&b, "hostile", &[]);
+    let long = [b"GET /v1/status HTTP/1.1\r\nX: ".as_slice(), &vec![b'x'; 1 << 20]].concat();
+    for (bytes, status) in [
+        (long.as_slice(), "431"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", "400"),
+        (b"GET /v1/nothing HTTP/1.1\r\n\r\n", "404"),
+        (b"PUT /v1/status HTTP/1.1\r\n\r\n", "405"),
+        (b"GET /v1/status?a=b HTTP/1.1\r\n\r\n", "400"),
+        (b"GET /v1/flows?filter=%ff HTTP/1.1\r\n\r\n", "400"),
+        (b"POST /v1/config HTTP/1.1\r\n\r\n", "400"),
+        // Nothing more comes: it waits for the end of its time.
+        (b"GET /v1/sta", "408"),
+    ] {
+        let answer = agent.raw(bytes);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+    }
+    // A thousand that say nothing. Those above the bound are turned away.
+    let idle: Vec<UnixStream> = (0..1000).filter_map(|_| UnixStream::connect(agent.socket()).ok()).collect();
+    assert!(idle.len() > 100, "{}", idle.len());
+    let threads = std::fs::read_dir(format!("/proc/{}/task", agent.program.pid())).unwrap().count();
+    assert!(threads < 64, "{threads} threads");
+    drop(idle);
+    eventually("it answers again", || agent.cli(&["status"]).status.success().then_some(()));
+    let flood = Flood::start(&a, "10.9.0.2".parse().unwrap());
+    for _ in 0..5 {
+        eventually("many flows", || {
+            (agent.says(&["flows", "dump", "--limit", "100000"]).lines().count() > 10_000).then_some(())
+        });
+    }
+    flood.stop();
+    agent.program.signal("TERM");
+    eventually("its end", || std::fs::metadata(agent.socket()).is_err().then_some(()));
+}
+
+#[test]
+fn doctor_and_bundle() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let agent = Operated::start(&b, "doctor", &[]);
+    let report = agent.cli(&["-o", "json", "doctor"]);
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    let check = |name: &str| report["checks"].as_array().unwrap().iter().find(|c| c["name"] == name).cloned();
+    assert_eq!(check("agent").unwrap()["status"], "ok");
+    assert_eq!(check("losses").unwrap()["status"], "ok");
+    let file = agent.folder.join("bundle.tar.gz");
+    agent.says(&["support-bundle", "--output", file.to_str().unwrap()]);
+    let list = crate::support::sh(&format!("tar tzf {}", file.display()));
+    for name in
+        ["manifest.json", "status.json", "config.json", "doctor.json", "metrics.txt", "flows.json", "host/version"]
+    {
+        assert!(list.contains(&format!("netmon-support/{name}\n")), "{name}: {list}");
+    }
+    let size = std::fs::metadata(&file).unwrap().len();
+    assert!(size < 20 << 20, "{size}");
+    let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
+    assert!(again.1.contains("exists"), "{}", again.1);
+    // Also where nobody answers.
+    let half = agent.folder.join("half.tar.gz");
+    let output = Command::new(CLI)
+        .args(["--socket", "/nonexistent/sock", "support", "bundle", "--output", half.to_str().unwrap()])
+        .env("NETMON_FLOW_MAX_AGE", "5m")
+        .env("AWS_SECRET_ACCESS_KEY", "hush-hush")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("manifest.json says why"));
+    let read = |name: &str| crate::support::sh(&format!("tar xzOf {} netmon-support/{name}", half.display()));
+    assert_eq!(read("environment.txt"), "NETMON_FLOW_MAX_AGE=5m\n");
+    assert!(read("manifest.json").contains("no agent answers"));
+    let all = crate::support::sh(&format!("tar xzOf {}", half.display()));
+    assert!(!all.contains("hush-hush"));
+}
