@@ -1,15 +1,12 @@
 //! Connections whose addresses the kernel translates, as its connection tracking (conntrack) tells of them.
 
-use std::net::IpAddr;
-
 use anyhow::{Context, Result};
-use netlink_packet_core::Nla;
-use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Status, Tuple};
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::libc;
 use socket2::SockFilter;
 
-use super::netlink::{Changes, dump};
+use super::netlink::{Changes, Family, dump};
 use super::record::Endpoint;
 
 /// A connection with translated addresses.
@@ -37,11 +34,33 @@ pub enum Tracking {
 /// include/uapi/linux/netfilter/nfnetlink_compat.h
 const GROUP_NEW: u32 = 1;
 const GROUP_DESTROY: u32 = 3;
-/// CTA_STATUS, include/uapi/linux/netfilter/nfnetlink_conntrack.h
-const STATUS: u32 = 3;
-/// CTA_PROTO_ICMP_ID and CTA_PROTO_ICMPV6_ID
+/// NFNL_SUBSYS_CTNETLINK, and types of its messages; include/uapi/linux/netfilter/nfnetlink_conntrack.h
+const SUBSYSTEM: u16 = 1 << 8;
+const NEW: u16 = SUBSYSTEM;
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+/// struct nfgenmsg.
+const GENERIC_BYTES: usize = 4;
+/// CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const STATUS: u16 = 3;
+/// CTA_TUPLE_IP, CTA_TUPLE_PROTO
+const ADDRESSES: u16 = 1;
+const PROTOCOL: u16 = 2;
+/// CTA_IP_V4_SRC and so on.
+const V4_SOURCE: u16 = 1;
+const V4_DESTINATION: u16 = 2;
+const V6_SOURCE: u16 = 3;
+const V6_DESTINATION: u16 = 4;
+/// CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID
+const NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
 const ICMP_ID: u16 = 4;
 const ICMPV6_ID: u16 = 7;
+/// IPS_SRC_NAT and IPS_DST_NAT, include/uapi/linux/netfilter/nf_conntrack_common.h
+const TRANSLATED: u32 = 1 << 4 | 1 << 5;
 /// struct nlmsghdr and struct nfgenmsg; the payload of an attribute.
 const ATTRIBUTES_AT: u32 = 16 + 4;
 const VALUE_AT: u32 = 4;
@@ -49,15 +68,14 @@ const VALUE_AT: u32 = 4;
 /// Lets only connections pass whose addresses are translated: the others, mostly all, cost no wake-up and no room.
 fn filter() -> [SockFilter; 8] {
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
-    let translated = (Status::SrcNat | Status::DstNat).bits();
     [
         op(libc::BPF_LD | libc::BPF_IMM, 0, 0, ATTRIBUTES_AT),
-        op(libc::BPF_LDX | libc::BPF_IMM, 0, 0, STATUS),
+        op(libc::BPF_LDX | libc::BPF_IMM, 0, 0, STATUS.into()),
         // The offset of that attribute, or 0.
         op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR) as u32),
         op(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, 0, 0, VALUE_AT),
-        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, translated),
+        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, TRANSLATED),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
@@ -66,7 +84,7 @@ fn filter() -> [SockFilter; 8] {
 /// Tells of connections with translated addresses.
 #[derive(Debug)]
 pub struct Conntrack {
-    changes: Changes<NetfilterMessage>,
+    changes: Changes<Told>,
 }
 
 impl Conntrack {
@@ -82,14 +100,9 @@ impl Conntrack {
     /// The kernel tells of a connection before its first packet leaves under its new addresses: whoever asks after a packet was
     /// seen knows its translation.
     pub fn read(&mut self, mut take: impl FnMut(Tracking)) -> Result<bool> {
-        self.changes.read(|message| {
-            if let NetfilterMessageInner::Conntrack(message) = message.inner {
-                let tracking = match &message {
-                    ConntrackMessage::New(attributes) => translated(attributes).map(Tracking::Begun),
-                    ConntrackMessage::Delete(attributes) => translated(attributes).map(Tracking::Ended),
-                    _ => None,
-                };
-                tracking.into_iter().for_each(&mut take);
+        self.changes.read(|told| {
+            if let Some(translated) = told.translated {
+                take(if told.ended { Tracking::Ended(translated) } else { Tracking::Begun(translated) });
             }
         })
     }
@@ -97,37 +110,67 @@ impl Conntrack {
 
 /// Gives each connection that is translated at present to `take`.
 pub fn list_translated(mut take: impl FnMut(Translated)) -> Result<()> {
-    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
-    let request = NetfilterMessage::new(header, ConntrackMessage::Get(Vec::new()));
-    dump(request, |message| {
-        if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
-            translated(&attributes).into_iter().for_each(&mut take);
-        }
-    })
-    .context("list the connections that the kernel tracks")
+    let all = Told { ended: false, translated: None };
+    dump(all, |told| told.translated.into_iter().for_each(&mut take))
+        .context("list the connections that the kernel tracks")
 }
 
-/// `None` if nothing is translated, or what is is nothing that flows are told apart by.
-fn translated(attributes: &[ConntrackAttribute]) -> Option<Translated> {
-    let (mut original, mut reply, mut status) = (None, None, Status::empty());
-    for attribute in attributes {
-        match attribute {
-            ConntrackAttribute::CtaTupleOrig(tuple) => original = Ends::of(tuple),
-            ConntrackAttribute::CtaTupleReply(tuple) => reply = Ends::of(tuple),
-            ConntrackAttribute::CtaStatus(bits) => status = *bits,
+/// A message about a connection, read as far as flows are told apart by it. There may be ten thousands a second.
+#[derive(Debug)]
+struct Told {
+    ended: bool,
+    /// `None` if nothing is translated, or nothing that flows are told apart by.
+    translated: Option<Translated>,
+}
+
+impl Family for Told {
+    const PROTOCOL: isize = NETLINK_NETFILTER;
+}
+
+/// As a request: for all connections.
+impl NetlinkSerializable for Told {
+    fn message_type(&self) -> u16 {
+        GET
+    }
+
+    fn buffer_len(&self) -> usize {
+        GENERIC_BYTES
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+    }
+}
+
+impl NetlinkDeserializable for Told {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Told, DecodeError> {
+        let translated = match header.message_type {
+            NEW | DELETE => translated(payload.get(GENERIC_BYTES..).unwrap_or_default())?,
+            _ => None,
+        };
+        Ok(Told { ended: header.message_type == DELETE, translated })
+    }
+}
+
+fn translated(attributes: &[u8]) -> Result<Option<Translated>, DecodeError> {
+    let (mut original, mut reply, mut status) = (None, None, 0);
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            ORIGINAL => original = Ends::of(attribute.value())?,
+            REPLY => reply = Ends::of(attribute.value())?,
+            STATUS => status = attribute.value().first_chunk().copied().map_or(0, u32::from_be_bytes),
             _ => {}
         }
     }
-    let (original, reply) = (original?, reply?);
+    let (Some(original), Some(reply)) = (original, reply) else { return Ok(None) };
     let dialled = [original.source, original.destination];
     let answered = [reply.destination, reply.source];
-    let differs = status.intersects(Status::SrcNat | Status::DstNat) && dialled != answered;
-    (differs && original.v6 == reply.v6).then_some(Translated {
-        protocol: original.protocol,
-        v6: original.v6,
-        dialled,
-        answered,
-    })
+    let differs = status & TRANSLATED != 0 && dialled != answered && original.v6 == reply.v6;
+    let Ends { protocol, v6, .. } = original;
+    Ok(differs.then_some(Translated { protocol, v6, dialled, answered }))
 }
 
 /// One direction's addresses.
@@ -139,56 +182,39 @@ struct Ends {
 }
 
 impl Ends {
-    fn of(tuple: &[Tuple]) -> Option<Ends> {
-        let (mut source, mut destination, mut protocol) = (None, None, None);
+    fn of(tuple: &[u8]) -> Result<Option<Ends>, DecodeError> {
+        let (mut source, mut destination, mut protocol, mut v6) = (None, None, None, false);
         let mut ports = [0; 2];
-        for part in tuple {
-            match part {
-                Tuple::Ip(addresses) => {
-                    for address in addresses {
-                        match address {
-                            IPTuple::SourceAddress(ip) => source = Some(*ip),
-                            IPTuple::DestinationAddress(ip) => destination = Some(*ip),
-                            _ => {}
-                        }
-                    }
+        for part in NlasIterator::new(tuple) {
+            let part = part?;
+            for field in NlasIterator::new(part.value()) {
+                let field = field?;
+                let port = || field.value().first_chunk().copied().map_or(0, u16::from_be_bytes);
+                match (part.kind(), field.kind()) {
+                    (ADDRESSES, V4_SOURCE | V6_SOURCE) => source = address(field.value()),
+                    (ADDRESSES, V4_DESTINATION | V6_DESTINATION) => destination = address(field.value()),
+                    (PROTOCOL, NUMBER) => protocol = field.value().first().copied(),
+                    (PROTOCOL, SOURCE_PORT) => ports[0] = port(),
+                    (PROTOCOL, DESTINATION_PORT) => ports[1] = port(),
+                    // An echo's identifier stands for both ports, as in records.
+                    (PROTOCOL, ICMP_ID | ICMPV6_ID) => ports = [port(); 2],
+                    _ => {}
                 }
-                Tuple::Proto(parts) => {
-                    for part in parts {
-                        match part {
-                            ProtoTuple::Protocol(number) => protocol = Some(u8::from(*number)),
-                            ProtoTuple::SourcePort(port) => ports[0] = *port,
-                            ProtoTuple::DestinationPort(port) => ports[1] = *port,
-                            // An echo's identifier stands for both ports, as in records.
-                            ProtoTuple::Other(other) if [ICMP_ID, ICMPV6_ID].contains(&other.kind()) => {
-                                let mut id = [0; 2];
-                                if other.value_len() == id.len() {
-                                    other.emit_value(&mut id);
-                                    ports = [u16::from_be_bytes(id); 2];
-                                }
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-                _ => {}
+                v6 |= part.kind() == ADDRESSES && matches!(field.kind(), V6_SOURCE | V6_DESTINATION);
             }
         }
-        let (source, destination) = (source?, destination?);
-        Some(Ends {
-            protocol: protocol?,
-            v6: source.is_ipv6(),
-            source: endpoint(source, ports[0]),
-            destination: endpoint(destination, ports[1]),
-        })
+        let (Some(source), Some(destination), Some(protocol)) = (source, destination, protocol) else {
+            return Ok(None);
+        };
+        let [source, destination] =
+            [(source, ports[0]), (destination, ports[1])].map(|(address, port)| Endpoint { address, port });
+        Ok(Some(Ends { protocol, v6, source, destination }))
     }
 }
 
-fn endpoint(ip: IpAddr, port: u16) -> Endpoint {
+/// Of four or sixteen bytes.
+fn address(bytes: &[u8]) -> Option<[u8; 16]> {
     let mut address = [0; 16];
-    match ip {
-        IpAddr::V4(ip) => address[..4].copy_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => address = ip.octets(),
-    }
-    Endpoint { address, port }
+    address.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    Some(address)
 }

@@ -10,9 +10,8 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
-use netlink_packet_netfilter::NetfilterMessage;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,10 +32,6 @@ pub(super) trait Family: NetlinkSerializable + NetlinkDeserializable {
 
 impl Family for RouteNetlinkMessage {
     const PROTOCOL: isize = NETLINK_ROUTE;
-}
-
-impl Family for NetfilterMessage {
-    const PROTOCOL: isize = NETLINK_NETFILTER;
 }
 
 /// Gives every message of a dump to `take`.
