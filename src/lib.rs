@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod filter;
 pub mod flow;
 pub mod metrics;
+pub mod names;
 pub mod output;
 pub mod replay;
 pub mod worker;

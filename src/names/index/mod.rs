@@ -1,0 +1,288 @@
+//! The index: what an address is called. Immutable once published, and without clock, locks or I/O.
+
+mod claims;
+mod networks;
+mod sharded;
+mod tenancy;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixMap;
+
+use super::UnixNs;
+use crate::flow::Party;
+
+pub(super) use claims::{Claims, Endpoint, Node, Service};
+pub use networks::NamedNetwork;
+pub(super) use networks::neighbourhood;
+use networks::{Networks, is_private};
+pub(super) use sharded::Sharded;
+pub(super) use tenancy::{Tenancy, Tenant};
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct End {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// Who an end is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Known: a pod, a service, a node.
+    Known(Arc<Party>),
+    /// It may belong to a pod or a service that was not heard of yet. Ask again when [`super::Names::generation`] has changed. If
+    /// that takes too long, this is what is known: the dialled service without its pod, the name of a network, or nothing.
+    NotYet(Option<Arc<Party>>),
+    /// Outside of the cluster. With the name of its network if that has one, else `external`; `None` without a cluster.
+    External(Option<Arc<Party>>),
+}
+
+impl Answer {
+    /// What is known by now.
+    pub fn party(&self) -> Option<&Arc<Party>> {
+        match self {
+            Answer::Known(party) => Some(party),
+            Answer::NotYet(party) | Answer::External(party) => party.as_ref(),
+        }
+    }
+}
+
+/// What the index knows of a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cluster {
+    /// There is none: addresses are outside, with the name of their network or without.
+    #[default]
+    Absent,
+    /// Not all of its objects were read yet: whoever is not known may come to be.
+    Partial,
+    /// All of them were read, and changes are followed.
+    Whole,
+    /// As `Whole`, but of pods only those of this node: of others the node is known by the pod networks.
+    Node,
+}
+
+/// A port at an address. At no address: at all nodes' (NodePort). With port and protocol 0: all ports of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Port {
+    pub(super) ip: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) port: u16,
+}
+
+pub(super) const ALL_NODES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// A name in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Name {
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
+}
+
+/// How much is in an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Addresses of pods, of nodes and their neighbourhoods.
+    pub addresses: [usize; 3],
+    /// Ports of pods at nodes, of services, of endpoints.
+    pub ports: [usize; 3],
+    /// Pods in their nodes' network.
+    pub host_pods: usize,
+    /// Networks that nodes have for pods.
+    pub networks: usize,
+}
+
+/// Names of addresses and ports.
+#[derive(Clone, Debug)]
+pub struct Index {
+    pub(super) cluster: Cluster,
+    /// Pods with addresses of their own.
+    pub(super) pods: Sharded<IpAddr, Tenancy>,
+    /// How many of their addresses are in each neighbourhood.
+    pub(super) neighbours: Sharded<IpAddr, u32>,
+    /// Pods at ports of their node.
+    pub(super) host_ports: Sharded<Port, Tenancy>,
+    /// Pods in their node's network.
+    pub(super) host_pods: Sharded<Name, Tenancy>,
+    pub(super) nodes: Sharded<IpAddr, Claims<Node>>,
+    pub(super) fronts: Sharded<Port, Claims<Service>>,
+    pub(super) endpoints: Sharded<Port, Claims<Endpoint>>,
+    /// Where nodes' pods have their addresses.
+    pub(super) pod_networks: Arc<JointPrefixMap<IpNet, Arc<Party>>>,
+    /// The node this runs on.
+    pub(super) node: Arc<str>,
+    networks: Arc<Networks>,
+}
+
+enum Whose<'a> {
+    Party(&'a Arc<Party>),
+    /// A pod had it.
+    Gone,
+    Nobody,
+}
+
+impl Index {
+    /// Knows the networks with a name, nobody else. `node`: the one this runs on.
+    pub fn new(networks: &[NamedNetwork], cluster: Cluster, node: &str) -> Index {
+        Index {
+            cluster,
+            pods: Sharded::default(),
+            neighbours: Sharded::default(),
+            host_ports: Sharded::default(),
+            host_pods: Sharded::default(),
+            nodes: Sharded::default(),
+            fronts: Sharded::default(),
+            endpoints: Sharded::default(),
+            pod_networks: Arc::default(),
+            node: node.into(),
+            networks: Arc::new(Networks::new(networks)),
+        }
+    }
+
+    /// What it knows of a cluster.
+    pub fn cluster(&self) -> Cluster {
+        self.cluster
+    }
+
+    /// How much is in it.
+    pub fn size(&self) -> Size {
+        Size {
+            addresses: [self.pods.len(), self.nodes.len(), self.neighbours.len()],
+            ports: [self.host_ports.len(), self.fronts.len(), self.endpoints.len()],
+            host_pods: self.host_pods.len(),
+            networks: self.pod_networks.len(),
+        }
+    }
+
+    /// Who the client of a flow is that started at that time. Parties are shared: the same one each time.
+    pub fn client(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
+        match self.whose(end, protocol, at) {
+            Whose::Party(party) => Answer::Known(Arc::clone(party)),
+            Whose::Gone => Answer::NotYet(None),
+            Whose::Nobody => self.whole_service_or_elsewhere(end.ip),
+        }
+    }
+
+    /// Who its server is: what the client dialled, and who answers for it where NAT says so. It is the answering pod with the dialled
+    /// service's name, or the service alone where the pod is not told. A pod that was dialled itself has the name of the service that
+    /// it is an endpoint of at this port; of several the first by namespace and name.
+    pub fn server(&self, dialled: End, backend: Option<End>, protocol: u8, at: UnixNs) -> Answer {
+        match (self.service(dialled, protocol), backend) {
+            (Some(service), None) => Answer::Known(Arc::clone(&service.party)),
+            (Some(service), Some(backend)) => self.served(service, backend, protocol, at),
+            (None, None) => self.dialled_itself(dialled, protocol, at),
+            (None, Some(backend)) => match self.dialled_itself(backend, protocol, at) {
+                // Where translations lead out of the cluster, what was dialled tells more.
+                Answer::External(_) => self.dialled_itself(dialled, protocol, at),
+                answer => answer,
+            },
+        }
+    }
+
+    fn served(&self, service: &Arc<Service>, backend: End, protocol: u8, at: UnixNs) -> Answer {
+        match self.whose(backend, protocol, at) {
+            Whose::Party(base) => Answer::Known(self.as_endpoint(service, backend, protocol, base)),
+            Whose::Gone => Answer::NotYet(Some(Arc::clone(&service.party))),
+            Whose::Nobody => match self.elsewhere(backend.ip) {
+                Answer::Known(node) => Answer::Known(self.as_endpoint(service, backend, protocol, &node)),
+                Answer::NotYet(_) => Answer::NotYet(Some(Arc::clone(&service.party))),
+                Answer::External(_) => Answer::Known(Arc::clone(&service.party)),
+            },
+        }
+    }
+
+    fn as_endpoint(&self, service: &Service, end: End, protocol: u8, base: &Arc<Party>) -> Arc<Party> {
+        let claims = self.endpoints.get(&Port { ip: end.ip, protocol, port: end.port });
+        let endpoint = claims.and_then(|claims| claims.all().iter().find(|endpoint| *endpoint.service == *service));
+        match endpoint {
+            Some(endpoint) => endpoint.served_by(base),
+            // Rare: no longer an endpoint, or not yet.
+            None => Arc::new(service.served_by(base)),
+        }
+    }
+
+    fn dialled_itself(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
+        let endpoint = self.endpoints.get(&Port { ip: end.ip, protocol, port: end.port }).map(Claims::first);
+        match (self.whose(end, protocol, at), endpoint) {
+            (Whose::Party(base), Some(endpoint)) => Answer::Known(endpoint.served_by(base)),
+            (Whose::Party(base), None) => Answer::Known(Arc::clone(base)),
+            (Whose::Gone, _) => Answer::NotYet(None),
+            (Whose::Nobody, endpoint) => match (self.whole_service_or_elsewhere(end.ip), endpoint) {
+                (Answer::NotYet(_), Some(endpoint)) => Answer::NotYet(Some(Arc::clone(&endpoint.service.party))),
+                // One outside of the cluster that a service has for its own.
+                (Answer::External(_), Some(endpoint)) => Answer::Known(Arc::clone(&endpoint.service.party)),
+                (answer, _) => answer,
+            },
+        }
+    }
+
+    /// The service at this port.
+    fn service(&self, end: End, protocol: u8) -> Option<&Arc<Service>> {
+        let End { ip, port } = end;
+        let exact = self.fronts.get(&Port { ip, protocol, port });
+        let at_nodes = || {
+            let claims = self.fronts.get(&Port { ip: ALL_NODES, protocol, port })?;
+            self.nodes.get(&ip).map(|_| claims)
+        };
+        exact.or_else(at_nodes).map(Claims::first)
+    }
+
+    fn whole_service_or_elsewhere(&self, ip: IpAddr) -> Answer {
+        match self.fronts.get(&Port { ip, protocol: 0, port: 0 }) {
+            Some(claims) => Answer::Known(Arc::clone(&claims.first().party)),
+            None => self.elsewhere(ip),
+        }
+    }
+
+    /// Pods and nodes.
+    fn whose(&self, end: End, protocol: u8, at: UnixNs) -> Whose<'_> {
+        let End { ip, port } = end;
+        if let Some(tenancy) = self.pods.get(&ip) {
+            return tenancy.at(at).map_or(Whose::Gone, Whose::Party);
+        }
+        let Some(nodes) = self.nodes.get(&ip) else { return Whose::Nobody };
+        let port = Port { ip, protocol, port };
+        let by_its_port = self.host_ports.get(&port).and_then(|tenancy| tenancy.at(at));
+        let pod = by_its_port.or_else(|| self.host_pod(&port, at));
+        Whose::Party(pod.unwrap_or(&nodes.first().party))
+    }
+
+    /// A pod in its node's network that did not declare its port, but a service did.
+    fn host_pod(&self, port: &Port, at: UnixNs) -> Option<&Arc<Party>> {
+        let claims = self.endpoints.get(port)?;
+        claims.all().iter().find_map(|endpoint| {
+            let namespace = Arc::clone(&endpoint.service.namespace);
+            let name = Name { namespace, name: Arc::clone(endpoint.pod.as_ref()?) };
+            self.host_pods.get(&name)?.at(at)
+        })
+    }
+
+    /// Nobody that is known has it.
+    fn elsewhere(&self, ip: IpAddr) -> Answer {
+        let named = self.networks.of(ip);
+        if self.cluster == Cluster::Absent {
+            return Answer::External(named.map(|(_, party)| Arc::clone(party)));
+        }
+        if let Some((network, node)) = self.pod_networks.get_lpm(&IpNet::from(ip))
+            && named.is_none_or(|(named, _)| named.prefix_len() <= network.prefix_len())
+        {
+            let remote = self.cluster == Cluster::Node && node.node.as_ref() != Some(&self.node);
+            return if remote { Answer::Known(Arc::clone(node)) } else { Answer::NotYet(None) };
+        }
+        let special = self.networks.special(ip);
+        let party = named.map(|(_, party)| party).or(special).unwrap_or(self.networks.external());
+        let party = Some(Arc::clone(party));
+        let is_ours = special.is_none()
+            && (self.cluster == Cluster::Partial
+                || named.is_none() && is_private(ip)
+                || self.neighbours.get(&neighbourhood(ip)).is_some());
+        if is_ours { Answer::NotYet(party) } else { Answer::External(party) }
+    }
+}

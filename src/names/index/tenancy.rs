@@ -1,0 +1,178 @@
+//! Which pod had an address at which time.
+
+use std::sync::Arc;
+
+use super::super::UnixNs;
+use super::super::objects::Uid;
+use crate::flow::Party;
+
+/// Clocks of nodes may differ by so much.
+const SKEW_NS: u64 = 5_000_000_000;
+/// Kubernetes tells times in whole seconds.
+const SECOND_NS: u64 = 1_000_000_000;
+/// Pods that are remembered for one address; more than that have it within minutes only if they fail to start.
+const MOST: usize = 8;
+/// It is still there.
+const OPEN: UnixNs = UnixNs::MAX;
+
+/// A pod that has, or had, an address.
+#[derive(Clone, Debug)]
+pub(in crate::names) struct Tenant {
+    uid: Uid,
+    from: UnixNs,
+    until: UnixNs,
+    party: Arc<Party>,
+}
+
+impl Tenant {
+    pub(in crate::names) fn new(uid: Uid, from: UnixNs, party: Arc<Party>) -> Tenant {
+        Tenant { uid, from, until: OPEN, party }
+    }
+}
+
+/// All that had an address, the latest first.
+#[derive(Clone, Debug)]
+pub(in crate::names) enum Tenancy {
+    /// Nearly always.
+    One(Tenant),
+    /// At least two.
+    Many(Arc<[Tenant]>),
+}
+
+impl Tenancy {
+    fn tenants(&self) -> &[Tenant] {
+        match self {
+            Tenancy::One(tenant) => std::slice::from_ref(tenant),
+            Tenancy::Many(tenants) => tenants,
+        }
+    }
+
+    fn of(mut tenants: Vec<Tenant>) -> Option<Tenancy> {
+        tenants.truncate(MOST);
+        match tenants.len() {
+            0 => None,
+            1 => tenants.pop().map(Tenancy::One),
+            _ => Some(Tenancy::Many(tenants.into())),
+        }
+    }
+
+    /// Who had it at that time. A new pod is told of before it has its address, and an old one after it has lost it: where their
+    /// times overlap it is the new one's.
+    pub(super) fn at(&self, at: UnixNs) -> Option<&Arc<Party>> {
+        let there = |tenant: &&Tenant| at < tenant.until;
+        let tenants = self.tenants();
+        let exact = tenants.iter().find(|tenant| tenant.from <= at && there(tenant));
+        let nearly = || tenants.iter().rev().find(|tenant| tenant.from <= at.saturating_add(SKEW_NS) && there(tenant));
+        exact.or_else(nearly).map(|tenant| &tenant.party)
+    }
+
+    /// With this pod, which is there from now on, or is called otherwise than before.
+    pub(in crate::names) fn with(this: Option<Tenancy>, mut tenant: Tenant) -> Option<Tenancy> {
+        let mut tenants = this.map_or_else(Vec::new, |this| this.tenants().to_vec());
+        match tenants.iter().position(|other| other.uid == tenant.uid) {
+            Some(known) => tenant.from = tenants.remove(known).from,
+            None => {
+                // It came after the other had gone, but within the same second.
+                let ended = tenants.iter().map(|other| other.until).filter(|&until| until != OPEN).max().unwrap_or(0);
+                if (tenant.from..tenant.from.saturating_add(SECOND_NS)).contains(&ended) {
+                    tenant.from = ended;
+                }
+            }
+        }
+        let place = tenants.partition_point(|other| (other.from, other.until) > (tenant.from, tenant.until));
+        tenants.insert(place, tenant);
+        Tenancy::of(tenants)
+    }
+
+    /// This pod does not have it any more. Others see it until the entry is removed.
+    pub(in crate::names) fn ended(self, uid: Uid, until: UnixNs) -> Tenancy {
+        let end = |tenant: &Tenant| {
+            let until = if tenant.uid == uid { until.min(tenant.until) } else { tenant.until };
+            Tenant { until, ..tenant.clone() }
+        };
+        match self {
+            Tenancy::One(tenant) => Tenancy::One(end(&tenant)),
+            Tenancy::Many(tenants) => Tenancy::Many(tenants.iter().map(end).collect()),
+        }
+    }
+
+    /// Without this pod, unless it has it again.
+    pub(in crate::names) fn without_ended(self, uid: Uid) -> Option<Tenancy> {
+        let stays = |tenant: &&Tenant| tenant.uid != uid || tenant.until == OPEN;
+        match &self {
+            Tenancy::One(tenant) => stays(&tenant).then_some(self),
+            Tenancy::Many(tenants) => Tenancy::of(tenants.iter().filter(stays).cloned().collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = SECOND_NS;
+
+    fn tenant(name: &str, from: UnixNs) -> Tenant {
+        let party = Party { pod: Some(name.into()), ..Party::default() };
+        Tenant::new(Uid::of(name), from, Arc::new(party))
+    }
+
+    fn who(tenancy: &Tenancy, at: UnixNs) -> Option<&str> {
+        tenancy.at(at)?.pod.as_deref()
+    }
+
+    #[test]
+    fn an_address_is_his_who_has_it_at_that_time() {
+        let tenancy = Tenancy::with(None, tenant("a", 100 * S)).unwrap();
+        assert_eq!(who(&tenancy, 100 * S), Some("a"));
+        assert_eq!(who(&tenancy, 98 * S), Some("a"), "by another clock");
+        assert_eq!(who(&tenancy, 90 * S), None, "somebody else's, then");
+
+        let tenancy = tenancy.ended(Uid::of("a"), 200 * S);
+        assert_eq!(who(&tenancy, 199 * S), Some("a"));
+        assert_eq!(who(&tenancy, 200 * S), None, "perhaps already another's");
+
+        let tenancy = Tenancy::with(Some(tenancy), tenant("b", 210 * S)).unwrap();
+        for (at, name) in [(150, Some("a")), (204, None), (206, Some("b")), (210, Some("b")), (999, Some("b"))] {
+            assert_eq!(who(&tenancy, at * S), name, "at {at}");
+        }
+        let tenancy = tenancy.without_ended(Uid::of("a")).unwrap();
+        assert_eq!((who(&tenancy, 150 * S), who(&tenancy, 210 * S)), (None, Some("b")));
+        assert!(tenancy.ended(Uid::of("b"), 300 * S).without_ended(Uid::of("b")).is_none());
+    }
+
+    #[test]
+    fn where_two_overlap_it_is_the_newer_one_s() {
+        let tenancy = Tenancy::with(None, tenant("b", 210 * S)).unwrap();
+        let tenancy = Tenancy::with(Some(tenancy), tenant("a", 100 * S)).unwrap().ended(Uid::of("a"), 220 * S);
+        for (at, name) in [(150, "a"), (209, "a"), (210, "b"), (230, "b")] {
+            assert_eq!(who(&tenancy, at * S), Some(name), "at {at}");
+        }
+    }
+
+    #[test]
+    fn within_a_second_the_older_one_s_end_tells() {
+        let tenancy = Tenancy::with(None, tenant("a", 100 * S)).unwrap().ended(Uid::of("a"), 200 * S + 700);
+        let tenancy = Tenancy::with(Some(tenancy), tenant("b", 200 * S)).unwrap();
+        assert_eq!((who(&tenancy, 200 * S + 600), who(&tenancy, 200 * S + 700)), (Some("a"), Some("b")));
+        // Called otherwise, it stays where it is.
+        let tenancy = Tenancy::with(Some(tenancy), tenant("b", 200 * S)).unwrap();
+        assert_eq!((who(&tenancy, 200 * S + 600), who(&tenancy, 200 * S + 700)), (Some("a"), Some("b")));
+    }
+
+    #[test]
+    fn few_are_remembered() {
+        let mut tenancy = None;
+        for i in 0..100u64 {
+            let name = format!("pod-{i}");
+            tenancy = Tenancy::with(tenancy, tenant(&name, i * 10 * S));
+            tenancy = tenancy.map(|tenancy| tenancy.ended(Uid::of(&name), (i * 10 + 5) * S));
+        }
+        let tenancy = tenancy.unwrap();
+        assert_eq!(tenancy.tenants().len(), MOST);
+        assert_eq!(
+            (who(&tenancy, 992 * S), who(&tenancy, 922 * S), who(&tenancy, 912 * S)),
+            (Some("pod-99"), Some("pod-92"), None)
+        );
+    }
+}
