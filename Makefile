@@ -10,7 +10,7 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug lint test demo benchmark clean help
+.PHONY: run build build-debug build-static build-x86 lint test test-static demo benchmark clean help
 
 run: build ## Build and start the agent on this host, as root; ARGS="--interface eth0"
 	scripts/as-root $(TARGET_DIR)/release/netmon $(ARGS)
@@ -23,6 +23,14 @@ build-debug: ## Build for debugging: target/debug/netmon
 	@scripts/deps build
 	$(CARGO) build --locked
 
+build-static: ## Build programs that need no library: target/ARCH-unknown-linux-gnu/release
+	@scripts/deps build
+	scripts/cross $(shell uname -m) build --release --bins
+
+build-x86: ## The same for x86_64, wherever this runs
+	@scripts/deps $(if $(filter x86_64,$(shell uname -m)),build,cross)
+	scripts/cross x86_64 build --release --bins
+
 lint: ## Check the format, and clippy with warnings denied
 	@scripts/deps lint
 	$(CARGO) fmt --check
@@ -31,6 +39,10 @@ lint: ## Check the format, and clippy with warnings denied
 test: ## Run all tests, as root where they need it; ARGS=name for some
 	@scripts/deps test
 	scripts/test $(ARGS)
+
+test-static: build-static ## Run the static programs in an empty folder, as root
+	@scripts/deps static
+	scripts/as-root scripts/test-static $(TARGET_DIR)/$(shell uname -m)-unknown-linux-gnu/release
 
 demo: ## Show flows of a small network of namespaces with real traffic
 	@scripts/deps test
@@ -45,4 +57,4 @@ clean: ## Remove what was built
 	$(CARGO) clean
 
 help: ## Print this
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -1,5 +1,7 @@
 //! What a killed agent leaves behind: clsact filters. TCX links vanish with their owner.
 
+use std::os::fd::AsFd;
+
 use anyhow::{Context, Result};
 use libbpf_rs::{ProgramHandle, TC_EGRESS, TC_INGRESS, TcHookBuilder};
 
@@ -10,10 +12,11 @@ use super::links::list_links;
 /// a program of our name is touched; the qdisc stays, others may use it.
 pub fn remove_leftovers() -> Result<usize> {
     let mut removed = 0;
-    let devnull = std::fs::File::open("/dev/null").context("open /dev/null")?;
+    // A descriptor has to be given; neither the look nor the removal uses it.
+    let any = std::io::stderr();
     for link in list_links()? {
         for point in [TC_INGRESS, TC_EGRESS] {
-            let mut hook = TcHookBuilder::new(std::os::fd::AsFd::as_fd(&devnull))
+            let mut hook = TcHookBuilder::new(any.as_fd())
                 .ifindex(link.index as i32)
                 .handle(HANDLE)
                 .priority(PRIORITY)
