@@ -44,7 +44,7 @@ pub fn run(report: &mut Report) -> Result<()> {
         calmed.push(calm.run(connections * STEPS, CHUNK * STEPS, sweep)?);
     }
     ensure!(flood.lost() == 0 && calm.lost() == 0, "the rings were meant to have room");
-    let ended = calm.inline.snapshot().context("there are no workers")?.aggregates.ended_flows();
+    let ended = calm.inline.snapshot().context("there are no workers")?.sums.ended_flows();
     let all = u64::from(connections) * rounds as u64;
     ensure!(ended >= all, "{all} connections were closed, {ended} were seen to end");
 

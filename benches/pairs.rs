@@ -5,7 +5,7 @@ use std::sync::Arc;
 use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample, TimestampSource};
 use netmon::config::Config;
 use netmon::flow::{Limits, Table};
-use netmon::metrics::{Aggregates, Build, MetricsPage, Processing, SeriesIndex, Snapshot, Source};
+use netmon::metrics::{Aggregates, Build, Keys, MetricsPage, Processing, SeriesIndex, Snapshot, Source, Telling};
 
 const MEASURES: [Measure; 5] =
     [Measure::Connect, Measure::HandshakeClient, Measure::HandshakeServer, Measure::Rtt, Measure::Response];
@@ -14,7 +14,8 @@ struct Pairs(Aggregates);
 
 /// The pages over them.
 pub fn page(config: &Config) -> MetricsPage {
-    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
+    let telling = Telling { labels: config.labels, grouped: false };
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling));
     let mut sums = Aggregates::new(Arc::clone(&index));
     let limits = Limits {
         max_flows: config.max_flows,
@@ -67,7 +68,8 @@ fn record(client: u32, facts: Facts) -> Record {
 impl Source for Pairs {
     fn snapshot(&self) -> Option<Snapshot> {
         Some(Snapshot {
-            aggregates: self.0.clone(),
+            sums: self.0.sums().clone(),
+            keys: Keys::default(),
             active: Default::default(),
             books: Default::default(),
             records: Default::default(),

@@ -98,7 +98,7 @@ impl Api for Operated {
         let rate = |of: fn(Tally) -> u64| of(sums.seen).saturating_sub(of(before)) as f64 / took;
         let config = shared.live.running();
         let wanted = shared.live.settings();
-        let aggregates = shared.aggregates();
+        let sums_of_all = shared.sums();
         let reloads = shared.live.reloads();
         let counters = bpf::interface_counters().unwrap_or_default();
         let interfaces = shared.interfaces();
@@ -141,7 +141,7 @@ impl Api for Operated {
             bytes_per_s: rate(|tally| tally.bytes),
             flows_active: shared.flow_count() as u64,
             flows_max: config.max_flows,
-            flows_evicted: aggregates.as_ref().map_or(0, |sums| sums.evicted()),
+            flows_evicted: sums_of_all.as_ref().map_or(0, |sums| sums.evicted()),
             packets: BTreeMap::from([
                 ("seen", sums.seen.packets),
                 ("decapsulated", sums.decapsulated.packets),
@@ -150,7 +150,7 @@ impl Api for Operated {
                 ("ignored", sums.ignored.packets),
                 ("lost", sums.lost.packets),
             ]),
-            records: aggregates.as_ref().map_or(0, |sums| sums.records()),
+            records: sums_of_all.as_ref().map_or(0, |sums| sums.records()),
             records_lost: report.records.lost,
             memory_bytes: resident_bytes().unwrap_or_default(),
             memory_limit_bytes: config.memory_limit,
@@ -187,10 +187,10 @@ impl Api for Operated {
     }
 
     fn flow_stats(&self) -> FlowStats {
-        let aggregates = self.shared.aggregates();
+        let sums_of_all = self.shared.sums();
         let mut stats = FlowStats {
             max: self.shared.live.running().max_flows,
-            evicted: aggregates.as_ref().map_or(0, |sums| sums.evicted()),
+            evicted: sums_of_all.as_ref().map_or(0, |sums| sums.evicted()),
             flow_bytes: size_of::<Flow>(),
             ..FlowStats::default()
         };
@@ -209,7 +209,7 @@ impl Api for Operated {
                 }
             }
         }
-        for (outcome, count) in aggregates.iter().flat_map(|sums| sums.ended()) {
+        for (outcome, count) in sums_of_all.iter().flat_map(|sums| sums.ended()) {
             *stats.ended.entry(outcome_name(outcome)).or_default() += count;
         }
         stats
@@ -220,6 +220,7 @@ impl Api for Operated {
             metric: spread.metric,
             series: spread.lines,
             overflow: spread.refused,
+            expired: spread.expired,
             labels: spread.labels,
         };
         self.index.spread().into_iter().map(use_of).collect()
@@ -238,7 +239,7 @@ impl Api for Operated {
                 running: pending.contains(&key.path).then(|| key.shown(&running)),
             }
         };
-        Key::all().iter().map(value).collect()
+        Key::all().map(value).collect()
     }
 
     fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()> {

@@ -90,6 +90,10 @@ impl Observer for Observing<'_> {
         self.aggregates.appeared(flow, sender)
     }
 
+    fn nameless(&mut self, flow: &Flow) {
+        self.aggregates.nameless(flow);
+    }
+
     fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
         self.aggregates.sent(flow, sender, record);
     }

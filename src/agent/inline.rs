@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::build;
 use super::live::Live;
 use super::shard::ShardSink;
 use super::shared::Shared;
+use super::{build, telling};
 use crate::bpf::{Bpf, Clock, Record, RingReader};
 use crate::config::{Config, Settings, Sources};
 use crate::metrics::{MetricsPage, SeriesIndex, Snapshot, Source};
@@ -26,7 +26,7 @@ impl Inline {
     /// Takes the rings of `bpf`.
     pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
         let rings = bpf.take_rings();
-        let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
+        let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling(config)));
         let live = Live::new(Settings::of(config.clone()), Sources::default(), bpf)?;
         let shared = Arc::new(Shared::new(live, bpf, Arc::clone(&index), rings.len())?);
         let workers = rings

@@ -18,6 +18,8 @@ use crate::metrics::resident_bytes;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at CPU time.
 const CPU_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks for series that nothing is counted in any more.
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// Share of the limit that flows may fill: the rest is for what comes and goes, a scrape above all.
 const FILL: f64 = 0.85;
 /// What a flow takes at most, its times and its place in the index included.
@@ -131,6 +133,7 @@ impl Limiting {
             .spawn(move || {
                 let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
                 let mut bounded = false;
+                let mut expired = Instant::now();
                 let mut last = (Instant::now(), cpu_time());
                 loop {
                     let config = shared.live.running();
@@ -141,6 +144,10 @@ impl Limiting {
                             now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
                         shared.keep_cpu(&config, &mut cpu, used);
                         last = now;
+                    }
+                    if expired.elapsed() >= EXPIRE_EVERY {
+                        shared.expire_series(config.series_idle);
+                        expired = Instant::now();
                     }
                     let nap = if config.memory_limit.is_some() { LOOK_EVERY } else { CPU_EVERY };
                     if stopped.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {

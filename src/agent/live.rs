@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::{bounds, options};
+use super::{bounds, options, telling};
 use crate::bpf::{Bpf, Loader, Programs, Sampler, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::metrics::Reloads;
@@ -153,6 +153,9 @@ impl super::shared::Shared {
         if config.features.buckets != before.features.buckets {
             self.measure_by(&config.features.buckets);
         }
+        if telling(&config) != telling(&before) {
+            self.tell_by(telling(&config));
+        }
         live.sampler.set(config.sampling_rate * self.throttle.share());
         if config.log_level != before.log_level {
             log::set_max_level(config.log_level);
@@ -164,7 +167,7 @@ impl super::shared::Shared {
 
 /// One line for what changed, and one for each value that has to wait.
 fn tell(before: &Settings, settings: &Settings, running: &Config) {
-    let changed = Key::all().iter().filter(|key| key.live && before.value(key).0 != settings.value(key).0);
+    let changed = Key::all().filter(|key| key.live && before.value(key).0 != settings.value(key).0);
     let names: Vec<String> = changed.map(|key| format!("{}={}", key.path, settings.value(key).0)).collect();
     match names.as_slice() {
         [] => log::info!("configuration read again: nothing new to take"),

@@ -24,11 +24,11 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
-use crate::config::{Config, DEFAULT_SOCKET, Precision, Settings, Sources};
+use crate::config::{Config, DEFAULT_SOCKET, External, Precision, Settings, Sources};
 use crate::control;
 use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Pages, Running, Server};
-use crate::metrics::{Build, MetricsPage, SeriesIndex, Source};
+use crate::metrics::{Build, MetricsPage, SeriesIndex, Source, Telling};
 use crate::worker::Worker;
 
 use api::Operated;
@@ -98,7 +98,7 @@ pub fn run_with(
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
 
-    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone()));
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling(config)));
     let live = Live::new(settings, sources, &bpf)?;
     let (shared, workers, rings) = start_workers(live, &mut bpf, &index)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
@@ -166,6 +166,11 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
         apps: config.features.apps.clone(),
         decapsulation: config.features.decapsulation,
     }
+}
+
+/// How ends of series are told from each other.
+fn telling(config: &Config) -> Telling {
+    Telling { labels: config.labels, grouped: config.external == External::Group }
 }
 
 fn build(config: &Config) -> Build {

@@ -20,7 +20,9 @@ use super::shard::{Shard, ShardSink, lock};
 use crate::bpf::{self, Books, Bpf, Clock, ProgramStatsReader, TimestampSource};
 use crate::config::{Buckets, Config, Given, Key, Settings};
 use crate::flow::{Counts, Facing, Flow, Limits};
-use crate::metrics::{Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source};
+use crate::metrics::{
+    Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
+};
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -30,6 +32,8 @@ pub(super) struct Shared {
     books: Books,
     programs: Mutex<ProgramTimes>,
     index: Arc<SeriesIndex>,
+    /// Held while series leave.
+    leaving: Mutex<()>,
     timestamps: TimestampSource,
     shards: Arc<[Arc<Mutex<Shard>>]>,
     nat: Arc<Nat>,
@@ -50,6 +54,7 @@ impl Shared {
             books: bpf.books()?,
             programs: Mutex::new(ProgramTimes::of(bpf.programs()?.stats()?)),
             index,
+            leaving: Mutex::default(),
             timestamps: config.features.timestamps,
             shards,
             nat: Nat::new(&config, bpf.spread()),
@@ -112,6 +117,28 @@ impl Shared {
         }
     }
 
+    /// Tells ends of series from each other by these labels from now on. All series begin anew.
+    pub(super) fn tell_by(&self, telling: Telling) {
+        let _leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
+        let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.aggregates).collect();
+        Aggregates::renew_labels(&mut workers, telling);
+        for shard in &mut shards {
+            let (table, mut observing, _) = shard.parts();
+            table.recount(&mut observing);
+        }
+    }
+
+    /// Lets go of series in which nothing was counted for this long.
+    pub(super) fn expire_series(&self, idle: Duration) {
+        let since_ns = Clock::now_ns().saturating_sub(idle.as_nanos() as u64);
+        let _leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        // In this order alone all are held at once: whoever else takes two takes one after the other.
+        let mut shards: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
+        let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.aggregates).collect();
+        Aggregates::expire_idle(&mut workers, since_ns);
+    }
+
     /// These programs run from now on.
     pub(super) fn time_programs(&self, programs: ProgramStatsReader) {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).replace(programs);
@@ -170,15 +197,15 @@ impl Shared {
     }
 
     /// The sums of all workers.
-    pub(super) fn aggregates(&self) -> Option<Aggregates> {
-        self.shards.iter().map(|shard| lock(shard).aggregates.clone()).reduce(|mut sum, more| {
+    pub(super) fn sums(&self) -> Option<Sums> {
+        self.shards.iter().map(|shard| lock(shard).aggregates.sums().clone()).reduce(|mut sum, more| {
             sum.add(&more);
             sum
         })
     }
 
     pub(super) fn report(&self) -> Report {
-        let accounted = self.aggregates().map(|a| a.interfaces().clone()).unwrap_or_default();
+        let accounted = self.sums().map(|sums| sums.interfaces().clone()).unwrap_or_default();
         Report::new(self.books.interfaces(), accounted, self.books.records())
     }
 }
@@ -194,8 +221,13 @@ impl Source for Shared {
             }
             processing.add(&shard.processing);
         }
+        // Between the two no series may leave, and its number go to another.
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sums, keys) = (self.sums()?, self.index.keys());
+        drop(leaving);
         Some(Snapshot {
-            aggregates: self.aggregates()?,
+            sums,
+            keys,
             active,
             books: self.books.interfaces(),
             records: self.books.records(),

@@ -119,7 +119,7 @@ pub(super) fn make(client: &Client, path: &Path) -> Result<usize> {
 
 /// What the keys of the configuration are called there, and nothing else.
 fn environment() -> String {
-    let names = Key::all().iter().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
+    let names = Key::all().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
     let given = names.filter_map(|name| std::env::var(&name).ok().map(|value| format!("{name}={value}\n")));
     given.collect()
 }

@@ -1,6 +1,9 @@
 //! Every key of the configuration: its names, what it means, what is valid, and whether a running agent takes a new value.
 
-mod table;
+mod export;
+mod features;
+mod running;
+mod traffic;
 
 use std::time::Duration;
 
@@ -9,6 +12,10 @@ use anyhow::{Context, Result};
 use super::Config;
 use super::value::Given;
 use crate::bpf::App;
+
+const SWITCH: &str = "true or false";
+const A_DURATION: &str = "a duration such as 300s, 5m, 1h, at least 1s";
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// A key of the configuration.
 pub struct Key {
@@ -28,13 +35,14 @@ pub struct Key {
 
 impl Key {
     /// All of them, in the order of the file.
-    pub fn all() -> &'static [Key] {
-        table::KEYS
+    pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
+        // A key that switches something off comes after those that say how it is done.
+        [traffic::KEYS, export::KEYS, features::KEYS, running::KEYS].into_iter().flatten()
     }
 
     /// The key with this path.
     pub fn named(path: &str) -> Option<&'static Key> {
-        Key::all().iter().find(|key| key.path == path)
+        Key::all().find(|key| key.path == path)
     }
 
     /// What it is in `config`.
@@ -45,7 +53,7 @@ impl Key {
     /// Keys of which `wanted` has other values than `running`, and which take a restart.
     pub fn pending(running: &Config, wanted: &Config) -> impl Iterator<Item = &'static Key> {
         let differs = |key: &&Key| !key.live && key.shown(running) != key.shown(wanted);
-        Key::all().iter().filter(differs)
+        Key::all().filter(differs)
     }
 
     /// What it is if nobody says otherwise.
@@ -60,14 +68,13 @@ impl Key {
 
     /// What a wrong path may have been meant to be.
     pub fn instead(path: &str) -> String {
-        if let Some(near) = nearest(path, Key::all().iter().map(|key| key.path)) {
+        if let Some(near) = nearest(path, Key::all().map(|key| key.path)) {
             return format!("did you mean {near}?");
         }
         let section = format!("{}.", path.rsplit_once('.').map_or("", |(section, _)| section));
-        let there: Vec<&str> = Key::all().iter().filter_map(|key| key.path.strip_prefix(&section)).collect();
+        let there: Vec<&str> = Key::all().filter_map(|key| key.path.strip_prefix(&section)).collect();
         if there.is_empty() {
-            let mut sections: Vec<&str> =
-                Key::all().iter().map(|key| key.path.split('.').next().unwrap_or("")).collect();
+            let mut sections: Vec<&str> = Key::all().map(|key| key.path.split('.').next().unwrap_or("")).collect();
             sections.dedup();
             return format!("valid are {}", sections.join(", "));
         }
@@ -114,13 +121,13 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_in_the_file_s_form() {
-        let mut names: Vec<String> = Key::all().iter().map(Key::variable).collect();
-        names.extend(Key::all().iter().filter_map(|key| key.short).map(str::to_owned));
+        let mut names: Vec<String> = Key::all().map(Key::variable).collect();
+        names.extend(Key::all().filter_map(|key| key.short).map(str::to_owned));
         let count = names.len();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert!(Key::all().iter().all(|key| key.path.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.')));
+        assert!(Key::all().all(|key| key.path.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.')));
     }
 
     /// What a key shows can be given to it.

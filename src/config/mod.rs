@@ -4,6 +4,7 @@ mod args;
 mod features;
 mod file;
 mod keys;
+mod labels;
 mod select;
 mod settings;
 mod value;
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub use args::{Args, Command};
 pub use features::{Buckets, Features, Precision};
 pub use keys::Key;
+pub use labels::{External, Label, Labels};
 pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
@@ -68,6 +70,12 @@ pub struct Config {
     pub cpu_limit_milli: Option<u32>,
     /// Series of all metrics whose labels come from packets.
     pub series_limit: usize,
+    /// Labels that tell these from each other.
+    pub labels: Labels,
+    /// What stands for an address outside of the cluster.
+    pub external: External,
+    /// Series in which nothing was counted for so long leave.
+    pub series_idle: Duration,
     /// Watch pods in their own network namespaces where they have no link on the host.
     pub pod_namespaces: bool,
     /// Join what NAT has under two addresses, as the kernel's connection tracking tells.
@@ -105,6 +113,9 @@ impl Default for Config {
             memory_limit: None,
             cpu_limit_milli: None,
             series_limit: 20_000,
+            labels: Labels::default(),
+            external: External::default(),
+            series_idle: Duration::from_secs(900),
             pod_namespaces: false,
             nat: true,
             nat_queue_bytes: 16 << 20,
@@ -159,6 +170,9 @@ impl Config {
             max_age: wanted.max_age,
             connect_timeout: wanted.connect_timeout,
             features: Features { timestamps: self.features.timestamps, ..wanted.features },
+            labels: wanted.labels,
+            external: wanted.external,
+            series_idle: wanted.series_idle,
             memory_limit: wanted.memory_limit,
             cpu_limit_milli: wanted.cpu_limit_milli,
             log_level: wanted.log_level,

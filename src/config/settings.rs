@@ -120,7 +120,7 @@ impl Settings {
             if value.trim().is_empty() {
                 continue;
             }
-            let Some(key) = Key::all().iter().find(|key| key.short == Some(name) || key.variable() == *name) else {
+            let Some(key) = Key::all().find(|key| key.short == Some(name) || key.variable() == *name) else {
                 unknown.push(name);
                 continue;
             };
@@ -135,8 +135,7 @@ impl Settings {
         }
         // Not an error: Kubernetes makes variables of the names of services.
         for name in unknown.into_iter().filter(|name| name.starts_with("NETMON_")) {
-            let known =
-                Key::all().iter().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
+            let known = Key::all().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
             if let Some(near) = super::keys::nearest(name, known) {
                 self.hints.push(format!("the environment variable {name} means nothing here: did you mean {near}?"));
             }
@@ -275,9 +274,9 @@ resources:
         let differ = |a: &Config, b: &Config| format!("{a:?}") != format!("{b:?}");
         let values = [
             "false", "true", "7", "0.5", "77s", "88Mi", "ssh", "kernel", "hardware", "high", "warn", "json", ":1234",
-            "300", "1000",
+            "300", "1000", "src_zone", "group",
         ];
-        for key in Key::all().iter().filter(|key| !key.about.starts_with("reserved")) {
+        for key in Key::all().filter(|key| !key.about.starts_with("reserved")) {
             for name in [Some(key.variable()), key.short.map(str::to_owned)].into_iter().flatten() {
                 let read = |value: &&str| {
                     let sources = Sources { environment: environment(&[(&name, value)]), ..Sources::default() };

@@ -149,6 +149,8 @@ pub struct SeriesUse {
     pub series: usize,
     /// Times that something was counted under "other" for want of room.
     pub overflow: u64,
+    /// Those that have left, for nothing was counted in them any more.
+    pub expired: u64,
     /// Values that each label has, the one with most first.
     pub labels: Vec<(&'static str, usize)>,
 }

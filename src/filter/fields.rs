@@ -1,7 +1,10 @@
 //! The fields that filters and sorting know: those of a printed flow, and names for either end.
 
+use std::sync::Arc;
+
 use super::Value;
-use crate::output::{Ends, Line, Stats};
+use crate::flow::Party;
+use crate::output::{Line, Stats};
 
 /// How a field is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +70,8 @@ fn mean<'a>(stats: Option<Stats>) -> Option<Value<'a>> {
 }
 
 /// A name of the client, and of the server.
-fn named(line: &Line, name: impl Fn(&Ends) -> &Option<String>) -> [Option<Value<'_>>; 2] {
-    [&line.client, &line.server].map(|end| end.as_ref().and_then(|end| name(end).as_deref()).map(Value::Text))
+fn named(line: &Line, name: impl Fn(&Party) -> &Option<Arc<str>>) -> [Option<Value<'_>>; 2] {
+    [&line.client, &line.server].map(|end| end.as_ref().and_then(|end| name(&end.0).as_deref()).map(Value::Text))
 }
 
 macro_rules! fields {

@@ -2,6 +2,7 @@
 
 mod details;
 mod key;
+mod naming;
 mod nat;
 mod observer;
 mod outcome;
@@ -16,14 +17,17 @@ mod wheel;
 
 pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
+pub use naming::{Named, Naming};
 pub use nat::{Identity, Nat, Tracked, Translations};
 pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
-pub use party::Party;
+pub use party::{Parties, Party};
 pub use quotes::ErrorKind;
 pub use roles::Facing;
 pub use state::State;
 pub use table::{Counts, Limits, Table};
+
+use std::sync::Arc;
 
 use crate::bpf::{App, Hook, Record};
 
@@ -109,6 +113,11 @@ impl Direction {
     }
 }
 
+/// A RST or an ICMP error was seen; how the flow ended shows when all records have come.
+const CLOSING: u8 = 1;
+/// Who the client is is known by evidence, not by a guess.
+const CLIENT_IS_KNOWN: u8 = 2;
+
 /// A flow: what two endpoints exchange over one protocol.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -128,14 +137,16 @@ pub struct Flow {
     pub app: Option<App>,
     /// Times, and what is rare; most flows have none.
     pub details: Option<Box<Details>>,
+    /// Who its ends are, in the order of the key, as far as that is known.
+    pub parties: Option<Arc<Parties>>,
     /// What the observer wants to find again, one a direction.
     pub tags: [u32; 2],
+    /// What became of the question who its ends are.
+    pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
-    /// A RST or an ICMP error was seen; how it ended shows when all records have come.
-    closing: bool,
-    /// By evidence, not by a guess.
-    client_is_known: bool,
+    /// CLOSING, CLIENT_IS_KNOWN.
+    marks: u8,
 }
 
 impl Flow {
@@ -150,7 +161,30 @@ impl Flow {
     }
 
     fn is_over(&self) -> bool {
-        self.outcome.is_some() || self.closing
+        self.outcome.is_some() || self.has(CLOSING)
+    }
+
+    fn has(&self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    fn mark(&mut self, mark: u8, so: bool) {
+        self.marks = if so { self.marks | mark } else { self.marks & !mark };
+    }
+
+    /// Who the client is.
+    pub fn client_party(&self) -> Option<&Arc<Party>> {
+        self.party(usize::from(self.client & 1))
+    }
+
+    /// Who the server is.
+    pub fn server_party(&self) -> Option<&Arc<Party>> {
+        self.party(usize::from(!self.client & 1))
+    }
+
+    /// Who this end of the key is.
+    pub fn party(&self, end: usize) -> Option<&Arc<Party>> {
+        self.parties.as_ref()?[end].as_ref()
     }
 
     /// What its ends are called where its addresses are translated.

@@ -1,11 +1,18 @@
 //! Who wants to know what happens to flows.
 
-use super::{ErrorKind, Flow, Outcome};
+use super::{ErrorKind, Flow, Named, Outcome};
 use crate::bpf::{Record, Sample};
 
 /// Learns what happens to flows, as it happens.
 pub trait Observer {
-    /// The end `sender` of the flow sends for the first time; the tag that this direction is to carry.
+    /// Who the ends of the flow are.
+    fn named(&mut self, _flow: &Flow) -> Named {
+        Named::default()
+    }
+    /// An end of the flow got no name in time, or too many wait for theirs.
+    fn nameless(&mut self, _flow: &Flow) {}
+    /// The end `sender` of the flow sends for the first time, or is to be counted as something else than by the tag that it
+    /// has; the tag that this direction is to carry.
     fn appeared(&mut self, flow: &Flow, sender: usize) -> u32;
     /// The first packet of the flow is accounted.
     fn started(&mut self, _flow: &Flow) {}

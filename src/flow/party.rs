@@ -22,3 +22,20 @@ pub struct Party {
     /// Of a network, where the address belongs to one that has a name.
     pub name: Option<Arc<str>>,
 }
+
+/// The ends of flows, in the order of their keys. Flows of the same ends share them: they are many.
+pub type Parties = [Option<Arc<Party>>; 2];
+
+impl Party {
+    /// A network outside, not one who is in it.
+    pub fn is_network(&self) -> bool {
+        self.name.is_some()
+    }
+
+    /// What stands for it where one name has to do: its workload, else its pod, its network, or its node.
+    pub fn title(&self) -> Option<&Arc<str>> {
+        let Party { workload, pod, name, node, .. } = self;
+        // A service that nobody answers for runs on no node, and is told apart by its own label.
+        workload.as_ref().or(pod.as_ref()).or(name.as_ref()).or(node.as_ref())
+    }
+}

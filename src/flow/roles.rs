@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::HashSet;
 
 use super::outcome::{ICMP, ICMPV6, TCP};
-use super::{Direction, Flow, FlowKey, Identity};
+use super::{CLIENT_IS_KNOWN, Direction, Flow, FlowKey, Identity};
 use crate::bpf::{Facts, Hook, Measure, Record};
 
 /// Interfaces, by index, that face a workload: what enters the host there has left a pod.
@@ -67,11 +67,11 @@ fn opens(record: &Record) -> bool {
 pub(super) fn corrected(flow: &Flow, identity: &Identity, record: &Record) -> Option<usize> {
     let client = match evidence(identity, record) {
         // Both ends sent a SYN: the earlier one opened.
-        Some(_) if flow.client_is_known && !(opens(record) && record.first_ns < flow.first_ns) => return None,
+        Some(_) if flow.has(CLIENT_IS_KNOWN) && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
         None => {
             let tie = flow.key.ends[0].port == flow.key.ends[1].port;
-            if flow.client_is_known || !tie || record.first_ns >= flow.first_ns {
+            if flow.has(CLIENT_IS_KNOWN) || !tie || record.first_ns >= flow.first_ns {
                 return None;
             }
             identity.sender

@@ -52,6 +52,10 @@ impl Slab {
         Some(self.chunks.get(page)?.iter().flatten())
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.chunks.iter_mut().flatten().flatten()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.chunks.iter().flatten().flatten()
     }

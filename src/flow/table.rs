@@ -16,7 +16,7 @@ use super::reuse::begins_anew;
 use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
-use super::{Direction, ErrorKind, Flow, FlowKey, Identity, Observer, Sent};
+use super::{CLIENT_IS_KNOWN, CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer, Sent};
 use crate::bpf::{App, Cause, Record};
 
 /// Bounds of a table.
@@ -51,7 +51,9 @@ pub struct Table {
     hasher: RandomState,
     /// Hash and index of each flow.
     index: HashTable<(u32, u32)>,
-    flows: Slab,
+    pub(super) flows: Slab,
+    /// Those with an end that may get a name.
+    pub(super) unnamed: Vec<Entry>,
     wheel: Wheel,
     counts: Counts,
     quotes: Quotes,
@@ -76,6 +78,7 @@ impl Table {
             hasher: RandomState::default(),
             index: HashTable::new(),
             flows: Slab::default(),
+            unnamed: Vec::new(),
             wheel: Wheel::new(seconds(now_ns)),
             counts: Counts::new(),
             quotes: Quotes::default(),
@@ -152,7 +155,12 @@ impl Table {
             && flow.nat() != Some(tracked.nat)
         {
             flow.details.get_or_insert_default().nat = Some(Box::new(tracked.nat));
+            if flow.parties.is_some() {
+                flow.naming = Naming::Unasked;
+            }
         }
+        self.name(index, observer);
+        let Some(flow) = self.flows.get_mut(index) else { return };
         let sent = &mut flow.sent[sender];
         let owner = sent.is_owner(identity, record);
         let first = sent.ifindex == 0;
@@ -207,18 +215,18 @@ impl Table {
         let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.outcome.is_none()) else { return };
         let wait = match judge(flow) {
             // Who opened it is part of how it ended: while that is a guess, the record with the SYN may be on its way.
-            Verdict::Certain(outcome) if flow.client_is_known => {
+            Verdict::Certain(outcome) if flow.has(CLIENT_IS_KNOWN) => {
                 flow.outcome = Some(outcome);
                 observer.ended(flow, outcome);
                 LINGER_NS
             }
-            Verdict::Certain(_) | Verdict::Likely(_) if !flow.closing => {
-                flow.closing = true;
+            Verdict::Certain(_) | Verdict::Likely(_) if !flow.has(CLOSING) => {
+                flow.mark(CLOSING, true);
                 SETTLE_NS
             }
             Verdict::Certain(_) | Verdict::Likely(_) => return,
             Verdict::Open => {
-                flow.closing = false; // an answer has overruled the error
+                flow.mark(CLOSING, false); // an answer has overruled the error
                 return;
             }
         };
@@ -230,10 +238,15 @@ impl Table {
     fn correct_roles(&mut self, index: u32, identity: &Identity, record: &Record, observer: &mut impl Observer) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let client = roles::corrected(flow, identity, record);
-        flow.client_is_known |= roles::evidence(identity, record).is_some();
+        let known = flow.has(CLIENT_IS_KNOWN) || roles::evidence(identity, record).is_some();
+        flow.mark(CLIENT_IS_KNOWN, known);
         let sender = identity.sender;
         let direction = if let Some(client) = client {
             flow.client = client as u8;
+            // Which of its ends is asked for as a server is another one now, where anybody knows names.
+            if flow.parties.is_some() {
+                flow.naming = Naming::Unasked;
+            }
             roles::direction_of(&self.facing, client, sender, record)
         } else if roles::opened_by_workload(&self.facing, flow.client.into(), sender, record) {
             Direction::Egress
@@ -264,7 +277,7 @@ impl Table {
     ) -> u32 {
         self.end(index, observer);
         let goes_on = !record.syn && !record.syn_ack;
-        let known = |flow: &&Flow| goes_on && flow.client_is_known;
+        let known = |flow: &&Flow| goes_on && flow.has(CLIENT_IS_KNOWN);
         let client = self.flows.get(index).filter(known).map(|flow| usize::from(flow.client));
         self.remove(index, observer);
         self.open(hash, identity, record, client, observer)
@@ -292,10 +305,11 @@ impl Table {
             outcome: None,
             app: None,
             details: None,
-            closing: false,
-            client_is_known: evidence.is_some(),
+            marks: if evidence.is_some() { CLIENT_IS_KNOWN } else { 0 },
             first_ns: record.first_ns,
+            parties: None,
             tags: [0; 2],
+            naming: Naming::Unasked,
             generation: self.generation,
         };
         *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
@@ -331,7 +345,7 @@ impl Table {
 }
 
 /// It is to be counted as something else than before.
-fn retag(flow: &mut Flow, observer: &mut impl Observer) {
+pub(super) fn retag(flow: &mut Flow, observer: &mut impl Observer) {
     for end in 0..2 {
         if flow.sent[end].ifindex != 0 {
             flow.tags[end] = observer.appeared(flow, end);

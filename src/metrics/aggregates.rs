@@ -3,31 +3,21 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt};
-
+use super::ends::{End, Labeller, Role, Telling};
+use super::held::{Held, is_held};
 use super::pairs::Pairs;
 use super::series::{SeriesIndex, SeriesKey, Trouble};
+use super::sums::{Line, Sums};
 use crate::bpf::{Record, Sample, Tally};
-use crate::flow::{Direction, ErrorKind, Flow, Observer, Outcome};
+use crate::flow::{ErrorKind, Flow, Naming, Observer, Outcome};
 
-/// Sums over everything one worker has seen. They only grow.
-#[derive(Clone, Debug)]
+/// What one worker adds up.
+#[derive(Debug)]
 pub struct Aggregates {
     index: Arc<SeriesIndex>,
-    /// By number of series.
-    pub(super) series: Vec<Tally>,
-    pub(super) pairs: Pairs,
-    /// Flows whose outcome is known.
-    pub(super) ended: HashMap<(u8, Direction, Outcome), u64>,
-    /// ICMP errors, one a flow and kind.
-    pub(super) errors: HashMap<ErrorKind, u64>,
-    /// ICMP errors that found no flow, for too many waited for theirs.
-    pub(super) errors_lost: u64,
-    /// By interface index; 0: interfaces that are gone.
-    pub(super) interfaces: HashMap<u32, Accounted>,
-    pub(super) evicted: u64,
-    pub(super) records: u64,
-    pub(super) undecodable: u64,
+    labeller: Labeller,
+    held: Held,
+    sums: Sums,
 }
 
 /// What became of the packets in records, for one interface.
@@ -46,145 +36,215 @@ impl AddAssign for Accounted {
     }
 }
 
-impl Aggregates {
-    /// Nothing seen yet.
-    pub fn new(index: Arc<SeriesIndex>) -> Aggregates {
-        Aggregates {
-            pairs: Pairs::new(index.buckets()),
-            index,
-            series: Vec::new(),
-            ended: HashMap::new(),
-            errors: HashMap::new(),
-            errors_lost: 0,
-            interfaces: HashMap::new(),
-            evicted: 0,
-            records: 0,
-            undecodable: 0,
-        }
-    }
-
-    /// Begins to count times anew, with the buckets that the index has now.
-    pub fn renew_buckets(&mut self) {
-        self.pairs.set_buckets(self.index.buckets());
-    }
-
-    /// Flows that had to go for lack of room.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
-    }
-
-    /// Records taken from the rings.
-    pub fn records(&self) -> u64 {
-        self.records
-    }
-
-    /// Flows whose outcome is known.
-    pub fn ended(&self) -> impl Iterator<Item = (Outcome, u64)> {
-        self.ended.iter().map(|(&(_, _, outcome), &count)| (outcome, count))
-    }
-
-    /// Counts records taken from the ring.
-    pub fn count_records(&mut self, records: u64) {
-        self.records += records;
-    }
-
-    /// Counts what was in the ring and no record.
-    pub fn count_undecodable(&mut self, count: u64) {
-        self.undecodable += count;
-    }
-
-    /// Adds another worker's sums.
-    pub fn add(&mut self, other: &Aggregates) {
-        if self.series.len() < other.series.len() {
-            self.series.resize(other.series.len(), Tally::default());
-        }
-        for (sum, more) in self.series.iter_mut().zip(&other.series) {
-            *sum += *more;
-        }
-        self.pairs.add(&other.pairs);
-        for (&key, count) in &other.ended {
-            *self.ended.entry(key).or_default() += count;
-        }
-        for (&kind, count) in &other.errors {
-            *self.errors.entry(kind).or_default() += count;
-        }
-        self.errors_lost += other.errors_lost;
-        for (&ifindex, more) in &other.interfaces {
-            *self.interfaces.entry(ifindex).or_default() += *more;
-        }
-        self.evicted += other.evicted;
-        self.records += other.records;
-        self.undecodable += other.undecodable;
-    }
-
-    /// An interface is gone: what it had counts as interface 0 from now on.
-    pub fn retire(&mut self, ifindex: u32) {
-        if let Some(gone) = self.interfaces.remove(&ifindex) {
-            *self.interfaces.entry(0).or_default() += gone;
-        }
-    }
-
-    /// Flows whose outcome is known.
-    pub fn ended_flows(&self) -> u64 {
-        self.ended.values().sum()
-    }
-
-    /// By interface index.
-    pub fn interfaces(&self) -> &HashMap<u32, Accounted> {
-        &self.interfaces
-    }
-}
-
 fn tally(record: &Record) -> Tally {
     Tally { packets: record.packets, bytes: record.bytes }
 }
 
+impl Aggregates {
+    /// Nothing seen yet.
+    pub fn new(index: Arc<SeriesIndex>) -> Aggregates {
+        let (sums, labeller) = (Sums::new(index.buckets()), Labeller::new(index.telling()));
+        Aggregates { index, labeller, held: Held::default(), sums }
+    }
+
+    /// What was added up so far, but for what waits for names.
+    pub fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    /// Begins to count times anew, with the buckets that the index has now.
+    pub fn renew_buckets(&mut self) {
+        self.sums.pairs.set_buckets(self.index.buckets());
+    }
+
+    /// Counts records taken from the ring.
+    pub fn count_records(&mut self, records: u64) {
+        self.sums.records += records;
+    }
+
+    /// Counts what was in the ring and no record.
+    pub fn count_undecodable(&mut self, count: u64) {
+        self.sums.undecodable += count;
+    }
+
+    /// An interface is gone: what it had counts as interface 0 from now on.
+    pub fn retire(&mut self, ifindex: u32) {
+        if let Some(gone) = self.sums.interfaces.remove(&ifindex) {
+            *self.sums.interfaces.entry(0).or_default() += gone;
+        }
+    }
+
+    /// Ends are told from each other in another way from now on: all series begin anew. The flows are to be recounted then.
+    pub fn renew_labels(workers: &mut [&mut Aggregates], telling: Telling) {
+        let Some(index) = workers.first().map(|worker| Arc::clone(&worker.index)) else { return };
+        Aggregates::expire(workers, u64::MAX, true);
+        index.set_telling(telling);
+        for worker in workers {
+            worker.labeller = Labeller::new(telling);
+        }
+    }
+
+    /// Lets go of the series that no flow is counted in, in no worker, since `since_ns`. No worker may count meanwhile.
+    pub fn expire_idle(workers: &mut [&mut Aggregates], since_ns: u64) {
+        Aggregates::expire(workers, since_ns, false);
+    }
+
+    fn expire(workers: &mut [&mut Aggregates], since_ns: u64, in_use: bool) {
+        let Some(index) = workers.first().map(|worker| Arc::clone(&worker.index)) else { return };
+        let keys = index.traffic.keys();
+        let idle = |(number, _): &(usize, &SeriesKey)| {
+            let lines = || workers.iter().filter_map(|worker| worker.sums.series.get(*number));
+            (in_use || lines().all(|line| line.flows == 0))
+                && lines().map(|line| line.last_ns).max().unwrap_or(0) < since_ns
+        };
+        let numbered = keys.iter().enumerate().filter_map(|(i, key)| Some((i + 1, key.as_ref()?)));
+        let (numbers, gone): (Vec<usize>, Vec<&SeriesKey>) = numbered.filter(idle).unzip();
+        for worker in &mut *workers {
+            for number in &numbers {
+                if let Some(line) = worker.sums.series.get_mut(*number) {
+                    worker.sums.expired += std::mem::take(line).tally;
+                }
+            }
+        }
+        index.expire(&index.traffic, gone);
+        Pairs::expire(
+            &mut workers.iter_mut().map(|worker| &mut worker.sums.pairs).collect::<Vec<_>>(),
+            &index,
+            since_ns,
+        );
+    }
+
+    fn line(&mut self, number: u32) -> &mut Line {
+        let number = number as usize;
+        let series = &mut self.sums.series;
+        if number >= series.len() {
+            series.resize(number + 1, Line::default());
+        }
+        &mut series[number]
+    }
+
+    /// A direction of a flow is counted elsewhere from now on.
+    fn leave(&mut self, tag: u32, flow: &Flow) {
+        let line = self.line(tag);
+        line.flows = line.flows.saturating_sub(1);
+        line.last_ns = line.last_ns.max(flow.last_ns());
+    }
+
+    /// Where traffic from the end `sender` is counted.
+    fn number(&mut self, flow: &Flow, sender: usize) -> u32 {
+        let ends = &flow.key.ends;
+        let mut end = |role, end: usize| self.labeller.end(role, ends[end].ip(flow.key.v6), flow.party(end));
+        let (source, destination) = (end(Role::Source, sender), end(Role::Destination, 1 - sender));
+        let (protocol, direction, app) = (flow.key.protocol, flow.direction, flow.app);
+        self.index.number(&SeriesKey { protocol, direction, source, destination, app })
+    }
+
+    fn pair(&mut self, flow: &Flow) -> (End, End) {
+        let client = usize::from(flow.client & 1);
+        let mut end = |role, end: usize| self.labeller.end(role, flow.key.ends[end].ip(flow.key.v6), flow.party(end));
+        (end(Role::Client, client), end(Role::Server, 1 - client))
+    }
+
+    fn trouble(&mut self, flow: &Flow, trouble: Trouble, count: u64) {
+        if count > 0 {
+            let ends = self.pair(flow);
+            self.sums.pairs.trouble(&self.index, ends, flow, trouble, count);
+        }
+    }
+
+    fn count_sample(&mut self, flow: &Flow, sample: Sample) {
+        let ends = self.pair(flow);
+        self.sums.pairs.measured(&self.index, ends, flow, sample);
+    }
+
+    /// What waited goes to where it belongs.
+    fn release(&mut self, flow: &Flow, tag: u32, number: u32) {
+        let place = self.held.release(tag);
+        let line = self.line(number);
+        line.tally += place.tally;
+        line.last_ns = line.last_ns.max(flow.last_ns());
+        for sample in place.samples {
+            self.count_sample(flow, sample);
+        }
+        self.trouble(flow, Trouble::Retransmit, place.retransmits);
+        self.trouble(flow, Trouble::Reset, place.resets);
+    }
+}
+
 impl Observer for Aggregates {
     fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
-        let ends = &flow.key.ends;
-        self.index.traffic(SeriesKey {
-            protocol: flow.key.protocol,
-            direction: flow.direction,
-            source: ends[sender].ip(flow.key.v6),
-            destination: ends[1 - sender].ip(flow.key.v6),
-            app: flow.app,
-        })
+        let before = flow.tags[sender];
+        if flow.naming == Naming::Awaited {
+            if is_held(before) {
+                return before;
+            }
+            self.leave(before, flow);
+            return self.held.hold();
+        }
+        let number = self.number(flow, sender);
+        self.line(number).flows += 1;
+        if is_held(before) {
+            self.release(flow, before, number);
+        } else {
+            self.leave(before, flow);
+        }
+        number
+    }
+
+    fn nameless(&mut self, _: &Flow) {
+        self.sums.nameless += 1;
     }
 
     fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
-        let number = flow.tags[sender] as usize;
-        if number >= self.series.len() {
-            self.series.resize(number + 1, Tally::default());
+        self.sums.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
+        let tag = flow.tags[sender];
+        if is_held(tag) {
+            self.held.add(tag, record);
+            return;
         }
-        self.series[number] += tally(record);
-        self.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
+        self.line(tag).tally += tally(record);
         if let Some(facts) = &record.facts {
-            self.pairs.trouble(&self.index, flow, Trouble::Retransmit, facts.retransmits.into());
-            self.pairs.trouble(&self.index, flow, Trouble::Reset, facts.resets.into());
+            self.trouble(flow, Trouble::Retransmit, facts.retransmits.into());
+            self.trouble(flow, Trouble::Reset, facts.resets.into());
         }
     }
 
-    fn measured(&mut self, flow: &Flow, _sender: usize, sample: Sample) {
-        self.pairs.measured(&self.index, flow, sample);
+    fn measured(&mut self, flow: &Flow, sender: usize, sample: Sample) {
+        let tag = flow.tags[sender];
+        if !is_held(tag) || !self.held.measured(tag, sample) {
+            self.count_sample(flow, sample);
+        }
     }
 
     fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
-        *self.errors.entry(kind).or_default() += 1;
+        *self.sums.errors.entry(kind).or_default() += 1;
     }
 
     fn icmp_error_lost(&mut self) {
-        self.errors_lost += 1;
+        self.sums.errors_lost += 1;
     }
 
     fn duplicate(&mut self, record: &Record) {
-        self.interfaces.entry(record.ifindex).or_default().duplicate += tally(record);
+        self.sums.interfaces.entry(record.ifindex).or_default().duplicate += tally(record);
     }
 
     fn ended(&mut self, flow: &Flow, outcome: Outcome) {
-        *self.ended.entry((flow.key.protocol, flow.direction, outcome)).or_default() += 1;
+        *self.sums.ended.entry((flow.key.protocol, flow.direction, outcome)).or_default() += 1;
     }
 
     fn evicted(&mut self, _: &Flow) {
-        self.evicted += 1;
+        self.sums.evicted += 1;
+    }
+
+    fn removed(&mut self, flow: &Flow) {
+        for sender in 0..2 {
+            let tag = flow.tags[sender];
+            if is_held(tag) {
+                let number = self.number(flow, sender);
+                self.release(flow, tag, number);
+            } else {
+                self.leave(tag, flow);
+            }
+        }
     }
 }

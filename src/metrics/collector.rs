@@ -7,6 +7,7 @@ use prometheus::proto::{MetricFamily, Quantile, Summary};
 
 use super::aggregates::Accounted;
 use super::budget::OTHER;
+use super::ends::Role;
 use super::families::Families;
 use super::interfaces::{InterfaceStatus, MOST_INTERFACES, coverage};
 use super::own::{Usage, UsageReader};
@@ -37,7 +38,7 @@ impl AgentCollector {
         families.add("netmon_build_info", &info, 1.0);
         flows(&mut families, &snapshot);
         self.traffic(&mut families, &snapshot);
-        pairs(&mut families, &snapshot.aggregates.pairs);
+        pairs(&mut families, &snapshot.sums.pairs, self.series.telling().labels);
         conservation(&mut families, &snapshot);
         coverage(&mut families, &snapshot);
         programs(&mut families, &snapshot);
@@ -51,7 +52,7 @@ fn flows(families: &mut Families, snapshot: &Snapshot) {
         let pairs = [("protocol", &*protocol_name(protocol)), ("direction", direction.name())];
         families.add("netmon_flows_active", &pairs, count as f64);
     }
-    for (&(protocol, direction, outcome), &count) in &snapshot.aggregates.ended {
+    for (&(protocol, direction, outcome), &count) in &snapshot.sums.ended {
         let pairs = [
             ("protocol", &*protocol_name(protocol)),
             ("direction", direction.name()),
@@ -60,33 +61,40 @@ fn flows(families: &mut Families, snapshot: &Snapshot) {
         ];
         families.add("netmon_flows_total", &pairs, count as f64);
     }
-    families.add("netmon_flows_evicted_total", &[], snapshot.aggregates.evicted as f64);
+    families.add("netmon_flows_evicted_total", &[], snapshot.sums.evicted as f64);
 }
 
 impl AgentCollector {
     fn traffic(&self, families: &mut Families, snapshot: &Snapshot) {
-        let keys = self.series.traffic_keys();
-        for (number, tally) in snapshot.aggregates.series.iter().enumerate().filter(|(_, t)| t.packets > 0) {
+        let labels = self.series.telling().labels;
+        let mut values: Vec<(&str, String)> = Vec::with_capacity(8);
+        for (number, line) in snapshot.sums.series.iter().enumerate().filter(|(_, line)| line.tally.packets > 0) {
+            values.clear();
             if number == OTHER as usize {
-                let other = ["protocol", "direction", "src_ip", "dst_ip", "app_protocol"].map(|name| (name, "other"));
-                families.tally("netmon_packets_total", "netmon_bytes_total", &other, *tally);
-            } else if let Some(key) = keys.get(number - 1) {
-                let (source, destination) = (key.source.to_string(), key.destination.to_string());
-                let pairs = [
-                    ("protocol", &*protocol_name(key.protocol)),
-                    ("direction", key.direction.name()),
-                    ("src_ip", &source),
-                    ("dst_ip", &destination),
-                    ("app_protocol", key.app.map_or("", App::name)),
-                ];
-                families.tally("netmon_packets_total", "netmon_bytes_total", &pairs, *tally);
+                let ends = Role::Source.kept(labels).chain(Role::Destination.kept(labels)).map(|(_, name)| name);
+                let names = ["protocol", "direction"].into_iter().chain(ends).chain(["app_protocol"]);
+                values.extend(names.map(|name| (name, "other".to_owned())));
+            } else if let Some(key) = snapshot.keys.get(number) {
+                values.push(("protocol", protocol_name(key.protocol).into_owned()));
+                values.push(("direction", key.direction.name().to_owned()));
+                key.source.each(Role::Source, labels, |name, value| values.push((name, value)));
+                key.destination.each(Role::Destination, labels, |name, value| values.push((name, value)));
+                values.push(("app_protocol", key.app.map_or("", App::name).to_owned()));
+            } else {
+                continue; // has left since
             }
+            let pairs: Vec<(&str, &str)> = values.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            families.tally("netmon_packets_total", "netmon_bytes_total", &pairs, line.tally);
         }
-        for (metric, lines, refused) in self.series.usage() {
-            families.add("netmon_series", &[("metric", metric)], lines as f64);
-            families.add("netmon_series_overflow_total", &[("metric", metric)], refused as f64);
+        families.tally("netmon_packets_expired_total", "netmon_bytes_expired_total", &[], snapshot.sums.expired);
+        for used in self.series.usage() {
+            let pairs = [("metric", used.metric)];
+            families.add("netmon_series", &pairs, used.lines as f64);
+            families.add("netmon_series_overflow_total", &pairs, used.refused as f64);
+            families.add("netmon_series_expired_total", &pairs, used.expired as f64);
         }
         families.add("netmon_series_limit", &[], self.series.limit() as f64);
+        families.add("netmon_names_missed_total", &[], snapshot.sums.nameless as f64);
     }
 }
 
@@ -105,7 +113,7 @@ fn conservation(families: &mut Families, snapshot: &Snapshot) {
     for (index, more) in &snapshot.books {
         books.entry(name(index)).or_default().0 += *more;
     }
-    for (index, more) in &snapshot.aggregates.interfaces {
+    for (index, more) in &snapshot.sums.interfaces {
         books.entry(name(index)).or_default().1 += *more;
     }
     for (name, (kernel, accounted)) in books {
@@ -130,18 +138,18 @@ fn conservation(families: &mut Families, snapshot: &Snapshot) {
 }
 
 fn programs(families: &mut Families, snapshot: &Snapshot) {
-    families.add("netmon_ebpf_events_processed_total", &[], snapshot.aggregates.records as f64);
-    for (reason, count) in [("ring_full", snapshot.records.lost), ("undecodable", snapshot.aggregates.undecodable)] {
+    families.add("netmon_ebpf_events_processed_total", &[], snapshot.sums.records as f64);
+    for (reason, count) in [("ring_full", snapshot.records.lost), ("undecodable", snapshot.sums.undecodable)] {
         families.add("netmon_ebpf_events_dropped_total", &[("reason", reason)], count as f64);
     }
     for (reason, count) in [("collision", snapshot.misses.unpaired), ("busy", snapshot.misses.unsampled)] {
         families.add("netmon_latency_samples_missed_total", &[("reason", reason)], count as f64);
     }
     for kind in ErrorKind::ALL {
-        let count = snapshot.aggregates.errors.get(&kind).copied().unwrap_or_default();
+        let count = snapshot.sums.errors.get(&kind).copied().unwrap_or_default();
         families.add("netmon_icmp_errors_total", &[("kind", kind.name())], count as f64);
     }
-    let missed = snapshot.misses.unquoted + snapshot.aggregates.errors_lost;
+    let missed = snapshot.misses.unquoted + snapshot.sums.errors_lost;
     families.add("netmon_icmp_quotes_missed_total", &[], missed as f64);
     families.add("netmon_nat_translations", &[], snapshot.nat.translations as f64);
     families.add("netmon_nat_translations_refused_total", &[], snapshot.nat.refused as f64);

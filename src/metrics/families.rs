@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 55] = [
+const FAMILIES: [(&str, MetricType, &str); 59] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -83,6 +83,10 @@ const FAMILIES: [(&str, MetricType, &str); 55] = [
         COUNTER,
         "Times something was counted in the series \"other\" for lack of one of its own.",
     ),
+    ("netmon_series_expired_total", COUNTER, "Series that have left: nothing was counted in them for a long time."),
+    ("netmon_packets_expired_total", COUNTER, "Packets that series had which have left."),
+    ("netmon_bytes_expired_total", COUNTER, "Bytes of these."),
+    ("netmon_names_missed_total", COUNTER, "Flows with an end that got no name in time."),
     ("process_cpu_seconds_total", COUNTER, "User and system CPU time spent."),
     ("process_start_time_seconds", GAUGE, "Start time of the process since the Unix epoch."),
     ("process_resident_memory_bytes", GAUGE, "Resident memory size."),

@@ -3,7 +3,9 @@
 mod aggregates;
 mod budget;
 mod collector;
+mod ends;
 mod families;
+mod held;
 pub mod http;
 mod interfaces;
 mod own;
@@ -11,12 +13,17 @@ mod page;
 mod pair_page;
 mod pairs;
 mod series;
+mod spread;
+mod sums;
 
 pub use aggregates::{Accounted, Aggregates};
+pub use ends::Telling;
 pub use interfaces::{Interface, InterfaceStatus, coverage_of};
 pub use own::{Processing, SAMPLE, resident_bytes};
 pub use page::{Build, MetricsPage, NatCounts, Reloads, Saved, Snapshot, Source};
-pub use series::{MetricSpread, SeriesIndex};
+pub use series::{Keys, SeriesIndex};
+pub use spread::MetricSpread;
+pub use sums::Sums;
 
 #[cfg(test)]
 mod tests;

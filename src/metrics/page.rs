@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use prometheus::TextEncoder;
 
-use super::aggregates::Aggregates;
 use super::collector::AgentCollector;
 use super::http::{METRICS, Pages, Reply, TEXT};
 use super::interfaces::Interface;
 use super::own::Processing;
+use super::series::Keys;
+use super::sums::Sums;
 use crate::bpf::{InterfaceBooks, Misses, ProgramStats, RecordCounts, TimestampSource};
 use crate::flow::Counts;
 
@@ -18,7 +19,9 @@ use crate::flow::Counts;
 #[derive(Debug)]
 pub struct Snapshot {
     /// Sums of all workers.
-    pub aggregates: Aggregates,
+    pub sums: Sums,
+    /// Which series they are.
+    pub keys: Keys,
     /// Flows in the tables.
     pub active: Counts,
     /// The kernel's books by interface index.

@@ -2,45 +2,48 @@
 
 use prometheus::proto::{Bucket, Histogram as Proto};
 
+use super::ends::Role;
 use super::families::Families;
 use super::pairs::{Histogram, Pairs};
 use super::series::{More, PairKey, TIMED, TROUBLES};
 use crate::bpf::App;
-use crate::config::Buckets;
+use crate::config::{Buckets, Labels};
 
 /// Adds them.
-pub(super) fn pairs(families: &mut Families, pairs: &Pairs) {
+pub(super) fn pairs(families: &mut Families, pairs: &Pairs, labels: Labels) {
     for (name, histograms) in TIMED.into_iter().zip(&pairs.timed) {
-        for (key, histogram) in histograms {
-            labelled(key, |labels| {
-                families.push(name, labels, |metric, _| metric.set_histogram(proto(histogram, &pairs.buckets)));
+        for (key, counted) in histograms {
+            labelled(key, labels, |labels| {
+                families.push(name, labels, |metric, _| metric.set_histogram(proto(&counted.count, &pairs.buckets)));
             });
         }
     }
     for (name, counters) in TROUBLES.into_iter().zip(&pairs.troubles) {
-        for (key, count) in counters {
-            labelled(key, |labels| families.add(name, labels, *count as f64));
+        for (key, counted) in counters {
+            labelled(key, labels, |labels| families.add(name, labels, counted.count as f64));
         }
     }
 }
 
-/// Without a cluster workloads go by their addresses, and there are no services.
-fn labelled(key: &PairKey, f: impl FnOnce(&[(&str, &str)])) {
-    let (client, server) = match key.ends {
-        Some((client, server)) => (client.to_string(), server.to_string()),
-        None => ("other".to_owned(), "other".to_owned()),
-    };
-    let rest = if key.ends.is_some() { "" } else { "other" };
-    let more = match key.more {
-        More::Nothing => None,
-        More::Side(side) => Some(("side", side)),
-        More::App(app) => Some(("app_protocol", app.map_or("", App::name))),
-    };
-    let pair = [("src_workload", &*client), ("dst_service", rest), ("dst_workload", &*server), ("dst_namespace", rest)];
-    match more {
-        None => f(&pair),
-        Some(more) => f(&[pair[0], pair[1], pair[2], pair[3], more]),
+fn labelled(key: &PairKey, labels: Labels, f: impl FnOnce(&[(&str, &str)])) {
+    let mut pair: Vec<(&str, String)> = Vec::with_capacity(5);
+    match &key.ends {
+        Some((client, server)) => {
+            client.each(Role::Client, labels, |name, value| pair.push((name, value)));
+            server.each(Role::Server, labels, |name, value| pair.push((name, value)));
+        }
+        None => {
+            let kept = Role::Client.kept(labels).chain(Role::Server.kept(labels));
+            pair.extend(kept.map(|(_, name)| (name, "other".to_owned())));
+        }
     }
+    match key.more {
+        More::Nothing => {}
+        More::Side(side) => pair.push(("side", side.to_owned())),
+        More::App(app) => pair.push(("app_protocol", app.map_or("", App::name).to_owned())),
+    }
+    let pair: Vec<(&str, &str)> = pair.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    f(&pair);
 }
 
 /// Prometheus wants seconds. The encoder adds the bucket that holds all.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use super::budget::Numbers;
+use super::ends::End;
 use super::series::{More, PairKey, SeriesIndex, Timed, Trouble};
 use crate::bpf::{Measure, Sample};
 use crate::config::Buckets;
@@ -58,12 +60,22 @@ impl Histogram {
     }
 }
 
+/// What was counted of a pair.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted<T> {
+    pub(super) count: T,
+    /// When that was the last time.
+    last_ns: u64,
+}
+
+type ByPair<T> = HashMap<PairKey, Counted<T>>;
+
 /// Sums of one worker, or of all.
 #[derive(Clone, Debug)]
 pub(super) struct Pairs {
     pub(super) buckets: Arc<Buckets>,
-    pub(super) timed: [HashMap<PairKey, Histogram>; 4],
-    pub(super) troubles: [HashMap<PairKey, u64>; 2],
+    pub(super) timed: [ByPair<Histogram>; 4],
+    pub(super) troubles: [ByPair<u64>; 2],
 }
 
 impl Pairs {
@@ -78,8 +90,8 @@ impl Pairs {
         self.timed = Default::default();
     }
 
-    /// Counts what was measured of a flow.
-    pub(super) fn measured(&mut self, index: &SeriesIndex, flow: &Flow, sample: Sample) {
+    /// Counts what was measured of a flow between these ends.
+    pub(super) fn measured(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, sample: Sample) {
         let (timed, more) = match sample.measure {
             Measure::Connect => (Timed::Connect, More::Nothing),
             Measure::HandshakeClient => (Timed::Handshake, More::Side("client")),
@@ -88,25 +100,27 @@ impl Pairs {
             Measure::Response => (Timed::Response, More::App(flow.app)),
         };
         let histograms = &mut self.timed[timed as usize];
-        let mut key = PairKey::of(flow, more);
+        let mut key = PairKey { ends: Some(ends), more };
         if !histograms.contains_key(&key) {
-            key = index.timed(timed, key);
+            key = index.time_key(timed, key);
         }
         let buckets = &self.buckets;
-        histograms.entry(key).or_insert_with(|| Histogram::new(buckets)).record(buckets, sample.ns);
+        let empty = || Counted { count: Histogram::new(buckets), last_ns: 0 };
+        let counted = histograms.entry(key).or_insert_with(empty);
+        counted.count.record(buckets, sample.ns);
+        counted.last_ns = counted.last_ns.max(flow.last_ns());
     }
 
-    /// Counts what went wrong.
-    pub(super) fn trouble(&mut self, index: &SeriesIndex, flow: &Flow, trouble: Trouble, count: u64) {
-        if count == 0 {
-            return;
-        }
+    /// Counts what went wrong between these ends.
+    pub(super) fn trouble(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, trouble: Trouble, count: u64) {
         let counters = &mut self.troubles[trouble as usize];
-        let mut key = PairKey::of(flow, More::Nothing);
+        let mut key = PairKey { ends: Some(ends), more: More::Nothing };
         if !counters.contains_key(&key) {
-            key = index.trouble(trouble, key);
+            key = index.trouble_key(trouble, key);
         }
-        *counters.entry(key).or_default() += count;
+        let counted = counters.entry(key).or_default();
+        counted.count += count;
+        counted.last_ns = counted.last_ns.max(flow.last_ns());
     }
 
     /// Adds another worker's sums.
@@ -114,14 +128,43 @@ impl Pairs {
         // While they change, one worker has begun anew already.
         let alike = self.buckets == other.buckets;
         for (sums, more) in self.timed.iter_mut().zip(&other.timed).filter(|_| alike) {
-            for (key, histogram) in more {
-                sums.entry(*key).or_default().add(histogram);
+            for (key, counted) in more {
+                sums.entry(key.clone()).or_default().count.add(&counted.count);
             }
         }
         for (sums, more) in self.troubles.iter_mut().zip(&other.troubles) {
-            for (key, count) in more {
-                *sums.entry(*key).or_default() += count;
+            for (key, counted) in more {
+                sums.entry(key.clone()).or_default().count += counted.count;
             }
         }
     }
+
+    /// Lets go of what no worker has counted since `since_ns`.
+    pub(super) fn expire(workers: &mut [&mut Pairs], index: &SeriesIndex, since_ns: u64) {
+        for (i, numbers) in index.timed.iter().enumerate() {
+            expire(
+                &mut workers.iter_mut().map(|pairs| &mut pairs.timed[i]).collect::<Vec<_>>(),
+                index,
+                numbers,
+                since_ns,
+            );
+        }
+        for (i, numbers) in index.troubles.iter().enumerate() {
+            let mut of_workers: Vec<_> = workers.iter_mut().map(|pairs| &mut pairs.troubles[i]).collect();
+            expire(&mut of_workers, index, numbers, since_ns);
+        }
+    }
+}
+
+fn expire<T>(workers: &mut [&mut ByPair<T>], index: &SeriesIndex, numbers: &Numbers<PairKey>, since_ns: u64) {
+    let mut last = HashMap::<PairKey, u64>::default();
+    for (key, counted) in workers.iter().flat_map(|pairs| pairs.iter()).filter(|(key, _)| key.ends.is_some()) {
+        let at = last.entry(key.clone()).or_default();
+        *at = counted.last_ns.max(*at);
+    }
+    last.retain(|_, last_ns| *last_ns < since_ns);
+    for pairs in workers {
+        pairs.retain(|key, _| !last.contains_key(key));
+    }
+    index.expire(numbers, last.keys());
 }

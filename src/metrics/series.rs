@@ -1,34 +1,33 @@
 //! The series of `/metrics` whose labels come from packets, and what tells them from each other.
 
-use std::collections::HashSet;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::budget::{Budget, Numbers};
+use super::budget::{Budget, Numbers, OTHER};
+use super::ends::{End, Telling};
 use crate::bpf::App;
 use crate::config::Buckets;
-use crate::flow::{Direction, Flow};
+use crate::flow::Direction;
 
-/// What distinguishes the series of bytes and packets: one direction of traffic between two addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SeriesKey {
+/// What distinguishes the series of bytes and packets: one direction of traffic between two ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SeriesKey {
     /// IP protocol number.
-    pub protocol: u8,
+    pub(super) protocol: u8,
     /// Of the flow.
-    pub direction: Direction,
+    pub(super) direction: Direction,
     /// Sender.
-    pub source: IpAddr,
+    pub(super) source: End,
     /// Receiver.
-    pub destination: IpAddr,
+    pub(super) destination: End,
     /// What the flow speaks, once that is known.
-    pub app: Option<App>,
+    pub(super) app: Option<App>,
 }
 
 /// What distinguishes the series of times and troubles: who used whose service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PairKey {
     /// Client and server; `None`: all pairs that have no series of their own.
-    pub(super) ends: Option<(IpAddr, IpAddr)>,
+    pub(super) ends: Option<(End, End)>,
     pub(super) more: More,
 }
 
@@ -38,14 +37,6 @@ pub(super) enum More {
     Nothing,
     Side(&'static str),
     App(Option<App>),
-}
-
-impl PairKey {
-    pub(super) fn of(flow: &Flow, more: More) -> PairKey {
-        let client = usize::from(flow.client & 1);
-        let ip = |end: usize| flow.key.ends[end].ip(flow.key.v6);
-        PairKey { ends: Some((ip(client), ip(1 - client))), more }
-    }
 }
 
 /// Histograms by pair.
@@ -72,16 +63,27 @@ pub(super) const TROUBLES: [&str; 2] = ["netmon_retransmits_total", "netmon_rese
 const TRAFFIC: [&str; 2] = ["netmon_bytes_total", "netmon_packets_total"];
 
 /// What a metric takes of the budget.
-#[derive(Clone, Debug)]
-pub struct MetricSpread {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
     /// Its name.
-    pub metric: &'static str,
+    pub(super) metric: &'static str,
     /// Lines in use.
-    pub lines: usize,
+    pub(super) lines: usize,
     /// How often something found no room.
-    pub refused: u64,
-    /// Values that each label has, the one with most first.
-    pub labels: Vec<(&'static str, usize)>,
+    pub(super) refused: u64,
+    /// Series that have left.
+    pub(super) expired: u64,
+}
+
+/// Which series there are, by their numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Keys(Vec<Option<SeriesKey>>);
+
+impl Keys {
+    /// The one with this number.
+    pub(super) fn get(&self, number: usize) -> Option<&SeriesKey> {
+        self.0.get(number.checked_sub(1)?)?.as_ref()
+    }
 }
 
 /// Which keys have series, within one budget for all.
@@ -89,18 +91,24 @@ pub struct MetricSpread {
 pub struct SeriesIndex {
     budget: Budget,
     buckets: Mutex<Arc<Buckets>>,
-    traffic: Numbers<SeriesKey>,
-    timed: [Numbers<PairKey>; 4],
-    troubles: [Numbers<PairKey>; 2],
+    telling: Mutex<Telling>,
+    pub(super) traffic: Numbers<SeriesKey>,
+    pub(super) timed: [Numbers<PairKey>; 4],
+    pub(super) troubles: [Numbers<PairKey>; 2],
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SeriesIndex {
     /// Room for `limit` lines in all metrics together, those of histograms with `buckets` included.
-    pub fn new(limit: usize, buckets: Buckets) -> SeriesIndex {
+    pub fn new(limit: usize, buckets: Buckets, telling: Telling) -> SeriesIndex {
         let lines = lines_of(&buckets);
         SeriesIndex {
             budget: Budget::new(limit),
             buckets: Mutex::new(Arc::new(buckets)),
+            telling: Mutex::new(telling),
             traffic: Numbers::new(TRAFFIC.len()),
             timed: TIMED.map(|_| Numbers::new(lines)),
             troubles: TROUBLES.map(|_| Numbers::new(1)),
@@ -109,7 +117,7 @@ impl SeriesIndex {
 
     /// Bounds of the histograms that are made from now on.
     pub(super) fn buckets(&self) -> Arc<Buckets> {
-        Arc::clone(&self.buckets.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.buckets))
     }
 
     /// From now on histograms have these. What that takes more of the budget is taken, even if the budget is used up.
@@ -117,27 +125,45 @@ impl SeriesIndex {
         for numbers in &self.timed {
             numbers.set_lines(lines_of(&buckets), &self.budget);
         }
-        *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(buckets);
+        *lock(&self.buckets) = Arc::new(buckets);
     }
 
-    /// The number of a direction of traffic; [`OTHER`](super::budget::OTHER) if there is no room for it.
-    pub(super) fn traffic(&self, key: SeriesKey) -> u32 {
+    /// How ends are told from each other.
+    pub fn telling(&self) -> Telling {
+        *lock(&self.telling)
+    }
+
+    pub(super) fn set_telling(&self, telling: Telling) {
+        *lock(&self.telling) = telling;
+    }
+
+    /// Which series of traffic there are.
+    pub fn keys(&self) -> Keys {
+        Keys(self.traffic.keys())
+    }
+
+    /// The number of a direction of traffic; [`OTHER`] if there is no room for it.
+    pub(super) fn number(&self, key: &SeriesKey) -> u32 {
         self.traffic.number(key, &self.budget)
     }
 
-    /// The directions of traffic in the order of their numbers, from 1 on.
-    pub(super) fn traffic_keys(&self) -> Vec<SeriesKey> {
-        self.traffic.keys()
-    }
-
     /// The key to count a time under: its own, or that of all others.
-    pub(super) fn timed(&self, timed: Timed, key: PairKey) -> PairKey {
+    pub(super) fn time_key(&self, timed: Timed, key: PairKey) -> PairKey {
         admitted(&self.timed[timed as usize], key, &self.budget)
     }
 
     /// Likewise for a trouble.
-    pub(super) fn trouble(&self, trouble: Trouble, key: PairKey) -> PairKey {
+    pub(super) fn trouble_key(&self, trouble: Trouble, key: PairKey) -> PairKey {
         admitted(&self.troubles[trouble as usize], key, &self.budget)
+    }
+
+    /// These have left the page.
+    pub(super) fn expire<'a, K: Clone + Eq + std::hash::Hash + 'a>(
+        &self,
+        numbers: &Numbers<K>,
+        keys: impl IntoIterator<Item = &'a K>,
+    ) {
+        numbers.expire(keys, &self.budget);
     }
 
     /// Lines that all metrics together may have.
@@ -145,41 +171,20 @@ impl SeriesIndex {
         self.budget.limit()
     }
 
-    /// By metric, what takes how much of the budget.
-    pub fn spread(&self) -> Vec<MetricSpread> {
-        let traffic = self.traffic.keys();
-        let distinct = |values: Vec<String>| values.into_iter().collect::<HashSet<String>>().len();
-        let of_traffic = vec![
-            ("src_ip", distinct(traffic.iter().map(|key| key.source.to_string()).collect())),
-            ("dst_ip", distinct(traffic.iter().map(|key| key.destination.to_string()).collect())),
-            ("app_protocol", distinct(traffic.iter().map(|key| format!("{:?}", key.app)).collect())),
-            ("protocol", distinct(traffic.iter().map(|key| key.protocol.to_string()).collect())),
-        ];
-        let of_pairs = |keys: Vec<PairKey>| {
-            let end = |which: fn(&(IpAddr, IpAddr)) -> IpAddr| {
-                distinct(keys.iter().filter_map(|key| key.ends.as_ref()).map(|ends| which(ends).to_string()).collect())
-            };
-            vec![("src_workload", end(|ends| ends.0)), ("dst_workload", end(|ends| ends.1))]
-        };
-        let labels = |metric: &str| {
-            let timed = TIMED.iter().zip(&self.timed).chain(TROUBLES.iter().zip(&self.troubles));
-            let of_metric = timed.into_iter().find(|(name, _)| **name == metric);
-            let mut labels = of_metric.map_or_else(|| of_traffic.clone(), |(_, numbers)| of_pairs(numbers.keys()));
-            labels.sort_by_key(|(_, values)| std::cmp::Reverse(*values));
-            labels
-        };
-        let spread = |(metric, lines, refused)| MetricSpread { metric, lines, refused, labels: labels(metric) };
-        self.usage().into_iter().map(spread).collect()
-    }
-
-    /// By metric: lines in use, and how often something found no room.
-    pub(super) fn usage(&self) -> Vec<(&'static str, usize, u64)> {
+    /// By metric.
+    pub(super) fn usage(&self) -> Vec<Use> {
+        let traffic = TRAFFIC.iter().map(|metric| {
+            let traffic = &self.traffic;
+            Use { metric, lines: traffic.len(), refused: traffic.refused(), expired: traffic.expired() }
+        });
         let pairs = TIMED.iter().zip(&self.timed).chain(TROUBLES.iter().zip(&self.troubles));
-        TRAFFIC
-            .iter()
-            .map(|name| (*name, self.traffic.len(), self.traffic.refused()))
-            .chain(pairs.map(|(name, numbers)| (*name, numbers.lines(), numbers.refused())))
-            .collect()
+        let pairs = pairs.map(|(metric, numbers)| Use {
+            metric,
+            lines: numbers.lines(),
+            refused: numbers.refused(),
+            expired: numbers.expired(),
+        });
+        traffic.chain(pairs).collect()
     }
 }
 
@@ -189,8 +194,8 @@ fn lines_of(buckets: &Buckets) -> usize {
 }
 
 fn admitted(numbers: &Numbers<PairKey>, key: PairKey, budget: &Budget) -> PairKey {
-    match numbers.number(key, budget) {
-        super::budget::OTHER => PairKey { ends: None, ..key },
+    match numbers.number(&key, budget) {
+        OTHER => PairKey { ends: None, ..key },
         _ => key,
     }
 }

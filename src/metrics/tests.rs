@@ -1,5 +1,7 @@
 //! From records to the page.
 
+mod names;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use super::http::Pages;
 use super::*;
 use crate::bpf::{App, Cause, Endpoint, Facts, Hook, Measure, Misses, Record, RecordCounts, Sample, TimestampSource};
-use crate::config::Buckets;
+use crate::config::{Buckets, Labels};
 use crate::flow::{Limits, Table};
 
 const MS: u64 = 1_000_000;
@@ -54,12 +56,16 @@ fn with(mut facts: Facts, tell: impl FnOnce(&mut Facts)) -> Facts {
     facts
 }
 
-struct Fixed(Aggregates);
+struct Fixed {
+    sums: Sums,
+    keys: Keys,
+}
 
 impl Source for Fixed {
     fn snapshot(&self) -> Option<Snapshot> {
         Some(Snapshot {
-            aggregates: self.0.clone(),
+            sums: self.sums.clone(),
+            keys: self.keys.clone(),
             active: Default::default(),
             books: BTreeMap::new(),
             records: RecordCounts::default(),
@@ -87,17 +93,26 @@ impl Source for Fixed {
 
 /// Merges `records`, the same number by each worker; the page.
 fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> String {
-    let index = Arc::new(SeriesIndex::new(limit, Buckets::new(&buckets.split(',').collect::<Vec<_>>()).unwrap()));
+    let index = index(limit, buckets, Labels::default());
     let timeout = Duration::from_secs(30);
     let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
-    let mut all = Aggregates::new(Arc::clone(&index));
+    let mut all = Aggregates::new(Arc::clone(&index)).sums().clone();
     for part in records.chunks(records.len().div_ceil(workers)) {
         let (mut table, mut worker) = (Table::new(limits, 0), Aggregates::new(Arc::clone(&index)));
         part.iter().for_each(|record| table.merge(record, &mut worker));
-        all.add(&worker);
+        all.add(worker.sums());
     }
+    shown(&index, all)
+}
+
+fn index(limit: usize, buckets: &str, labels: Labels) -> Arc<SeriesIndex> {
+    let buckets = Buckets::new(&buckets.split(',').collect::<Vec<_>>()).unwrap();
+    Arc::new(SeriesIndex::new(limit, buckets, Telling { labels, grouped: true }))
+}
+
+fn shown(index: &Arc<SeriesIndex>, sums: Sums) -> String {
     let build = Build { version: "", commit: "", arch: "", node: String::new() };
-    let page = MetricsPage::new(Arc::new(Fixed(all)), index, build);
+    let page = MetricsPage::new(Arc::new(Fixed { sums, keys: index.keys() }), Arc::clone(index), build);
     String::from_utf8(page.get("/metrics").unwrap().body).unwrap()
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::Ends;
 use crate::bpf::{App, Hook};
 use crate::flow::{Direction, Flow, Sent, Stat, protocol_name};
 
@@ -109,20 +110,6 @@ pub struct Stats {
     pub last: f64,
 }
 
-/// One end of a flow, by its names in the cluster.
-#[derive(Clone, Debug, Default, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Ends {
-    pub namespace: Option<String>,
-    pub pod: Option<String>,
-    pub workload: Option<String>,
-    pub workload_kind: Option<String>,
-    pub node: Option<String>,
-    pub zone: Option<String>,
-    pub service: Option<String>,
-    pub name: Option<String>,
-}
-
 /// Addresses behind a translation.
 #[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -194,7 +181,8 @@ impl Line {
                 client_ip: nat.client.map(|client| client.ip(flow.key.v6)),
                 client_port: nat.client.and_then(|client| port(client.port)),
             }),
-            ..Line::default()
+            client: flow.client_party().cloned().map(Ends),
+            server: flow.server_party().cloned().map(Ends),
         }
     }
 }

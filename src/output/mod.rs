@@ -1,12 +1,14 @@
 //! Flows for people and programs to read: one set of fields, as a table, as JSON or as CSV.
 
 mod csv;
+mod ends;
 mod line;
 mod table;
 
 use std::io::{self, Write};
 
-pub use line::{Ends, Line, Naming, Nat, Stats};
+pub use ends::Ends;
+pub use line::{Line, Naming, Nat, Stats};
 
 /// How to write flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds};
 use crate::flow::outcome::is_waiting;
 use crate::flow::wheel::{Entry, Wheel};
-use crate::flow::{Flow, Observer};
+use crate::flow::{CLOSING, Flow, Observer};
 
 impl Table {
     /// From now on these bounds hold; what exceeds them leaves at once.
@@ -31,7 +31,7 @@ impl Table {
     /// The flow is so old that what comes belongs to a new one.
     pub(super) fn is_aged(&self, flow: &Flow, now_ns: u64) -> bool {
         let aged = |age: Duration| now_ns.saturating_sub(flow.first_ns) > age.as_nanos() as u64;
-        flow.outcome.is_none() && !flow.closing && self.limits.max_age.is_some_and(aged)
+        flow.outcome.is_none() && !flow.has(CLOSING) && self.limits.max_age.is_some_and(aged)
     }
 
     /// Ends what was silent for too long.
@@ -73,7 +73,7 @@ impl Table {
     pub(super) fn deadline(&self, flow: &Flow) -> u64 {
         let timeout = if flow.outcome.is_some() {
             return flow.last_ns().saturating_add(LINGER_NS);
-        } else if flow.closing {
+        } else if flow.has(CLOSING) {
             Duration::ZERO
         } else if is_waiting(flow) {
             self.limits.connect_timeout

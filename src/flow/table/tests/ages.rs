@@ -1,6 +1,7 @@
 //! Flows that get old, and bounds that change.
 
 use super::*;
+use crate::flow::CLIENT_IS_KNOWN;
 
 fn limits(max_flows: usize, timeout: u64, max_age: Option<u64>) -> Limits {
     Limits {
@@ -40,7 +41,7 @@ fn an_old_flow_is_closed_and_goes_on_as_a_new_one() {
             "{second}: {} s old",
             (at - flow.first_ns) / SECOND
         );
-        assert_eq!((flow.client_is_known, flow.key.ends[usize::from(flow.client)].port), (true, 4001), "{second}");
+        assert_eq!((flow.has(CLIENT_IS_KNOWN), flow.key.ends[usize::from(flow.client)].port), (true, 4001), "{second}");
     }
     assert_eq!(log.ended.len(), 3, "{:?}", log.ended);
     assert!(log.ended.iter().all(|outcome| *outcome == Outcome::Ok), "{:?}", log.ended);

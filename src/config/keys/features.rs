@@ -1,0 +1,119 @@
+//! What is looked for in connections.
+
+use anyhow::bail;
+
+use super::super::value::Given;
+use super::super::{Buckets, Precision};
+use super::{Key, SWITCH, protocol, put};
+use crate::bpf::TimestampSource;
+
+pub(super) static KEYS: &[Key] = &[
+    Key {
+        path: "features.protocol_detection.protocols",
+        short: None,
+        about: "application protocols to tell",
+        valid: "names of: http http2 grpc tls dns mysql postgres redis kafka mongodb memcached amqp nats mqtt cassandra ssh smtp quic",
+        live: true,
+        set: |config, given| put(&mut config.features.apps, given.list().iter().map(|name| protocol(name)).collect()),
+        get: |config| Given::List(config.features.apps.iter().map(|app| app.name().to_owned()).collect()).to_string(),
+    },
+    Key {
+        path: "features.protocol_detection.enabled",
+        short: Some("NETMON_FEATURES_PROTOCOL_DETECTION"),
+        about: "tell application protocols by the first bytes of each direction",
+        valid: SWITCH,
+        live: true,
+        set: |config, given| {
+            if !given.switch()? {
+                config.features.apps.clear();
+            }
+            Ok(())
+        },
+        get: |config| (!config.features.apps.is_empty()).to_string(),
+    },
+    Key {
+        path: "features.latency_tracking.histogram_buckets",
+        short: None,
+        about: "upper bounds of the latency histograms in milliseconds",
+        valid: "at most 64 ascending numbers from 0.000001 to 3600000: 0.1, 0.5, 1, 5",
+        live: true,
+        set: |config, given| put(&mut config.features.buckets, Buckets::new(&given.list())),
+        get: |config| Given::List(config.features.buckets.milliseconds()).to_string(),
+    },
+    Key {
+        path: "features.latency_tracking.precision",
+        short: Some("NETMON_LATENCY_PRECISION"),
+        about: "high: a round trip is measured as soon as the last one was; normal: about once a second in each direction",
+        valid: "normal or high",
+        live: true,
+        set: |config, given| {
+            config.features.latency = Some(match given.text()? {
+                "normal" => Precision::Normal,
+                "high" => Precision::High,
+                _ => bail!("unknown"),
+            });
+            Ok(())
+        },
+        get: |config| if config.features.latency == Some(Precision::High) { "high" } else { "normal" }.to_owned(),
+    },
+    Key {
+        path: "features.latency_tracking.timestamp_source",
+        short: Some("NETMON_TIMESTAMP_SOURCE"),
+        about: "where precise times come from; hardware: the NIC's stamp of packets that carry one",
+        valid: "kernel or hardware",
+        live: false,
+        set: |config, given| {
+            config.features.timestamps = match given.text()? {
+                "kernel" => TimestampSource::Kernel,
+                "hardware" => TimestampSource::Hardware,
+                _ => bail!("unknown"),
+            };
+            Ok(())
+        },
+        get: |config| match config.features.timestamps {
+            TimestampSource::Hardware => "hardware".to_owned(),
+            TimestampSource::Kernel | TimestampSource::Capture => "kernel".to_owned(),
+        },
+    },
+    Key {
+        path: "features.latency_tracking.enabled",
+        short: Some("NETMON_FEATURES_LATENCY_TRACKING"),
+        about: "measure connect, round trip and response times",
+        valid: SWITCH,
+        live: true,
+        set: |config, given| {
+            if !given.switch()? {
+                config.features.latency = None;
+            }
+            Ok(())
+        },
+        get: |config| config.features.latency.is_some().to_string(),
+    },
+    Key {
+        path: "features.security_monitoring.enabled",
+        short: None,
+        about: "reserved: this version detects nothing of the kind, and says so in the log",
+        valid: SWITCH,
+        live: false,
+        set: |config, given| put(&mut config.security_monitoring, given.switch()),
+        get: |_| false.to_string(),
+    },
+    Key {
+        path: "features.security_monitoring.detect_port_scans",
+        short: None,
+        about: "reserved",
+        valid: SWITCH,
+        live: false,
+        set: |_, given| given.switch().map(drop),
+        get: |_| false.to_string(),
+    },
+    Key {
+        path: "features.security_monitoring.detect_suspicious_patterns",
+        short: None,
+        about: "reserved",
+        valid: SWITCH,
+        live: false,
+        set: |_, given| given.switch().map(drop),
+        get: |_| false.to_string(),
+    },
+];

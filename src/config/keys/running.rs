@@ -1,0 +1,144 @@
+//! How the agent runs.
+
+use anyhow::{Context, bail};
+
+use super::super::LogFormat;
+use super::{Key, SWITCH, put};
+
+pub(super) static KEYS: &[Key] = &[
+    Key {
+        path: "performance.workers",
+        short: None,
+        about: "threads that take records from the kernel, each with a ring and a part of the flow table",
+        valid: "a whole number from 1 to 64",
+        live: false,
+        set: |config, given| put(&mut config.workers, given.number(1..=64)),
+        get: |config| config.workers.to_string(),
+    },
+    Key {
+        path: "performance.buffer_size",
+        short: None,
+        about: "records a ring holds, rounded up to what the kernel allows",
+        valid: "a whole number from 1 to 10000000",
+        live: false,
+        set: |config, given| put(&mut config.buffer_size, given.number(1..=10_000_000)),
+        get: |config| config.buffer_size.to_string(),
+    },
+    Key {
+        path: "performance.batch_size",
+        short: Some("NETMON_BATCH_SIZE"),
+        about: "records a wake-up waits for",
+        valid: "a whole number from 1 to 1000000",
+        live: true,
+        set: |config, given| put(&mut config.batch_size, given.number(1..=1_000_000)),
+        get: |config| config.batch_size.to_string(),
+    },
+    Key {
+        path: "resources.memory_limit",
+        short: None,
+        about: "resident memory of the agent; before it is reached, embryonic and idle flows make room",
+        valid: "a size such as 512Mi or 1Gi, at least 32Mi",
+        live: true,
+        set: |config, given| {
+            let bytes = given.bytes()?;
+            if bytes < 32 << 20 {
+                bail!("too little");
+            }
+            config.memory_limit = Some(bytes);
+            Ok(())
+        },
+        get: |config| config.memory_limit.map_or("none".to_owned(), |bytes| bytes.to_string()),
+    },
+    Key {
+        path: "resources.cpu_limit",
+        short: None,
+        about: "CPU time of the agent and its programs; above it sweeps and scrapes slow down, at last flows are sampled",
+        valid: "a number of CPUs such as 2, 0.5 or 500m",
+        live: true,
+        set: |config, given| put(&mut config.cpu_limit_milli, given.milli_cpus().map(Some)),
+        get: |config| config.cpu_limit_milli.map_or("none".to_owned(), |milli| format!("{milli}m")),
+    },
+    Key {
+        path: "resources.maps.flow_map_size",
+        short: None,
+        about: "flow directions that the kernel's caches hold, all CPUs together; default: what is fastest",
+        valid: "a whole number from 256 to 100000000",
+        live: false,
+        set: |config, given| put(&mut config.flow_map_size, given.number(256..=100_000_000).map(Some)),
+        get: |config| config.flow_map_size.map_or("auto".to_owned(), |size| size.to_string()),
+    },
+    Key {
+        path: "resources.maps.event_buffer_size",
+        short: None,
+        about: "records that all rings together hold at most: performance.buffer_size yields to it",
+        valid: "a whole number from 64 to 100000000",
+        live: false,
+        set: |config, given| put(&mut config.event_buffer_size, given.number(64..=100_000_000).map(Some)),
+        get: |config| config.event_buffer_size.map_or("none".to_owned(), |size| size.to_string()),
+    },
+    Key {
+        path: "control.socket",
+        short: Some("NETMON_SOCKET"),
+        about: "the control socket, by which netmon-cli reaches the agent",
+        valid: "a path, or none",
+        live: false,
+        set: |config, given| {
+            config.socket = match given.text()? {
+                "none" => None,
+                path => Some(path.into()),
+            };
+            Ok(())
+        },
+        get: |config| config.socket.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+    },
+    Key {
+        path: "log.level",
+        short: None,
+        about: "how much is logged",
+        valid: "error, warn, info, debug or trace",
+        live: true,
+        set: |config, given| {
+            put(&mut config.log_level, given.text().and_then(|text| text.parse().context("no such level")))
+        },
+        get: |config| config.log_level.to_string().to_lowercase(),
+    },
+    Key {
+        path: "log.format",
+        short: None,
+        about: "text, or json: an object a line",
+        valid: "text or json",
+        live: false,
+        set: |config, given| {
+            config.log_format = match given.text()? {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => bail!("unknown"),
+            };
+            Ok(())
+        },
+        get: |config| if config.log_format == LogFormat::Json { "json" } else { "text" }.to_owned(),
+    },
+    Key {
+        path: "debug",
+        short: None,
+        about: "log at debug level at least",
+        valid: SWITCH,
+        live: true,
+        set: |config, given| {
+            if given.switch()? {
+                config.log_level = config.log_level.max(log::LevelFilter::Debug);
+            }
+            Ok(())
+        },
+        get: |_| false.to_string(),
+    },
+    Key {
+        path: "node_name",
+        short: Some("NODE_NAME"),
+        about: "name of this node, for labels; default: the host name",
+        valid: "a name",
+        live: false,
+        set: |config, given| put(&mut config.node_name, given.text().map(str::to_owned)),
+        get: |config| config.node_name.clone(),
+    },
+];

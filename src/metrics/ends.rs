@@ -1,0 +1,274 @@
+//! Who is at the ends of a series: the values of its identity labels.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use foldhash::{HashMap, HashMapExt};
+
+use crate::config::{Label, Labels};
+use crate::flow::Party;
+
+/// The part that an end plays in a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Role {
+    /// It sent the traffic.
+    Source,
+    /// It was sent the traffic.
+    Destination,
+    /// It opened the flows.
+    Client,
+    /// It was asked.
+    Server,
+}
+
+/// What can be told of an end, in the order of its values.
+const VALUES: usize = 6;
+const IP: usize = 0;
+const WORKLOAD: usize = 2;
+const SERVICE: usize = 3;
+
+impl Role {
+    /// The labels of its values.
+    fn labels(self) -> &'static [Option<Label>; VALUES] {
+        use Label::*;
+        match self {
+            Role::Source => {
+                &[Some(SrcIp), Some(SrcNamespace), Some(SrcWorkload), Some(SrcService), Some(SrcNode), Some(SrcZone)]
+            }
+            Role::Destination => {
+                &[Some(DstIp), Some(DstNamespace), Some(DstWorkload), Some(DstService), Some(DstNode), Some(DstZone)]
+            }
+            Role::Client => &[None, None, Some(SrcWorkload), None, None, None],
+            Role::Server => &[None, Some(DstNamespace), Some(DstWorkload), Some(DstService), None, None],
+        }
+    }
+
+    /// The labels that are there even if they are empty.
+    fn always(self) -> &'static [usize] {
+        match self {
+            Role::Source | Role::Destination => &[IP],
+            Role::Client => &[WORKLOAD],
+            Role::Server => &[SERVICE, WORKLOAD, 1],
+        }
+    }
+
+    /// Where an address stands if there are no names.
+    fn place_of_address(self) -> usize {
+        match self {
+            Role::Source | Role::Destination => IP,
+            Role::Client | Role::Server => WORKLOAD,
+        }
+    }
+
+    /// The labels of this end in the order of the page, each with the place of its value.
+    pub(super) fn kept(self, labels: Labels) -> impl Iterator<Item = (usize, &'static str)> {
+        // A service comes before its workload, as in the documentation of the metrics.
+        let order: [usize; VALUES] =
+            if self == Role::Server { [SERVICE, WORKLOAD, 1, 0, 4, 5] } else { [0, 1, 2, 3, 4, 5] };
+        order.into_iter().filter_map(move |place| {
+            let label = self.labels()[place].filter(|label| labels.has(*label))?;
+            Some((place, label.name()))
+        })
+    }
+}
+
+/// A value of a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Value {
+    Address(IpAddr),
+    Name(Arc<str>),
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Address(ip) => ip.fmt(f),
+            Value::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Who is at an end, as far as the labels tell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum End {
+    /// No label tells.
+    Anybody,
+    /// Without names.
+    Address(IpAddr),
+    Named(Arc<Values>),
+}
+
+/// The values of its labels, those that are kept.
+#[derive(Debug)]
+pub(super) struct Values {
+    /// Of the rest: keys are hashed often.
+    hash: u64,
+    values: [Option<Value>; VALUES],
+}
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Values) -> bool {
+        std::ptr::eq(self, other) || (self.hash == other.hash && self.values == other.values)
+    }
+}
+
+impl Eq for Values {}
+
+impl Hash for Values {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl End {
+    /// Its labels with their values; those without one only where the metric always has them.
+    pub(super) fn each(&self, role: Role, labels: Labels, mut take: impl FnMut(&'static str, String)) {
+        for (place, name) in role.kept(labels) {
+            match self.value(role, place) {
+                Some(value) => take(name, value.to_string()),
+                None if role.always().contains(&place) => take(name, String::new()),
+                None => {}
+            }
+        }
+    }
+
+    /// The value at a place.
+    pub(super) fn value(&self, role: Role, place: usize) -> Option<Value> {
+        match self {
+            End::Anybody => None,
+            End::Address(ip) => (place == role.place_of_address()).then_some(Value::Address(*ip)),
+            End::Named(values) => values.values[place].clone(),
+        }
+    }
+}
+
+/// How ends are told from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// By these labels.
+    pub labels: Labels,
+    /// Addresses in a network that has a name are told by that name.
+    pub grouped: bool,
+}
+
+/// Makes ends of addresses and parties; the same one of the same.
+#[derive(Debug)]
+pub(super) struct Labeller {
+    telling: Telling,
+    /// By role, address, and where the party is, which stays there as long as it is kept here.
+    made: HashMap<(Role, IpAddr, usize), (Arc<Party>, End)>,
+}
+
+/// Ends that are kept to be used again.
+const MADE_MOST: usize = 1 << 14;
+
+impl Labeller {
+    pub(super) fn new(telling: Telling) -> Labeller {
+        Labeller { telling, made: HashMap::new() }
+    }
+
+    pub(super) fn end(&mut self, role: Role, ip: IpAddr, party: Option<&Arc<Party>>) -> End {
+        let Some(party) = party else {
+            let kept = role.labels()[role.place_of_address()].is_some_and(|label| self.telling.labels.has(label));
+            return if kept { End::Address(ip) } else { End::Anybody };
+        };
+        let key = (role, ip, Arc::as_ptr(party) as usize);
+        if let Some((_, end)) = self.made.get(&key) {
+            return end.clone();
+        }
+        let end = self.make(role, ip, party);
+        if self.made.len() >= MADE_MOST {
+            self.made.clear();
+        }
+        self.made.insert(key, (Arc::clone(party), end.clone()));
+        end
+    }
+
+    fn make(&self, role: Role, ip: IpAddr, party: &Party) -> End {
+        let address = match &party.name {
+            Some(network) if self.telling.grouped => Value::Name(Arc::clone(network)),
+            _ => Value::Address(ip),
+        };
+        let name = |name: Option<&Arc<str>>| name.map(|name| Value::Name(Arc::clone(name)));
+        let workload = name(party.title()).or_else(|| {
+            // A metric that has no address needs something to tell it by.
+            (role.place_of_address() == WORKLOAD && party.service.is_none()).then(|| address.clone())
+        });
+        let values = [
+            Some(address),
+            name(party.namespace.as_ref()),
+            workload,
+            name(party.service.as_ref()),
+            name(party.node.as_ref()),
+            name(party.zone.as_ref()),
+        ];
+        let mut places = 0..VALUES;
+        let values = values.map(|value| {
+            let label = role.labels()[places.next()?]?;
+            value.filter(|_| self.telling.labels.has(label))
+        });
+        End::Named(Arc::new(Values { hash: FixedState::default().hash_one(&values), values }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(workload: &str) -> Arc<Party> {
+        let name = |name: &str| Some(Arc::<str>::from(name));
+        Arc::new(Party {
+            namespace: name("shop"),
+            workload: name(workload),
+            service: name("front"),
+            node: name("n1"),
+            zone: name("z1"),
+            ..Party::default()
+        })
+    }
+
+    fn shown(end: &End, role: Role, labels: Labels) -> Vec<String> {
+        let mut all = Vec::new();
+        end.each(role, labels, |name, value| all.push(format!("{name}={value}")));
+        all
+    }
+
+    const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    #[test]
+    fn labels_that_are_not_kept_tell_nothing() {
+        let all = Telling { labels: Labels::default(), grouped: true };
+        let named = Labeller::new(all).end(Role::Destination, IP, Some(&party("web")));
+        let expected = ["dst_ip=10.0.0.1", "dst_namespace=shop", "dst_workload=web", "dst_service=front"];
+        assert_eq!(shown(&named, Role::Destination, all.labels), expected);
+        let few = Telling { labels: Labels::new(&["dst_node".to_owned()]).unwrap(), grouped: true };
+        let mut labeller = Labeller::new(few);
+        let other = IpAddr::from([10, 0, 0, 2]);
+        let ends =
+            [(IP, "web"), (other, "db")].map(|(ip, name)| labeller.end(Role::Destination, ip, Some(&party(name))));
+        assert_eq!(ends[0], ends[1], "they differ in what is not told");
+        assert_eq!(shown(&ends[0], Role::Destination, few.labels), ["dst_node=n1"]);
+        assert_eq!(labeller.end(Role::Destination, IP, None), End::Anybody);
+    }
+
+    #[test]
+    fn networks_are_told_by_name_or_by_address() {
+        let corp = Arc::new(Party { name: Some("corp".into()), ..Party::default() });
+        let telling = |grouped| Telling { labels: Labels::default(), grouped };
+        let of =
+            |grouped, role| shown(&Labeller::new(telling(grouped)).end(role, IP, Some(&corp)), role, Labels::default());
+        assert_eq!(of(true, Role::Source), ["src_ip=corp", "src_workload=corp"]);
+        assert_eq!(of(false, Role::Source), ["src_ip=10.0.0.1", "src_workload=corp"]);
+        assert_eq!(of(true, Role::Client), ["src_workload=corp"]);
+    }
+
+    #[test]
+    fn without_names_an_address_stands_for_the_workload() {
+        let mut labeller = Labeller::new(Telling { labels: Labels::default(), grouped: true });
+        let server = labeller.end(Role::Server, IP, None);
+        let expected = ["dst_service=", "dst_workload=10.0.0.1", "dst_namespace="];
+        assert_eq!(shown(&server, Role::Server, Labels::default()), expected);
+    }
+}

@@ -1,0 +1,113 @@
+//! What one worker has added up, or all of them together.
+
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+
+use super::aggregates::Accounted;
+use super::pairs::Pairs;
+use crate::bpf::Tally;
+use crate::config::Buckets;
+use crate::flow::{Direction, ErrorKind, Outcome};
+
+/// A series of traffic.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Line {
+    pub(super) tally: Tally,
+    /// Directions of flows that are counted in it.
+    pub(super) flows: u32,
+    /// The last packet of those that are not any more.
+    pub(super) last_ns: u64,
+}
+
+/// Sums over everything that was seen. They only grow, but for series that leave.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    /// By number of series.
+    pub(super) series: Vec<Line>,
+    /// What those had that have left.
+    pub(super) expired: Tally,
+    pub(super) pairs: Pairs,
+    /// Flows whose outcome is known.
+    pub(super) ended: HashMap<(u8, Direction, Outcome), u64>,
+    /// ICMP errors, one a flow and kind.
+    pub(super) errors: HashMap<ErrorKind, u64>,
+    /// ICMP errors that found no flow, for too many waited for theirs.
+    pub(super) errors_lost: u64,
+    /// By interface index; 0: interfaces that are gone.
+    pub(super) interfaces: HashMap<u32, Accounted>,
+    pub(super) evicted: u64,
+    pub(super) records: u64,
+    pub(super) undecodable: u64,
+    /// Flows with an end that got no name in time.
+    pub(super) nameless: u64,
+}
+
+impl Sums {
+    pub(super) fn new(buckets: Arc<Buckets>) -> Sums {
+        Sums {
+            series: Vec::new(),
+            expired: Tally::default(),
+            pairs: Pairs::new(buckets),
+            ended: HashMap::new(),
+            errors: HashMap::new(),
+            errors_lost: 0,
+            interfaces: HashMap::new(),
+            evicted: 0,
+            records: 0,
+            undecodable: 0,
+            nameless: 0,
+        }
+    }
+
+    /// Flows that had to go for lack of room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Records taken from the rings.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Flows whose outcome is known.
+    pub fn ended(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        self.ended.iter().map(|(&(_, _, outcome), &count)| (outcome, count))
+    }
+
+    /// Flows whose outcome is known.
+    pub fn ended_flows(&self) -> u64 {
+        self.ended.values().sum()
+    }
+
+    /// By interface index.
+    pub fn interfaces(&self) -> &HashMap<u32, Accounted> {
+        &self.interfaces
+    }
+
+    /// Adds another worker's sums.
+    pub fn add(&mut self, other: &Sums) {
+        if self.series.len() < other.series.len() {
+            self.series.resize(other.series.len(), Line::default());
+        }
+        for (sum, more) in self.series.iter_mut().zip(&other.series) {
+            sum.tally += more.tally;
+        }
+        self.expired += other.expired;
+        self.pairs.add(&other.pairs);
+        for (&key, count) in &other.ended {
+            *self.ended.entry(key).or_default() += count;
+        }
+        for (&kind, count) in &other.errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+        self.errors_lost += other.errors_lost;
+        for (&ifindex, more) in &other.interfaces {
+            *self.interfaces.entry(ifindex).or_default() += *more;
+        }
+        self.evicted += other.evicted;
+        self.records += other.records;
+        self.undecodable += other.undecodable;
+        self.nameless += other.nameless;
+    }
+}
