@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Result, ensure};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::naming::Namer;
 use crate::bpf::{Record, Sample};
-use crate::flow::{ErrorKind, Flow, Observer, Outcome, Status};
+use crate::flow::{ErrorKind, Flow, Named, Observer, Outcome, Status};
 use crate::metrics::Aggregates;
 
 /// Watchers at a time.
@@ -67,6 +68,7 @@ impl Feed {
 /// Counts what happens to the flows of a shard, and tells of it.
 pub(super) struct Observing<'a> {
     pub(super) aggregates: &'a mut Aggregates,
+    pub(super) namer: &'a mut Namer,
     pub(super) feed: &'a Feed,
     pub(super) shard: usize,
 }
@@ -90,7 +92,12 @@ impl Observer for Observing<'_> {
         self.aggregates.appeared(flow, sender)
     }
 
+    fn named(&mut self, flow: &Flow) -> Named {
+        self.namer.named(flow)
+    }
+
     fn nameless(&mut self, flow: &Flow) {
+        self.namer.nameless(flow);
         self.aggregates.nameless(flow);
     }
 

@@ -26,9 +26,10 @@ impl Inline {
     /// Takes the rings of `bpf`.
     pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
         let rings = bpf.take_rings();
-        let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling(config)));
+        let index =
+            Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling(config, None)));
         let live = Live::new(Settings::of(config.clone()), Sources::default(), bpf)?;
-        let shared = Arc::new(Shared::new(live, bpf, Arc::clone(&index), rings.len())?);
+        let shared = Arc::new(Shared::new(live, bpf, Arc::clone(&index), None, rings.len())?);
         let workers = rings
             .iter()
             .enumerate()

@@ -153,8 +153,9 @@ impl super::shared::Shared {
         if config.features.buckets != before.features.buckets {
             self.measure_by(&config.features.buckets);
         }
-        if telling(&config) != telling(&before) {
-            self.tell_by(telling(&config));
+        let told = telling(&config, self.names());
+        if told != telling(&before, self.names()) {
+            self.tell_by(told);
         }
         live.sampler.set(config.sampling_rate * self.throttle.share());
         if config.log_level != before.log_level {

@@ -7,6 +7,7 @@ mod inline;
 mod interfaces;
 mod limits;
 mod live;
+mod naming;
 mod nat;
 mod pods;
 mod programs;
@@ -29,6 +30,7 @@ use crate::control;
 use crate::flow::Limits;
 use crate::metrics::http::{Limits as HttpLimits, Pages, Running, Server};
 use crate::metrics::{Build, MetricsPage, SeriesIndex, Source, Telling};
+use crate::names::{Cluster, Names};
 use crate::worker::Worker;
 
 use api::Operated;
@@ -98,9 +100,11 @@ pub fn run_with(
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
 
-    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling(config)));
+    let names: Option<Arc<Names>> = None;
+    let telling = telling(config, names.as_ref());
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling));
     let live = Live::new(settings, sources, &bpf)?;
-    let (shared, workers, rings) = start_workers(live, &mut bpf, &index)?;
+    let (shared, workers, rings) = start_workers(live, &mut bpf, &index, names)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
     let page = Arc::new(page);
     let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
@@ -169,8 +173,14 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
 }
 
 /// How ends of series are told from each other.
-fn telling(config: &Config) -> Telling {
-    Telling { labels: config.labels, grouped: config.external == External::Group }
+fn telling(config: &Config, names: Option<&Arc<Names>>) -> Telling {
+    let cluster = names.is_some_and(|names| names.load().cluster() != Cluster::Absent);
+    let grouped = match config.external {
+        External::Auto => cluster,
+        External::Group => true,
+        External::Address => false,
+    };
+    Telling { labels: config.labels, grouped }
 }
 
 fn build(config: &Config) -> Build {
@@ -194,9 +204,14 @@ fn log_kernel() {
 
 type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
 
-fn start_workers(live: Live, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>) -> Result<Started> {
+fn start_workers(
+    live: Live,
+    bpf: &mut Bpf<'_>,
+    index: &Arc<SeriesIndex>,
+    names: Option<Arc<Names>>,
+) -> Result<Started> {
     let rings = bpf.take_rings();
-    let shared = Arc::new(Shared::new(live, bpf, Arc::clone(index), rings.len())?);
+    let shared = Arc::new(Shared::new(live, bpf, Arc::clone(index), names, rings.len())?);
     let workers = rings
         .iter()
         .enumerate()

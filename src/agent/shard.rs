@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::feed::{Feed, Observing};
+use super::naming::Namer;
 use super::nat::Nat;
 use crate::bpf::{Clock, Record};
 use crate::flow::{Identity, Limits, Table};
 use crate::metrics::{Aggregates, Processing, SAMPLE, SeriesIndex};
+use crate::names::Names;
 use crate::worker::Sink;
 
 /// A worker's state. Others look at it under a short lock.
@@ -18,6 +20,7 @@ pub(super) struct Shard {
     pub(super) ticked_ns: u64,
     number: usize,
     feed: Arc<Feed>,
+    namer: Namer,
 }
 
 impl Shard {
@@ -26,6 +29,7 @@ impl Shard {
         limits: Limits,
         index: Arc<SeriesIndex>,
         feed: Arc<Feed>,
+        names: Option<Arc<Names>>,
         now_ns: u64,
     ) -> Arc<Mutex<Shard>> {
         Arc::new(Mutex::new(Shard {
@@ -35,13 +39,14 @@ impl Shard {
             ticked_ns: now_ns,
             number,
             feed,
+            namer: Namer::new(names),
         }))
     }
 
     /// The table, who is to be told of what happens in it, and how long that takes.
     pub(super) fn parts(&mut self) -> (&mut Table, Observing<'_>, &mut Processing) {
-        let Shard { table, aggregates, processing, number, feed, .. } = self;
-        (table, Observing { aggregates, feed, shard: *number }, processing)
+        let Shard { table, aggregates, processing, number, feed, namer, .. } = self;
+        (table, Observing { aggregates, namer, feed, shard: *number }, processing)
     }
 }
 
@@ -118,6 +123,9 @@ impl Sink for ShardSink {
     fn tick(&mut self, now_ns: u64) {
         let mut shard = lock(&self.shards[self.own]);
         let (table, mut observing, processing) = shard.parts();
+        if let Some(news) = observing.namer.look() {
+            table.name_again(news, now_ns, &mut observing);
+        }
         table.expire(now_ns, &mut observing);
         processing.turn(now_ns);
         shard.ticked_ns = now_ns;

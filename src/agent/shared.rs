@@ -23,6 +23,7 @@ use crate::flow::{Counts, Facing, Flow, Limits};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
+use crate::names::Names;
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     timestamps: TimestampSource,
     shards: Arc<[Arc<Mutex<Shard>>]>,
     nat: Arc<Nat>,
+    names: Option<Arc<Names>>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
     pub(super) throttle: Throttle,
     pub(super) feed: Arc<Feed>,
@@ -44,11 +46,20 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Empty shards, one a worker.
-    pub(super) fn new(live: Live, bpf: &Bpf<'_>, index: Arc<SeriesIndex>, workers: usize) -> Result<Shared> {
+    pub(super) fn new(
+        live: Live,
+        bpf: &Bpf<'_>,
+        index: Arc<SeriesIndex>,
+        names: Option<Arc<Names>>,
+        workers: usize,
+    ) -> Result<Shared> {
         let config = live.running();
         let limits = bounds(&config, workers);
         let feed = Arc::<Feed>::default();
-        let shard = |number| Shard::new(number, limits, Arc::clone(&index), Arc::clone(&feed), Clock::now_ns());
+        let shard = |number| {
+            let (index, feed, names) = (Arc::clone(&index), Arc::clone(&feed), names.clone());
+            Shard::new(number, limits, index, feed, names, Clock::now_ns())
+        };
         let shards = (0..workers).map(shard).collect();
         Ok(Shared {
             books: bpf.books()?,
@@ -58,6 +69,7 @@ impl Shared {
             timestamps: config.features.timestamps,
             shards,
             nat: Nat::new(&config, bpf.spread()),
+            names,
             interfaces: Mutex::default(),
             throttle: Throttle::default(),
             feed,
@@ -147,6 +159,10 @@ impl Shared {
     /// For the worker of ring `own`.
     pub(super) fn sink(&self, own: usize) -> ShardSink {
         ShardSink::new(Arc::clone(&self.shards), own, Arc::clone(&self.nat))
+    }
+
+    pub(super) fn names(&self) -> Option<&Arc<Names>> {
+        self.names.as_ref()
     }
 
     pub(super) fn nat(&self) -> Arc<Nat> {

@@ -1,0 +1,122 @@
+//! Asks the index of names who the ends of a flow are, for one worker.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::bpf::{Clock, Endpoint};
+use crate::flow::{Flow, Named, Parties};
+use crate::names::{Answer, End, Names};
+
+/// Between two looks for news.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Pairs of parties that are kept to be shared by the flows between them.
+const SHARED_MOST: usize = 1 << 14;
+/// Addresses that are remembered as nameless.
+const STRANGERS_MOST: usize = 1 << 14;
+/// And for how long.
+const STRANGE_FOR: Duration = Duration::from_secs(300);
+
+/// What a worker asks.
+pub(super) struct Namer {
+    /// `None`: nobody knows any names.
+    names: Option<Arc<Names>>,
+    generation: u64,
+    looked: Instant,
+    /// From the flows' clock to nanoseconds since 1970.
+    clock_offset_ns: i64,
+    /// By where the two parties are, which stay there as long as they are in the value.
+    shared: HashMap<[usize; 2], Arc<Parties>>,
+    /// Waited for in vain, and until when nobody waits for them again.
+    strangers: HashMap<IpAddr, Instant>,
+}
+
+impl Namer {
+    pub(super) fn new(names: Option<Arc<Names>>) -> Namer {
+        Namer {
+            names,
+            generation: 0,
+            looked: Instant::now(),
+            clock_offset_ns: clock_offset_ns(),
+            shared: HashMap::new(),
+            strangers: HashMap::new(),
+        }
+    }
+
+    /// Time has passed. `Some` if it is time to look at the flows without names, true if there is news for them.
+    pub(super) fn look(&mut self) -> Option<bool> {
+        let names = self.names.as_ref()?;
+        if self.looked.elapsed() < LOOK_EVERY {
+            return None;
+        }
+        self.looked = Instant::now();
+        self.clock_offset_ns = clock_offset_ns();
+        let generation = names.generation();
+        let news = generation != std::mem::replace(&mut self.generation, generation);
+        if news {
+            // Parties that are no more would stay in memory.
+            self.shared.clear();
+        }
+        Some(news)
+    }
+
+    /// Who the ends of the flow are.
+    pub(super) fn named(&mut self, flow: &Flow) -> Named {
+        let Some((answers, addresses)) = self.ask(flow) else { return Named::default() };
+        let missing = |i: usize| matches!(answers[i], Answer::NotYet(_));
+        let awaited = missing(0) || missing(1);
+        let hold = (0..2).any(|i| missing(i) && !self.is_stranger(addresses[i]));
+        let [client, server] = answers.map(|answer| answer.party().cloned());
+        let parties = if flow.client & 1 == 0 { [client, server] } else { [server, client] };
+        Named { parties: Some(self.share(parties)), awaited, hold }
+    }
+
+    /// Client and server, and the addresses that tell.
+    fn ask(&self, flow: &Flow) -> Option<([Answer; 2], [IpAddr; 2])> {
+        let index = self.names.as_ref()?.load();
+        let (protocol, at) = (flow.key.protocol, flow.first_ns.saturating_add_signed(self.clock_offset_ns));
+        let client = usize::from(flow.client & 1);
+        let end = |endpoint: Endpoint| End { ip: endpoint.ip(flow.key.v6), port: endpoint.port };
+        let [asking, dialled] = [client, 1 - client].map(|side| end(flow.key.ends[side]));
+        let backend = flow.nat().and_then(|nat| nat.server).map(end);
+        let answers = [index.client(asking, protocol, at), index.server(dialled, backend, protocol, at)];
+        Some((answers, [asking.ip, backend.unwrap_or(dialled).ip]))
+    }
+
+    /// One of the flow's ends was waited for in vain: the next flows of its address do not wait.
+    pub(super) fn nameless(&mut self, flow: &Flow) {
+        let now = Instant::now();
+        if self.strangers.len() >= STRANGERS_MOST {
+            self.strangers.retain(|_, until| *until > now);
+        }
+        let Some((answers, addresses)) = self.ask(flow) else { return };
+        for (answer, ip) in answers.iter().zip(addresses) {
+            if matches!(answer, Answer::NotYet(_)) && self.strangers.len() < STRANGERS_MOST {
+                self.strangers.insert(ip, now + STRANGE_FOR);
+            }
+        }
+    }
+
+    fn is_stranger(&self, ip: IpAddr) -> bool {
+        self.strangers.get(&ip).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn share(&mut self, parties: Parties) -> Arc<Parties> {
+        let key = [0, 1].map(|end| parties[end].as_ref().map_or(0, |party| Arc::as_ptr(party) as usize));
+        if let Some(shared) = self.shared.get(&key) {
+            return Arc::clone(shared);
+        }
+        if self.shared.len() >= SHARED_MOST {
+            self.shared.clear();
+        }
+        let parties = Arc::new(parties);
+        self.shared.insert(key, Arc::clone(&parties));
+        parties
+    }
+}
+
+fn clock_offset_ns() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+    since_1970 - Clock::now_ns() as i64
+}
