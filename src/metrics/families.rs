@@ -98,6 +98,11 @@ const MORE: [(&str, MetricType, &str); 3] = [
     ("process_max_fds", GAUGE, "Maximum number of open file descriptors."),
 ];
 
+/// The name of every metric there may be.
+pub fn metric_names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().chain(&MORE).map(|family| family.0)
+}
+
 /// The families being filled, by name.
 pub(super) struct Families(BTreeMap<&'static str, MetricFamily>);
 

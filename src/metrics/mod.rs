@@ -18,6 +18,7 @@ mod sums;
 
 pub use aggregates::{Accounted, Aggregates};
 pub use ends::Telling;
+pub use families::metric_names;
 pub use interfaces::{Interface, InterfaceStatus, coverage_of};
 pub use own::{Processing, SAMPLE, resident_bytes};
 pub use page::{Build, MetricsPage, NatCounts, Reloads, Saved, Snapshot, Source};

@@ -1,0 +1,249 @@
+//! A real Prometheus scrapes a live agent: what its queries return is what the traffic was, and what is in deploy/ for it and for
+//! Grafana asks for metrics that there are.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use netmon::metrics::metric_names;
+use serde_json::Value;
+
+use super::agent::{Agent, watching};
+use super::eventually;
+use super::metrics::Page;
+use super::net::quiet_pair;
+use super::traffic::transfer;
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+/// A Prometheus in a namespace, with what it keeps. It ends with the value.
+struct Prometheus<'a> {
+    ns: &'a Netns,
+    child: Child,
+    folder: PathBuf,
+}
+
+const LISTENS: &str = "127.0.0.1:9190";
+
+impl<'a> Prometheus<'a> {
+    /// Scrapes `target` several times a second.
+    fn start(ns: &'a Netns, target: SocketAddr) -> Prometheus<'a> {
+        let folder = std::env::temp_dir().join(format!("netmon-prometheus-{}", ns.name));
+        fs::create_dir_all(&folder).unwrap();
+        let rules = at("deploy/prometheus/netmon.rules.yaml");
+        let text = format!(
+            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s}}
+rule_files: [{}]
+scrape_configs: [{{job_name: netmon, static_configs: [{{targets: ['{target}']}}]}}]
+",
+            rules.display()
+        );
+        fs::write(folder.join("prometheus.yaml"), text).unwrap();
+        let mut command = ns.command("prometheus");
+        command
+            .arg(format!("--config.file={}", folder.join("prometheus.yaml").display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!("--web.listen-address={LISTENS}"));
+        let log = fs::File::create(folder.join("log")).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let prometheus = Prometheus { ns, child, folder };
+        eventually("a scrape by Prometheus", || prometheus.single("up").filter(|up| *up == 1.0));
+        prometheus
+    }
+
+    /// What its HTTP interface answers.
+    fn ask(&self, path: &str, query: &str) -> Option<Value> {
+        let url = format!("http://{LISTENS}/api/v1/{path}");
+        let output = self
+            .ns
+            .command("curl")
+            .args(["-sG", &url, "--data-urlencode", &format!("query={query}")])
+            .output()
+            .unwrap();
+        // It does not listen yet.
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        assert_eq!(answer["status"], "success", "{query}: {answer}: {:?}", fs::read_to_string(self.folder.join("log")));
+        Some(answer["data"].clone())
+    }
+
+    /// The result of a query: labels and values.
+    fn query(&self, query: &str) -> Vec<(Value, f64)> {
+        let data = self.ask("query", query).unwrap_or_default();
+        let result = data["result"].as_array().cloned().unwrap_or_default();
+        let value = |one: &Value| one["value"][1].as_str().unwrap().parse().unwrap();
+        result.iter().map(|one| (one["metric"].clone(), value(one))).collect()
+    }
+
+    /// The value of a query that has one.
+    fn single(&self, query: &str) -> Option<f64> {
+        match self.query(query)[..] {
+            [(_, value)] => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Prometheus<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn at(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Connections that nobody takes.
+fn refused(a: &Netns, count: usize) {
+    a.run(|| {
+        for _ in 0..count {
+            assert!(TcpStream::connect("10.9.0.2:9").is_err());
+        }
+    });
+}
+
+/// The queries of the dashboard, with its variables filled in.
+fn dashboard() -> Vec<String> {
+    let text = fs::read_to_string(at("deploy/grafana/netmon.json")).unwrap();
+    let board: Value = serde_json::from_str(&text).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<String> = targets
+        .map(|target| target["expr"].as_str().unwrap().replace("$__rate_interval", "1m").replace("$instance", ".*"))
+        .collect();
+    assert!(queries.len() > 20 && !queries.iter().any(|query| query.contains('$')), "{queries:?}");
+    queries
+}
+
+/// The metrics that a text names, without the suffixes of histograms and summaries.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names = words.filter(|word| word.starts_with("netmon_") || word.starts_with("process_"));
+    let known: BTreeSet<&str> = metric_names().collect();
+    let bare = |name: &str| {
+        let parts = ["_bucket", "_sum", "_count"];
+        let stem = parts.iter().find_map(|suffix| name.strip_suffix(suffix)).filter(|stem| known.contains(stem));
+        stem.filter(|_| !known.contains(name)).unwrap_or(name).to_owned()
+    };
+    names.map(bare).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+    let known: BTreeSet<String> = metric_names().map(str::to_owned).collect();
+    let rules = fs::read_to_string(at("deploy/prometheus/netmon.rules.yaml")).unwrap();
+    for text in dashboard().into_iter().chain([rules]) {
+        let unknown: Vec<String> = named(&text).difference(&known).cloned().collect();
+        assert!(unknown.is_empty(), "{unknown:?} in {text}");
+    }
+}
+
+#[test]
+fn alerts_fire_on_what_they_are_for() {
+    for arguments in [["check", "rules", "netmon.rules.yaml"], ["test", "rules", "netmon.tests.yaml"]] {
+        let output = Command::new("promtool").args(arguments).current_dir(at("deploy/prometheus")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "promtool {arguments:?}: {said}");
+    }
+    let rules = fs::read_to_string(at("deploy/prometheus/netmon.rules.yaml")).unwrap();
+    let tests = fs::read_to_string(at("deploy/prometheus/netmon.tests.yaml")).unwrap();
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alert in alerts {
+        assert!(
+            tests.matches(alert).count() >= 2 || alert == "NetmonAbsent",
+            "{alert} is tested to fire and not to fire"
+        );
+    }
+}
+
+#[test]
+fn queries_return_what_the_traffic_was() {
+    needs_root!();
+    const BYTES: usize = 1_000_000;
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    let prometheus = Prometheus::start(&b, agent.handle.metrics_addr().unwrap());
+    let server = "10.9.0.2".parse().unwrap();
+    let exchange = |streams, refusals| {
+        let sent = transfer(&a, &b, server, streams, BYTES);
+        refused(&a, refusals);
+        sent
+    };
+    let until = |query: &str, value: f64| {
+        eventually(&format!("{query} = {value} in Prometheus"), || prometheus.single(query).filter(|is| *is == value))
+    };
+    // A rate is of what comes after a first sample.
+    exchange(2, 1);
+    until("sum(netmon_flows_total)", 3.0);
+    let moved = "sum(netmon_bytes_total{src_ip=\"10.9.0.1\",dst_ip=\"10.9.0.2\"})";
+    let before = prometheus.single(moved).unwrap();
+    exchange(30, 10);
+    until("sum(netmon_flows_total)", 43.0);
+    until("sum(netmon_flows_total{status=\"failed\",reason=\"refused\"})", 11.0);
+    agent.settled();
+    until("sum(netmon_packets_total)", Page::get(&b, &agent, "/metrics").sum("netmon_packets_total", &[]));
+
+    // A rate over five minutes of which it has seen seconds: Prometheus adds up to a tenth at each end.
+    let about = |value: f64, wanted: f64| (0.85 * wanted..1.35 * wanted).contains(&value);
+    let pairs = prometheus.query("topk(10, sum by (src_ip, dst_ip) (rate(netmon_bytes_total[5m])))");
+    let find = |src: &str, dst: &str| {
+        pairs
+            .iter()
+            .find(|(labels, _)| labels["src_ip"] == src && labels["dst_ip"] == dst)
+            .map(|(_, rate)| 300.0 * rate)
+    };
+    let there = find("10.9.0.1", "10.9.0.2").expect("the pair is among the ten");
+    let grown = prometheus.single(moved).unwrap() - before;
+    assert!(grown >= (30 * BYTES) as f64 && about(there, grown), "{there} of {grown}: {pairs:?}");
+    assert!(pairs.iter().all(|(_, rate)| 300.0 * rate <= there), "{pairs:?}");
+
+    let failures = "sum(rate(netmon_flows_total{status=\"failed\"}[5m])) / sum(rate(netmon_flows_total[5m]))";
+    let share = prometheus.single(failures).unwrap();
+    assert!(about(share, 10.0 / 40.0), "{share}");
+
+    // Without a cluster there is one service, without a name.
+    let slowest = "histogram_quantile(0.95, sum by (dst_service, le) (rate(netmon_latency_seconds_bucket[5m])))";
+    let latency = prometheus.query(slowest);
+    let exact = Page::get(&b, &agent, "/metrics");
+    let (sum, count) = (exact.sum("netmon_latency_seconds_sum", &[]), exact.sum("netmon_latency_seconds_count", &[]));
+    assert!(count == 32.0 && latency.len() == 1 && latency[0].0 == serde_json::json!({}), "{count}: {latency:?}");
+    assert!(latency[0].1 > 0.0 && latency[0].1 <= (sum * 20.0).max(0.0001), "{latency:?}, {sum} in all");
+
+    for query in dashboard() {
+        // Nothing is retransmitted, and evicted, here; all else has been seen.
+        assert!(!prometheus.query(&query).is_empty(), "no data: {query}");
+    }
+    let rules = prometheus.ask("rules", "").unwrap();
+    let rules: Vec<&Value> =
+        rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert!(rules.len() > 10 && rules.iter().all(|rule| rule["lastError"].is_null()), "{rules:?}");
+    drop(prometheus);
+    agent.stop();
+}
+
+/// The one name that it has something against is older than the rule.
+#[test]
+fn promtool_finds_nothing_wrong() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let agent = Agent::start(&b, watching(&["vb"]));
+    transfer(&a, &b, "10.9.0.2".parse().unwrap(), 2, 100_000);
+    refused(&a, 1);
+    let page = eventually("the connections' end", || {
+        let page = Page::get(&b, &agent, "/metrics");
+        (page.sum("netmon_flows_total", &[]) == 3.0).then_some(page)
+    });
+    let file = std::env::temp_dir().join(format!("netmon-page-{}", b.name));
+    fs::write(&file, &page.body).unwrap();
+    let input = fs::File::open(&file).unwrap();
+    let output = Command::new("promtool").args(["check", "metrics"]).stdin(input).output().unwrap();
+    fs::remove_file(file).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let known = "netmon_threads_count non-histogram and non-summary metrics should not have \"_count\" suffix";
+    assert_eq!(said.trim(), known);
+    agent.stop();
+}
