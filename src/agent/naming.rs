@@ -120,3 +120,100 @@ fn clock_offset_ns() -> i64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
     since_1970 - Clock::now_ns() as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::{Cause, Hook, Record};
+    use crate::flow::{FlowKey, Limits, Observer, Outcome, Table};
+    use crate::names::{Cluster, Index, NamedNetwork};
+
+    /// The flows of a worker, by their ports, with what they are called.
+    struct Asking(Namer);
+
+    impl Observer for Asking {
+        fn named(&mut self, flow: &Flow) -> Named {
+            self.0.named(flow)
+        }
+        fn nameless(&mut self, flow: &Flow) {
+            self.0.nameless(flow);
+        }
+        fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
+            0
+        }
+        fn sent(&mut self, _: &Flow, _: usize, _: &Record) {}
+        fn duplicate(&mut self, _: &Record) {}
+        fn ended(&mut self, _: &Flow, _: Outcome) {}
+        fn evicted(&mut self, _: &Flow) {}
+    }
+
+    fn names(cluster: Cluster) -> Arc<Names> {
+        let corp = NamedNetwork { network: "10.1.0.0/16".parse().unwrap(), name: "corp".into() };
+        Arc::new(Names::new(Index::new(&[corp], cluster, "n1")))
+    }
+
+    fn record(client: [u8; 4], port: u16, at_ns: u64) -> Record {
+        let end = |ip: [u8; 4], port| {
+            let mut address = [0; 16];
+            address[..4].copy_from_slice(&ip);
+            Endpoint { address, port }
+        };
+        Record {
+            v6: false,
+            source: end(client, port),
+            destination: end([10, 1, 0, 9], 80),
+            protocol: 6,
+            ifindex: 1,
+            hook: Hook::Ingress,
+            inner: false,
+            vlan: 0,
+            inner_vlan: 0,
+            packets: 1,
+            bytes: 60,
+            first_ns: at_ns,
+            last_ns: at_ns,
+            tcp_flags: 2,
+            syn: true,
+            syn_ack: false,
+            icmp_type: 0,
+            icmp_code: 0,
+            cause: Cause::Swept,
+            facts: None,
+        }
+    }
+
+    fn table() -> Table {
+        let timeout = Duration::from_secs(300);
+        Table::new(Limits { max_flows: 100, flow_timeout: timeout, connect_timeout: timeout, max_age: None }, 0)
+    }
+
+    fn of(table: &Table, port: u16) -> &Flow {
+        let has = |key: &FlowKey| key.ends.iter().any(|end| end.port == port);
+        table.iter().find(|flow| has(&flow.key)).unwrap()
+    }
+
+    #[test]
+    fn flows_of_the_same_ends_share_their_names() {
+        let (mut table, mut asking) = (table(), Asking(Namer::new(Some(names(Cluster::Absent)))));
+        table.merge(&record([10, 1, 0, 1], 4000, 1), &mut asking);
+        table.merge(&record([10, 1, 0, 1], 4001, 1), &mut asking);
+        let [one, other] = [4000, 4001].map(|port| of(&table, port).parties.clone().unwrap());
+        assert!(Arc::ptr_eq(&one, &other));
+        assert_eq!(of(&table, 4000).client_party().unwrap().name.as_deref(), Some("corp"));
+        assert_eq!(of(&table, 4000).naming, crate::flow::Naming::Settled);
+    }
+
+    #[test]
+    fn nobody_waits_twice_for_a_stranger() {
+        use crate::flow::Naming::{Awaited, Overdue};
+        const SECOND: u64 = 1_000_000_000;
+        let (mut table, mut asking) = (table(), Asking(Namer::new(Some(names(Cluster::Whole)))));
+        let stranger = [192, 168, 3, 4];
+        table.merge(&record(stranger, 4000, SECOND), &mut asking);
+        assert_eq!(of(&table, 4000).naming, Awaited, "an address as pods have them");
+        table.name_again(false, 40 * SECOND, &mut asking);
+        table.merge(&record(stranger, 4001, 40 * SECOND), &mut asking);
+        table.merge(&record([192, 168, 3, 5], 4002, 40 * SECOND), &mut asking);
+        assert_eq!([4000, 4001, 4002].map(|port| of(&table, port).naming), [Overdue, Overdue, Awaited]);
+    }
+}
