@@ -263,9 +263,12 @@ pub(super) fn event(event: &Value, style: Style, out: &mut dyn Write) -> io::Res
     let time = get(at).get(11..23).unwrap_or_default().to_owned();
     let end = |side: &str| {
         let names = &event[side];
-        let name = ["service", "workload", "pod", "name"].iter().map(|name| &names[*name]).find(|name| !name.is_null());
+        let name = ["service", "pod", "workload", "node"].iter().map(|name| &names[*name]).find(|name| !name.is_null());
         let (ip, port) = (get(&format!("{side}_ip")), get(&format!("{side}_port")));
-        let host = name.map_or(ip, text);
+        let host = name.map_or(ip, |name| match &names["namespace"] {
+            Value::Null => text(name),
+            namespace => format!("{}/{}", text(namespace), text(name)),
+        });
         match port.as_str() {
             "" => host,
             port if host.contains(':') => format!("[{host}]:{port}"),

@@ -10,6 +10,19 @@ use crate::flow::Party;
 #[derive(Clone, Debug, Default)]
 pub struct Ends(pub Arc<Party>);
 
+impl Ends {
+    /// What stands for its address where there is room for little: the service that was dialled, or the pod, with its namespace, or
+    /// the node. `None`: nothing tells as much as the address.
+    pub fn host(&self) -> Option<String> {
+        let Party { namespace, pod, workload, service, node, .. } = &*self.0;
+        match (service.as_ref().or(pod.as_ref()).or(workload.as_ref()), namespace) {
+            (Some(name), Some(namespace)) => Some(format!("{namespace}/{name}")),
+            (Some(name), None) => Some(name.to_string()),
+            (None, _) => node.as_ref().map(|node| node.to_string()),
+        }
+    }
+}
+
 /// The fields, in their order.
 #[derive(Serialize)]
 struct Fields<'a> {
@@ -37,5 +50,21 @@ impl Serialize for Ends {
             name: name.as_deref(),
         }
         .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_telling_name_stands_for_the_address() {
+        let name = |name: &str| Some(Arc::<str>::from(name));
+        let pod = Party { namespace: name("shop"), pod: name("web-1"), workload: name("web"), ..Party::default() };
+        let dialled = Party { service: name("front"), ..pod.clone() };
+        let node = Party { node: name("n1"), ..Party::default() };
+        let network = Party { name: name("corp"), ..Party::default() };
+        let hosts = [pod, dialled, node, network].map(|party| Ends(Arc::new(party)).host());
+        assert_eq!(hosts, [name("shop/web-1"), name("shop/front"), name("n1"), None].map(|n| n.map(|n| n.to_string())));
     }
 }

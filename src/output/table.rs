@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 
-use super::Line;
+use super::{Ends, Line};
 
 const HEADER: [&str; 12] =
     ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "RTT MS", "APP", "OUTCOME"];
@@ -63,8 +63,8 @@ impl Rows {
             // The date is on the whole line only, in JSON and CSV.
             line.start.get(11..26).unwrap_or_default().to_owned(),
             line.protocol.clone(),
-            endpoint(line.client_ip, line.client_port),
-            endpoint(line.server_ip, line.server_port),
+            endpoint(line.client.as_ref(), line.client_ip, line.client_port),
+            endpoint(line.server.as_ref(), line.server_ip, line.server_port),
             line.client_packets.to_string(),
             line.client_bytes.to_string(),
             line.server_packets.to_string(),
@@ -98,7 +98,10 @@ impl Rows {
     }
 }
 
-fn endpoint(ip: Option<std::net::IpAddr>, port: Option<u16>) -> String {
+fn endpoint(ends: Option<&Ends>, ip: Option<std::net::IpAddr>, port: Option<u16>) -> String {
+    if let Some(host) = ends.and_then(Ends::host) {
+        return port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+    }
     match (ip, port) {
         (None, _) => String::new(),
         (Some(ip), None) => ip.to_string(),
