@@ -1,7 +1,6 @@
 //! Series by who the ends are, as names tell or do not tell yet.
 
 use super::*;
-use crate::config::External;
 use crate::flow::{Flow, Named, Observer, Outcome, Parties, Party};
 
 const SECOND: u64 = 1_000_000_000;
@@ -16,11 +15,14 @@ struct Naming {
     aggregates: Aggregates,
     /// By last byte of the address; those that are missing may come.
     known: BTreeMap<u8, Arc<Party>>,
+    /// Who all others are.
+    others: Option<Arc<Party>>,
 }
 
 impl Observer for Naming {
     fn named(&mut self, flow: &Flow) -> Named {
-        let parties: Parties = flow.key.ends.map(|end| self.known.get(&end.address[3]).cloned());
+        let parties: Parties =
+            flow.key.ends.map(|end| self.known.get(&end.address[3]).or(self.others.as_ref()).cloned());
         let awaited = parties.iter().any(Option::is_none);
         Named { awaited, hold: awaited, parties: Some(Arc::new(parties)) }
     }
@@ -64,7 +66,7 @@ impl Worker {
         let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
         let aggregates = Aggregates::new(Arc::clone(index));
         let known = known.iter().cloned().collect();
-        Worker { table: Table::new(limits, 0), observer: Naming { aggregates, known } }
+        Worker { table: Table::new(limits, 0), observer: Naming { aggregates, known, others: None } }
     }
 
     /// From 10.0.0.`client` to 10.0.0.9.
@@ -201,17 +203,30 @@ fn labels_that_are_dropped_aggregate_also_while_packets_flow() {
     assert_eq!((total(&page, "netmon_packets_total"), value(&page, "netmon_packets_expired_total")), (4.0, 4.0));
 }
 
+/// 100,000 addresses outside try a port each.
 #[test]
-fn a_scan_from_outside_takes_one_series_where_networks_are_grouped() {
-    let known: Vec<_> = (10..=250).map(|host| (host, network("external"))).chain([(9, party("web"))]).collect();
-    for (grouped, expected) in [(true, 1), (false, 241)] {
+fn a_scan_from_outside_leaves_the_page_as_it_is() {
+    const ADDRESSES: u32 = 100_000;
+    for (grouped, limit) in [(true, 20_000), (false, 1_000)] {
         let buckets = Buckets::new(&["1"]).unwrap();
-        let index = Arc::new(SeriesIndex::new(10_000, buckets, Telling { labels: Labels::default(), grouped }));
-        let mut worker = Worker::new(&index, &known);
-        (10..=250).for_each(|client| worker.sends(client, 1));
+        let index = Arc::new(SeriesIndex::new(limit, buckets, Telling { labels: Labels::default(), grouped }));
+        let mut worker = Worker::new(&index, &[(9, party("web"))]);
+        worker.observer.others = Some(network("external"));
+        worker.sends(9, 1);
+        let before = worker.page(&index);
+        for number in 0..ADDRESSES {
+            let mut record = record("0.0.0.0", number as u16, took(Measure::HandshakeServer, MS));
+            record.source.address[..4].copy_from_slice(&(0xc633_0000 + (number << 8)).to_be_bytes());
+            worker.table.merge(&record, &mut worker.observer);
+        }
         let page = worker.page(&index);
-        assert_eq!(value(&page, "netmon_series{metric=\"netmon_packets_total\"}") as i32, expected);
-        assert_eq!(total(&page, "netmon_packets_total"), 241.0);
+        assert_eq!(total(&page, "netmon_packets_total"), f64::from(ADDRESSES) + 1.0, "totals are exact");
+        assert_eq!(total(&page, "netmon_handshake_seconds_count"), f64::from(ADDRESSES));
+        let series = total(&page, "netmon_series");
+        if grouped {
+            assert!(page.lines().count() < before.lines().count() + 20 && series < 20.0, "{page}");
+        } else {
+            assert!(series <= limit as f64, "{series}");
+        }
     }
-    assert_eq!(External::default().name(), "auto");
 }
