@@ -81,6 +81,7 @@ impl Source for Pairs {
             processing: Processing::new(0),
             interfaces: Default::default(),
             counters: Default::default(),
+            names: None,
             nat: Default::default(),
             programs: Vec::new(),
         })

@@ -8,5 +8,6 @@ mod doctor;
 mod http;
 mod injected;
 mod live;
+mod names;
 mod replay;
 mod support;

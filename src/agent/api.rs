@@ -159,6 +159,7 @@ impl Api for Operated {
             series: self.index.spread().iter().map(|spread| spread.lines).sum(),
             series_limit: self.index.limit(),
             nat_translations: shared.nat().counts().translations,
+            names: shared.reading.as_ref().map(super::names::state),
             config_reloads: reloads.taken,
             config_reload_failures: reloads.failed,
             restart_needed: Key::pending(&config, &wanted.config).map(|key| key.path).collect(),

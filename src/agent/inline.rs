@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::live::Live;
+use super::names::Naming;
 use super::shard::ShardSink;
 use super::shared::Shared;
 use super::{build, telling};
@@ -29,7 +30,7 @@ impl Inline {
         let index =
             Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling(config, None)));
         let live = Live::new(Settings::of(config.clone()), Sources::default(), bpf)?;
-        let shared = Arc::new(Shared::new(live, bpf, Arc::clone(&index), None, rings.len())?);
+        let shared = Arc::new(Shared::new(live, bpf, Arc::clone(&index), &Naming::default(), rings.len())?);
         let workers = rings
             .iter()
             .enumerate()

@@ -7,6 +7,7 @@ mod inline;
 mod interfaces;
 mod limits;
 mod live;
+mod names;
 mod naming;
 mod nat;
 mod pods;
@@ -39,6 +40,7 @@ pub use inline::Inline;
 use interfaces::Following;
 use limits::Limiting;
 use live::Live;
+use names::Naming;
 use nat::Upkeep;
 pub(crate) use pods::KINDS as UNLINKED_KINDS;
 use pods::Watching;
@@ -88,6 +90,7 @@ pub fn run_with(
         config.metrics_enabled.then(|| Server::bind(&config.metrics_addr, HttpLimits::default())).transpose()?;
     let control = control_socket(config)?;
     bpf::allow_many_descriptors();
+    let naming = Naming::start(config)?;
 
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
@@ -100,11 +103,10 @@ pub fn run_with(
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
 
-    let names: Option<Arc<Names>> = None;
-    let telling = telling(config, names.as_ref());
+    let telling = telling(config, naming.names.as_ref());
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling));
     let live = Live::new(settings, sources, &bpf)?;
-    let (shared, workers, rings) = start_workers(live, &mut bpf, &index, names)?;
+    let (shared, workers, rings) = start_workers(live, &mut bpf, &index, &naming)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
     let page = Arc::new(page);
     let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
@@ -130,7 +132,7 @@ pub fn run_with(
     }
     ready(Handle::new(Arc::clone(&shared), server.as_ref().map(Running::local_addr)));
 
-    let failure = wait(stop, &workers, || threads.has_failed());
+    let failure = wait(stop, &workers, || threads.has_failed() || naming.has_failed());
     drop(control);
     let (following, sweeps) = threads.stop_some()?;
     let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
@@ -204,14 +206,9 @@ fn log_kernel() {
 
 type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
 
-fn start_workers(
-    live: Live,
-    bpf: &mut Bpf<'_>,
-    index: &Arc<SeriesIndex>,
-    names: Option<Arc<Names>>,
-) -> Result<Started> {
+fn start_workers(live: Live, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>, naming: &Naming) -> Result<Started> {
     let rings = bpf.take_rings();
-    let shared = Arc::new(Shared::new(live, bpf, Arc::clone(index), names, rings.len())?);
+    let shared = Arc::new(Shared::new(live, bpf, Arc::clone(index), naming, rings.len())?);
     let workers = rings
         .iter()
         .enumerate()

@@ -13,6 +13,7 @@ use super::bounds;
 use super::feed::Feed;
 use super::limits::Throttle;
 use super::live::Live;
+use super::names::Naming;
 use super::nat::Nat;
 use super::programs::ProgramTimes;
 use super::report::Report;
@@ -23,7 +24,7 @@ use crate::flow::{Counts, Facing, Flow, Limits};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
-use crate::names::Names;
+use crate::names::{Names, Progress};
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     shards: Arc<[Arc<Mutex<Shard>>]>,
     nat: Arc<Nat>,
     names: Option<Arc<Names>>,
+    pub(super) reading: Option<Progress>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
     pub(super) throttle: Throttle,
     pub(super) feed: Arc<Feed>,
@@ -50,14 +52,14 @@ impl Shared {
         live: Live,
         bpf: &Bpf<'_>,
         index: Arc<SeriesIndex>,
-        names: Option<Arc<Names>>,
+        naming: &Naming,
         workers: usize,
     ) -> Result<Shared> {
         let config = live.running();
         let limits = bounds(&config, workers);
         let feed = Arc::<Feed>::default();
         let shard = |number| {
-            let (index, feed, names) = (Arc::clone(&index), Arc::clone(&feed), names.clone());
+            let (index, feed, names) = (Arc::clone(&index), Arc::clone(&feed), naming.names.clone());
             Shard::new(number, limits, index, feed, names, Clock::now_ns())
         };
         let shards = (0..workers).map(shard).collect();
@@ -69,7 +71,8 @@ impl Shared {
             timestamps: config.features.timestamps,
             shards,
             nat: Nat::new(&config, bpf.spread()),
-            names,
+            names: naming.names.clone(),
+            reading: naming.progress(),
             interfaces: Mutex::default(),
             throttle: Throttle::default(),
             feed,
@@ -262,6 +265,7 @@ impl Source for Shared {
                 cpu_level: self.throttle.cpu_level(),
             },
             nat: self.nat.counts(),
+            names: self.reading.as_ref().map(Progress::read),
         })
     }
 
@@ -278,7 +282,13 @@ impl Source for Shared {
 
     fn unready(&self) -> Option<String> {
         let watched = |interface: &Interface| matches!(interface.status, InterfaceStatus::Watched(_));
-        (!self.lock_interfaces().values().any(watched)).then(|| "no interface is watched yet".to_owned())
+        if !self.lock_interfaces().values().any(watched) {
+            return Some("no interface is watched yet".to_owned());
+        }
+        // Later on the last known names are served, however old.
+        let reading = self.reading.as_ref().map(Progress::read).filter(|status| !status.synced)?;
+        let error = reading.last_error.map_or(String::new(), |(_, text)| format!(": {text}"));
+        Some(format!("the names of the cluster are not all read yet{error}"))
     }
 }
 

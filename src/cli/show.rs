@@ -161,6 +161,7 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
         grouped(&status["config_reloads"]),
         grouped(&status["config_reload_failures"])
     )?;
+    names(&status["names"], style, out)?;
     let waiting: Vec<String> = status["restart_needed"].as_array().into_iter().flatten().map(text).collect();
     if !waiting.is_empty() {
         writeln!(out, "{}", style.bad(&format!("a restart is needed for {}", waiting.join(", "))))?;
@@ -191,6 +192,33 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
         ]);
     }
     write(&interfaces, out)
+}
+
+/// How the names of a cluster are read.
+fn names(names: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    if names.is_null() {
+        return Ok(());
+    }
+    let kinds = names["kinds"].as_array().into_iter().flatten();
+    let kinds: Vec<String> = kinds
+        .map(|kind| match text(&kind["status"]).as_str() {
+            "watching" => format!("{} {}", grouped(&kind["objects"]), text(&kind["kind"])),
+            status => format!("{} {} ({status})", grouped(&kind["objects"]), text(&kind["kind"])),
+        })
+        .collect();
+    writeln!(
+        out,
+        "names       {}; heard {:.0} s ago from {}, by {}",
+        kinds.join(", "),
+        names["age_s"].as_f64().unwrap_or_default(),
+        text(&names["server"]),
+        text(&names["credentials"])
+    )?;
+    if !names["last_error"].is_null() {
+        let error = format!("names: last failure at {}: {}", text(&names["last_error_at"]), text(&names["last_error"]));
+        writeln!(out, "{}", style.bad(&error))?;
+    }
+    Ok(())
 }
 
 /// Flows by what is known of them.

@@ -67,6 +67,10 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
 
+    /// Name addresses by a cluster's objects: auto, on or off [default: auto]
+    #[arg(long, value_name = "WHETHER")]
+    kubernetes: Option<String>,
+
     /// Give any key of the configuration a value; repeatable; --help lists them
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<(&'static str, String)>,
@@ -140,6 +144,7 @@ impl Args {
             ("debug", "--debug", self.debug.then(|| Given::Text("true".to_owned()))),
             ("export.prometheus.address", "--metrics-addr", text(self.metrics_addr)),
             ("control.socket", "--socket", text(self.socket)),
+            ("kubernetes.enabled", "--kubernetes", text(self.kubernetes)),
             ("node_name", "--node-name", text(self.node_name.filter(|name| !name.is_empty()))),
         ];
         let set = self.set.into_iter().map(|(path, value)| (path, format!("--set {path}"), Given::Text(value)));
@@ -187,7 +192,10 @@ mod tests {
             "flow.flow_timeout=5m",
             "--metrics-addr",
             "127.0.0.1:1",
+            "--kubernetes",
+            "off",
         ]);
+        assert_eq!(config.kubernetes, crate::names::Enabled::Off);
         assert_eq!(config.interfaces.patterns(), ["eth0", "veth*", "!veth0"]);
         assert_eq!((config.log_level, config.node_name.as_str()), (log::LevelFilter::Debug, "n1"));
         assert_eq!(config.flow_timeout.as_secs(), 300);

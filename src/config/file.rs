@@ -3,6 +3,7 @@
 use saphyr::{MarkedYaml, ScalarStyle, YamlData, YamlLoader};
 use saphyr_parser::Parser;
 
+use super::Key;
 use super::value::Given;
 
 /// A value of the file, and where it stands.
@@ -82,6 +83,13 @@ fn flatten(node: &MarkedYaml, path: &str, depth: usize, entries: &mut Vec<Entry>
         };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         let given = match &value.data {
+            YamlData::Mapping(pairs) if Key::is_mapping(&path) => {
+                let item = |(key, value): (&MarkedYaml, &MarkedYaml)| match (text_of(key), text_of(value)) {
+                    (Some(key), Some(value)) => Ok(format!("{key}={value}")),
+                    _ => Err((start(key), format!("{path}: a name and a value are expected"))),
+                };
+                Some(Given::List(pairs.iter().map(item).collect::<Result<_, _>>()?))
+            }
             YamlData::Mapping(_) if depth < DEEPEST => {
                 flatten(value, &path, depth + 1, entries)?;
                 continue;
@@ -178,6 +186,16 @@ mod tests {
         assert_eq!((entries[1].key_at, entries[1].at), (at(4, 3), at(4, 18)));
         assert_eq!((entries[2].path.as_str(), &entries[2].given), ("flow.max_age", &None));
         assert_eq!(entries.len(), 3);
+    }
+
+    #[test]
+    fn a_mapping_of_the_user_s_own_is_a_list() {
+        let text = "names:\n  cidrs: {\"10.1.0.0/16\": corp, 10.2.0.0/16: \"lab\"}\n";
+        let entries = read(text).unwrap();
+        let list = Given::List(vec!["10.1.0.0/16=corp".to_owned(), "10.2.0.0/16=lab".to_owned()]);
+        assert_eq!((entries[0].path.as_str(), &entries[0].given, entries.len()), ("names.cidrs", &Some(list), 1));
+        let nested = "names:\n  cidrs:\n    10.1.0.0/16: [corp]\n";
+        assert_eq!(read(nested).unwrap_err().0, at(3, 5));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Every key of the configuration: its names, what it means, what is valid, and whether a running agent takes a new value.
 
+mod cluster;
 mod export;
 mod features;
 mod running;
@@ -37,7 +38,12 @@ impl Key {
     /// All of them, in the order of the file.
     pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
         // A key that switches something off comes after those that say how it is done.
-        [traffic::KEYS, export::KEYS, features::KEYS, running::KEYS].into_iter().flatten()
+        [traffic::KEYS, export::KEYS, features::KEYS, cluster::KEYS, running::KEYS].into_iter().flatten()
+    }
+
+    /// Its value in the file is a mapping, of which each pair is an item: `name=value`.
+    pub(super) fn is_mapping(path: &str) -> bool {
+        path == cluster::NETWORKS
     }
 
     /// The key with this path.

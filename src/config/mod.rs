@@ -20,6 +20,8 @@ pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
 
+use crate::names::{Enabled, NamedNetwork, Scope};
+
 /// Where the control socket is.
 pub const DEFAULT_SOCKET: &str = "/run/netmon/netmon.sock";
 
@@ -76,6 +78,14 @@ pub struct Config {
     pub external: External,
     /// Series in which nothing was counted for so long leave.
     pub series_idle: Duration,
+    /// Whether there is a cluster that names are read from.
+    pub kubernetes: Enabled,
+    /// Its kubeconfig.
+    pub kubeconfig: Option<PathBuf>,
+    /// Whose pods have names.
+    pub scope: Scope,
+    /// Networks outside of the cluster that have a name.
+    pub networks: Vec<NamedNetwork>,
     /// Watch pods in their own network namespaces where they have no link on the host.
     pub pod_namespaces: bool,
     /// Join what NAT has under two addresses, as the kernel's connection tracking tells.
@@ -116,6 +126,10 @@ impl Default for Config {
             labels: Labels::default(),
             external: External::default(),
             series_idle: Duration::from_secs(900),
+            kubernetes: Enabled::default(),
+            kubeconfig: None,
+            scope: Scope::default(),
+            networks: Vec::new(),
             pod_namespaces: false,
             nat: true,
             nat_queue_bytes: 16 << 20,

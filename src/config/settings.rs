@@ -273,8 +273,25 @@ resources:
         let bare = Settings::read(&Sources::default()).unwrap();
         let differ = |a: &Config, b: &Config| format!("{a:?}") != format!("{b:?}");
         let values = [
-            "false", "true", "7", "0.5", "77s", "88Mi", "ssh", "kernel", "hardware", "high", "warn", "json", ":1234",
-            "300", "1000", "src_zone", "group",
+            "false",
+            "true",
+            "7",
+            "0.5",
+            "77s",
+            "88Mi",
+            "ssh",
+            "kernel",
+            "hardware",
+            "high",
+            "warn",
+            "json",
+            ":1234",
+            "300",
+            "1000",
+            "src_zone",
+            "group",
+            "node",
+            "10.0.0.0/8=corp",
         ];
         for key in Key::all().filter(|key| !key.about.starts_with("reserved")) {
             for name in [Some(key.variable()), key.short.map(str::to_owned)].into_iter().flatten() {

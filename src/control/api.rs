@@ -95,11 +95,41 @@ pub struct Status {
     pub series: usize,
     pub series_limit: usize,
     pub nat_translations: u64,
+    /// Null without a cluster.
+    pub names: Option<NamesState>,
     pub config_reloads: u64,
     pub config_reload_failures: u64,
     /// Keys whose new values take a restart.
     pub restart_needed: Vec<&'static str>,
     pub interfaces: Vec<InterfaceState>,
+}
+
+/// How the names of a cluster are read.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct NamesState {
+    pub server: String,
+    pub credentials: String,
+    /// All were read once.
+    pub synced: bool,
+    /// Since the server was heard about all kinds.
+    pub age_s: f64,
+    pub last_error: Option<String>,
+    /// RFC 3339.
+    pub last_error_at: Option<String>,
+    pub kinds: Vec<NamesKind>,
+}
+
+/// Objects of a kind, which names are made of.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct NamesKind {
+    pub kind: &'static str,
+    /// `reading`, `watching`, `failing`, `denied`.
+    pub status: &'static str,
+    pub objects: usize,
+    pub age_s: f64,
+    pub errors: u64,
 }
 
 /// An interface of the host.

@@ -10,5 +10,7 @@ mod request;
 mod routes;
 mod server;
 
-pub use api::{Api, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, SeriesUse, Status};
+pub use api::{
+    Api, ConfigValue, Event, Events, FlowStats, InterfaceState, NamesKind, NamesState, Next, SeriesUse, Status,
+};
 pub use server::{Limits, Running, Server};

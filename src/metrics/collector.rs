@@ -154,6 +154,14 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     families.add("netmon_nat_translations", &[], snapshot.nat.translations as f64);
     families.add("netmon_nat_translations_refused_total", &[], snapshot.nat.refused as f64);
     families.add("netmon_nat_resyncs_total", &[], snapshot.nat.resyncs as f64);
+    if let Some(names) = &snapshot.names {
+        families.add("netmon_names_age_seconds", &[], names.age.as_secs_f64());
+        for kind in &names.kinds {
+            let labels = [("kind", kind.kind.name())];
+            families.add("netmon_names_objects", &labels, kind.objects as f64);
+            families.add("netmon_names_errors_total", &labels, kind.errors as f64);
+        }
+    }
     families.add("netmon_sampling_rate", &[], snapshot.sampling_rate);
     for (resource, count) in [("memory", snapshot.saved.shed), ("cpu", snapshot.saved.slowed)] {
         families.add("netmon_limit_actions_total", &[("resource", resource)], count as f64);

@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 59] = [
+const FAMILIES: [(&str, MetricType, &str); 62] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
@@ -59,6 +59,9 @@ const FAMILIES: [(&str, MetricType, &str); 59] = [
     ("netmon_nat_translations", GAUGE, "Connections whose addresses NAT translates."),
     ("netmon_nat_translations_refused_total", COUNTER, "Those that found no room: counted under both addresses."),
     ("netmon_nat_resyncs_total", COUNTER, "Times that all translations were read anew, for some were missed."),
+    ("netmon_names_age_seconds", GAUGE, "Time since the API server was last heard about every kind of objects."),
+    ("netmon_names_objects", GAUGE, "Objects of the cluster that names are made of."),
+    ("netmon_names_errors_total", COUNTER, "Requests to the API server that failed, and watches that broke off."),
     ("netmon_sampling_rate", GAUGE, "Share of flows that is tracked."),
     (
         "netmon_limit_actions_total",

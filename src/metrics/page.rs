@@ -14,6 +14,7 @@ use super::series::Keys;
 use super::sums::Sums;
 use crate::bpf::{InterfaceBooks, Misses, ProgramStats, RecordCounts, TimestampSource};
 use crate::flow::Counts;
+use crate::names;
 
 /// What the agent knows at the moment of a scrape.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub counters: HashMap<u32, [u64; 2]>,
     /// Translations of addresses.
     pub nat: NatCounts,
+    /// How the names of a cluster are read, if there is one.
+    pub names: Option<names::Status>,
     /// Share of flows that is tracked.
     pub sampling_rate: f64,
     /// How often the configuration was read again.

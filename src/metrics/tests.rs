@@ -74,6 +74,7 @@ impl Source for Fixed {
             processing: Processing::new(0),
             interfaces: BTreeMap::new(),
             counters: Default::default(),
+            names: None,
             nat: Default::default(),
             sampling_rate: 1.0,
             reloads: Default::default(),

@@ -8,6 +8,7 @@ pub mod objects;
 #[cfg(test)]
 mod samples;
 mod store;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use arc_swap::{ArcSwap, Guard};
 
 pub use index::{Answer, Cluster, End, Index, NamedNetwork, Size};
 pub use store::{Counts, Kind, Object, Store};
+pub use watch::{Enabled, KindStatus, Options, Progress, Scope, State, Status, Watcher, start};
 
 /// Nanoseconds since the Unix epoch.
 pub type UnixNs = u64;

@@ -2,6 +2,8 @@
 
 // Shared with benches/: each of the two leaves some of it alone.
 #[allow(dead_code)]
+pub mod apiserver;
+#[allow(dead_code)]
 pub mod detect;
 #[allow(dead_code)]
 pub mod kernel;

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashSet};
 
+use super::UnixNs;
 use super::index::{Cluster, Index, Name, Service};
 use super::objects::{self, Owned, Uid};
-use super::{UnixNs, objects as object};
 
 use lingering::Lingering;
 use nodes::NodeEntry;
@@ -87,7 +87,6 @@ pub type Counts = [(Kind, usize); 6];
 #[derive(Debug)]
 struct OwnerEntry {
     round: u32,
-    kind: Kind,
     workload: Option<(Arc<str>, Arc<str>)>,
 }
 
@@ -100,7 +99,8 @@ pub struct Store {
     services: HashMap<Name, ServiceEntry>,
     slices: HashMap<Name, SliceEntry>,
     nodes: HashMap<Arc<str>, NodeEntry>,
-    owners: HashMap<Uid, OwnerEntry>,
+    replica_sets: HashMap<Uid, OwnerEntry>,
+    jobs: HashMap<Uid, OwnerEntry>,
     /// One for all that speak of a service.
     identities: HashMap<Name, Arc<Service>>,
     /// Of the listing that goes on, or went on last, by kind: what it did not mention is gone.
@@ -117,6 +117,9 @@ pub struct Store {
     changed: bool,
 }
 
+/// So many owners may be waited for whose pods are gone.
+const AWAITED_FEW: usize = 1024;
+
 fn hash_of(object: &impl Hash) -> u64 {
     FixedState::with_seed(0).hash_one(object)
 }
@@ -131,7 +134,8 @@ impl Store {
             services: HashMap::default(),
             slices: HashMap::default(),
             nodes: HashMap::default(),
-            owners: HashMap::default(),
+            replica_sets: HashMap::default(),
+            jobs: HashMap::default(),
             identities: HashMap::default(),
             rounds: [0; 6],
             local: Vec::new(),
@@ -170,7 +174,8 @@ impl Store {
             }
             Object::Node(node) => self.delete_node(&node.name),
             // Their pods keep the name: garbage is collected from the owner down.
-            Object::ReplicaSet(owned) | Object::Job(owned) => drop(self.owners.remove(&owned.uid)),
+            Object::ReplicaSet(owned) => drop(self.replica_sets.remove(&owned.uid)),
+            Object::Job(owned) => drop(self.jobs.remove(&owned.uid)),
         }
     }
 
@@ -200,9 +205,8 @@ impl Store {
                 let gone = gone(&self.nodes, |node| node.round != round);
                 gone.iter().for_each(|name| self.delete_node(name));
             }
-            Kind::ReplicaSets | Kind::Jobs => {
-                self.owners.retain(|_, owner| owner.kind != kind || owner.round == round);
-            }
+            Kind::ReplicaSets => self.replica_sets.retain(|_, owner| owner.round == round),
+            Kind::Jobs => self.jobs.retain(|_, owner| owner.round == round),
         }
     }
 
@@ -217,6 +221,10 @@ impl Store {
         while let Some(left) = self.lingering.expired(now) {
             self.forget(&left);
         }
+        if self.awaited.len() > 2 * self.pods.len() + AWAITED_FEW {
+            let owners: HashSet<Uid> = self.pods.values().filter_map(PodEntry::owner).collect();
+            self.awaited.retain(|uid| owners.contains(uid));
+        }
         let identities = &mut self.identities;
         self.strings.purge(|| identities.retain(|_, service| Arc::strong_count(service) > 1));
     }
@@ -229,30 +237,34 @@ impl Store {
 
     /// Objects of each kind.
     pub fn counts(&self) -> Counts {
-        let owners = |kind| self.owners.values().filter(|owner| owner.kind == kind).count();
         Kind::ALL.map(|kind| {
             let count = match kind {
                 Kind::Pods => self.pods.len(),
                 Kind::Services => self.services.len(),
                 Kind::EndpointSlices => self.slices.len(),
                 Kind::Nodes => self.nodes.len(),
-                Kind::ReplicaSets | Kind::Jobs => owners(kind),
+                Kind::ReplicaSets => self.replica_sets.len(),
+                Kind::Jobs => self.jobs.len(),
             };
             (kind, count)
         })
     }
 
-    fn apply_owner(&mut self, kind: Kind, owned: &object::Owned) {
-        let round = self.rounds[kind as usize];
+    fn apply_owner(&mut self, kind: Kind, owned: &Owned) {
         let strings = &mut self.strings;
         let workload = owned.owner.as_ref().map(|(kind, name)| (strings.get(kind), strings.get(name)));
-        let awaited = self.awaited.remove(&owned.uid);
-        let new = OwnerEntry { round, kind, workload };
-        let differs = self.owners.get(&owned.uid).is_some_and(|old| old.workload != new.workload);
-        self.owners.insert(owned.uid, new);
-        if awaited || differs {
+        let entry = OwnerEntry { round: self.rounds[kind as usize], workload };
+        let owners = if kind == Kind::Jobs { &mut self.jobs } else { &mut self.replica_sets };
+        let differs = owners.get(&owned.uid).is_some_and(|old| old.workload != entry.workload);
+        owners.insert(owned.uid, entry);
+        if self.awaited.remove(&owned.uid) || differs {
             self.reowned.insert(owned.uid);
         }
+    }
+
+    /// Who owns the owner of a pod.
+    fn owner(&self, uid: &Uid) -> Option<&OwnerEntry> {
+        self.replica_sets.get(uid).or_else(|| self.jobs.get(uid))
     }
 
     /// What follows from changes of several objects is done once for all of them.

@@ -21,6 +21,12 @@ pub(super) struct PodEntry {
     places: Box<[Place]>,
 }
 
+impl PodEntry {
+    pub(super) fn owner(&self) -> Option<Uid> {
+        self.owner
+    }
+}
+
 impl Store {
     pub(super) fn apply_pod(&mut self, pod: &Pod, now: UnixNs) {
         let (hash, round) = (hash_of(pod), self.rounds[Kind::Pods as usize]);
@@ -71,7 +77,7 @@ impl Store {
         for uid in concerned {
             let Some(pod) = self.pods.get(&uid) else { continue };
             let mut party = Party::clone(&pod.party);
-            if let Some((kind, name)) = pod.owner.and_then(|owner| self.owners.get(&owner)?.workload.clone()) {
+            if let Some((kind, name)) = pod.owner.and_then(|owner| self.owner(&owner)?.workload.clone()) {
                 (party.workload_kind, party.workload) = (Some(kind), Some(name));
             }
             party.zone = party.node.as_ref().and_then(|node| self.zone(node));
@@ -181,7 +187,7 @@ impl Store {
             let name = suffix(&pod.name).unwrap_or_else(|| pod.name.clone());
             return (self.strings.get("Pod"), self.strings.get(&name));
         }
-        match self.owners.get(&owner.uid) {
+        match self.owner(&owner.uid) {
             Some(known) => {
                 if let Some(workload) = &known.workload {
                     return workload.clone();

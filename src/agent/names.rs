@@ -1,0 +1,68 @@
+//! Where names come from, and how reading them fares.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::config::Config;
+use crate::control::{NamesKind, NamesState};
+use crate::names::{self, Names, Options, Progress, Watcher};
+
+/// Names, and the thread that reads them from a cluster if there is one. It ends with the value.
+#[derive(Default)]
+pub(super) struct Naming {
+    /// `None`: nobody has a name.
+    pub(super) names: Option<Arc<Names>>,
+    watcher: Option<Watcher>,
+}
+
+impl Naming {
+    pub(super) fn start(config: &Config) -> Result<Naming> {
+        let options = Options {
+            enabled: config.kubernetes,
+            kubeconfig: config.kubeconfig.clone(),
+            scope: config.scope,
+            node: config.node_name.clone(),
+            networks: config.networks.clone(),
+        };
+        let (names, watcher) = names::start(&options)?;
+        let names = (watcher.is_some() || !config.networks.is_empty()).then_some(names);
+        Ok(Naming { names, watcher })
+    }
+
+    /// How it fares, if there is a cluster.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.watcher.as_ref().map(Watcher::progress)
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.watcher.as_ref().is_some_and(Watcher::is_finished)
+    }
+}
+
+/// For the control socket.
+pub(super) fn state(progress: &Progress) -> NamesState {
+    let status = progress.read();
+    let seconds = |age: std::time::Duration| age.as_millis() as f64 / 1000.0;
+    let (last_error_at, last_error) =
+        status.last_error.map(|(at, text)| (humantime::format_rfc3339_seconds(at).to_string(), text)).unzip();
+    NamesState {
+        server: status.server,
+        credentials: status.credentials,
+        synced: status.synced,
+        age_s: seconds(status.age),
+        last_error,
+        last_error_at,
+        kinds: status
+            .kinds
+            .iter()
+            .map(|kind| NamesKind {
+                kind: kind.kind.name(),
+                status: kind.state.name(),
+                objects: kind.objects,
+                age_s: seconds(kind.age),
+                errors: kind.errors,
+            })
+            .collect(),
+    }
+}

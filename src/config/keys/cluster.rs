@@ -1,0 +1,157 @@
+//! The cluster, and what addresses are called.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+
+use super::Key;
+use crate::names::{Enabled, NamedNetwork, Scope};
+
+pub(super) static KEYS: &[Key] = &[
+    Key {
+        path: "kubernetes.enabled",
+        short: None,
+        about: "name addresses by a cluster's objects; auto: if this is a pod, or a kubeconfig is named; on: there must be a cluster",
+        valid: "auto, on or off",
+        live: false,
+        set: |config, given| {
+            config.kubernetes = match given.text()? {
+                "auto" => Enabled::Auto,
+                // An unquoted "on" is a switch to some that write YAML.
+                _ => match given.switch() {
+                    Ok(true) => Enabled::On,
+                    Ok(false) => Enabled::Off,
+                    Err(_) => bail!("unknown"),
+                },
+            };
+            Ok(())
+        },
+        get: |config| {
+            let name = match config.kubernetes {
+                Enabled::Auto => "auto",
+                Enabled::On => "on",
+                Enabled::Off => "off",
+            };
+            name.to_owned()
+        },
+    },
+    Key {
+        path: "kubernetes.kubeconfig",
+        short: None,
+        about: "the kubeconfig of the cluster; none: the pod's service account, else $KUBECONFIG",
+        valid: "a path, or none",
+        live: false,
+        set: |config, given| {
+            config.kubeconfig = match given.text()? {
+                "none" => None,
+                path => Some(path.into()),
+            };
+            Ok(())
+        },
+        get: |config| config.kubeconfig.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+    },
+    Key {
+        path: "kubernetes.scope",
+        short: None,
+        about: "whose pods have names: the cluster's, or this node's, for very large clusters",
+        valid: "cluster or node",
+        live: false,
+        set: |config, given| {
+            config.scope = match given.text()? {
+                "cluster" => Scope::Cluster,
+                "node" => Scope::Node,
+                _ => bail!("unknown"),
+            };
+            Ok(())
+        },
+        get: |config| if config.scope == Scope::Node { "node" } else { "cluster" }.to_owned(),
+    },
+    Key {
+        path: NETWORKS,
+        short: None,
+        about: "names of networks outside of the cluster; the most specific counts",
+        valid: "networks and their names: {10.1.0.0/16: corp} in the file, 10.1.0.0/16=corp,10.2.0.0/16=lab elsewhere",
+        live: false,
+        set: |config, given| {
+            let texts = given.list().into_iter().map(|text| text.trim_matches(['{', '}', ' ']).to_owned());
+            let texts = texts.filter(|text| !text.is_empty());
+            let networks = texts.map(|text| network(&text)).collect::<Result<Vec<_>>>()?;
+            for (i, one) in networks.iter().enumerate() {
+                let twice = networks[..i].iter().any(|other| other.network == one.network);
+                ensure!(!twice, "{} has two names", one.network);
+            }
+            config.networks = networks;
+            Ok(())
+        },
+        get: |config| {
+            let text = |named: &NamedNetwork| format!("{}: {}", named.network, named.name);
+            format!("{{{}}}", config.networks.iter().map(text).collect::<Vec<_>>().join(", "))
+        },
+    },
+];
+
+/// Its value in the file is a mapping: what it maps is the user's.
+pub(super) const NETWORKS: &str = "names.cidrs";
+/// As long as a Kubernetes label's value may be.
+const NAME_MOST: usize = 63;
+
+fn network(text: &str) -> Result<NamedNetwork> {
+    let pair = text.rsplit_once('=').or_else(|| text.rsplit_once(": "));
+    let (network, name) = pair.with_context(|| format!("{text:?} is no network=name"))?;
+    let (network, name) = (network.trim(), name.trim());
+    let parsed = network.parse::<IpNet>().or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
+    let network = parsed.ok().with_context(|| format!("{network:?} is no network"))?.trunc();
+    ensure!(
+        !name.is_empty() && name.len() <= NAME_MOST,
+        "{network} has no name, or one of more than {NAME_MOST} bytes"
+    );
+    Ok(NamedNetwork { network, name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Given};
+
+    fn networks(texts: &[&str]) -> Result<Vec<String>> {
+        let key = Key::named(NETWORKS).unwrap();
+        let mut config = Config::default();
+        (key.set)(&mut config, &Given::List(texts.iter().map(|&text| text.to_owned()).collect()))?;
+        Ok(config.networks.iter().map(|named| format!("{} {}", named.network, named.name)).collect())
+    }
+
+    #[test]
+    fn networks_have_names() {
+        let named = networks(&["10.1.2.3/16=corp", "192.0.2.1 = gate", "2001:db8::/32=six=6"]).unwrap_err();
+        assert!(named.to_string().contains("2001:db8::/32=six"), "{named}");
+        let named = networks(&["10.1.2.3/16=corp", "192.0.2.1 = gate", "2001:db8::/32=six"]).unwrap();
+        assert_eq!(named, ["10.1.0.0/16 corp", "192.0.2.1/32 gate", "2001:db8::/32 six"]);
+        for bad in
+            [&["10.1.0.0/16"][..], &["10.1.0.0/33=a"], &["a=b"], &["10.0.0.0/8="], &["10.1.0.0/16=a", "10.1.9.9/16=b"]]
+        {
+            assert!(networks(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    /// As it is shown, it can be given.
+    #[test]
+    fn a_mapping_is_shown_as_one() {
+        let key = Key::named(NETWORKS).unwrap();
+        let mut config = Config::default();
+        let shown = "{10.1.0.0/16: corp, 2001:db8::/32: six}";
+        (key.set)(&mut config, &Given::Text(shown.to_owned())).unwrap();
+        assert_eq!((key.get)(&config), shown);
+    }
+
+    #[test]
+    fn switches_are_known_by_all_their_names() {
+        let key = Key::named("kubernetes.enabled").unwrap();
+        for (text, shown) in [("auto", "auto"), ("on", "on"), ("true", "on"), ("off", "off"), ("False", "off")] {
+            let mut config = Config::default();
+            (key.set)(&mut config, &Given::Text(text.to_owned())).unwrap();
+            assert_eq!((key.get)(&config), shown);
+        }
+        assert!((key.set)(&mut Config::default(), &Given::Text("maybe".to_owned())).is_err());
+    }
+}

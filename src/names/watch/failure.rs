@@ -1,0 +1,157 @@
+//! Why a request failed, and how long to wait before the next one.
+
+use std::fmt;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use super::wire::Refusal;
+
+/// Why a request or a watch ended other than by its time.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// What was asked for is too old: the list must be read again.
+    Gone(String),
+    /// The credentials are not, or no longer, good.
+    Unauthorized(String),
+    /// These credentials may not read it, or the server does not have it.
+    Denied(String),
+    /// The server asks to wait, or cannot serve.
+    Busy(Option<Duration>, String),
+    /// No connection, or none that lasted.
+    Lost(String),
+    /// What came is not what the protocol says.
+    Nonsense(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Gone(text)
+            | Failure::Unauthorized(text)
+            | Failure::Denied(text)
+            | Failure::Busy(_, text)
+            | Failure::Lost(text)
+            | Failure::Nonsense(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Of a text that is not the server's own, and may be a page of a proxy.
+const TEXT_MOST: usize = 200;
+
+impl Failure {
+    /// An answer that is no success. `retry_after`: the header's.
+    pub(super) fn of_answer(code: u16, body: &[u8], retry_after: Option<u64>) -> Failure {
+        match serde_json::from_slice::<Refusal>(body) {
+            Ok(refusal) if !refusal.message.is_empty() => {
+                let asked = Some(refusal.details.retry_after_seconds).filter(|&seconds| seconds > 0);
+                let retry_after = retry_after.or(asked);
+                Failure::of_refusal(Refusal { code, ..refusal }, retry_after)
+            }
+            _ => {
+                let text = String::from_utf8_lossy(body);
+                let message = text.trim().chars().take(TEXT_MOST).collect();
+                Failure::of_refusal(Refusal { code, message, ..Refusal::default() }, retry_after)
+            }
+        }
+    }
+
+    /// An error that the server tells, in an answer or within a watch.
+    pub(super) fn of_refusal(refusal: Refusal, retry_after: Option<u64>) -> Failure {
+        let Refusal { code, reason, message, .. } = refusal;
+        let text = format!("the API server answered {code}: {message}");
+        match code {
+            410 => Failure::Gone(text),
+            _ if matches!(reason.as_str(), "Expired" | "Gone") => Failure::Gone(text),
+            401 => Failure::Unauthorized(text),
+            403..=405 => Failure::Denied(text),
+            _ => Failure::Busy(retry_after.map(Duration::from_secs), text),
+        }
+    }
+}
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+/// A right that is missing is seldom given soon.
+const DENIED: Duration = Duration::from_secs(60);
+/// A server may ask for less than this.
+const ASKED_MOST: Duration = Duration::from_secs(300);
+
+/// Waits that grow while nothing succeeds. Each is spread by half of it both ways: the agents of all nodes meet the same failure.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    pub(super) fn next(&mut self, failure: &Failure) -> Duration {
+        let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        self.failures += 1;
+        let wait = match failure {
+            Failure::Busy(Some(asked), _) => return step.max(*asked).min(ASKED_MOST) + spread(step),
+            Failure::Denied(_) => step.max(DENIED),
+            _ => step,
+        };
+        wait / 2 + spread(wait)
+    }
+}
+
+/// From nothing to this.
+pub(super) fn spread(most: Duration) -> Duration {
+    // Its seeds differ from process to process and from call to call.
+    let random = std::collections::hash_map::RandomState::new().hash_one(0u8);
+    most.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_a_bound() {
+        let lost = Failure::Lost(String::new());
+        let mut backoff = Backoff::default();
+        for i in 0..20 {
+            let step = (FIRST * 2u32.pow(i.min(10))).min(LONGEST);
+            let wait = backoff.next(&lost);
+            assert!(wait >= step / 2 && wait <= step * 3 / 2, "{i}: {wait:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next(&lost) <= FIRST * 3 / 2);
+        let many: std::collections::BTreeSet<Duration> = (0..10).map(|_| Backoff::default().next(&lost)).collect();
+        assert!(many.len() > 1, "all agents would come at once");
+    }
+
+    #[test]
+    fn a_server_is_not_asked_before_the_time_it_gives() {
+        for (body, header, least) in [
+            (&b"Too many requests, please try again later."[..], Some(7), 7),
+            (br#"{"kind":"Status","code":429,"message":"busy","details":{"retryAfterSeconds":9}}"#, None, 9),
+            (b"", Some(100_000), 300),
+        ] {
+            let failure = Failure::of_answer(429, body, header);
+            let wait = Backoff::default().next(&failure);
+            assert!(wait >= Duration::from_secs(least) && wait <= Duration::from_secs(least + 1), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let status = |code: u16, reason: &str| {
+            format!(r#"{{"kind":"Status","code":{code},"reason":"{reason}","message":"so it is"}}"#)
+        };
+        let of = |code: u16, reason: &str| Failure::of_answer(code, status(code, reason).as_bytes(), None);
+        assert!(matches!(of(410, "Expired"), Failure::Gone(_)));
+        assert!(matches!(of(400, "Expired"), Failure::Gone(_)));
+        assert!(matches!(of(401, "Unauthorized"), Failure::Unauthorized(_)));
+        assert!(matches!(of(403, "Forbidden"), Failure::Denied(_)));
+        assert!(matches!(of(500, "InternalError"), Failure::Busy(None, _)));
+        assert_eq!(of(503, "").to_string(), "the API server answered 503: so it is");
+        let page = Failure::of_answer(502, "<html>\u{e9}".repeat(100).as_bytes(), None).to_string();
+        assert!(page.chars().count() < 250, "{page}");
+    }
+}

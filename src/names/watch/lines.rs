@@ -1,0 +1,69 @@
+//! The lines of a body that has no end.
+
+use http_body_util::BodyExt;
+use kube::client::Body;
+
+use super::failure::Failure;
+
+/// An object has at most some megabytes.
+const LINE_MOST: usize = 32 << 20;
+/// A buffer that a long line made grow is let go.
+const KEEP: usize = 1 << 20;
+
+pub(super) struct Lines {
+    body: Body,
+    buffer: Vec<u8>,
+    /// The line that was handed out last.
+    taken: usize,
+    /// Up to here there is no end of a line.
+    searched: usize,
+}
+
+impl Lines {
+    pub(super) fn new(body: Body) -> Lines {
+        Lines { body, buffer: Vec::new(), taken: 0, searched: 0 }
+    }
+
+    /// `None` at the end. A line that the end cuts off is no line.
+    pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
+        self.buffer.drain(..self.taken);
+        (self.taken, self.searched) = (0, 0);
+        loop {
+            if let Some(more) = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n') {
+                let length = self.searched + more;
+                self.taken = length + 1;
+                return Ok(Some(&self.buffer[..length]));
+            }
+            self.searched = self.buffer.len();
+            if self.buffer.is_empty() && self.buffer.capacity() > KEEP {
+                self.buffer = Vec::new();
+            }
+            if self.buffer.len() > LINE_MOST {
+                return Err(Failure::Nonsense(format!("a line of a watch has more than {LINE_MOST} bytes")));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(Failure::Lost(format!("the watch broke off: {}", chain(&error)))),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An error and what caused it, each once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! The agent with a cluster: what it says of its names.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use netmon::config::Config;
+use netmon::names::Enabled;
+use serde_json::Value;
+
+use super::clusters::small;
+use crate::live::agent::{Agent, watching};
+use crate::live::binary::{NETMON, Program};
+use crate::live::eventually;
+use crate::live::metrics::Page;
+use crate::live::net::quiet_pair;
+use crate::needs_root;
+use crate::support::apiserver::ApiServer;
+
+#[test]
+fn the_agent_tells_of_its_names() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let server = ApiServer::on(b.run(|| TcpListener::bind("127.0.0.1:0").unwrap()));
+    server.set_all(small());
+    server.set_down(true);
+    let socket = std::env::temp_dir().join(format!("netmon-names-{}.sock", std::process::id()));
+    let config = Config {
+        kubernetes: Enabled::On,
+        kubeconfig: Some(server.kubeconfig()),
+        node_name: "node-a".to_owned(),
+        socket: Some(socket.clone()),
+        ..watching(&["vb"])
+    };
+    let agent = Agent::start(&b, config);
+    let not_ready = Page::get(&b, &agent, "/readyz");
+    assert!(not_ready.head.contains(" 503 "), "{}", not_ready.head);
+    assert!(not_ready.body.contains("names of the cluster are not all read yet"), "{}", not_ready.body);
+    server.set_down(false);
+    let is_ready = || Page::get(&b, &agent, "/readyz").head.contains(" 200 ");
+    eventually("ready", || is_ready().then_some(()));
+
+    let page = Page::get(&b, &agent, "/metrics");
+    for (kind, count) in [("pods", 10.0), ("services", 4.0), ("endpointslices", 6.0), ("nodes", 2.0), ("jobs", 1.0)] {
+        assert_eq!(page.sum("netmon_names_objects", &[&format!("kind=\"{kind}\"")]), count, "{kind}");
+    }
+    assert!(page.sum("netmon_names_errors_total", &["kind=\"pods\""]) > 0.0);
+    assert!(page.sum("netmon_names_age_seconds", &[]) < 60.0);
+
+    let cli = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netmon-cli"));
+        let output = command.arg("--socket").arg(&socket).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let status: Value = serde_json::from_str(&cli(&["-o", "json", "status"])).unwrap();
+    let names = &status["names"];
+    assert_eq!((&names["synced"], &names["server"]), (&true.into(), &format!("http://{}", server.address()).into()));
+    assert!(names["last_error"].is_string() && names["last_error_at"].is_string(), "{names}");
+    assert!(cli(&["status"]).contains("10 pods"), "{}", cli(&["status"]));
+
+    // Ready for good, with what was known.
+    server.set_down(true);
+    eventually("it says that the server is away", || {
+        let status: Value = serde_json::from_str(&cli(&["-o", "json", "status"])).unwrap();
+        (status["names"]["kinds"][0]["status"] == "failing").then_some(())
+    });
+    assert!(is_ready());
+    let (_, took) = agent.stop();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn there_must_be_a_cluster_if_it_is_said_so() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let command = |arguments: &[&str]| {
+        let mut command = b.command(NETMON);
+        command.args(["--metrics-addr", "127.0.0.1:0", "--socket", "none", "--interface", "vb"]).args(arguments);
+        for variable in ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"] {
+            command.env_remove(variable);
+        }
+        command.env("HOME", "/nonexistent");
+        command
+    };
+    let output = command(&["--kubernetes", "on"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(error.contains("kubernetes.kubeconfig") && error.contains("--kubernetes auto"), "{error}");
+    let mut program = Program::spawn(command(&[]));
+    program.wait_for("ready");
+    let said = program.log.iter().filter(|line| line.contains("cluster")).count();
+    assert_eq!(said, 1, "{:#?}", program.log);
+}

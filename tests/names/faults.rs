@@ -1,0 +1,176 @@
+//! After each failure the index is what it would be without it.
+
+use std::time::Duration;
+
+use netmon::names::{Kind, State};
+use serde_json::json;
+
+use super::clusters::{Template, pod, sample, small, with_small};
+use super::{Universe, Watched, eventually, options};
+use crate::support::apiserver::{ApiServer, Fault, Request};
+
+fn status(code: u16, reason: &str) -> String {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "no" })
+        .to_string()
+}
+
+/// Those that may meet a request before anything is told.
+fn refusals() -> Vec<Fault> {
+    vec![
+        Fault::Drop,
+        Fault::Status(500, None, "internal error".to_owned()),
+        Fault::Status(503, None, status(503, "ServiceUnavailable")),
+        Fault::Status(429, Some(1), "Too many requests, please try again later.".to_owned()),
+        Fault::Status(410, None, status(410, "Expired")),
+        Fault::Status(401, None, status(401, "Unauthorized")),
+        Fault::Slow(Duration::from_millis(700)),
+        Fault::Garbage,
+        Fault::Cut,
+    ]
+}
+
+fn happened(server: &ApiServer) {
+    eventually("the failure happens", || (server.faults_left() == 0).then_some(()));
+}
+
+#[test]
+fn lists_that_fail_are_read_again() {
+    let tests = refusals().into_iter().map(|fault| {
+        std::thread::spawn(move || {
+            let server = with_small();
+            let template = Template::default();
+            server.set_all((0..700).map(|number| template.numbered_pod(number, 0)));
+            for resource in ["pods", "endpointslices", "replicasets"] {
+                server.fail(resource, Request::List, fault.clone());
+            }
+            // And again, at the second page.
+            if !matches!(fault, Fault::Slow(_)) {
+                server.fail("pods", Request::List, Fault::Slow(Duration::ZERO));
+            }
+            server.fail("pods", Request::List, fault.clone());
+            let watched = Watched::synced(&options(&server));
+            happened(&server);
+            Universe::default().check(&server, &watched, &format!("{fault:?}"));
+            assert!(watched.errors() >= 3 || matches!(fault, Fault::Slow(_)), "{fault:?}: {}", watched.errors());
+        })
+    });
+    for test in tests.collect::<Vec<_>>() {
+        test.join().unwrap();
+    }
+}
+
+#[test]
+fn watches_that_fail_go_on_without_a_gap() {
+    let mut faults = refusals();
+    faults.extend([
+        Fault::Error(410, "Expired".to_owned()),
+        Fault::Error(500, "InternalError".to_owned()),
+        Fault::Error(504, "Timeout".to_owned()),
+    ]);
+    let tests = faults.into_iter().map(|fault| {
+        std::thread::spawn(move || {
+            let server = with_small();
+            let watched = Watched::synced(&options(&server));
+            let mut universe = Universe::default();
+            universe.add_all(&server);
+            for round in 0..2 {
+                for resource in ["pods", "services", "endpointslices", "nodes"] {
+                    server.fail(resource, Request::Watch, fault.clone());
+                }
+                server.disconnect();
+                // While it fails.
+                let name = format!("late-{round}");
+                server.set(pod(&name, "node-b", &format!("10.244.2.20{round}")));
+                server.delete("pods", "shop", if round == 0 { "web-6c5d9b7f4d-9qz7w" } else { "late-0" });
+                let mut services = small().into_iter().filter(|object| object["kind"] == "Service");
+                let mut service = services.nth(1).unwrap();
+                service["metadata"]["name"] = json!(format!("service-{round}"));
+                service["spec"]["clusterIP"] = json!(format!("10.96.77.{round}"));
+                server.set(service);
+                happened(&server);
+                universe.check(&server, &watched, &format!("{fault:?}"));
+            }
+        })
+    });
+    for test in tests.collect::<Vec<_>>() {
+        test.join().unwrap();
+    }
+}
+
+#[test]
+fn the_last_known_is_served_while_the_server_is_away() {
+    let server = with_small();
+    let watched = Watched::synced(&options(&server));
+    eventually("all are watched", || {
+        watched.status().kinds.iter().all(|kind| kind.state == State::Watching).then_some(())
+    });
+    let mut universe = Universe::default();
+    universe.add_all(&server);
+    server.set_down(true);
+    let status = eventually("it is noticed", || {
+        let status = watched.status();
+        status.kinds.iter().all(|kind| kind.state == State::Failing).then_some(status)
+    });
+    assert!(status.synced && status.last_error.is_some());
+    eventually("the age grows", || (watched.status().age > Duration::from_secs(1)).then_some(()));
+    assert_eq!(watched.client("10.244.2.20:1"), "shop/db-0 StatefulSet/db @node-b(eu-1b)");
+    // What happens meanwhile is told by a list alone: the changes are forgotten.
+    server.delete("pods", "shop", "db-0");
+    server.set(pod("new", "node-b", "10.244.2.20"));
+    server.delete("services", "shop", "web");
+    server.delete("nodes", "", "node-b");
+    server.set(sample("Node", "node-b"));
+    server.compact();
+    server.set_down(false);
+    watched.becomes("10.244.2.20:1", "shop/new Deployment/web @node-b(eu-1b)");
+    universe.check(&server, &watched, "the server was away");
+    eventually("it is followed again", || {
+        watched.status().kinds.iter().all(|kind| kind.state == State::Watching).then_some(())
+    });
+    assert!(watched.status().age < status.age + Duration::from_secs(60));
+}
+
+#[test]
+fn watches_end_by_their_time() {
+    let server = with_small();
+    server.set_watch_most(Duration::from_millis(1200));
+    let watched = Watched::synced(&options(&server));
+    let mut universe = Universe::default();
+    for round in 0..4 {
+        server.set(pod(&format!("round-{round}"), "node-a", &format!("10.244.1.15{round}")));
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    universe.check(&server, &watched, "watches that ended");
+    assert_eq!(watched.errors(), 0, "to end by its time is no failure");
+    let lists = server.asked().iter().filter(|asked| asked.request == Request::List).count();
+    assert_eq!(lists, 2 * 6, "each watcher has read everything once");
+}
+
+#[test]
+fn a_token_is_replaced() {
+    let server = with_small();
+    let watched = Watched::synced(&options(&server));
+    server.rotate_token("second");
+    server.disconnect();
+    server.set(pod("new", "node-a", "10.244.1.66"));
+    watched.becomes("10.244.1.66:1", "shop/new Deployment/web @node-a(eu-1a)");
+    let asked = server.asked();
+    assert!(asked.iter().any(|asked| asked.answered == 401 && asked.token == "first"));
+    assert!(asked.iter().any(|asked| asked.answered == 200 && asked.token == "second"));
+}
+
+#[test]
+fn what_may_not_be_read_is_not_waited_for() {
+    let server = with_small();
+    server.deny("replicasets", true);
+    server.deny("jobs", true);
+    let watched = Watched::synced(&options(&server));
+    let status = watched.status();
+    let state = |kind| status.kinds.iter().find(|status| status.kind == kind).unwrap().state;
+    assert_eq!((state(Kind::ReplicaSets), state(Kind::Jobs)), (State::Denied, State::Denied));
+    // By the hash in its name; a Job tells nothing of its owner.
+    assert_eq!(watched.client("10.244.1.10:1"), "shop/web-6c5d9b7f4d-4xk2p Deployment/web @node-a(eu-1a)");
+    assert_eq!(watched.client("10.244.1.30:1"), "shop/report-29471520-x7hwq Job/report-29471520 @node-a(eu-1a)");
+    let (_, error) = status.last_error.unwrap();
+    assert!(error.contains("403") && error.contains("forbidden"), "{error}");
+}
