@@ -1,6 +1,6 @@
 //! Services and masquerade: what passes a node under several addresses is one flow.
 
-mod node;
+pub mod node;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
