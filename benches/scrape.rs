@@ -5,10 +5,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use netmon::config::Config;
+use netmon::http::{Limits, Server};
 use netmon::metrics::MetricsPage;
-use netmon::metrics::http::{Limits, Pages, Server};
 
 use crate::pairs;
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
@@ -19,14 +19,14 @@ fn making(page: &MetricsPage, rounds: usize) -> Result<Spread> {
     let mut times = Vec::new();
     for _ in 0..rounds {
         let start = Instant::now();
-        ensure!(page.get("/metrics").is_some_and(|r| r.status == 200), "the page failed");
+        ensure!(page.metrics().status == 200, "the page failed");
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(Spread::of(times))
 }
 
 fn lines(page: &MetricsPage) -> Result<(usize, usize)> {
-    let body = page.get("/metrics").context("there is no page")?.body;
+    let body = page.metrics().body;
     Ok((body.split(|b| *b == b'\n').filter(|line| line.first().is_some_and(|b| *b != b'#')).count(), body.len()))
 }
 
@@ -45,7 +45,7 @@ pub fn run(report: &mut Report) -> Result<()> {
 
     let rounds = report.rounds(21);
     let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
-    let server = Server::bind("127.0.0.1:0", Limits::default())?.start(page)?;
+    let server = Server::bind(netmon::metrics::SERVER, "127.0.0.1:0", Limits::default())?.start(page)?;
     let get = |accept: &str| -> Result<(Spread, usize)> {
         let (mut times, mut size) = (Vec::new(), 0);
         for _ in 0..rounds {

@@ -1,7 +1,5 @@
 //! `netmon`: the agent.
 
-mod logging;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -13,6 +11,7 @@ use crossbeam_channel::bounded;
 use netmon::agent::{self, ConfigWatch, Handle};
 use netmon::config::{Args, Command, Config, Settings, Sources};
 use netmon::doctor::{self, DoctorOptions};
+use netmon::logging;
 use netmon::output::{Format, Layout};
 use netmon::replay::{self, Replay};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -10,13 +10,17 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::feed::Happened;
+use super::objects::objects;
 use super::shard::lock;
 use super::shared::Shared;
+use super::top;
 use crate::bpf::{self, Clock, Tally};
 use crate::config::{Given, Key};
-use crate::control::{Api, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, SeriesUse, Status};
+use crate::control::{
+    Api, Busy, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, Place, SeriesUse, Status,
+};
 use crate::flow::{Flow, protocol_name};
-use crate::metrics::http::Pages;
+use crate::logging;
 use crate::metrics::{
     Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, coverage_of, resident_bytes,
 };
@@ -41,20 +45,20 @@ impl Operated {
 }
 
 /// Makes lines of flows.
-struct Lines {
+pub(super) struct Lines {
     shared: Arc<Shared>,
     names: BTreeMap<u32, String>,
     clock_offset_ns: i64,
 }
 
 impl Lines {
-    fn new(shared: &Arc<Shared>) -> Lines {
+    pub(super) fn new(shared: &Arc<Shared>) -> Lines {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
         let names = shared.interfaces().into_iter().map(|(index, interface)| (index, interface.name)).collect();
         Lines { shared: Arc::clone(shared), names, clock_offset_ns: since_1970 - Clock::now_ns() as i64 }
     }
 
-    fn line(&mut self, shard: usize, flow: &Flow) -> Line {
+    pub(super) fn line(&mut self, shard: usize, flow: &Flow) -> Line {
         let first = if flow.from_client().ifindex != 0 { flow.from_client() } else { flow.from_server() };
         let interface = self.names.get(&first.ifindex).cloned().or_else(|| {
             let name = self.shared.name_of(first.ifindex)?;
@@ -182,6 +186,31 @@ impl Api for Operated {
         }
     }
 
+    fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>) {
+        let mut lines = Lines::new(&self.shared);
+        let mut taken = Vec::new();
+        for (number, shard) in self.shared.shards().iter().enumerate().skip(from.shard) {
+            let index = if number == from.shard { from.index } else { 0 };
+            // One more shows that there are more.
+            let wanted = most + 1 - taken.len();
+            let flows: Vec<(u32, Flow)> = {
+                let shard = lock(shard);
+                shard.table.places(index).take(wanted).map(|(index, flow)| (index, flow.clone())).collect()
+            };
+            for (index, flow) in flows {
+                if taken.len() == most {
+                    return (taken, Some(Place { shard: number, index }));
+                }
+                taken.push(lines.line(number, &flow));
+            }
+        }
+        (taken, None)
+    }
+
+    fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64 {
+        top::busy(&self.shared, take)
+    }
+
     fn watch(&self) -> Result<Box<dyn Events>> {
         let (happened, lost) = self.shared.feed.watch()?;
         Ok(Box::new(Watch { lines: Lines::new(&self.shared), happened, lost }))
@@ -251,8 +280,16 @@ impl Api for Operated {
         self.shared.reload()
     }
 
+    fn objects(&self) -> Objects {
+        objects(&self.shared)
+    }
+
+    fn log(&self) -> Vec<String> {
+        logging::latest()
+    }
+
     fn metrics(&self) -> Vec<u8> {
-        self.page.get("/metrics").map_or_else(Vec::new, |reply| reply.body)
+        self.page.metrics().body
     }
 }
 

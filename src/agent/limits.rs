@@ -1,7 +1,7 @@
 //! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`: by doing less, before it would take more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 use super::shared::Shared;
+use crate::bpf::Clock;
 use crate::config::Config;
 use crate::metrics::resident_bytes;
 
@@ -137,6 +138,7 @@ impl Limiting {
                 let mut last = (Instant::now(), cpu_time());
                 loop {
                     let config = shared.live.running();
+                    shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rest(Clock::now_ns());
                     bounded = shared.keep_memory(&config, &mut memory, bounded);
                     if last.0.elapsed() >= CPU_EVERY {
                         let now = (Instant::now(), cpu_time() + shared.program_time());

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::{bounds, options, telling};
-use crate::bpf::{Bpf, Loader, Programs, Sampler, Wakeup, possible_cpus};
+use crate::bpf::{Bpf, Loader, MapInfo, Programs, Sampler, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::metrics::Reloads;
 
@@ -86,6 +86,11 @@ impl Live {
     /// What is in force.
     pub(super) fn running(&self) -> Config {
         lock(&self.running).clone()
+    }
+
+    /// What the kernel says of the maps.
+    pub(super) fn maps(&self) -> Vec<MapInfo> {
+        self.loader.map_infos()
     }
 
     /// What was read last.

@@ -10,11 +10,13 @@ mod live;
 mod names;
 mod naming;
 mod nat;
+mod objects;
 mod pods;
 mod programs;
 mod report;
 mod shard;
 mod shared;
+mod top;
 
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -26,11 +28,12 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
-use crate::config::{Config, DEFAULT_SOCKET, External, Precision, Settings, Sources};
-use crate::control;
+use crate::config::{Config, DEFAULT_DEBUG_SERVER, DEFAULT_SOCKET, External, Precision, Settings, Sources};
+use crate::control::{self, Api};
+use crate::debug;
 use crate::flow::Limits;
-use crate::metrics::http::{Limits as HttpLimits, Pages, Running, Server};
-use crate::metrics::{Build, MetricsPage, SeriesIndex, Source, Telling};
+use crate::http::{Limits as HttpLimits, Pages, Running, Server};
+use crate::metrics::{self, Build, MetricsPage, SeriesIndex, Source, Telling};
 use crate::names::{Cluster, Names};
 use crate::worker::Worker;
 
@@ -87,7 +90,9 @@ pub fn run_with(
         log::warn!("features.security_monitoring is on, but this version has no such detection");
     }
     let server =
-        config.metrics_enabled.then(|| Server::bind(&config.metrics_addr, HttpLimits::default())).transpose()?;
+        config.metrics_enabled.then(|| Server::bind(metrics::SERVER, &config.metrics_addr, HttpLimits::default()));
+    let server = server.transpose()?;
+    let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
     bpf::allow_many_descriptors();
     let naming = Naming::start(config)?;
@@ -125,8 +130,9 @@ pub fn run_with(
             return Err(error);
         }
     };
-    let operated = Operated::new(Arc::clone(&shared), page, index, build(config));
-    let control = control.map(|control| control.start(control::Limits::default(), Arc::new(operated))).transpose()?;
+    let operated: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&shared), page, index, build(config)));
+    let debugging = debug_server.map(|server| start_debugging(server, &operated)).transpose()?;
+    let control = control.map(|control| control.start(control::Limits::default(), operated)).transpose()?;
     if let Some(control) = &control {
         log::info!("control socket {}", control.path().display());
     }
@@ -134,6 +140,7 @@ pub fn run_with(
 
     let failure = wait(stop, &workers, || threads.has_failed() || naming.has_failed());
     drop(control);
+    drop(debugging);
     let (following, sweeps) = threads.stop_some()?;
     let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
     match failure {
@@ -152,6 +159,29 @@ fn control_socket(config: &Config) -> Result<Option<control::Server>> {
         }
         bound => bound.map(Some),
     }
+}
+
+/// As with the control socket: that of `--debug` alone may be missing.
+fn debug_server(config: &Config) -> Result<Option<Server>> {
+    let Some(address) = &config.debug_server else { return Ok(None) };
+    match Server::bind(debug::SERVER, address, HttpLimits::default()) {
+        Err(error) if address == DEFAULT_DEBUG_SERVER => {
+            log::warn!("no debug server: {error:#}");
+            Ok(None)
+        }
+        bound => bound.map(Some),
+    }
+}
+
+/// It stops when the value goes.
+fn start_debugging(server: Server, api: &Arc<dyn Api>) -> Result<Running> {
+    let running = server.start(Arc::new(debug::DebugPages::new(Arc::clone(api))))?;
+    let address = running.local_addr();
+    log::info!("debug server on http://{address}/debug/pprof/");
+    if !address.ip().is_loopback() {
+        log::warn!("whoever reaches {address} may read flows and configuration, and take profiles");
+    }
+    Ok(running)
 }
 
 /// How an agent with this configuration loads its programs.

@@ -1,6 +1,6 @@
 //! What the programs took in all, also those that others have replaced.
 
-use crate::bpf::{ProgramStats, ProgramStatsReader};
+use crate::bpf::{ProgramInfo, ProgramStats, ProgramStatsReader};
 
 /// Run-time statistics over all loads.
 #[derive(Debug)]
@@ -19,6 +19,11 @@ impl ProgramTimes {
     pub(super) fn replace(&mut self, reader: ProgramStatsReader) {
         self.past = self.read();
         self.reader = reader;
+    }
+
+    /// What the kernel says of those that run.
+    pub(super) fn infos(&self) -> Vec<ProgramInfo> {
+        self.reader.infos()
     }
 
     pub(super) fn read(&self) -> Vec<ProgramStats> {

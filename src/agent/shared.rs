@@ -18,9 +18,9 @@ use super::nat::Nat;
 use super::programs::ProgramTimes;
 use super::report::Report;
 use super::shard::{Shard, ShardSink, lock};
-use crate::bpf::{self, Books, Bpf, Clock, ProgramStatsReader, TimestampSource};
+use crate::bpf::{self, Books, Bpf, Clock, ProgramInfo, ProgramStatsReader, TimestampSource};
 use crate::config::{Buckets, Config, Given, Key, Settings};
-use crate::flow::{Counts, Facing, Flow, Limits};
+use crate::flow::{Counts, Facing, Flow, Limits, Rates};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
@@ -44,6 +44,8 @@ pub(super) struct Shared {
     interfaces: Mutex<BTreeMap<u32, Interface>>,
     pub(super) throttle: Throttle,
     pub(super) feed: Arc<Feed>,
+    /// Of flows, by shard and id; only while somebody looks.
+    pub(super) rates: Mutex<Rates<(usize, u32)>>,
 }
 
 impl Shared {
@@ -76,6 +78,7 @@ impl Shared {
             interfaces: Mutex::default(),
             throttle: Throttle::default(),
             feed,
+            rates: Mutex::default(),
             live,
         })
     }
@@ -157,6 +160,11 @@ impl Shared {
     /// These programs run from now on.
     pub(super) fn time_programs(&self, programs: ProgramStatsReader) {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).replace(programs);
+    }
+
+    /// What the kernel says of the programs that see packets, and of the sweep.
+    pub(super) fn program_infos(&self) -> Vec<ProgramInfo> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).infos()
     }
 
     /// For the worker of ring `own`.

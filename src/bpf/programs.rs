@@ -7,11 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Map, MapCore};
+use nix::sys::signal::{SigSet, Signal};
 
 use super::clock::Clock;
 use super::constants;
 use super::links::Framing;
 use super::load::Options;
+use super::objects::{self, MapInfo};
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::stats::ProgramStatsReader;
 
@@ -88,6 +90,11 @@ impl Loader {
         Ok(Loader { maps, clock, cpus, seed })
     }
 
+    /// What the kernel says of each map.
+    pub fn map_infos(&self) -> Vec<MapInfo> {
+        self.maps.iter().filter_map(|(_, fd)| objects::map(fd)).collect()
+    }
+
     /// Programs with these options. Sizes of maps, rings and the clock must be as they were: they are facts of the maps.
     pub fn load(&self, options: &Options) -> Result<Programs> {
         let mut storage = Box::new(MaybeUninit::uninit());
@@ -99,8 +106,30 @@ impl Loader {
                 map.reuse_fd(fd.as_fd()).with_context(|| format!("take over map {name}"))?;
             }
         }
-        let skel = open.load().map_err(super::preflight::explain_load_error)?;
+        let skel = {
+            let _undisturbed = Undisturbed::by(Signal::SIGPROF);
+            open.load().map_err(super::preflight::explain_load_error)?
+        };
         Programs::of(&skel)
+    }
+}
+
+/// A signal is kept from this thread: the verifier gives up at one (EAGAIN), and libbpf tries again five times only, while a
+/// profile of the agent sends a signal every 10 ms of CPU time.
+struct Undisturbed(SigSet);
+
+impl Undisturbed {
+    fn by(signal: Signal) -> Option<Undisturbed> {
+        let before = SigSet::thread_get_mask().ok()?;
+        SigSet::from_iter([signal]).thread_block().ok()?;
+        Some(Undisturbed(before))
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        // A mask that was in force is a valid one.
+        let _ = self.0.thread_set_mask();
     }
 }
 

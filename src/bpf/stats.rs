@@ -1,9 +1,11 @@
 //! What the kernel measures of programs, if it is told to.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+
+use super::objects::{self, ProgramInfo};
 
 /// Runs of a program and their time (`sysctl kernel.bpf_stats_enabled=1`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,20 +29,13 @@ impl ProgramStatsReader {
 
     /// Of the programs that were measured at all.
     pub fn read(&self) -> Vec<ProgramStats> {
-        self.0
-            .iter()
-            .filter_map(|(name, fd)| {
-                let mut info = libbpf_sys::bpf_prog_info::default();
-                let mut size = size_of_val(&info) as u32;
-                // SAFETY: `info` is as large as `size` says.
-                let err = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut size) };
-                (err == 0 && info.run_cnt > 0).then(|| ProgramStats {
-                    name: name.clone(),
-                    runs: info.run_cnt,
-                    run_ns: info.run_time_ns,
-                })
-            })
-            .collect()
+        let measured = self.infos().into_iter().filter(|info| info.runs > 0);
+        measured.map(|info| ProgramStats { name: info.name, runs: info.runs, run_ns: info.run_ns }).collect()
+    }
+
+    /// What the kernel says of each program.
+    pub fn infos(&self) -> Vec<ProgramInfo> {
+        self.0.iter().filter_map(|(name, fd)| objects::program(name, fd.as_fd())).collect()
     }
 }
 

@@ -1,10 +1,12 @@
 //! Command-line arguments of `netmon-cli`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Args as AgentArgs, DEFAULT_SOCKET};
+use crate::control::{Order, View};
 use crate::output::Layout;
 
 const EXAMPLES: &str = "\
@@ -12,6 +14,7 @@ Examples:
   netmon-cli status
   netmon-cli flows dump --filter 'proto=tcp and dst_port=443 and status=failed' --sort bytes --limit 20
   netmon-cli flows watch --filter 'client_ip=10.0.0.0/8 and not status=ok'
+  netmon-cli top --by services
   netmon-cli config set flow.max_age=300s
   netmon-cli -o json stats flows | jq .by_status
 
@@ -46,6 +49,9 @@ pub enum Command {
     /// The flow table, and what happens in it
     #[command(subcommand)]
     Flows(Flows),
+    /// Flows, pairs of hosts and services live, full screen; the key ? lists the keys
+    #[command(after_help = TOP)]
+    Top(Top),
     /// Counts
     #[command(subcommand)]
     Stats(Stats),
@@ -123,6 +129,49 @@ pub struct Dump {
     /// At most so many
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+}
+
+/// What to put in order, and how.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// What the rows are
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub by: View,
+
+    /// What comes first [default: rate]
+    #[arg(long, value_name = "ORDER", value_enum)]
+    pub sort: Option<Order>,
+
+    /// The least first
+    #[arg(long)]
+    pub reverse: bool,
+
+    /// Only flows that pass this filter
+    #[arg(long, value_name = "FILTER", default_value = "", hide_default_value = true)]
+    pub filter: String,
+
+    /// Look so often; an agent with very many flows is asked less often than that
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+
+    /// With -o json: so many looks, an object a line [default: until interrupted]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+const TOP: &str = "\
+Examples:
+  netmon-cli top
+  netmon-cli top --by services --sort failures
+  kubectl exec -it -n netmon-system daemonset/netmon-agent -- netmon-cli top --filter 'namespace=shop'
+  netmon-cli -o json top --by pairs --count 1 | jq '.rows[0]'
+
+With NO_COLOR set it shows no colours.";
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let valid = Duration::from_millis(250)..=Duration::from_secs(3600);
+    if valid.contains(&interval) { Ok(interval) } else { Err("valid: from 250ms to 1h".to_owned()) }
 }
 
 /// What to count.

@@ -103,6 +103,8 @@ pub(super) fn make(client: &Client, path: &Path) -> Result<usize> {
     bundle.add("series.json", ask("/v1/stats/series", &[]))?;
     bundle.add("metrics.txt", ask("/v1/metrics", &[]))?;
     bundle.add("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
+    bundle.add("bpf.json", ask("/v1/bpf", &[]))?;
+    bundle.add("log.txt", ask("/v1/log", &[]))?;
     bundle.add("environment.txt", Ok(environment().into_bytes()))?;
     for path in HOST {
         let name = format!("host{}", path.replace("/proc/", "/").replace("/etc/", "/"));

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The agent at a socket.
+#[derive(Clone)]
 pub(super) struct Client {
     socket: PathBuf,
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
 use super::client::Client;
 use super::show::{self, Style};
-use super::{bundle, doctor};
+use super::{bundle, doctor, top};
 use crate::config::Args as AgentArgs;
 use crate::doctor::{DoctorOptions, Report};
 use crate::output::Layout;
@@ -18,14 +18,15 @@ use crate::output::Layout;
 /// Does what the arguments say.
 pub fn run(args: &CliArgs) -> Result<()> {
     let client = Client::new(&args.socket);
+    let json = args.layout == Layout::Json;
+    let style = Style::of_stdout();
     match &args.command {
         Command::Doctor => return examine(&doctor::report(&client), args.layout),
         Command::CheckSystem => return examine(&crate::doctor::run(&DoctorOptions::default()), args.layout),
+        Command::Top(what) => return unless_closed(top::run(&client, what, json, style.colours)),
         _ => {}
     }
-    let json = args.layout == Layout::Json;
     let mut out = BufWriter::new(io::stdout().lock());
-    let style = Style::of_stdout();
     let done = (|| -> Result<()> {
         match &args.command {
             Command::Status => {
@@ -34,18 +35,23 @@ pub fn run(args: &CliArgs) -> Result<()> {
             Command::Flows(Flows::Dump(what)) => dump(&client, what, json, style, &mut out),
             Command::Flows(Flows::Watch { filter }) => watch(&client, filter.as_deref(), json, style, &mut out),
             Command::Stats(Stats::Flows) => tell(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
-            Command::Stats(Stats::Series) => tell(&client, "/v1/stats/series", &[], json, &mut out, show::series),
+            Command::Stats(Stats::Series) => {
+                tell(&client, "/v1/stats/series", &[], json, &mut out, |value, out| show::series(value, style, out))
+            }
             Command::Config(what) => config(&client, what, json, style, &mut out),
             Command::Debug(Debug::Trace { switch }) => {
                 let parameters = [("key", "log.level"), ("value", "trace")];
                 match switch {
-                    Switch::On => client.value("POST", "/v1/config", &parameters)?,
-                    Switch::Off => client.value("DELETE", "/v1/config", &parameters[..1])?,
-                };
-                Ok(())
+                    Switch::On => change(&client, "POST", "/v1/config", &parameters, json, &mut out),
+                    Switch::Off => change(&client, "DELETE", "/v1/config", &parameters[..1], json, &mut out),
+                }
             }
             Command::SupportBundle { to } | Command::Support(Support::Bundle { to }) => {
                 let missing = bundle::make(&client, to)?;
+                if json {
+                    writeln!(out, "{}", json!({ "file": to, "missing": missing }))?;
+                    return Ok(());
+                }
                 let note = if missing > 0 {
                     format!(", without {missing} items: manifest.json says why")
                 } else {
@@ -54,7 +60,7 @@ pub fn run(args: &CliArgs) -> Result<()> {
                 writeln!(out, "{}{note}", to.display())?;
                 Ok(())
             }
-            Command::Doctor | Command::CheckSystem => Ok(()),
+            Command::Doctor | Command::CheckSystem | Command::Top(_) => Ok(()),
             Command::Completions { shell } => {
                 clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut out);
                 Ok(())
@@ -62,9 +68,12 @@ pub fn run(args: &CliArgs) -> Result<()> {
             Command::Man { folder } => manual(folder),
         }
     })();
-    let done = done.and_then(|()| out.flush().context("write"));
+    unless_closed(done.and_then(|()| out.flush().context("write")))
+}
+
+/// Whoever reads may have seen enough: netmon-cli … | head
+fn unless_closed(done: Result<()>) -> Result<()> {
     match done {
-        // Whoever reads has seen enough: netmon-cli … | head
         Err(error) if is_closed_pipe(&error) => Ok(()),
         done => done,
     }
@@ -95,6 +104,22 @@ fn tell(
         writeln!(out)?;
     } else {
         show(&value, out)?;
+    }
+    Ok(())
+}
+
+/// Silent where all is well; to programs it says what was done.
+fn change(
+    client: &Client,
+    method: &str,
+    path: &str,
+    parameters: &[(&str, &str)],
+    json: bool,
+    out: &mut impl Write,
+) -> Result<()> {
+    let value = client.value(method, path, parameters)?;
+    if json {
+        writeln!(out, "{value}")?;
     }
     Ok(())
 }
@@ -149,10 +174,10 @@ fn config(client: &Client, what: &Config, json: bool, style: Style, out: &mut im
             tell(client, "/v1/config", &parameters, json, out, |value, out| show::config(value, style, out))
         }
         Config::Set { assignment: (key, value) } => {
-            client.value("POST", "/v1/config", &[("key", key), ("value", value)]).map(drop)
+            change(client, "POST", "/v1/config", &[("key", key), ("value", value)], json, out)
         }
-        Config::Unset { key } => client.value("DELETE", "/v1/config", &[("key", key)]).map(drop),
-        Config::Reload => client.value("POST", "/v1/reload", &[]).map(drop),
+        Config::Unset { key } => change(client, "DELETE", "/v1/config", &[("key", key)], json, out),
+        Config::Reload => change(client, "POST", "/v1/reload", &[], json, out),
     }
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod doctor;
 mod show;
+mod top;
 
 pub use args::CliArgs;
 pub use commands::run;

@@ -255,8 +255,8 @@ pub(super) fn flow_stats(stats: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Series by metric.
-pub(super) fn series(series: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut shown = table(&["METRIC", "SERIES", "OVERFLOW", "VALUES OF ITS LABELS"], 1..3, None);
+pub(super) fn series(series: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let mut shown = table(&["METRIC", "SERIES", "OVERFLOW", "VALUES OF ITS LABELS"], 1..3, style.columns);
     let mut rows: Vec<&Value> = series.as_array().into_iter().flatten().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row["series"].as_u64()));
     for row in rows {

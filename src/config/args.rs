@@ -51,9 +51,13 @@ pub struct Args {
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// Log at debug level
+    /// Log at debug level, and serve debugging on 127.0.0.1:6060
     #[arg(long, global = true)]
     debug: bool,
+
+    /// Serve /debug/pprof/, /debug/flows and /debug/config here, read only; ":6060" is port 6060 on all addresses
+    #[arg(long, value_name = "ADDR")]
+    debug_server: Option<String>,
 
     /// Serve /metrics, /healthz and /readyz here; ":9090" is port 9090 on all addresses [default: :9090]
     #[arg(long, value_name = "ADDR")]
@@ -142,6 +146,7 @@ impl Args {
             ("capture.interfaces", "--interface", interfaces),
             ("log.level", "--log-level", text(self.log_level)),
             ("debug", "--debug", self.debug.then(|| Given::Text("true".to_owned()))),
+            ("debug_server", "--debug-server", text(self.debug_server)),
             ("export.prometheus.address", "--metrics-addr", text(self.metrics_addr)),
             ("control.socket", "--socket", text(self.socket)),
             ("kubernetes.enabled", "--kubernetes", text(self.kubernetes)),
@@ -199,7 +204,19 @@ mod tests {
         assert_eq!(config.interfaces.patterns(), ["eth0", "veth*", "!veth0"]);
         assert_eq!((config.log_level, config.node_name.as_str()), (log::LevelFilter::Debug, "n1"));
         assert_eq!(config.flow_timeout.as_secs(), 300);
+        assert_eq!(config.debug_server.as_deref(), Some("127.0.0.1:6060"));
         assert_eq!(config.metrics_addr, "127.0.0.1:1");
+    }
+
+    #[test]
+    fn the_debug_server_is_off_unless_asked_for() {
+        assert_eq!(config(&[]).debug_server, None);
+        assert_eq!(config(&["--debug-server", ":6060"]).debug_server.as_deref(), Some(":6060"));
+        assert_eq!(config(&["--debug", "--debug-server", "[::1]:1"]).debug_server.as_deref(), Some("[::1]:1"));
+        assert_eq!(config(&["--debug", "--debug-server", "none"]).debug_server, None);
+        let args = Args::try_parse_from(["netmon", "--debug-server", "localhost"]).unwrap();
+        let error = Settings::read(&args.into_sources(std::iter::empty())).unwrap_err().to_string();
+        assert!(error.starts_with("--debug-server: \"localhost\": without a port"), "{error}");
     }
 
     #[test]

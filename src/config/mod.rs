@@ -25,6 +25,9 @@ use crate::names::{Enabled, NamedNetwork, Scope};
 /// Where the control socket is.
 pub const DEFAULT_SOCKET: &str = "/run/netmon/netmon.sock";
 
+/// Where the debug server is if only debugging is asked for.
+pub const DEFAULT_DEBUG_SERVER: &str = "127.0.0.1:6060";
+
 /// The configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -36,6 +39,8 @@ pub struct Config {
     pub metrics_enabled: bool,
     /// Where the metrics port listens: `:9090`, `127.0.0.1:9090`.
     pub metrics_addr: String,
+    /// Where the debug server listens; `None`: there is none.
+    pub debug_server: Option<String>,
     /// The control socket; `None`: there is none.
     pub socket: Option<PathBuf>,
     /// Name of the node, for labels.
@@ -105,6 +110,7 @@ impl Default for Config {
             sampling_rate: 1.0,
             metrics_enabled: true,
             metrics_addr: ":9090".to_owned(),
+            debug_server: None,
             socket: Some(PathBuf::from(DEFAULT_SOCKET)),
             node_name: host_name(),
             log_level: log::LevelFilter::Info,

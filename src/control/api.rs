@@ -1,11 +1,14 @@
 //! What the agent has to offer, as the control socket hands it on. The names of fields are an interface: programs read them.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
 
+use super::top::Busy;
 use crate::config::{Given, Key};
 use crate::output::Line;
 
@@ -15,6 +18,10 @@ pub trait Api: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// Gives every flow to `take`, until that returns false. No worker waits for longer than it takes to copy some thousand.
     fn flows(&self, take: &mut dyn FnMut(Line) -> bool);
+    /// At most `most` flows from a place in the table on, and where the next ones are, if there are more.
+    fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>);
+    /// Gives every flow to `take`, with how fast it is; how many active ones are too many for that to be known.
+    fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64;
     /// What happens to flows from now on; an error if too many watch already.
     fn watch(&self) -> Result<Box<dyn Events>>;
     /// Flows by what is known of them.
@@ -27,8 +34,36 @@ pub trait Api: Send + Sync + 'static {
     fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()>;
     /// Reads the configuration again.
     fn reload(&self) -> Result<()>;
+    /// Programs and maps in the kernel.
+    fn objects(&self) -> Objects;
+    /// The latest lines of the log.
+    fn log(&self) -> Vec<String>;
     /// The page that Prometheus reads.
     fn metrics(&self) -> Vec<u8>;
+}
+
+/// A place in the flow table. Flows keep theirs; those that come meanwhile may be before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Part of the table.
+    pub shard: usize,
+    /// In it.
+    pub index: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.shard, self.index)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Place, ()> {
+        let (shard, index) = text.split_once('.').ok_or(())?;
+        Ok(Place { shard: shard.parse().map_err(|_| ())?, index: index.parse().map_err(|_| ())? })
+    }
 }
 
 /// Something happened to a flow.
@@ -183,6 +218,42 @@ pub struct SeriesUse {
     pub expired: u64,
     /// Values that each label has, the one with most first.
     pub labels: Vec<(&'static str, usize)>,
+}
+
+/// Programs and maps in the kernel.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Objects {
+    pub programs: Vec<ProgramObject>,
+    pub maps: Vec<MapObject>,
+}
+
+/// A program in the kernel.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ProgramObject {
+    pub name: String,
+    pub id: u32,
+    pub tag: String,
+    pub bytes: u32,
+    /// Of machine code; 0: the kernel interprets it.
+    pub compiled_bytes: u32,
+    /// Where the kernel counts (`kernel.bpf_stats_enabled`), else 0.
+    pub runs: u64,
+    pub run_ns: u64,
+}
+
+/// A map in the kernel.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct MapObject {
+    pub name: String,
+    pub id: u32,
+    /// The kernel's number of it.
+    pub map_type: u32,
+    pub key_bytes: u32,
+    pub value_bytes: u32,
+    pub max_entries: u32,
 }
 
 /// A value of the configuration.

@@ -1,7 +1,7 @@
 //! The control socket: HTTP over a Unix socket, for `netmon-cli`. Whoever may use it may change the agent, so it is there for root
 //! and the agent's own user only. docs/control-api.md has what it answers.
 //!
-//! `server` takes connections, `request` reads one, `routes` answers it; `api` is what the agent has to offer for that.
+//! `server` takes connections, `request` reads one, `routes` answers it, `order` and `top` sort; `api` is what the agent has to offer for that.
 
 mod api;
 mod chunks;
@@ -9,8 +9,11 @@ mod order;
 mod request;
 mod routes;
 mod server;
+mod top;
 
 pub use api::{
-    Api, ConfigValue, Event, Events, FlowStats, InterfaceState, NamesKind, NamesState, Next, SeriesUse, Status,
+    Api, ConfigValue, Event, Events, FlowStats, InterfaceState, MapObject, NamesKind, NamesState, Next, Objects, Place,
+    ProgramObject, SeriesUse, Status,
 };
 pub use server::{Limits, Running, Server};
+pub use top::{Busy, Order, Row, Top, View};

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use percent_encoding::percent_decode_str;
+use crate::http::parameters;
 
 /// Headers that a request may have.
 const HEADERS: usize = 32;
@@ -65,18 +65,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Request>, Refusal> {
     }
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let decode = |text: &str| {
-        let text = text.replace('+', " ");
-        percent_decode_str(&text).decode_utf8().map(|text| text.into_owned())
-    };
-    let mut parameters = BTreeMap::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match (decode(name), decode(value)) {
-            (Ok(name), Ok(value)) => drop(parameters.insert(name, value)),
-            _ => return Err(Refusal(400, format!("{pair}: no text"))),
-        }
-    }
+    let parameters = parameters(query).map_err(|pair| Refusal(400, format!("{pair}: no text")))?;
     Ok(Some(Request { method: parsed.method.unwrap_or_default().to_owned(), path: path.to_owned(), parameters }))
 }
 

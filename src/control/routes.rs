@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::json;
 
@@ -12,6 +13,7 @@ use super::api::{Api, Next};
 use super::chunks::Chunks;
 use super::order::sorted;
 use super::request::{Refusal, Request};
+use super::top;
 use crate::config::{Given, Key};
 use crate::filter::{FIELDS, Field, Filter};
 use crate::output::{FlowWriter, Format};
@@ -26,9 +28,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Events that are written in one go.
 const TOGETHER: usize = 1000;
 
-type Answer = Result<(), Failure>;
+pub(super) type Answer = Result<(), Failure>;
 
-enum Failure {
+pub(super) enum Failure {
     Refused(Refusal),
     Io(io::Error),
 }
@@ -45,9 +47,9 @@ impl From<Refusal> for Failure {
     }
 }
 
-struct Asked<'a> {
-    parameters: &'a BTreeMap<String, String>,
-    api: &'a dyn Api,
+pub(super) struct Asked<'a> {
+    pub(super) parameters: &'a BTreeMap<String, String>,
+    pub(super) api: &'a dyn Api,
     stop: &'a AtomicBool,
 }
 
@@ -79,6 +81,13 @@ static ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/v1/top",
+        parameters: &["by", "sort", "reverse", "limit", "filter"],
+        about: "the flows, pairs of hosts or services that come first, and how fast they are",
+        answer: top::answer,
+    },
+    Route {
+        method: "GET",
         path: "/v1/stats/flows",
         parameters: &[],
         about: "flows by what is known of them",
@@ -106,6 +115,20 @@ static ROUTES: &[Route] = &[
         parameters: &[],
         about: "reads the configuration file again",
         answer: reload,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/bpf",
+        parameters: &[],
+        about: "programs and maps in the kernel",
+        answer: objects,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/log",
+        parameters: &[],
+        about: "the latest lines of the log, at most 1000",
+        answer: log,
     },
     Route {
         method: "GET",
@@ -144,7 +167,7 @@ fn route(request: &Request) -> Result<&'static Route, Refusal> {
         .ok_or_else(|| Refusal(405, format!("{} is asked by {}", request.path, methods.join(" or "))))
 }
 
-fn bad(what: impl Into<String>) -> Refusal {
+pub(super) fn bad(what: impl Into<String>) -> Refusal {
     Refusal(400, what.into())
 }
 
@@ -179,7 +202,7 @@ fn whole(out: &mut dyn Write, kind: &str, body: &[u8]) -> Answer {
     Ok(out.write_all(body)?)
 }
 
-fn object(out: &mut dyn Write, value: &impl Serialize) -> Answer {
+pub(super) fn object(out: &mut dyn Write, value: &impl Serialize) -> Answer {
     let mut body = serde_json::to_vec(value).map_err(io::Error::from)?;
     body.push(b'\n');
     whole(out, JSON, &body)
@@ -208,15 +231,34 @@ fn metrics(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     whole(out, TEXT, &asked.api.metrics())
 }
 
+fn objects(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    object(out, &asked.api.objects())
+}
+
+fn log(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let text: String = asked.api.log().into_iter().map(|line| line + "\n").collect();
+    whole(out, TEXT, text.as_bytes())
+}
+
 impl Asked<'_> {
-    fn filter(&self) -> Result<Filter, Refusal> {
+    pub(super) fn filter(&self) -> Result<Filter, Refusal> {
         let text = self.parameters.get("filter").map_or("", String::as_str);
         Filter::parse(text).map_err(|error| bad(error.to_string()))
     }
 
-    fn number(&self, name: &str) -> Result<Option<usize>, Refusal> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Refusal> {
         let number = |text: &String| text.parse().map_err(|_| bad(format!("{name}={text}: no whole number")));
         self.parameters.get(name).map(number).transpose()
+    }
+
+    /// One of several words; the default if there is no such parameter.
+    pub(super) fn choice<T: ValueEnum + Default>(&self, name: &str) -> Result<T, Refusal> {
+        let Some(text) = self.parameters.get(name) else { return Ok(T::default()) };
+        T::from_str(text, false).map_err(|_| {
+            let valid = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+            let valid: Vec<String> = valid.map(|value| value.get_name().to_owned()).collect();
+            bad(format!("{name}={text}; valid: {}", valid.join(", ")))
+        })
     }
 
     fn key(&self) -> Result<Option<&'static Key>, Refusal> {

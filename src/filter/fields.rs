@@ -27,6 +27,16 @@ pub struct Field {
     pub values: for<'a> fn(&'a Line) -> [Option<Value<'a>>; 2],
 }
 
+/// Names that fields are known by as well.
+pub(super) const OTHER_NAMES: [(&str, &str); 6] = [
+    ("proto", "protocol"),
+    ("src_ip", "client_ip"),
+    ("dst_ip", "server_ip"),
+    ("src_port", "client_port"),
+    ("dst_port", "server_port"),
+    ("app", "app_protocol"),
+];
+
 impl std::fmt::Debug for Field {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
@@ -36,15 +46,8 @@ impl std::fmt::Debug for Field {
 impl Field {
     /// By its name, or by another that it is known by.
     pub fn named(name: &str) -> Option<&'static Field> {
-        let name = match name {
-            "proto" => "protocol",
-            "src_ip" => "client_ip",
-            "dst_ip" => "server_ip",
-            "src_port" => "client_port",
-            "dst_port" => "server_port",
-            "app" => "app_protocol",
-            name => name,
-        };
+        let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
+        let name = other.map_or(name, |(_, name)| *name);
         FIELDS.iter().find(|field| field.name == name)
     }
 }
@@ -122,6 +125,13 @@ fields! {
     "pod" Text |l| named(l, |end| &end.pod);
     "workload" Text |l| named(l, |end| &end.workload);
     "service" Text |l| named(l, |end| &end.service);
+    "client_namespace" Text |l| one(named(l, |end| &end.namespace)[0]);
+    "client_pod" Text |l| one(named(l, |end| &end.pod)[0]);
+    "client_workload" Text |l| one(named(l, |end| &end.workload)[0]);
+    "server_namespace" Text |l| one(named(l, |end| &end.namespace)[1]);
+    "server_pod" Text |l| one(named(l, |end| &end.pod)[1]);
+    "server_workload" Text |l| one(named(l, |end| &end.workload)[1]);
+    "server_service" Text |l| one(named(l, |end| &end.service)[1]);
     "node" Text |l| named(l, |end| &end.node);
     "zone" Text |l| named(l, |end| &end.zone);
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use globset::Glob;
 use ipnet::IpNet;
 
-use super::fields::{FIELDS, Field, Kind};
+use super::fields::{FIELDS, Field, Kind, OTHER_NAMES};
 use super::token::{Token, tokens};
 use super::{Comparison, Node, Operand, Test};
 
@@ -121,7 +121,8 @@ impl Parser<'_> {
 }
 
 fn unknown(name: &str) -> String {
-    let ranked = FIELDS.iter().map(|field| (strsim::damerau_levenshtein(name, field.name), field.name));
+    let known = FIELDS.iter().map(|field| field.name).chain(OTHER_NAMES.iter().map(|(other, _)| *other));
+    let ranked = known.map(|known| (strsim::damerau_levenshtein(name, known), known));
     match ranked.min_by_key(|(distance, _)| *distance) {
         Some((distance, near)) if distance <= 3 => format!("there is no field {name}: did you mean {near}?"),
         _ => {

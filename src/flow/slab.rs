@@ -52,6 +52,15 @@ impl Slab {
         Some(self.chunks.get(page)?.iter().flatten())
     }
 
+    /// Flows from an index on, each with its index.
+    pub(super) fn places(&self, from: u32) -> impl Iterator<Item = (u32, &Flow)> {
+        let (first, skipped) = (from as usize / CHUNK, from as usize % CHUNK);
+        self.chunks.iter().enumerate().skip(first).flat_map(move |(number, chunk)| {
+            let slots = chunk.iter().enumerate().skip(if number == first { skipped } else { 0 });
+            slots.filter_map(move |(slot, flow)| Some(((number * CHUNK + slot) as u32, flow.as_ref()?)))
+        })
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
         self.chunks.iter_mut().flatten().flatten()
     }

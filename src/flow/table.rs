@@ -112,6 +112,11 @@ impl Table {
         self.flows.iter()
     }
 
+    /// Flows from a place on, each with its own, which it keeps.
+    pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &Flow)> {
+        self.flows.places(from)
+    }
+
     /// Flows of the `page`th part of the table; `None` behind its end. No part is large.
     pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &Flow>> {
         self.flows.page(page)

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use prometheus::TextEncoder;
 
 use super::collector::AgentCollector;
-use super::http::{METRICS, Pages, Reply, TEXT};
 use super::interfaces::Interface;
 use super::own::Processing;
 use super::series::Keys;
 use super::sums::Sums;
 use crate::bpf::{InterfaceBooks, Misses, ProgramStats, RecordCounts, TimestampSource};
 use crate::flow::Counts;
+use crate::http::{METRICS, Page, Pages, Purpose, Reply, TEXT};
 use crate::names;
 
 /// What the agent knows at the moment of a scrape.
@@ -111,6 +111,9 @@ pub struct Build {
     pub node: String,
 }
 
+/// The server of these pages.
+pub const SERVER: Purpose = Purpose { name: "metrics", flag: "--metrics-addr", port: 9090 };
+
 /// `/metrics`, `/healthz`, `/readyz`.
 pub struct MetricsPage {
     source: Arc<dyn Source>,
@@ -127,7 +130,8 @@ impl MetricsPage {
 }
 
 impl MetricsPage {
-    fn metrics(&self) -> Reply {
+    /// What Prometheus reads.
+    pub fn metrics(&self) -> Reply {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let age = self.source.page_age();
         let body = match &*latest {
@@ -150,17 +154,18 @@ fn text(status: u16, body: String) -> Reply {
 }
 
 impl Pages for MetricsPage {
-    fn get(&self, path: &str) -> Option<Reply> {
+    fn get(&self, path: &str, _query: &str) -> Option<Page> {
         let verdict = |trouble: Option<String>| match trouble {
             None => text(200, "ok\n".to_owned()),
             Some(trouble) => text(503, format!("{trouble}\n")),
         };
-        Some(match path {
+        let reply = match path {
             "/metrics" => self.metrics(),
             "/healthz" => verdict(self.source.unhealthy()),
             "/readyz" => verdict(self.source.unready()),
             "/" => text(200, "netmon: /metrics /healthz /readyz\n".to_owned()),
             _ => return None,
-        })
+        };
+        Some(reply.into())
     }
 }

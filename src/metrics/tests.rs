@@ -7,7 +7,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::http::Pages;
 use super::*;
 use crate::bpf::{App, Cause, Endpoint, Facts, Hook, Measure, Misses, Record, RecordCounts, Sample, TimestampSource};
 use crate::config::{Buckets, Labels};
@@ -114,7 +113,7 @@ fn index(limit: usize, buckets: &str, labels: Labels) -> Arc<SeriesIndex> {
 fn shown(index: &Arc<SeriesIndex>, sums: Sums) -> String {
     let build = Build { version: "", commit: "", arch: "", node: String::new() };
     let page = MetricsPage::new(Arc::new(Fixed { sums, keys: index.keys() }), Arc::clone(index), build);
-    String::from_utf8(page.get("/metrics").unwrap().body).unwrap()
+    String::from_utf8(page.metrics().body).unwrap()
 }
 
 /// By two workers.

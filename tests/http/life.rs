@@ -6,7 +6,7 @@ use super::*;
 fn addresses() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let error = |address: &str| format!("{:#}", Server::bind(address, limits()).err().unwrap());
+    let error = |address: &str| format!("{:#}", Server::bind(SERVER, address, limits()).err().unwrap());
     let why = "address already in use; another program has the port: choose one with --metrics-addr";
     assert_eq!(error(&address), format!("listen on {address}: {why}"));
     let port = format!(":{}", taken.local_addr().unwrap().port());
@@ -26,7 +26,7 @@ fn addresses() {
         );
     }
     // All addresses: IPv4 in any case, and IPv6 where the host has it.
-    let server = Server::bind(":0", limits()).unwrap().start(Arc::new(Book)).unwrap();
+    let server = Server::bind(SERVER, ":0", limits()).unwrap().start(Arc::new(Book)).unwrap();
     let port = server.local_addr().port();
     let v4 = ask(&mut connect(([127, 0, 0, 1], port).into()), "GET", "/", "");
     assert_eq!(v4.unwrap().status, 200);
@@ -70,7 +70,7 @@ fn stop_ends_open_connections_and_frees_the_port() {
     assert!(TcpStream::connect(address).is_err());
 
     // At once if there is nothing to wait for; and a restart gets the same port.
-    let again = Server::bind(&address.to_string(), limits()).unwrap().start(Arc::new(Book)).unwrap();
+    let again = Server::bind(SERVER, &address.to_string(), limits()).unwrap().start(Arc::new(Book)).unwrap();
     let mut idle = connect(address);
     ask(&mut idle, "GET", "/", "").unwrap();
     let begun = Instant::now();

@@ -2,6 +2,7 @@
 //! would hide how connections end.
 
 mod answers;
+mod later;
 mod life;
 mod limits;
 mod process;
@@ -10,22 +11,38 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use netmon::metrics::http::{Limits, METRICS, Pages, Reply, Running, Server, TEXT};
+use netmon::http::{Limits, METRICS, Page, Pages, Reply, Running, Server, TEXT, Waiting};
+use netmon::metrics::SERVER;
 
 const LONG: Duration = Duration::from_secs(20);
 const BIG: usize = 50 << 20;
 
 struct Book;
 
+/// Pages of "/later" that are in the making.
+static MAKING: AtomicUsize = AtomicUsize::new(0);
+/// They may be done.
+static DONE: AtomicBool = AtomicBool::new(false);
+
+/// Takes until it may be done, or nobody waits for it any more.
+fn later(waiting: &Waiting) -> Reply {
+    MAKING.fetch_add(1, Ordering::SeqCst);
+    while !DONE.load(Ordering::SeqCst) && !waiting.is_over() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    MAKING.fetch_sub(1, Ordering::SeqCst);
+    Reply { status: 200, content_type: TEXT, body: b"at last\n".to_vec() }
+}
+
 fn metrics() -> Vec<u8> {
     (0..500).flat_map(|i| format!("netmon_bytes_total{{flow=\"{i}\"}} {}\n", i * 977).into_bytes()).collect()
 }
 
 impl Pages for Book {
-    fn get(&self, path: &str) -> Option<Reply> {
+    fn get(&self, path: &str, query: &str) -> Option<Page> {
         let (status, content_type, body) = match path {
             "/" => (200, TEXT, b"hello\n".to_vec()),
             "/metrics" => (200, METRICS, metrics()),
@@ -38,9 +55,11 @@ impl Pages for Book {
                 std::thread::sleep(Duration::from_millis(300));
                 (200, TEXT, b"slow\n".to_vec())
             }
+            "/later" => return Some(Page::Later(Box::new(later))),
+            "/query" => (200, TEXT, query.into()),
             _ => return None,
         };
-        Some(Reply { status, content_type, body })
+        Some(Reply { status, content_type, body }.into())
     }
 }
 
@@ -51,7 +70,7 @@ fn limits() -> Limits {
 }
 
 fn start(limits: Limits) -> Running {
-    Server::bind("127.0.0.1:0", limits).unwrap().start(Arc::new(Book)).unwrap()
+    Server::bind(SERVER, "127.0.0.1:0", limits).unwrap().start(Arc::new(Book)).unwrap()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

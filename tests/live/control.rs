@@ -16,27 +16,36 @@ use super::traffic::{Flood, transfer, udp_to};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
+pub const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
 
 /// An agent with a control socket of its own, which goes with the value.
-struct Operated {
-    program: Program,
-    folder: PathBuf,
+pub struct Operated {
+    pub program: Program,
+    folder: Folder,
+}
+
+/// It goes with the value.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Operated {
-    fn start(ns: &Netns, name: &str, arguments: &[&str]) -> Operated {
+    pub fn start(ns: &Netns, name: &str, arguments: &[&str]) -> Operated {
         let folder = std::env::temp_dir().join(format!("netmon-control-{}-{name}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let socket = folder.join("sock");
         let arguments = [&["--interface", "vb", "--socket", socket.to_str().unwrap()], arguments].concat();
         let mut program = Program::start(ns, &arguments, false);
         program.wait_for("ready");
-        Operated { program, folder }
+        Operated { program, folder: Folder(folder) }
     }
 
-    fn socket(&self) -> PathBuf {
-        self.folder.join("sock")
+    pub fn socket(&self) -> PathBuf {
+        self.folder.0.join("sock")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -49,19 +58,19 @@ impl Operated {
         self.command(arguments).output().unwrap()
     }
 
-    fn says(&self, arguments: &[&str]) -> String {
+    pub fn says(&self, arguments: &[&str]) -> String {
         let output = self.cli(arguments);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{arguments:?}: {error}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.says(&[&["-o", "json"], arguments].concat())).unwrap()
     }
 
     /// One that must fail: its exit code and what it says.
-    fn refused(&self, arguments: &[&str]) -> (i32, String) {
+    pub fn refused(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.cli(arguments);
         assert!(!output.status.success(), "{arguments:?}");
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
@@ -76,12 +85,6 @@ impl Operated {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
-    }
-}
-
-impl Drop for Operated {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -274,11 +277,11 @@ fn only_root_and_the_agents_user() {
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "user", &[]);
     // Even if somebody opens the file to all.
-    for (path, mode) in [(agent.folder.clone(), 0o755), (agent.socket(), 0o666)] {
+    for (path, mode) in [(agent.folder.0.clone(), 0o755), (agent.socket(), 0o666)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
     // Where it is built others may not go.
-    let client = agent.folder.join("netmon-cli");
+    let client = agent.folder.0.join("netmon-cli");
     std::fs::copy(CLI, &client).unwrap();
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -341,7 +344,7 @@ fn doctor_and_bundle() {
     let check = |name: &str| report["checks"].as_array().unwrap().iter().find(|c| c["name"] == name).cloned();
     assert_eq!(check("agent").unwrap()["status"], "ok");
     assert_eq!(check("losses").unwrap()["status"], "ok");
-    let file = agent.folder.join("bundle.tar.gz");
+    let file = agent.folder.0.join("bundle.tar.gz");
     agent.says(&["support-bundle", "--output", file.to_str().unwrap()]);
     let list = crate::support::sh(&format!("tar tzf {}", file.display()));
     for name in
@@ -354,7 +357,7 @@ fn doctor_and_bundle() {
     let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
     assert!(again.1.contains("exists"), "{}", again.1);
     // Also where nobody answers.
-    let half = agent.folder.join("half.tar.gz");
+    let half = agent.folder.0.join("half.tar.gz");
     let output = Command::new(CLI)
         .args(["--socket", "/nonexistent/sock", "support", "bundle", "--output", half.to_str().unwrap()])
         .env("NETMON_FLOW_MAX_AGE", "5m")

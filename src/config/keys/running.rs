@@ -2,8 +2,8 @@
 
 use anyhow::{Context, bail};
 
-use super::super::LogFormat;
-use super::{Key, SWITCH, put};
+use super::super::{DEFAULT_DEBUG_SERVER, LogFormat};
+use super::{Key, SWITCH, address, put};
 
 pub(super) static KEYS: &[Key] = &[
     Key {
@@ -121,16 +121,32 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "debug",
         short: None,
-        about: "log at debug level at least",
+        about: "log at debug level at least, and serve debugging on 127.0.0.1:6060, which takes a restart",
         valid: SWITCH,
         live: true,
         set: |config, given| {
             if given.switch()? {
                 config.log_level = config.log_level.max(log::LevelFilter::Debug);
+                config.debug_server = Some(DEFAULT_DEBUG_SERVER.to_owned());
             }
             Ok(())
         },
         get: |_| false.to_string(),
+    },
+    Key {
+        path: "debug_server",
+        short: None,
+        about: "serve /debug/pprof/, /debug/flows and /debug/config, read only; \":6060\" is port 6060 on all addresses",
+        valid: "an address and a port: 127.0.0.1:6060, :6060; or none",
+        live: false,
+        set: |config, given| {
+            config.debug_server = match given.text()? {
+                "none" => None,
+                text => Some(address(text)?),
+            };
+            Ok(())
+        },
+        get: |config| config.debug_server.clone().unwrap_or_else(|| "none".to_owned()),
     },
     Key {
         path: "node_name",

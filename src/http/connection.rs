@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn, ready};
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -50,7 +50,10 @@ pub(super) async fn serve(
         .keep_alive(keep);
     let clock = Rc::new(Clock::new(limits));
     let io = TokioIo::new(Watched { stream, clock: clock.clone() });
-    let service = service_fn(|request| ready(Ok::<_, Infallible>(answers.answer(&request))));
+    let service = service_fn(|request| {
+        let (answers, clock) = (Arc::clone(&answers), Rc::clone(&clock));
+        async move { Ok::<_, Infallible>(answers.answer(&request, &clock).await) }
+    });
     let mut served = http.serve_connection(io, service);
     let mut alarm = pin!(sleep_until(clock.deadline.get()));
     let mut stop = pin!(stop.changed());
@@ -77,6 +80,8 @@ pub(super) async fn serve(
 enum Phase {
     /// Opened, or the first byte of a further request was read.
     Header,
+    /// The page that was asked for takes a while.
+    Making,
     /// The first byte of an answer was written.
     Answer,
     /// All of the answer is with the kernel.
@@ -85,7 +90,7 @@ enum Phase {
 
 /// One deadline for each connection: set when the phase changes, and never put off by progress
 /// within a phase, so that a byte now and then does not keep a connection.
-struct Clock {
+pub(super) struct Clock {
     limits: Limits,
     phase: Cell<Phase>,
     deadline: Cell<Instant>,
@@ -95,6 +100,11 @@ impl Clock {
     fn new(limits: Limits) -> Self {
         let deadline = Cell::new(Instant::now() + limits.header_time);
         Self { limits, phase: Cell::new(Phase::Header), deadline }
+    }
+
+    /// A page is in the making.
+    pub(super) fn making(&self) {
+        self.enter(Phase::Making, self.limits.making_time);
     }
 
     fn enter(&self, phase: Phase, time: Duration) {

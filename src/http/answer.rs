@@ -11,7 +11,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::{Pages, TEXT};
+use super::connection::Clock;
+use super::{Page, Pages, Reply, TEXT, Waiting};
 
 /// Shorter bodies are sent plain: gzip would save less than a packet.
 const GZIP_FROM: usize = 1024;
@@ -24,31 +25,41 @@ const HELD_FREE: usize = 64 << 10;
 
 /// The pages, and how much of them clients have yet to read.
 pub(super) struct Answers {
+    name: &'static str,
     pages: Arc<dyn Pages>,
     held: Arc<AtomicUsize>,
 }
 
 impl Answers {
-    pub(super) fn new(pages: Arc<dyn Pages>) -> Self {
-        Self { pages, held: Arc::default() }
+    pub(super) fn new(name: &'static str, pages: Arc<dyn Pages>) -> Self {
+        Self { name, pages, held: Arc::default() }
     }
 
-    pub(super) fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// The answer to a request of the connection that has this clock.
+    pub(super) async fn answer(&self, request: &Request<Incoming>, clock: &Clock) -> Response<Full<Bytes>> {
+        let name = self.name;
         let method = request.method();
         if method != Method::GET && method != Method::HEAD {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET or HEAD\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+            return not_allowed("method not allowed: use GET or HEAD\n", "GET, HEAD");
         }
         let path = request.uri().path();
-        // The thread serves everyone; the default panic hook has already reported the panic.
-        let reply = match catch_unwind(AssertUnwindSafe(|| self.pages.get(path))) {
-            Ok(Some(reply)) => reply,
-            Ok(None) => return plain(StatusCode::NOT_FOUND, "no such page\n"),
-            Err(_) => {
-                log::debug!("metrics: the page {path:?} panicked");
-                return plain(StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the agent's log says why\n");
+        let query = request.uri().query().unwrap_or_default();
+        let reply = match catch_unwind(AssertUnwindSafe(|| self.pages.get(path, query))) {
+            Ok(Some(Page::Now(reply))) => Some(reply),
+            Ok(Some(Page::Later(_))) if method != Method::GET => {
+                return not_allowed("method not allowed: use GET\n", "GET");
             }
+            Ok(Some(Page::Later(make))) => {
+                clock.making();
+                later(make).await
+            }
+            Ok(None) => return plain(StatusCode::NOT_FOUND, "no such page\n"),
+            Err(_) => None,
+        };
+        let Some(reply) = reply else {
+            // The thread serves everyone; the default panic hook has already reported the panic.
+            log::debug!("{name}: the page {path:?} panicked");
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the agent's log says why\n");
         };
         let mut response = Response::builder()
             .status(reply.status)
@@ -64,13 +75,13 @@ impl Answers {
         }
         let now = self.held.load(Ordering::Relaxed);
         if now > 0 && body.len() > HELD_FREE && now + body.len() > HELD_MAX {
-            log::debug!("metrics: {path:?} not answered: clients have yet to read {now} bytes");
+            log::debug!("{name}: {path:?} not answered: clients have yet to read {now} bytes");
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many answers are waiting for slow clients\n");
         }
         self.held.fetch_add(body.len(), Ordering::Relaxed);
         let body = Full::new(Bytes::from_owner(Held { body, held: self.held.clone() }));
         response.body(body).unwrap_or_else(|e| {
-            log::debug!("metrics: {path:?} gave an invalid reply: {e}");
+            log::debug!("{name}: {path:?} gave an invalid reply: {e}");
             plain(StatusCode::INTERNAL_SERVER_ERROR, "this page gave an invalid reply\n")
         })
     }
@@ -92,6 +103,28 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.held.fetch_sub(self.body.len(), Ordering::Relaxed);
     }
+}
+
+/// Whoever waits for a page has gone when this goes.
+struct Gone(Waiting);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A page that is made on a thread of its own; none if it panicked.
+async fn later(make: Box<dyn FnOnce(&Waiting) -> Reply + Send>) -> Option<Reply> {
+    let waiting = Waiting::default();
+    let _gone = Gone(waiting.clone());
+    tokio::task::spawn_blocking(move || make(&waiting)).await.ok()
+}
+
+fn not_allowed(text: &'static str, allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, text);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

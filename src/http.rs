@@ -1,18 +1,19 @@
-//! A small HTTP server for the agent's own pages: hyper on one thread, with a bound on
-//! everything a client can make it hold.
+//! A small HTTP server for the agent's own pages, metrics and debugging: hyper on one thread, with a
+//! bound on everything a client can make it hold.
 //!
 //! This file has the port, the accept loop and the stop; `connection` the time limits of one
-//! connection; `answer` what a request is answered.
+//! connection; `answer` what a request is answered; `query` the parameters of a request.
 
 mod answer;
 mod connection;
+mod query;
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, timeout};
 
 use answer::Answers;
+pub use query::parameters;
 
 /// The content type of a page for people.
 pub const TEXT: &str = "text/plain; charset=utf-8";
@@ -35,6 +37,10 @@ pub const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long answers that are being written may take when the server stops.
 const STOP_GRACE: Duration = Duration::from_millis(800);
+/// How long the server waits for pages in the making when it stops.
+const PAGE_GRACE: Duration = Duration::from_secs(1);
+/// Pages in the making at a time; more wait for their turn.
+const MAKING_MOST: usize = 4;
 /// How long `stop` waits for the thread, which a page may be holding up.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
@@ -48,10 +54,46 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+/// A page, at once or once it is made.
+pub enum Page {
+    /// This is it.
+    Now(Reply),
+    /// It takes a while: it is made on a thread of its own, for GET alone.
+    Later(Box<dyn FnOnce(&Waiting) -> Reply + Send>),
+}
+
+impl From<Reply> for Page {
+    fn from(reply: Reply) -> Page {
+        Page::Now(reply)
+    }
+}
+
+/// Who waits for a page that takes a while.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting(Arc<AtomicBool>);
+
+impl Waiting {
+    /// Nobody does any more: the client has gone, or the server stops.
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The pages; called on the server's own thread, one at a time.
 pub trait Pages: Send + Sync + 'static {
-    /// The reply for a path (without the query), or `None` for a 404.
-    fn get(&self, path: &str) -> Option<Reply>;
+    /// The page for a path and a query (what comes after "?"), or `None` for a 404.
+    fn get(&self, path: &str, query: &str) -> Option<Page>;
+}
+
+/// What a server is for, as its log, its thread and its errors say.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// In a word.
+    pub name: &'static str,
+    /// The flag that gives its address.
+    pub flag: &'static str,
+    /// Its usual port.
+    pub port: u16,
 }
 
 /// What clients may take up.
@@ -70,6 +112,8 @@ pub struct Limits {
     pub idle: Duration,
     /// The longest that writing an answer may take.
     pub connection_time: Duration,
+    /// The longest that a page may be in the making.
+    pub making_time: Duration,
 }
 
 impl Default for Limits {
@@ -80,12 +124,14 @@ impl Default for Limits {
             header_time: Duration::from_secs(5),
             idle: Duration::from_secs(90),
             connection_time: Duration::from_secs(30),
+            making_time: Duration::from_secs(600),
         }
     }
 }
 
 /// A server that has its port but does not answer yet.
 pub struct Server {
+    purpose: Purpose,
     listener: StdListener,
     address: SocketAddr,
     limits: Limits,
@@ -95,7 +141,8 @@ impl Server {
     /// Binds at once, so that a taken port is an error at start.
     ///
     /// `":9090"` is port 9090 of every address, IPv6 and IPv4.
-    pub fn bind(address: &str, limits: Limits) -> anyhow::Result<Server> {
+    pub fn bind(purpose: Purpose, address: &str, limits: Limits) -> anyhow::Result<Server> {
+        let Purpose { flag, port, .. } = purpose;
         let bound = match address.strip_prefix(':').map(str::parse::<u16>) {
             Some(Ok(port)) => match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
                 // Anything but these two can be a kernel without IPv6; if it is not, IPv4 fails
@@ -107,27 +154,26 @@ impl Server {
             },
             None if let Ok(address) = address.parse() => listen(address),
             _ => bail!(
-                "listen on {address:?}: not an address with a port: give --metrics-addr as :9090 \
-                 (all addresses of this host), 127.0.0.1:9090 or [::1]:9090"
+                "listen on {address:?}: not an address with a port: give {flag} as :{port} \
+                 (all addresses of this host), 127.0.0.1:{port} or [::1]:{port}"
             ),
         };
         let (listener, address) = bound
             .map_err(|e| match e.kind() {
-                ErrorKind::AddrInUse => anyhow!(
-                    "address already in use; another program has the port: choose one with \
-                     --metrics-addr"
-                ),
+                ErrorKind::AddrInUse => {
+                    anyhow!("address already in use; another program has the port: choose one with {flag}")
+                }
                 ErrorKind::AddrNotAvailable => {
-                    anyhow!("no interface of this host has the address: choose one with --metrics-addr")
+                    anyhow!("no interface of this host has the address: choose one with {flag}")
                 }
                 ErrorKind::PermissionDenied => anyhow!(
                     "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE: choose a \
-                     higher one with --metrics-addr"
+                     higher one with {flag}"
                 ),
-                _ => anyhow!("{e}: choose another address with --metrics-addr"),
+                _ => anyhow!("{e}: choose another address with {flag}"),
             })
             .with_context(|| format!("listen on {address}"))?;
-        Ok(Server { listener, address, limits })
+        Ok(Server { purpose, listener, address, limits })
     }
 
     /// The address that the server has, with the port that the kernel chose for port 0.
@@ -135,33 +181,38 @@ impl Server {
         self.address
     }
 
-    /// Serves on a thread of its own named "nm-metrics" until the result is stopped or dropped.
+    /// Serves on a thread of its own, named "nm-" and the purpose, until the result is stopped or dropped.
     pub fn start(self, pages: Arc<dyn Pages>) -> anyhow::Result<Running> {
+        let name = self.purpose.name;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .thread_name(format!("nm-{name}-page"))
+            .max_blocking_threads(MAKING_MOST)
             .build()
-            .context("start the metrics server: create its event loop")?;
+            .with_context(|| format!("start the {name} server: create its event loop"))?;
         let listener = {
             let _inside = runtime.enter();
-            TcpListener::from_std(self.listener).context("start the metrics server")?
+            TcpListener::from_std(self.listener).with_context(|| format!("start the {name} server"))?
         };
         let refused = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = watch::channel(());
         let counter = refused.clone();
         let thread = thread::Builder::new()
-            .name("nm-metrics".into())
+            .name(format!("nm-{name}"))
             .spawn(move || {
-                let all = serve(listener, self.limits, pages, counter, stopped);
+                let all = serve(name, listener, self.limits, pages, counter, stopped);
                 LocalSet::new().block_on(&runtime, all);
+                runtime.shutdown_timeout(PAGE_GRACE);
             })
-            .context("start the metrics server's thread")?;
-        Ok(Running { address: self.address, refused, stop, thread })
+            .with_context(|| format!("start the {name} server's thread"))?;
+        Ok(Running { name, address: self.address, refused, stop, thread })
     }
 }
 
 /// A server that answers; dropping it stops it without waiting.
 pub struct Running {
+    name: &'static str,
     address: SocketAddr,
     refused: Arc<AtomicU64>,
     /// Nothing is ever sent: that it is gone is the message.
@@ -182,16 +233,17 @@ impl Running {
 
     /// Closes the port, gives answers that are being written a moment, and ends the thread.
     pub fn stop(self) -> anyhow::Result<()> {
+        let name = self.name;
         drop(self.stop);
         let end = Instant::now() + STOP_WAIT;
         while !self.thread.is_finished() {
             // A page cannot be interrupted; the agent's exit must not hang on it.
             if Instant::now() > end {
-                bail!("stop the metrics server: a page has been in the making for {STOP_WAIT:?}");
+                bail!("stop the {name} server: a page has been in the making for {STOP_WAIT:?}");
             }
             thread::sleep(Duration::from_millis(5));
         }
-        self.thread.join().map_err(|_| anyhow!("the metrics server's thread panicked"))
+        self.thread.join().map_err(|_| anyhow!("the {name} server's thread panicked"))
     }
 }
 
@@ -212,24 +264,25 @@ fn listen(address: SocketAddr) -> io::Result<(StdListener, SocketAddr)> {
 }
 
 async fn serve(
+    name: &'static str,
     listener: TcpListener,
     limits: Limits,
     pages: Arc<dyn Pages>,
     refused: Arc<AtomicU64>,
     mut stopped: watch::Receiver<()>,
 ) {
-    let answers = Arc::new(Answers::new(pages));
+    let answers = Arc::new(Answers::new(name, pages));
     let mut open = JoinSet::new();
     let stop = stopped.clone();
     while let Some(accepted) = unless_stopped(&mut stopped, listener.accept()).await {
         while open.try_join_next().is_some() {}
         match accepted {
             Err(e) => {
-                log::debug!("metrics: accept a connection: {e}; trying again");
+                log::debug!("{name}: accept a connection: {e}; trying again");
                 unless_stopped(&mut stopped, sleep(ACCEPT_PAUSE)).await;
             }
             Ok((stream, peer)) if open.len() >= limits.connections => {
-                log::debug!("metrics: {peer}: turned away, {} connections are open", open.len());
+                log::debug!("{name}: {peer}: turned away, {} connections are open", open.len());
                 refused.fetch_add(1, Ordering::Relaxed);
                 // As far as it goes: waiting for this client would give it a slot after all.
                 let _ = stream
@@ -240,7 +293,7 @@ async fn serve(
                 let (limits, answers, stop) = (limits.clone(), answers.clone(), stop.clone());
                 open.spawn_local(async move {
                     if let Err(e) = connection::serve(stream, limits, keep, answers, stop).await {
-                        log::debug!("metrics: {peer}: {e:#}");
+                        log::debug!("{name}: {peer}: {e:#}");
                     }
                 });
             }

@@ -1,0 +1,21 @@
+//! What the kernel has of ours, for whoever asks.
+
+use super::shared::Shared;
+use crate::bpf::{MapInfo, ProgramInfo};
+use crate::control::{MapObject, Objects, ProgramObject};
+
+/// Programs and maps.
+pub(super) fn objects(shared: &Shared) -> Objects {
+    let program = |info: ProgramInfo| {
+        let ProgramInfo { name, id, tag, bytes, compiled_bytes, runs, run_ns } = info;
+        ProgramObject { name, id, tag, bytes, compiled_bytes, runs, run_ns }
+    };
+    let map = |info: MapInfo| {
+        let MapInfo { name, id, map_type, key_bytes, value_bytes, max_entries } = info;
+        MapObject { name, id, map_type, key_bytes, value_bytes, max_entries }
+    };
+    Objects {
+        programs: shared.program_infos().into_iter().map(program).collect(),
+        maps: shared.live.maps().into_iter().map(map).collect(),
+    }
+}

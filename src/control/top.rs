@@ -1,0 +1,381 @@
+//! What comes first: flows, pairs of hosts, services, by rate, round trip, failures. Pure, but for the clock of `answer`.
+
+mod named;
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use super::routes::{Answer, Asked, bad, object};
+use crate::filter::Filter;
+use crate::flow::{Flow, Rate, Reason};
+use crate::output::Line;
+
+use named::Named;
+
+/// Rows, unless asked for otherwise; and at most.
+const ROWS: usize = 50;
+const ROWS_MOST: usize = 1000;
+
+/// What is put in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum View {
+    /// Each flow by itself.
+    #[default]
+    Flows,
+    /// Client and server, by workload where that is known, else by address.
+    Pairs,
+    /// What is dialled, by service where that is known, else by address and port.
+    Services,
+}
+
+/// By what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Order {
+    /// Bytes a second.
+    #[default]
+    Rate,
+    /// Packets a second.
+    Packets,
+    /// Bytes so far.
+    Bytes,
+    /// The latest round trip of each flow.
+    Rtt,
+    /// Flows that failed, those of flows by their end.
+    Failures,
+    /// TCP segments that were sent again.
+    Retransmits,
+    /// How many flows.
+    Flows,
+    /// When they began, the latest first.
+    Start,
+}
+
+/// A flow, and how fast it is.
+pub struct Busy<'a> {
+    /// The flow.
+    pub flow: &'a Flow,
+    /// Both directions together.
+    pub rate: Rate,
+    /// Makes its line, which takes longer than to look at the flow.
+    pub line: &'a mut dyn FnMut(&Flow) -> Line,
+}
+
+/// An answer. The names of fields are an interface: programs read them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Top<F> {
+    /// Milliseconds of CPU time that it took to look at all flows.
+    pub took_ms: f64,
+    /// Flows that pass the filter, and what they come to.
+    pub flows: u64,
+    pub bytes_per_s: f64,
+    pub packets_per_s: f64,
+    /// By reason.
+    pub failed: BTreeMap<String, u64>,
+    /// Active flows whose rate is not known, for there are too many.
+    pub rates_unknown: u64,
+    /// Rows there would be without a limit.
+    pub rows_total: usize,
+    pub rows: Vec<Row<F>>,
+}
+
+/// A flow, a pair or a service.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Row<F> {
+    /// Null if the row is a service.
+    pub client: Option<String>,
+    pub server: String,
+    /// Null if they differ.
+    pub protocol: Option<String>,
+    pub app_protocol: Option<String>,
+    pub flows: u64,
+    /// By reason.
+    pub failed: BTreeMap<String, u64>,
+    pub bytes_per_s: f64,
+    pub packets_per_s: f64,
+    pub bytes: u64,
+    pub packets: u64,
+    /// The latest of each flow, their mean.
+    pub rtt_us: Option<f64>,
+    pub retransmits: u64,
+    /// Its flows, and no others, pass this filter.
+    pub filter: String,
+    /// All that is known, if the row is a flow.
+    pub flow: Option<F>,
+}
+
+const REASONS: [Reason; 4] = [Reason::Refused, Reason::Timeout, Reason::Reset, Reason::Unreachable];
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    flows: u64,
+    failed: [u64; REASONS.len()],
+    failed_ns: u64,
+    start_ns: u64,
+    bytes: u64,
+    packets: u64,
+    rate: Rate,
+    rtts: u64,
+    rtt_us: f64,
+    retransmits: u64,
+}
+
+impl Sums {
+    fn of(flow: &Flow, rate: Rate) -> Sums {
+        let mut sums = Sums {
+            flows: 1,
+            start_ns: flow.first_ns,
+            bytes: flow.sent.iter().map(|sent| sent.bytes).sum(),
+            packets: flow.sent.iter().map(|sent| sent.packets).sum(),
+            rate,
+            ..Sums::default()
+        };
+        if let Some(reason) = flow.outcome.and_then(|outcome| outcome.reason())
+            && let Some(place) = REASONS.iter().position(|known| *known == reason)
+        {
+            sums.failed[place] = 1;
+            sums.failed_ns = flow.last_ns();
+        }
+        if let Some(details) = flow.details.as_deref() {
+            sums.retransmits = details.troubles.iter().map(|troubles| u64::from(troubles.retransmits)).sum();
+            if details.rtt.count > 0 {
+                (sums.rtts, sums.rtt_us) = (1, details.rtt.last_ns as f64 / 1e3);
+            }
+        }
+        sums
+    }
+
+    fn add(&mut self, other: &Sums) {
+        self.flows += other.flows;
+        self.failed.iter_mut().zip(other.failed).for_each(|(sum, more)| *sum += more);
+        self.failed_ns = self.failed_ns.max(other.failed_ns);
+        self.start_ns = self.start_ns.max(other.start_ns);
+        self.bytes += other.bytes;
+        self.packets += other.packets;
+        self.rate += other.rate;
+        self.rtts += other.rtts;
+        self.rtt_us += other.rtt_us;
+        self.retransmits += other.retransmits;
+    }
+
+    fn failed(&self) -> BTreeMap<String, u64> {
+        let counts = REASONS.iter().zip(self.failed).filter(|(_, count)| *count > 0);
+        counts.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+    }
+
+    fn rtt_us(&self) -> Option<f64> {
+        (self.rtts > 0).then(|| self.rtt_us / self.rtts as f64)
+    }
+
+    fn rank(&self, order: Order, reverse: bool) -> Rank {
+        let failed: u64 = self.failed.iter().sum();
+        let first = match order {
+            Order::Rate => Some(self.rate.bytes_per_s),
+            Order::Packets => Some(self.rate.packets_per_s),
+            Order::Bytes => Some(self.bytes as f64),
+            Order::Rtt => self.rtt_us(),
+            Order::Failures => Some(failed as f64),
+            Order::Retransmits => Some(self.retransmits as f64),
+            Order::Flows => Some(self.flows as f64),
+            Order::Start => Some(self.start_ns as f64),
+        };
+        let then = if order == Order::Failures && failed > 0 { self.failed_ns as f64 } else { self.rate.bytes_per_s };
+        // What is not known comes last either way.
+        let first = first.map_or(f64::NEG_INFINITY, |first| if reverse { -first } else { first });
+        Rank(first, then)
+    }
+
+    fn row(&self, line: Line, named: Named) -> Row<Line> {
+        Row {
+            client: named.client,
+            server: named.server,
+            protocol: named.protocol,
+            app_protocol: line.app_protocol.map(str::to_owned),
+            flows: self.flows,
+            failed: self.failed(),
+            bytes_per_s: self.rate.bytes_per_s,
+            packets_per_s: self.rate.packets_per_s,
+            bytes: self.bytes,
+            packets: self.packets,
+            rtt_us: self.rtt_us(),
+            retransmits: self.retransmits,
+            filter: named.filter,
+            flow: Some(line),
+        }
+    }
+}
+
+/// The greater comes first.
+#[derive(Clone, Copy, Debug)]
+struct Rank(f64, f64);
+
+impl Rank {
+    fn compare(&self, other: &Rank) -> Ordering {
+        self.0.total_cmp(&other.0).then(self.1.total_cmp(&other.1))
+    }
+}
+
+struct Ranked {
+    rank: Rank,
+    sums: Sums,
+    line: Line,
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Ranked) -> Ordering {
+        self.rank.compare(&other.rank).then_with(|| other.line.id.cmp(&self.line.id))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Ranked) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked {}
+
+/// What is told apart before names are asked for: client, server, the server's port and the protocol.
+type Group = (Option<IpAddr>, IpAddr, u16, u8);
+
+/// Puts flows in order.
+struct Ranking {
+    view: View,
+    order: Order,
+    reverse: bool,
+    limit: usize,
+    filter: Option<Filter>,
+    all: Sums,
+    first: BinaryHeap<Reverse<Ranked>>,
+    groups: HashMap<Group, (Sums, Line)>,
+}
+
+impl Ranking {
+    /// Of those flows that pass the filter, if there is one.
+    fn new(view: View, order: Order, reverse: bool, limit: usize, filter: Option<Filter>) -> Ranking {
+        let (first, groups) = (BinaryHeap::new(), HashMap::new());
+        Ranking { view, order, reverse, limit, filter, all: Sums::default(), first, groups }
+    }
+
+    /// Takes a flow.
+    fn add(&mut self, busy: Busy<'_>) {
+        let Busy { flow, rate, line } = busy;
+        let mut made = None;
+        if let Some(filter) = &self.filter {
+            let line = line(flow);
+            if !filter.matches(&line) {
+                return;
+            }
+            made = Some(line);
+        }
+        let sums = Sums::of(flow, rate);
+        self.all.add(&sums);
+        let client = usize::from(flow.client & 1);
+        let [client, server] = [client, 1 - client].map(|end| flow.key.ends[end]);
+        let group = match self.view {
+            View::Flows => return self.rank(sums, || made.unwrap_or_else(|| line(flow))),
+            View::Pairs => (Some(client.ip(flow.key.v6)), server.ip(flow.key.v6), 0, 0),
+            View::Services => (None, server.ip(flow.key.v6), server.port, flow.key.protocol),
+        };
+        let group = self.groups.entry(group).or_insert_with(|| (Sums::default(), made.unwrap_or_else(|| line(flow))));
+        group.0.add(&sums);
+        // What its flows speak is told by those that know.
+        if let Some(app) = flow.app {
+            group.1.app_protocol = Some(app.name());
+        }
+    }
+
+    fn rank(&mut self, sums: Sums, line: impl FnOnce() -> Line) {
+        let rank = sums.rank(self.order, self.reverse);
+        if self.first.len() >= self.limit {
+            if !self.first.peek().is_some_and(|Reverse(last)| rank.compare(&last.rank).is_gt()) {
+                return;
+            }
+            self.first.pop();
+        }
+        self.first.push(Reverse(Ranked { rank, sums, line: line() }));
+    }
+
+    /// The answer, but for how long it took.
+    fn finish(self) -> Top<Line> {
+        let view = self.view;
+        let (rows, rows_total) = match view {
+            View::Flows => {
+                let rows = self.first.into_sorted_vec().into_iter().map(|Reverse(Ranked { sums, line, .. })| {
+                    let named = view.named(&line);
+                    sums.row(line, named)
+                });
+                (rows.collect(), self.all.flows as usize)
+            }
+            View::Pairs | View::Services => {
+                // Several addresses may have one name.
+                let mut named: HashMap<_, (Sums, Line, Named)> = HashMap::new();
+                for (sums, line) in self.groups.into_values() {
+                    let name = view.named(&line);
+                    let key = (name.client.clone(), name.server.clone(), name.protocol.clone());
+                    named.entry(key).or_insert_with(|| (Sums::default(), line, name)).0.add(&sums);
+                }
+                let total = named.len();
+                let mut groups: Vec<(Rank, (Sums, Line, Named))> =
+                    named.into_values().map(|group| (group.0.rank(self.order, self.reverse), group)).collect();
+                groups.sort_by(|(a, one), (b, other)| {
+                    let name = |named: &Named| (named.server.clone(), named.client.clone());
+                    b.compare(a).then_with(|| name(&one.2).cmp(&name(&other.2)))
+                });
+                groups.truncate(self.limit);
+                let row =
+                    |(_, (sums, line, named)): (Rank, (Sums, Line, Named))| Row { flow: None, ..sums.row(line, named) };
+                (groups.into_iter().map(row).collect(), total)
+            }
+        };
+        Top {
+            took_ms: 0.0,
+            flows: self.all.flows,
+            bytes_per_s: self.all.rate.bytes_per_s,
+            packets_per_s: self.all.rate.packets_per_s,
+            failed: self.all.failed(),
+            rates_unknown: 0,
+            rows_total,
+            rows,
+        }
+    }
+}
+
+/// Answers `/v1/top`.
+pub(super) fn answer(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let started = cpu_time();
+    let filter = asked.parameters.contains_key("filter").then(|| asked.filter()).transpose()?;
+    let limit = asked.number("limit")?.unwrap_or(ROWS);
+    if limit > ROWS_MOST {
+        return Err(bad(format!("limit={limit}; at most {ROWS_MOST}")).into());
+    }
+    let reverse = asked.parameters.contains_key("reverse");
+    let mut ranking = Ranking::new(asked.choice("by")?, asked.choice("sort")?, reverse, limit, filter);
+    let unknown = asked.api.busy(&mut |busy| ranking.add(busy));
+    let mut top = ranking.finish();
+    top.rates_unknown = unknown;
+    top.took_ms = cpu_time().saturating_sub(started).as_secs_f64() * 1e3;
+    object(out, &top)
+}
+
+/// Of this thread.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Names of rows.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::View;
+use crate::output::{Ends, Line};
+
+/// What a row is called, and the filter that finds its flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    /// None if the row is of all clients.
+    pub(super) client: Option<String>,
+    pub(super) server: String,
+    /// None if the row is of all protocols.
+    pub(super) protocol: Option<String>,
+    pub(super) filter: String,
+}
+
+fn with_port(host: &str, port: Option<u16>) -> String {
+    match port {
+        None => host.to_owned(),
+        Some(port) => match host.parse() {
+            Ok(ip) => SocketAddr::new(ip, port).to_string(),
+            Err(_) => format!("{host}:{port}"),
+        },
+    }
+}
+
+fn within(namespace: Option<&str>, name: &str) -> String {
+    namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+}
+
+/// A filter for a name of one side.
+fn known_as(side: &str, field: &str, name: &str, namespace: Option<&str>) -> String {
+    let namespaced = namespace.map_or_else(String::new, |name| format!(" and {side}_namespace=\"{name}\""));
+    format!("{side}_{field}=\"{name}\"{namespaced}")
+}
+
+/// An end by its workload, else by its address; and a filter for it.
+fn host(ends: Option<&Ends>, ip: Option<IpAddr>, side: &str) -> (String, String) {
+    let ip = ip.map_or_else(String::new, |ip| ip.to_string());
+    let by_address = format!("{side}_ip={ip}");
+    let Some(Ends(party)) = ends else { return (ip, by_address) };
+    let namespace = party.namespace.as_deref();
+    match (&party.workload, &party.name) {
+        (Some(workload), _) => (within(namespace, workload), known_as(side, "workload", workload, namespace)),
+        (None, Some(name)) => (name.to_string(), by_address),
+        (None, None) => (ip, by_address),
+    }
+}
+
+impl View {
+    pub(super) fn named(self, line: &Line) -> Named {
+        let (client, client_filter) = host(line.client.as_ref(), line.client_ip, "client");
+        let (server, server_filter) = host(line.server.as_ref(), line.server_ip, "server");
+        let protocol = Some(line.protocol.clone());
+        match self {
+            View::Flows => Named {
+                client: Some(with_port(&client, line.client_port)),
+                server: with_port(&server, line.server_port),
+                protocol,
+                filter: format!("id={}", line.id),
+            },
+            View::Pairs => Named {
+                client: Some(client),
+                server,
+                protocol: None,
+                filter: format!("{client_filter} and {server_filter}"),
+            },
+            View::Services => {
+                match line.server.as_ref().and_then(|Ends(party)| Some((party, party.service.as_deref()?))) {
+                    Some((party, service)) => {
+                        let namespace = party.namespace.as_deref();
+                        Named {
+                            client: None,
+                            server: within(namespace, service),
+                            filter: format!(
+                                "protocol={} and {}",
+                                line.protocol,
+                                known_as("server", "service", service, namespace)
+                            ),
+                            protocol,
+                        }
+                    }
+                    None => {
+                        let ip = line.server_ip.map_or_else(String::new, |ip| ip.to_string());
+                        let port = line.server_port.map_or_else(String::new, |port| format!(" and server_port={port}"));
+                        Named {
+                            client: None,
+                            server: with_port(&server, line.server_port),
+                            filter: format!("protocol={} and server_ip={ip}{port}", line.protocol),
+                            protocol,
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The parameters of a request, which come with its path.
+
+use std::collections::BTreeMap;
+
+use percent_encoding::percent_decode_str;
+
+/// The names and values in a query; the pair that is no text is the error.
+pub fn parameters(query: &str) -> Result<BTreeMap<String, String>, String> {
+    let decode = |text: &str| {
+        let text = text.replace('+', " ");
+        percent_decode_str(&text).decode_utf8().map(|text| text.into_owned())
+    };
+    let mut parameters = BTreeMap::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match (decode(name), decode(value)) {
+            (Ok(name), Ok(value)) => drop(parameters.insert(name, value)),
+            _ => return Err(pair.to_owned()),
+        }
+    }
+    Ok(parameters)
+}
