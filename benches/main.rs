@@ -8,6 +8,7 @@ mod iperf;
 mod links;
 mod load;
 mod memory;
+mod names;
 mod packet;
 mod pairs;
 mod record;
@@ -20,6 +21,11 @@ mod subject;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+// And a large cluster for its API server.
+#[allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+#[path = "../tests/names/clusters.rs"]
+mod clusters;
+
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -31,7 +37,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet record connection memory load links scrape iperf [default: all]
+    /// What to measure: packet record connection memory names load links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a glance, not a measurement
     #[arg(long)]
@@ -43,11 +49,12 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("packet", packet::run),
     ("record", record::run),
     ("connection", connection::run),
     ("memory", memory::run),
+    ("names", names::run),
     ("load", load::run),
     ("links", links::run),
     ("scrape", scrape::run),
@@ -70,6 +77,11 @@ fn run(args: &Args) -> Result<()> {
     netmon::bpf::set_log_sink();
     if args.sections == [memory::CHILD] {
         return memory::child();
+    }
+    if let [child, pods] = &args.sections[..]
+        && child == names::CHILD
+    {
+        return names::child(pods);
     }
     let names: Vec<&str> = SECTIONS.iter().map(|s| s.0).collect();
     if let Some(unknown) = args.sections.iter().find(|s| !names.contains(&s.as_str())) {

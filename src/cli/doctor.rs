@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::client::Client;
+use crate::config::{Config, Given, Key, Settings, Sources};
 use crate::doctor::{self, Check, DoctorOptions, Report};
 
 /// Less of an interface's packets than this was seen: somebody had them before.
@@ -12,7 +13,7 @@ const SERIES: f64 = 0.9;
 
 /// Checks of the host, and of the agent that runs there.
 pub(super) fn report(client: &Client) -> Report {
-    let mut report = doctor::run(&DoctorOptions::default());
+    let mut report = doctor::run(&DoctorOptions { config: cluster_of(client).unwrap_or_default() });
     match client.value("GET", "/v1/status", &[]) {
         Ok(status) => report.extend(agent(&status)),
         Err(error) => {
@@ -20,6 +21,17 @@ pub(super) fn report(client: &Client) -> Report {
         }
     }
     report
+}
+
+/// Nothing but where the agent finds its cluster.
+fn cluster_of(client: &Client) -> Option<Config> {
+    let values = client.value("GET", "/v1/config", &[]).ok()?;
+    let of_cluster = |value: &Value| {
+        let key = Key::named(value["key"].as_str()?).filter(|key| key.path.starts_with("kubernetes."))?;
+        Some((key.path, Given::Text(value["value"].as_str()?.to_owned())))
+    };
+    let set = values.as_array()?.iter().filter_map(of_cluster).collect();
+    Some(Settings::read(&Sources { set, ..Sources::default() }).ok()?.config)
 }
 
 fn agent(status: &Value) -> Vec<Check> {

@@ -1,5 +1,6 @@
 //! Can this host run netmon, and what would netmon not see here? Found by trying, never by version numbers.
 
+mod cluster;
 mod host;
 mod interfaces;
 mod limits;
@@ -129,6 +130,7 @@ pub fn run(options: &DoctorOptions) -> Report {
     checks.extend(tried);
     checks.extend(limits::check(trial.as_ref()));
     checks.extend(host::check(config));
+    checks.extend(cluster::check(config));
     let mut blind_spots = Vec::new();
     checks.extend(interfaces::check(config, &mut blind_spots));
     Report::new(checks, blind_spots)

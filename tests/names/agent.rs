@@ -91,3 +91,27 @@ fn there_must_be_a_cluster_if_it_is_said_so() {
     let said = program.log.iter().filter(|line| line.contains("cluster")).count();
     assert_eq!(said, 1, "{:#?}", program.log);
 }
+
+#[test]
+fn doctor_says_what_may_not_be_read() {
+    needs_root!();
+    let server = ApiServer::start();
+    let check = |kubeconfig: &std::path::Path| {
+        let mut command = Command::new(NETMON);
+        command.args(["--set", &format!("kubernetes.kubeconfig={}", kubeconfig.display())]);
+        let output = command.args(["check-system", "-o", "json"]).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["name"] == "cluster").unwrap();
+        (check["status"].as_str().unwrap().to_owned(), check["detail"].as_str().unwrap().to_owned())
+    };
+    let (status, detail) = check(&server.kubeconfig());
+    assert_eq!(status, "ok", "{detail}");
+    server.deny("endpointslices", true);
+    let (status, detail) = check(&server.kubeconfig());
+    assert!(status == "warn" && detail.contains("may not list endpointslices, watch endpointslices:"), "{detail}");
+    let kubeconfig = server.kubeconfig();
+    server.set_down(true);
+    let (status, detail) = check(&kubeconfig);
+    assert!(status == "warn" && detail.contains("addresses stay without names"), "{detail}");
+}

@@ -66,7 +66,7 @@ pub fn uid(number: usize) -> String {
 }
 
 /// Pods of a service, in the large cluster.
-const REPLICAS: usize = 5;
+pub const REPLICAS: usize = 5;
 /// Pods of a node.
 const PODS_OF_A_NODE: usize = 100;
 
@@ -82,7 +82,8 @@ impl Template {
         pod
     }
 
-    fn ip(number: usize) -> String {
+    /// Of the pod with this number.
+    pub fn address(number: usize) -> String {
         let (node, pod) = (number / PODS_OF_A_NODE, number % PODS_OF_A_NODE + 10);
         format!("10.{}.{}.{pod}", 128 + node / 256, node % 256)
     }
@@ -93,7 +94,7 @@ impl Template {
         let owner = format!("app-{service}-7f9c{generation:04x}");
         let (name, node) =
             (format!("{owner}-{:05x}", number % REPLICAS), format!("worker-{}", number / PODS_OF_A_NODE));
-        self.pod(&name, "apps", &node, &Self::ip(number), (&owner, &uid(10_000_000 * generation + service)))
+        self.pod(&name, "apps", &node, &Self::address(number), (&owner, &uid(10_000_000 * generation + service)))
     }
 
     pub fn numbered_slice(&self, service: usize, generation: usize) -> Value {
@@ -102,7 +103,7 @@ impl Template {
         let endpoint = |number: usize| {
             let name = format!("app-{service}-7f9c{generation:04x}-{:05x}", number % REPLICAS);
             let mut endpoint = self.slice["endpoints"][0].clone();
-            endpoint["addresses"] = json!([Self::ip(number)]);
+            endpoint["addresses"] = json!([Self::address(number)]);
             endpoint["targetRef"]["name"] = json!(name);
             endpoint["targetRef"]["namespace"] = json!("apps");
             endpoint

@@ -1,5 +1,6 @@
 //! The watcher: follows the cluster's objects and publishes their names. A thread with a runtime of its own.
 
+mod access;
 mod connect;
 mod failure;
 mod follow;
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 
 use super::store::Kind;
 use super::{Cluster, Index, NamedNetwork, Names};
+pub use access::{Reached, reach};
 use connect::Credentials;
 pub use connect::Enabled;
 use keeper::Keeper;

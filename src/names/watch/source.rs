@@ -33,7 +33,7 @@ const WATCH_SPREAD: Duration = Duration::from_secs(60);
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a kind's objects are, and whether their metadata will do.
-fn place(kind: Kind) -> (&'static str, bool) {
+pub(super) fn place(kind: Kind) -> (&'static str, bool) {
     match kind {
         Kind::Pods => ("/api/v1/pods", false),
         Kind::Services => ("/api/v1/services", false),

@@ -1,0 +1,39 @@
+//! The cluster that names come from, if there is one.
+
+use super::Check;
+use crate::config::Config;
+use crate::names::{self, Enabled, Options, Reached};
+
+const NAME: &str = "cluster";
+
+pub(super) fn check(config: &Config) -> Vec<Check> {
+    let options = Options {
+        enabled: config.kubernetes,
+        kubeconfig: config.kubeconfig.clone(),
+        scope: config.scope,
+        ..Options::default()
+    };
+    match names::reach(&options) {
+        Ok(None) if config.kubernetes == Enabled::Off => {
+            vec![Check::ok(NAME, "not asked for (kubernetes.enabled is off)")]
+        }
+        Ok(None) => vec![Check::ok(NAME, "none: this is no pod with a service account, and no kubeconfig was named")],
+        Ok(Some(reached)) => vec![rights(&reached)],
+        Err(error) => {
+            let remedy =
+                "check the API server's address, its certificate and the token; kubernetes.kubeconfig names another";
+            vec![Check::warn(NAME, format!("{error:#}: addresses stay without names"), remedy)]
+        }
+    }
+}
+
+fn rights(reached: &Reached) -> Check {
+    let Reached { server, credentials, missing } = reached;
+    if missing.is_empty() {
+        return Check::ok(NAME, format!("{server} answers, and {credentials} may read what names are made of"));
+    }
+    let missing: Vec<String> = missing.iter().map(|(kind, verb)| format!("{verb} {}", kind.name())).collect();
+    let detail =
+        format!("{server} answers, but {credentials} may not {}: names lack what these tell", missing.join(", "));
+    Check::warn(NAME, detail, "kubectl apply -f deploy/kubernetes/rbac.yaml")
+}

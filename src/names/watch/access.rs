@@ -1,0 +1,74 @@
+//! Whether the cluster is reached, and what may be read of it: for those who look for a trouble.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::future::try_join_all;
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::header::CONTENT_TYPE;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::Options;
+use super::connect::Credentials;
+use super::lines::chain;
+use super::source::place;
+use crate::names::store::Kind;
+
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+const VERBS: [&str; 2] = ["list", "watch"];
+const TIME: Duration = Duration::from_secs(15);
+
+/// A cluster, and what its credentials give.
+#[derive(Debug)]
+pub struct Reached {
+    /// The API server's URL.
+    pub server: String,
+    /// Where the credentials come from.
+    pub credentials: String,
+    /// What they do not allow, and netmon wants: the kind, and `list` or `watch`.
+    pub missing: Vec<(Kind, &'static str)>,
+}
+
+/// Asks the cluster that an agent with these options would read; `None` if it would read none.
+pub fn reach(options: &Options) -> Result<Option<Reached>> {
+    let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else { return Ok(None) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
+    let asked = async {
+        let (server, client) = credentials.connect().await?;
+        let rights = options.scope.kinds().iter().flat_map(|&kind| VERBS.map(|verb| (kind, verb)));
+        let missing = try_join_all(rights.map(|(kind, verb)| {
+            let client = client.clone();
+            async move { anyhow::Ok((!may(&client, kind, verb).await?).then_some((kind, verb))) }
+        }));
+        let missing = missing.await.with_context(|| format!("ask {server}"))?.into_iter().flatten().collect();
+        anyhow::Ok(Reached { server, credentials: credentials.to_string(), missing })
+    };
+    let reached = runtime.block_on(async { timeout(TIME, asked).await });
+    runtime.shutdown_background();
+    reached.map_err(|_| anyhow!("no answer of the cluster within {} s", TIME.as_secs()))?.map(Some)
+}
+
+async fn may(client: &Client, kind: Kind, verb: &str) -> Result<bool> {
+    let (path, _) = place(kind);
+    // /apis/GROUP/VERSION/RESOURCE; what is under /api has no group.
+    let group = path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or("");
+    let review = json!({
+        "kind": "SelfSubjectAccessReview",
+        "apiVersion": "authorization.k8s.io/v1",
+        "spec": { "resourceAttributes": { "group": group, "resource": kind.name(), "verb": verb } },
+    });
+    let body = Body::from(review.to_string().into_bytes());
+    let request = Request::post(REVIEWS).header(CONTENT_TYPE, "application/json").body(body)?;
+    let response = client.send(request).await.map_err(|error| anyhow!("{}", chain(&error)))?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|error| anyhow!("{}", chain(&error)))?.to_bytes();
+    if !status.is_success() {
+        bail!("the API server answered {status} to an access review");
+    }
+    let review: Value = serde_json::from_slice(&body).context("read an access review")?;
+    Ok(review["status"]["allowed"] == true)
+}
