@@ -253,6 +253,21 @@ fn an_agent_that_goes_and_comes_back() {
 }
 
 #[test]
+fn it_ends_with_its_terminal() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let agent = Operated::start(&b, "hangup", &[]);
+    let terminal = Terminal::open("hangup", 100, 16);
+    terminal.top(&agent, "", "");
+    terminal.shows(&["no flows"]);
+    let top = terminal.running();
+    drop(terminal);
+    // What is gone, or waits for whoever inherited it, does not spin.
+    let state = || std::fs::read_to_string(format!("/proc/{top}/stat")).ok();
+    eventually("the end of top", || state().is_none_or(|stat| stat.contains(") Z ")).then_some(()));
+}
+
+#[test]
 fn without_a_terminal() {
     needs_root!();
     let (a, b) = quiet_pair();

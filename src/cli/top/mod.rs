@@ -223,8 +223,8 @@ impl Threads {
         self.signals.close();
         drop(self.queries);
         for thread in self.threads {
-            // The one that asks may wait for an agent that hangs; it ends with the process.
-            if thread.thread().name() != Some("top-agent") || thread.is_finished() {
+            // The others may hang with the agent, or with a terminal that is gone; they end with the process.
+            if thread.thread().name() == Some("top-signals") || thread.is_finished() {
                 let _ = thread.join();
             }
         }
