@@ -10,7 +10,8 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug build-static build-x86 lint test test-static demo benchmark clean help
+.PHONY: run build build-debug build-static build-x86 lint test test-static test-kernels \
+	test-kernels-all kernel-budget demo benchmark clean help
 
 run: build ## Build and start the agent on this host, as root; ARGS="--interface eth0"
 	scripts/as-root $(TARGET_DIR)/release/netmon $(ARGS)
@@ -43,6 +44,18 @@ test: ## Run all tests, as root where they need it; ARGS=name for some
 test-static: build-static ## Run the static programs in an empty folder, as root
 	@scripts/deps static
 	scripts/as-root scripts/test-static $(TARGET_DIR)/$(shell uname -m)-unknown-linux-gnu/release
+
+test-kernels: ## Run tests in VMs with other kernels, what CI runs; ARGS="bookworm" for some
+	@scripts/deps kernels
+	scripts/test-kernels $(ARGS)
+
+test-kernels-all: ## The same with all kernels, on amd64 and arm64, and all tests
+	@scripts/deps kernels_all
+	scripts/test-kernels --all $(ARGS)
+
+kernel-budget: ## Take down what the verifiers of these kernels have to do as the new budget
+	@scripts/deps kernels_all
+	scripts/test-kernels --all --budget $(ARGS)
 
 demo: ## Show flows of a small network of namespaces with real traffic
 	@scripts/deps test

@@ -12,7 +12,7 @@ use libbpf_cargo::SkeletonBuilder;
 const CLANG_MIN: u32 = 14;
 
 /// What to compile, and the skeleton's name.
-const OBJECTS: [(&str, &str); 4] = [
+const OBJECTS: [(&str, &str); 5] = [
     ("bpf/netmon.bpf.c", "netmon.skel.rs"),
     // Varies packets inside the kernel, for tests and benchmarks.
     ("tests/bpf/vary.bpf.c", "vary.skel.rs"),
@@ -20,10 +20,12 @@ const OBJECTS: [(&str, &str); 4] = [
     ("tests/bpf/detect.bpf.c", "detect.skel.rs"),
     // Stands beside the agent's programs, for tests.
     ("tests/bpf/foreign.bpf.c", "foreign.skel.rs"),
+    // Loads where a kernel has what its kind needs, for tests.
+    ("tests/bpf/traced.bpf.c", "traced.skel.rs"),
 ];
 
 fn main() -> Result<()> {
-    let clang = find_clang()?;
+    let (clang, clang_version) = find_clang()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     for (source, skeleton) in OBJECTS {
         SkeletonBuilder::new()
@@ -37,6 +39,8 @@ fn main() -> Result<()> {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
+    // What the verifier has to look at depends on it.
+    println!("cargo::rustc-env=NETMON_CLANG={clang_version}");
     println!("cargo::rustc-env=NETMON_COMMIT={}", commit());
     println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
     // Changes with each commit and checkout. Where it is missing, cargo would run this every time.
@@ -47,8 +51,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// `$CLANG`, else `clang`, else the newest `clang-NN`.
-fn find_clang() -> Result<PathBuf> {
+/// `$CLANG`, else `clang`, else the newest `clang-NN`; and its version.
+fn find_clang() -> Result<(PathBuf, u32)> {
     let named = env::var_os("CLANG").map(PathBuf::from);
     let candidates = match &named {
         Some(path) => vec![path.clone()],
@@ -59,7 +63,7 @@ fn find_clang() -> Result<PathBuf> {
     let mut too_old = None;
     for clang in candidates {
         match clang_version(&clang) {
-            Some(version) if version >= CLANG_MIN => return Ok(clang),
+            Some(version) if version >= CLANG_MIN => return Ok((clang, version)),
             Some(version) => too_old = Some((clang, version)),
             None => {}
         }

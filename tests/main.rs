@@ -7,6 +7,7 @@ mod deploy;
 mod doctor;
 mod http;
 mod injected;
+mod kernels;
 mod live;
 mod names;
 mod replay;

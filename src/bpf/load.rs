@@ -100,6 +100,15 @@ pub fn set_log_sink() {
 impl<'obj> Bpf<'obj> {
     /// Loads the object and makes the rings. Nothing is attached yet.
     pub fn load(storage: &'obj mut MaybeUninit<OpenObject>, options: &Options) -> Result<Bpf<'obj>> {
+        Bpf::load_after(storage, options, |_| {})
+    }
+
+    /// The same, with a last word to the object before the kernel gets it.
+    pub(super) fn load_after(
+        storage: &'obj mut MaybeUninit<OpenObject>,
+        options: &Options,
+        last: impl FnOnce(&mut OpenObject),
+    ) -> Result<Bpf<'obj>> {
         let cpus = possible_cpus()?;
         let clock = match options.timestamps {
             TimestampSource::Capture => Clock::of_capture(),
@@ -122,6 +131,7 @@ impl<'obj> Bpf<'obj> {
         open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
         open.maps.nm_interfaces.set_max_entries(count * (INTERFACES as u32 + 1))?;
+        last(open.open_object_mut());
         let skel = open.load().map_err(super::preflight::explain_load_error)?;
 
         let rings = (0..options.rings)

@@ -28,6 +28,7 @@ mod sampling;
 mod spread;
 mod stats;
 mod trial;
+mod verifier;
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod skel {
@@ -57,3 +58,4 @@ pub use sampling::Sampler;
 pub use spread::Spread;
 pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};
 pub use trial::{Trial, has_kfunc, try_ring};
+pub use verifier::{MOST_INSTRUCTIONS, Verified};

@@ -13,6 +13,7 @@ use super::chain::program_info;
 use super::links::list_links;
 use super::load::{Bpf, Options};
 use super::programs::Programs;
+use super::verifier::{Verified, VerifierLogs};
 use super::{Hook, Mode, Ring};
 
 /// The programs, once loaded and run.
@@ -24,6 +25,8 @@ pub struct Trial {
     pub kernel_bytes: u64,
     /// They run as machine code.
     pub jited: bool,
+    /// What the verifier did for that.
+    pub verified: Vec<Verified>,
     programs: Arc<Programs>,
 }
 
@@ -32,12 +35,14 @@ impl Trial {
     pub fn load(options: &Options) -> Result<Trial> {
         let start = Instant::now();
         let mut storage = MaybeUninit::uninit();
-        let bpf = Bpf::load(&mut storage, options)?;
+        let mut logs = VerifierLogs::default();
+        let bpf = Bpf::load_after(&mut storage, options, |object| logs = VerifierLogs::of(object))?;
         let info = program_info(&bpf.program(Hook::Ingress, true)?)?;
         Ok(Trial {
             took: start.elapsed(),
             kernel_bytes: bpf.kernel_bytes(),
             jited: info.jited_prog_len > 0,
+            verified: logs.read()?,
             programs: bpf.programs()?,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::agent;
-use crate::bpf::{self, Mode, Trial};
+use crate::bpf::{self, MOST_INSTRUCTIONS, Mode, Trial};
 use crate::config::Config;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -20,13 +20,16 @@ pub(super) fn check(config: &Config) -> (Option<Trial>, Vec<Check>) {
                 "programs",
                 format!("loaded and run in {took:.0} ms, {kernel:.1} MiB of kernel memory"),
             ));
+            checks.push(verifier(trial));
             checks.push(jit(trial));
             checks.push(attach_mode(config, trial));
         }
         Err(error) => {
             let remedy = "the lines that fail above say why; else: netmon --log-level trace";
             checks.push(Check::fail("programs", format!("{error:#}"), remedy));
-            checks.push(Check::unknown("JIT", "the programs cannot be loaded"));
+            for name in ["verifier", "JIT"] {
+                checks.push(Check::unknown(name, "the programs cannot be loaded"));
+            }
             checks.push(Check::unknown("attach mode", "the programs cannot be loaded"));
         }
     }
@@ -68,6 +71,20 @@ fn preempt_disable() -> Check {
         ),
         (Err(error), _) => Check::unknown(NAME, &format!("{error:#}")),
     }
+}
+
+/// How near the programs come to what a kernel puts up with; each kernel counts differently.
+fn verifier(trial: &Trial) -> Check {
+    let said = trial.verified.iter().max_by_key(|verified| verified.instructions);
+    let took: f64 = trial.verified.iter().map(|verified| verified.took.as_secs_f64()).sum();
+    let most = said.map(|most| {
+        let share = 100.0 * f64::from(most.instructions) / f64::from(MOST_INSTRUCTIONS);
+        format!(
+            "; at most {} instructions of a program ({}), {share:.0}% of the limit",
+            most.instructions, most.program
+        )
+    });
+    Check::ok("verifier", format!("took {:.0} ms for all programs{}", took * 1e3, most.unwrap_or_default()))
 }
 
 fn jit(trial: &Trial) -> Check {

@@ -15,7 +15,7 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 
 /// What is said, and the exit status.
-fn checked(mut command: Command) -> (Report, i32) {
+pub fn checked(mut command: Command) -> (Report, i32) {
     let output = command.args(["check-system", "-o", "json"]).output().unwrap();
     let report = serde_json::from_slice(&output.stdout);
     (report.unwrap_or_else(|error| panic!("{error}: {output:?}")), output.status.code().unwrap())
@@ -28,7 +28,7 @@ fn checked_in(ns: &Netns, environment: &[(&str, &str)]) -> (Report, i32) {
 }
 
 /// The check of this name.
-fn check<'a>(report: &'a Report, name: &str) -> &'a Check {
+pub fn check<'a>(report: &'a Report, name: &str) -> &'a Check {
     let found = report.checks.iter().find(|check| check.name == name);
     found.unwrap_or_else(|| panic!("no check {name}: {report:#?}"))
 }
