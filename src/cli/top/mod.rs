@@ -118,8 +118,11 @@ fn on_terminal(client: Client, model: Model, first: Top<Value>, colours: Colours
     };
     let restored = ratatui::try_restore().context("restore the terminal");
     threads?.stop();
-    let signal = shown?;
-    restored.map(|()| signal)
+    match shown? {
+        // The terminal itself may have gone.
+        Some(signal) => Ok(Some(signal)),
+        None => restored.map(|()| None),
+    }
 }
 
 fn show(
@@ -222,9 +225,13 @@ impl Threads {
         self.stop.store(true, Relaxed);
         self.signals.close();
         drop(self.queries);
+        // One that waits for an agent that hangs, or for a terminal that has gone, ends with the process, which is over.
+        let end = Instant::now() + 2 * NAP;
         for thread in self.threads {
-            // The others may hang with the agent, or with a terminal that is gone; they end with the process.
-            if thread.thread().name() == Some("top-signals") || thread.is_finished() {
+            while !thread.is_finished() && Instant::now() < end {
+                std::thread::sleep(NAP / 20);
+            }
+            if thread.is_finished() {
                 let _ = thread.join();
             }
         }
