@@ -12,6 +12,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: run build build-debug build-static build-x86 lint test test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
+VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
 
 run: build ## Build and start the agent on this host, as root; ARGS="--interface eth0"
 	scripts/as-root $(TARGET_DIR)/release/netmon $(ARGS)
@@ -57,6 +58,26 @@ kernel-budget: ## Take down what the verifiers of these kernels have to do as th
 	@scripts/deps kernels_all
 	scripts/test-kernels --all --budget $(ARGS)
 
+.PHONY: image test-image docker-build build-kind test-kind test-kind-integration
+image: ## Build the image without Docker: target/image/netmon.tar; ARGS=arm64 for the other architecture
+	scripts/image $(ARGS)
+
+test-image: ## Build the image and run it as the manifests say, as root
+	scripts/test-image
+
+docker-build: ## Build the image with Docker
+	@docker info >/dev/null 2>&1 || { echo "docker-build: no Docker answers here: make image does without" >&2; exit 1; }
+	docker build -f deploy/Dockerfile -t netmon:$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
+
+build-kind: ## Bring the image into a kind cluster
+	@scripts/kind load
+
+test-kind: ## Bring up the agents in a kind cluster
+	@scripts/kind test
+
+test-kind-integration: ## Test them there, with traffic between pods
+	@scripts/kind integration
+
 demo: ## Show flows of a small network of namespaces with real traffic
 	@scripts/deps test
 	$(CARGO) build --release --locked --example watch
@@ -70,4 +91,4 @@ clean: ## Remove what was built
 	$(CARGO) clean
 
 help: ## Print this
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

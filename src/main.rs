@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use crossbeam_channel::bounded;
 use netmon::agent::{self, ConfigWatch, Handle};
+use netmon::bpf;
 use netmon::config::{Args, Command, Config, Settings, Sources};
 use netmon::doctor::{self, DoctorOptions};
 use netmon::logging;
@@ -19,6 +20,7 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
+    bpf::raise_capabilities();
     let mut args = Args::parse();
     let command = args.command.take();
     // A variable that is no text is none of ours.

@@ -50,7 +50,7 @@ pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use monitor::{LinkMonitor, Wait};
 pub use namespaces::{Namespace, list_namespaces};
 pub use objects::{MapInfo, ProgramInfo};
-pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host, is_preempt_rt};
+pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host, is_preempt_rt, raise_capabilities};
 pub use programs::{Loader, Programs};
 pub use record::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 pub use ring::{Ring, RingReader, Wakeup};

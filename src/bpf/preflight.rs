@@ -5,6 +5,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
+use caps::CapSet;
 use libbpf_rs::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procfs::process::Process;
@@ -33,6 +34,14 @@ pub fn check_host() -> Result<()> {
         bail!("this PREEMPT_RT kernel has no bpf_preempt_disable: netmon needs Linux 6.10 or newer there");
     }
     Ok(())
+}
+
+/// Makes effective what this process may have. In an image the programs' files carry capabilities that do not take effect by
+/// themselves: the kernel would refuse to start a program of which a container's bounds leave one out, and nobody would say why.
+pub fn raise_capabilities() {
+    let raised = caps::read(None, CapSet::Permitted).and_then(|may| caps::set(None, CapSet::Effective, &may));
+    // There is no log yet, and a capability that is missing is named where it is needed.
+    let _ = raised;
 }
 
 /// Two descriptors an interface: what is customary ends at 500 of them.

@@ -2,6 +2,7 @@
 
 mod chart;
 mod config;
+mod container;
 mod manifests;
 
 use std::io::Write;
