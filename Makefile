@@ -10,7 +10,7 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug build-static build-x86 lint test test-static test-kernels \
+.PHONY: run build build-debug build-static build-x86 build-arm64 lint test test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
 
@@ -33,6 +33,10 @@ build-x86: ## The same for x86_64, wherever this runs
 	@scripts/deps $(if $(filter x86_64,$(shell uname -m)),build,cross)
 	scripts/cross x86_64 build --release --bins
 
+build-arm64: ## The same for arm64
+	@scripts/deps $(if $(filter aarch64,$(shell uname -m)),build,cross)
+	scripts/cross aarch64 build --release --bins
+
 lint: ## Check the format, and clippy with warnings denied
 	@scripts/deps lint
 	$(CARGO) fmt --check
@@ -50,7 +54,7 @@ test-kernels: ## Run tests in VMs with other kernels, what CI runs; ARGS="bookwo
 	@scripts/deps kernels
 	scripts/test-kernels $(ARGS)
 
-test-kernels-all: ## The same with all kernels, on amd64 and arm64, and all tests
+test-kernels-all: ## The same with all kernels, on amd64 and arm64, and more tests
 	@scripts/deps kernels_all
 	scripts/test-kernels --all $(ARGS)
 
