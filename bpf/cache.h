@@ -120,16 +120,20 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	return look;
 }
 
-enum nm_room {
-	NM_NO_ROOM, /* this packet is lost */
-	NM_ROOM,    /* the entry was free, or idle */
-	NM_ROOM_MADE,
-};
+/* What becomes of a packet, and whether its payload is to be looked at, in one number. */
+#define NM_BECOMES(fate, look) ((fate) << 1 | (look))
+#define NM_FATE_OF(became) ((became) >> 1)
+
+/* The same of a packet that is no flow's. */
+static __always_inline int nm_ignored_as(int verdict)
+{
+	return NM_BECOMES(verdict == NM_NO_IP ? NM_FATE_NOT_IP : NM_FATE_MALFORMED, 0);
+}
 
 /*
  * Point `p->slot` at the entry of the set that is worth least: a free slot, one that fell idle, then the one with the fewest
  * packets, so that a flood of small flows displaces its own kind. If the ring takes no record, the smaller of the two is
- * lost: what the victim holds, or this packet.
+ * lost: what the victim holds, or this packet. The packet's fate.
  */
 static __noinline int nm_make_room(struct nm_cpu *cpu, void *set, __u32 key_size, struct nm_packet *p)
 {
@@ -161,26 +165,27 @@ static __noinline int nm_make_room(struct nm_cpu *cpu, void *set, __u32 key_size
 	    !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
 		if (d->packets > p->packets) {
 			nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
-			return NM_NO_ROOM;
+			return NM_FATE_LOST;
 		}
 		nm_count_lost(cpu, nm_ifindex(victim, key_size), d->packets, d->bytes);
+		return NM_FATE_OUSTED;
 	}
-	return least <= 1 ? NM_ROOM : NM_ROOM_MADE;
+	return least <= 1 ? NM_FATE_NEW : NM_FATE_DISPLACED;
 }
 
 /*
- * Put the packet's key into the set; true if the payload is to be looked at. What chooses the entry is apart: the stack of
+ * Put the packet's key into the set; what becomes of it. What chooses the entry is apart: the stack of
  * a handshake in a tunnel is as deep as old verifiers allow.
  */
 static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 key_size,
 				 struct nm_packet *p)
 {
-	int room = nm_make_room(cpu, set, key_size, p);
+	int fate = nm_make_room(cpu, set, key_size, p);
 	struct nm_delta *d;
 	bool look;
 
-	if (room == NM_NO_ROOM)
-		return 0;
+	if (fate == NM_FATE_LOST)
+		return NM_BECOMES(NM_FATE_LOST, 0);
 	if (key_size == sizeof(struct nm_key6)) {
 		struct nm_entry6 *entry = &((struct nm_set6 *)set)->way[p->slot % NM_WAYS];
 
@@ -193,10 +198,10 @@ static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void
 		d = &entry->delta;
 	}
 	nm_start(d, p);
-	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size), room == NM_ROOM);
+	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size), fate == NM_FATE_NEW);
 	if (p->urgent)
 		nm_tell(d, p, key_size == sizeof(struct nm_key6));
-	return look;
+	return NM_BECOMES(fate, look);
 }
 
 /* The cache is in use further down on this CPU's stack: the packet goes past it. */
@@ -217,31 +222,25 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 	}
 	nm_start(d, p);
 	d->cause = NM_BYPASSED;
-	if (!nm_emit(cpu, &entry, key_size, NM_ENTRY_SIZE(key_size)))
-		nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
-	return 0;
+	if (nm_emit(cpu, &entry, key_size, NM_ENTRY_SIZE(key_size)))
+		return NM_BECOMES(NM_FATE_PAST, 0);
+	nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
+	return NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }
 
-#define NM_BYPASS -1
-
-/*
- * Add the packet to its entry in `set`, the one its hash chose, of number `i`. What is returned goes to nm_finish: whether
- * the payload is to be looked at, or NM_BYPASS.
- */
+/* Add the packet to its entry in `set`, the one its hash chose, of number `i`. What it becomes goes to nm_finish. */
 static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 i,
 				       const __u32 key_size, struct nm_packet *p)
 {
-	if (cpu->busy) {
-		nm_bypass(cpu, key_size, p);
-		return NM_BYPASS;
-	}
+	if (cpu->busy)
+		return nm_bypass(cpu, key_size, p);
 	cpu->busy = 1;
 	nm_barrier();
 	p->v6 = key_size == sizeof(struct nm_key6);
 	p->slot = i * NM_WAYS;
 	if (cpu->sample && nm_is_left_out(p->word, key_size, cpu->sample)) {
 		nm_count_left_out(nm_ifindex(p->word, key_size), p);
-		return 0; /* an ICMP error may still be about a flow that is not */
+		return NM_BECOMES(NM_FATE_LEFT_OUT, 0); /* an ICMP error may still be about a flow that is in it */
 	}
 #pragma unroll
 	for (int w = 0; w < NM_WAYS; w++) {
@@ -256,11 +255,11 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 }
 
 /* What is left to do for an accounted packet, apart because it takes a deep stack. */
-static __always_inline void nm_finish(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p, int look)
+static __always_inline void nm_finish(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p, int became)
 {
-	if (look == NM_BYPASS)
+	if (became >= NM_BECOMES(NM_FATE_PAST, 0))
 		return;
-	if (look)
+	if (became & 1)
 		nm_look(skb, p->cpu);
 	if (p->urgent && p->icmp)
 		nm_quote(skb, nm_hand_over(skb, cpu, p));
@@ -273,24 +272,24 @@ static __always_inline int nm_account4(struct __sk_buff *skb, struct nm_cpu *cpu
 {
 	__u32 hash = nm_hash(p->word, sizeof(p->key4)) >> (32 - nm_shift4), i = (p->cpu << nm_shift4) + hash;
 	void *set = bpf_map_lookup_elem(&nm_cache4, &i);
-	int look;
+	int became;
 
 	if (!set)
-		return NM_BYPASS;
-	look = nm_account(skb, cpu, set, i, sizeof(p->key4), p);
+		return NM_BECOMES(NM_FATE_PAST_LOST, 0);
+	became = nm_account(skb, cpu, set, i, sizeof(p->key4), p);
 	cpu->live4 |= 1ull << (hash >> (nm_shift4 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
-	return look;
+	return became;
 }
 
 static __always_inline int nm_account6(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
 {
 	__u32 hash = nm_hash(p->word, sizeof(p->key6)) >> (32 - nm_shift6), i = (p->cpu << nm_shift6) + hash;
 	void *set = bpf_map_lookup_elem(&nm_cache6, &i);
-	int look;
+	int became;
 
 	if (!set)
-		return NM_BYPASS;
-	look = nm_account(skb, cpu, set, i, sizeof(p->key6), p);
+		return NM_BECOMES(NM_FATE_PAST_LOST, 0);
+	became = nm_account(skb, cpu, set, i, sizeof(p->key6), p);
 	cpu->live6 |= 1ull << (hash >> (nm_shift6 - NM_GROUPS_SHIFT) & (NM_GROUPS - 1));
-	return look;
+	return became;
 }

@@ -25,6 +25,7 @@
 #include "quote.h"
 #include "cache.h"
 #include "tunnel.h"
+#include "trace.h"
 #include "sweep.h"
 
 #define NM_PASS -1 /* TC_ACT_UNSPEC and TCX_NEXT: the chain goes on */
@@ -32,8 +33,10 @@
 extern void bpf_preempt_disable(void) __ksym __weak;
 extern void bpf_preempt_enable(void) __ksym __weak;
 
-static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet)
+/* `trace` is known to the compiler: programs that do not trace have nothing of it. */
+static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet, const bool trace)
 {
+	int became, inner = 0;
 	struct nm_packet p;
 	int verdict = nm_parse(skb, ethernet, hook, &p);
 	__u32 id = bpf_get_smp_processor_id(), opened = 0;
@@ -57,14 +60,21 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 		p.bytes += p.packets * sizeof(struct vlan_hdr);
 	nm_count(&books->seen[hook & 1], p.packets, p.bytes);
 	books->whole[hook & 1]++;
-	if (verdict == NM_FLOW4)
-		nm_finish(skb, cpu, &p, nm_account4(skb, cpu, &p));
-	else if (verdict == NM_FLOW6)
-		nm_finish(skb, cpu, &p, nm_account6(skb, cpu, &p));
-	else
+	if (verdict == NM_FLOW4) {
+		became = nm_account4(skb, cpu, &p);
+		nm_finish(skb, cpu, &p, became);
+	} else if (verdict == NM_FLOW6) {
+		became = nm_account6(skb, cpu, &p);
+		nm_finish(skb, cpu, &p, became);
+	} else {
 		nm_ignore(books, verdict, &p);
+		became = nm_ignored_as(verdict);
+	}
 	if (nm_decapsulate && opened)
-		nm_account_inner(skb, cpu, id, NM_OPENED_VERDICT(opened));
+		inner = nm_account_inner(skb, cpu, id, NM_OPENED_VERDICT(opened));
+	if (trace)
+		nm_trace(skb, id, &p, NM_TRACED(verdict, became, ethernet, hook),
+			 opened ? NM_TRACED(NM_OPENED_VERDICT(opened), inner, 0, hook) : NM_NOT_TRACED);
 	if (nm_preemptible)
 		bpf_preempt_enable();
 	return NM_PASS;
@@ -73,26 +83,54 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 SEC("tcx/ingress")
 int nm_ingress(struct __sk_buff *skb)
 {
-	return nm_observe(skb, NM_INGRESS, true);
+	return nm_observe(skb, NM_INGRESS, true, false);
 }
 
 SEC("tcx/egress")
 int nm_egress(struct __sk_buff *skb)
 {
-	return nm_observe(skb, NM_EGRESS, true);
+	return nm_observe(skb, NM_EGRESS, true, false);
 }
 
 /* Interfaces whose packets start with the IP header: tun, wireguard, ipip. */
 SEC("tcx/ingress")
 int nm_ingress_l3(struct __sk_buff *skb)
 {
-	return nm_observe(skb, NM_INGRESS, false);
+	return nm_observe(skb, NM_INGRESS, false, false);
 }
 
 SEC("tcx/egress")
 int nm_egress_l3(struct __sk_buff *skb)
 {
-	return nm_observe(skb, NM_EGRESS, false);
+	return nm_observe(skb, NM_EGRESS, false, false);
+}
+
+/*
+ * The same with a trace: put in the place of those above for as long as somebody traces, and else not loaded, as the `?`
+ * says.
+ */
+SEC("?tcx/ingress")
+int nm_ingress_t(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_INGRESS, true, true);
+}
+
+SEC("?tcx/egress")
+int nm_egress_t(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_EGRESS, true, true);
+}
+
+SEC("?tcx/ingress")
+int nm_ingress_l3_t(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_INGRESS, false, true);
+}
+
+SEC("?tcx/egress")
+int nm_egress_l3_t(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_EGRESS, false, true);
 }
 
 /*
@@ -128,5 +166,8 @@ static const enum nm_app *nm_export_app __attribute__((used));
 static const enum nm_sample *nm_export_sample __attribute__((used));
 static const enum nm_clock_source *nm_export_clock_source __attribute__((used));
 static const struct nm_facts *nm_export_facts __attribute__((used));
+static const enum nm_fate *nm_export_fate __attribute__((used));
+static const enum nm_view_word *nm_export_view_word __attribute__((used));
+static const enum nm_trace_op *nm_export_trace_op __attribute__((used));
 
 char _license[] SEC("license") = "GPL";

@@ -141,21 +141,27 @@ __noinline int nm_account_inner4(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 
-	return cpu ? nm_account4(skb, cpu, nm_inner_of(cpu)) : NM_BYPASS;
+	return cpu ? nm_account4(skb, cpu, nm_inner_of(cpu)) : NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }
 
 __noinline int nm_account_inner6(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 
-	return cpu ? nm_account6(skb, cpu, nm_inner_of(cpu)) : NM_BYPASS;
+	return cpu ? nm_account6(skb, cpu, nm_inner_of(cpu)) : NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }
 
 /* Old verifiers have 512 bytes for all functions that are on the stack at once. */
-static __always_inline void nm_account_inner(struct __sk_buff *skb, struct nm_cpu *cpu, __u32 id, __u32 verdict)
+static __always_inline int nm_account_inner(struct __sk_buff *skb, struct nm_cpu *cpu, __u32 id, __u32 verdict)
 {
-	if (verdict == NM_FLOW4)
-		nm_finish(skb, cpu, nm_inner_of(cpu), nm_account_inner4(skb, id));
-	else if (verdict == NM_FLOW6)
-		nm_finish(skb, cpu, nm_inner_of(cpu), nm_account_inner6(skb, id));
+	int became = nm_ignored_as(verdict);
+
+	if (verdict == NM_FLOW4) {
+		became = nm_account_inner4(skb, id);
+		nm_finish(skb, cpu, nm_inner_of(cpu), became);
+	} else if (verdict == NM_FLOW6) {
+		became = nm_account_inner6(skb, id);
+		nm_finish(skb, cpu, nm_inner_of(cpu), became);
+	}
+	return became;
 }

@@ -289,3 +289,17 @@ struct nm_fragment {
 	__u64 seen; /* as nm_packet.now */
 };
 #define NM_FRAGMENTS 4096
+
+/* What became of a packet. Below NM_FATE_PAST its CPU's cache was entered. */
+enum nm_fate {
+	NM_FATE_CACHED = 0,    /* added to the entry of its flow */
+	NM_FATE_NEW = 1,       /* a new entry, where none was, or an idle one */
+	NM_FATE_DISPLACED = 2, /* a new entry, in place of another flow's */
+	NM_FATE_OUSTED = 3,    /* the same, and what the other held was lost */
+	NM_FATE_LOST = 4,      /* there was no room, and its ring was full */
+	NM_FATE_LEFT_OUT = 5,  /* its flow is not in the sample */
+	NM_FATE_PAST = 6,      /* the cache was in use: a record of its own */
+	NM_FATE_PAST_LOST = 7, /* the same, and its ring was full */
+	NM_FATE_NOT_IP = 8,
+	NM_FATE_MALFORMED = 9,
+};

@@ -1,35 +1,69 @@
-//! The log of the program: on standard error, a decision a line. The latest lines are kept, for whoever looks for a fault.
+//! The log of the program: on standard error, a decision a line. What packets or requests can trigger cannot flood it, and the
+//! latest lines are kept, for whoever looks for a fault.
+
+mod limiter;
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::config::{Config, LogFormat};
+use limiter::{Limiter, Verdict};
+
+/// Of messages that come in numbers when programs are loaded, and only then: all of them are wanted.
+pub const LIBRARY: &str = "libbpf";
 
 /// Lines that are kept, and how long one may be.
 const KEPT: usize = 1000;
 const LONGEST: usize = 1000;
 
 static LATEST: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+static HELD_BACK: AtomicU64 = AtomicU64::new(0);
 
 /// Writes lines and keeps them.
-struct Keeping(env_logger::Logger);
+struct Keeping {
+    out: env_logger::Logger,
+    limiter: Mutex<Limiter>,
+    start: Instant,
+}
+
+impl Keeping {
+    fn write(&self, record: &Record<'_>) {
+        keep(record);
+        self.out.log(record);
+    }
+}
 
 impl Log for Keeping {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        self.out.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        keep(record);
-        self.0.log(record);
+        if record.target() == LIBRARY {
+            return self.write(record);
+        }
+        let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = limiter.judge(place, self.start.elapsed());
+        drop(limiter);
+        match verdict {
+            Verdict::Pass { held_back: 0 } => self.write(record),
+            Verdict::Pass { held_back } => {
+                let mut told = Record::builder();
+                told.metadata(record.metadata().clone());
+                self.write(&told.args(format_args!("{} ({held_back} like it were held back)", record.args())).build());
+            }
+            Verdict::HoldBack => drop(HELD_BACK.fetch_add(1, Relaxed)),
+        }
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.out.flush();
     }
 }
 
@@ -53,6 +87,11 @@ pub fn latest() -> Vec<String> {
     LATEST.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
 }
 
+/// Lines that came too often.
+pub fn held_back() -> u64 {
+    HELD_BACK.load(Relaxed)
+}
+
 /// Starts it. Its level may change later.
 pub fn start(config: &Config) {
     let mut builder = env_logger::Builder::new();
@@ -70,7 +109,8 @@ pub fn start(config: &Config) {
         });
     }
     // It can only be there already.
-    let _ = log::set_boxed_logger(Box::new(Keeping(builder.build())));
+    let keeping = Keeping { out: builder.build(), limiter: Mutex::default(), start: Instant::now() };
+    let _ = log::set_boxed_logger(Box::new(keeping));
     log::set_max_level(config.log_level);
 }
 

@@ -17,8 +17,10 @@ use super::top;
 use crate::bpf::{self, Clock, Tally};
 use crate::config::{Given, Key};
 use crate::control::{
-    Api, Busy, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, Place, SeriesUse, Status,
+    Api, Busy, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, PacketTrace, Place, SeriesUse,
+    Status,
 };
+use crate::filter::PacketFilter;
 use crate::flow::{Flow, protocol_name};
 use crate::logging;
 use crate::metrics::{
@@ -164,6 +166,7 @@ impl Api for Operated {
             series_limit: self.index.limit(),
             nat_translations: shared.nat().counts().translations,
             names: shared.reading.as_ref().map(super::names::state),
+            log_lines_held_back: logging::held_back(),
             config_reloads: reloads.taken,
             config_reload_failures: reloads.failed,
             restart_needed: Key::pending(&config, &wanted.config).map(|key| key.path).collect(),
@@ -286,6 +289,14 @@ impl Api for Operated {
 
     fn log(&self) -> Vec<String> {
         logging::latest()
+    }
+
+    fn trace(&self, filter: PacketFilter, time: Duration) -> Result<Box<dyn PacketTrace>> {
+        Ok(Box::new(self.shared.start_trace(filter, time)?))
+    }
+
+    fn end_trace(&self) -> Result<()> {
+        self.shared.end_trace()
     }
 
     fn metrics(&self) -> Vec<u8> {

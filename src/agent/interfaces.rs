@@ -168,7 +168,7 @@ impl Interfaces {
                 self.selection = selection;
                 self.reconcile();
             }
-            Order::Replace(programs) => {
+            Order::Replace(programs, _done) => {
                 for (index, error) in self.attachments.replace(programs) {
                     let name = self.known.get(&index).map_or_else(|| index.to_string(), |known| known.name.clone());
                     log::error!("{name} keeps the programs as they were before: {error:#}");

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::trace::Running;
 use super::{bounds, options, telling};
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Sampler, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
@@ -16,8 +17,8 @@ use crate::metrics::Reloads;
 pub(super) enum Order {
     /// Watch these interfaces.
     Select(Selection),
-    /// Attach these programs in place of the ones there are.
-    Replace(Arc<Programs>),
+    /// Attach these programs in place of the ones there are. The sender goes once that is done.
+    Replace(Arc<Programs>, Option<Sender<()>>),
 }
 
 /// A thread that takes orders, and how it is woken for them.
@@ -29,8 +30,12 @@ struct Taker {
 /// The settings, and what it takes to change them.
 pub(super) struct Live {
     pub(super) sampler: Sampler,
-    loader: Loader,
-    cpus: usize,
+    pub(super) loader: Loader,
+    pub(super) cpus: usize,
+    /// Those that watch when no packets are traced.
+    own: Mutex<Arc<Programs>>,
+    /// The trace that runs, if one does.
+    pub(super) trace: Mutex<Option<Running>>,
     /// Held while they change.
     settings: Mutex<Wanted>,
     /// What is in force.
@@ -45,7 +50,7 @@ struct Wanted {
     settings: Settings,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -57,6 +62,8 @@ impl Live {
             sampler,
             loader: bpf.loader()?,
             cpus: possible_cpus()?,
+            own: Mutex::new(bpf.programs()?),
+            trace: Mutex::default(),
             running: Mutex::new(settings.config.clone()),
             settings: Mutex::new(Wanted { sources, settings }),
             takers: Mutex::default(),
@@ -72,7 +79,7 @@ impl Live {
         taken
     }
 
-    fn order(&self, order: &Order) {
+    pub(super) fn order(&self, order: &Order) {
         // Who does not listen any more has ended.
         lock(&self.takers).retain(|taker| {
             let heard = taker.orders.send(order.clone()).is_ok();
@@ -81,6 +88,16 @@ impl Live {
             }
             heard
         });
+    }
+
+    /// Nothing of it changes while the value lives.
+    pub(super) fn change(&self) -> impl Drop + '_ {
+        lock(&self.settings)
+    }
+
+    /// The programs that watch when no packets are traced.
+    pub(super) fn own_programs(&self) -> Arc<Programs> {
+        Arc::clone(&lock(&self.own))
     }
 
     /// What is in force.
@@ -144,12 +161,15 @@ impl super::shared::Shared {
         let live = &self.live;
         let before = live.running();
         let config = before.with_live(wanted);
-        let programs = (options(&config, live.cpus) != options(&before, live.cpus))
-            .then(|| live.loader.load(&options(&config, live.cpus)).map(Arc::new))
-            .transpose()?;
-        if let Some(programs) = programs {
-            self.time_programs(programs.stats()?);
-            live.order(&Order::Replace(programs));
+        let wanted = options(&config, live.cpus);
+        if wanted != options(&before, live.cpus) {
+            let own = Arc::new(live.loader.load(&wanted)?);
+            let trace = lock(&live.trace).as_ref().map(|running| Arc::clone(&running.trace));
+            let tracing = trace.map(|trace| live.loader.load_tracing(&wanted, Some(trace))).transpose()?;
+            let placed = tracing.map_or_else(|| Arc::clone(&own), |(programs, _)| Arc::new(programs));
+            self.time_programs(placed.stats()?);
+            *lock(&live.own) = own;
+            live.order(&Order::Replace(placed, None));
         }
         self.limit(bounds(&config, self.workers()));
         if config.interfaces.patterns() != before.interfaces.patterns() {

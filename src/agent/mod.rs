@@ -17,6 +17,7 @@ mod report;
 mod shard;
 mod shared;
 mod top;
+mod trace;
 
 use std::mem::MaybeUninit;
 use std::path::Path;

@@ -63,7 +63,7 @@ impl Watching {
                         return Ok(pods.attachments);
                     }
                     for order in orders.try_iter() {
-                        if let Order::Replace(programs) = order {
+                        if let Order::Replace(programs, _done) = order {
                             pods.replace(programs);
                         }
                     }

@@ -16,11 +16,12 @@ use super::cache_sweep::Sweeper;
 use super::clock::Clock;
 use super::constants::{self, pairs};
 use super::mapped::Mapped;
-use super::programs::{Loader, Programs};
+use super::programs::{Loader, Programs, trace_maps};
 use super::ring::Ring;
 use super::sampling::Sampler;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::spread::Spread;
+use crate::logging::LIBRARY;
 
 /// Slots of an interface's books on a CPU; one more is shared. As NM_INTERFACES in bpf/types.h.
 pub(super) const INTERFACES: usize = 1024;
@@ -89,9 +90,9 @@ pub fn set_log_sink() {
         let message = message.trim_end();
         match level {
             // What libbpf warns of comes back as an error; the message adds the details.
-            PrintLevel::Warn => log::debug!("{message}"),
-            PrintLevel::Info => log::debug!("{message}"),
-            PrintLevel::Debug => log::trace!("{message}"),
+            PrintLevel::Warn => log::debug!(target: LIBRARY, "{message}"),
+            PrintLevel::Info => log::debug!(target: LIBRARY, "{message}"),
+            PrintLevel::Debug => log::trace!(target: LIBRARY, "{message}"),
         }
     }
     libbpf_rs::set_print(Some((PrintLevel::Debug, sink)));
@@ -122,6 +123,7 @@ impl<'obj> Bpf<'obj> {
         let mut open = NetmonSkelBuilder::default().open(storage).context("open the BPF object")?;
         let spread = Spread { seed: seed(), rings: options.rings as u32 };
         constants::set(&mut open, options, &clock, cpus, spread.seed)?;
+        trace_maps(&mut open, false)?;
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;
         open.maps.nm_cache6.set_max_entries(count * sets6)?;

@@ -27,6 +27,8 @@ mod ring;
 mod sampling;
 mod spread;
 mod stats;
+mod trace;
+mod traced;
 mod trial;
 mod verifier;
 
@@ -57,5 +59,7 @@ pub use ring::{Ring, RingReader, Wakeup};
 pub use sampling::Sampler;
 pub use spread::Spread;
 pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};
+pub use trace::{Asks, MOST_TESTS, Next, PacketTest, PacketWord, Trace, TraceCounts, TraceReader};
+pub use traced::{Fate, PacketView, TracedPacket};
 pub use trial::{Trial, has_kfunc, try_ring};
 pub use verifier::{MOST_INSTRUCTIONS, Verified};

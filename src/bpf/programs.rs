@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{Map, MapCore};
+use libbpf_rs::{Map, MapCore, OpenObject};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::clock::Clock;
@@ -14,8 +14,10 @@ use super::constants;
 use super::links::Framing;
 use super::load::Options;
 use super::objects::{self, MapInfo};
-use super::skel::{NetmonSkel, NetmonSkelBuilder};
+use super::record::Hook;
+use super::skel::{NetmonSkel, NetmonSkelBuilder, OpenNetmonSkel};
 use super::stats::ProgramStatsReader;
+use super::trace::Trace;
 
 /// The programs of one framing.
 #[derive(Debug)]
@@ -41,6 +43,24 @@ impl Programs {
             ip: Pair { ingress: own(progs.nm_ingress_l3.as_fd())?, egress: own(progs.nm_egress_l3.as_fd())? },
             sweep: own(progs.nm_sweep.as_fd())?,
         })
+    }
+
+    /// Those that trace.
+    fn tracing(skel: &NetmonSkel<'_>) -> Result<Programs> {
+        let progs = &skel.progs;
+        let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context("duplicate a program");
+        Ok(Programs {
+            ethernet: Pair { ingress: own(progs.nm_ingress_t.as_fd())?, egress: own(progs.nm_egress_t.as_fd())? },
+            ip: Pair { ingress: own(progs.nm_ingress_l3_t.as_fd())?, egress: own(progs.nm_egress_l3_t.as_fd())? },
+            sweep: own(progs.nm_sweep.as_fd())?,
+        })
+    }
+
+    /// A handle to one of them: `ethernet` tells whether its packets start with an Ethernet header.
+    pub fn program(&self, hook: Hook, ethernet: bool) -> Result<OwnedFd> {
+        let pair = if ethernet { &self.ethernet } else { &self.ip };
+        let program = if hook == Hook::Ingress { &pair.ingress } else { &pair.egress };
+        program.try_clone().context("duplicate a program")
     }
 
     /// Those for interfaces of this framing.
@@ -82,7 +102,8 @@ pub struct Loader {
 
 impl Loader {
     pub(super) fn new(skel: &NetmonSkel<'_>, clock: Arc<Clock>, cpus: usize, seed: u64) -> Result<Loader> {
-        let maps = skel.object().maps().filter(|map| !holds_constants(&map.name().to_string_lossy()));
+        let kept = |map: &Map<'_>| map.autocreate() && !holds_constants(&map.name().to_string_lossy());
+        let maps = skel.object().maps().filter(kept);
         let own = |map: Map<'_>| -> Result<(String, OwnedFd)> {
             Ok((map.name().to_string_lossy().into_owned(), map.as_fd().try_clone_to_owned()?))
         };
@@ -97,21 +118,66 @@ impl Loader {
 
     /// Programs with these options. Sizes of maps, rings and the clock must be as they were: they are facts of the maps.
     pub fn load(&self, options: &Options) -> Result<Programs> {
-        let mut storage = Box::new(MaybeUninit::uninit());
-        let mut open = NetmonSkelBuilder::default().open(&mut storage).context("open the BPF object")?;
+        let mut storage = MaybeUninit::uninit();
+        let open = self.open(&mut storage, options, false, &[])?;
+        let skel = load(open)?;
+        Programs::of(&skel)
+    }
+
+    /// Programs that do the same, and trace: a new trace, or one that goes on.
+    pub fn load_tracing(&self, options: &Options, trace: Option<Arc<Trace>>) -> Result<(Programs, Arc<Trace>)> {
+        let mut storage = MaybeUninit::uninit();
+        let maps = trace.as_ref().map_or(&[][..], |trace| trace.maps());
+        let mut open = self.open(&mut storage, options, true, maps)?;
+        let progs = &mut open.progs;
+        for (plain, tracing) in [
+            (&mut progs.nm_ingress, &mut progs.nm_ingress_t),
+            (&mut progs.nm_egress, &mut progs.nm_egress_t),
+            (&mut progs.nm_ingress_l3, &mut progs.nm_ingress_l3_t),
+            (&mut progs.nm_egress_l3, &mut progs.nm_egress_l3_t),
+        ] {
+            plain.set_autoload(false);
+            tracing.set_autoload(true);
+        }
+        let skel = load(open)?;
+        let trace = trace.map_or_else(|| Trace::of(&skel, self.cpus).map(Arc::new), Ok)?;
+        Ok((Programs::tracing(&skel)?, trace))
+    }
+
+    /// The object, over the maps there are and `more`.
+    fn open<'obj>(
+        &self,
+        storage: &'obj mut MaybeUninit<OpenObject>,
+        options: &Options,
+        trace: bool,
+        more: &[(String, OwnedFd)],
+    ) -> Result<OpenNetmonSkel<'obj>> {
+        let mut open = NetmonSkelBuilder::default().open(storage).context("open the BPF object")?;
         constants::set(&mut open, options, &self.clock, self.cpus, self.seed)?;
+        trace_maps(&mut open, trace)?;
+        open.maps.nm_tracers.set_max_entries(self.cpus as u32)?;
         for mut map in open.open_object_mut().maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
-            if let Some((_, fd)) = self.maps.iter().find(|(own, _)| *own == name) {
+            if let Some((_, fd)) = self.maps.iter().chain(more).find(|(own, _)| *own == name) {
                 map.reuse_fd(fd.as_fd()).with_context(|| format!("take over map {name}"))?;
             }
         }
-        let skel = {
-            let _undisturbed = Undisturbed::by(Signal::SIGPROF);
-            open.load().map_err(super::preflight::explain_load_error)?
-        };
-        Programs::of(&skel)
+        Ok(open)
     }
+}
+
+fn load<'obj>(open: OpenNetmonSkel<'obj>) -> Result<NetmonSkel<'obj>> {
+    let _undisturbed = Undisturbed::by(Signal::SIGPROF);
+    open.load().map_err(super::preflight::explain_load_error)
+}
+
+/// Whether the maps of a trace are made.
+pub(super) fn trace_maps(open: &mut OpenNetmonSkel<'_>, made: bool) -> Result<()> {
+    let maps = &mut open.maps;
+    for map in [&mut maps.nm_trace_ring, &mut maps.nm_trace_filters, &mut maps.nm_tracers, &mut maps.nm_trace_control] {
+        map.set_autocreate(made).context("choose the maps to make")?;
+    }
+    Ok(())
 }
 
 /// A signal is kept from this thread: the verifier gives up at one (EAGAIN), and libbpf tries again five times only, while a

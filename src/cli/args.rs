@@ -24,6 +24,18 @@ compared with a network. A value with blanks stands in double quotes.
 
 Exit codes: 0 done; 1 the agent is absent, or refused; 2 wrong arguments.";
 
+const PACKET_FILTER: &str = "\
+A filter compares what a packet tells: protocol (proto), ip, src_ip, dst_ip, port, src_port, dst_port, tcp_flags (SYN|ACK),
+icmp_type, icmp_code, vlan, interface, hook (ingress, egress) and verdict. It is evaluated in the kernel.
+
+Verdicts: cached: added to its flow's entry; new: the first of an entry; displaced: the same, in place of another flow's; ousted:
+the same, and what the other held was lost; lost: no room; sampled_out; past_cache: a record of its own, since the cache was in use
+(past_cache_lost: and there was no room); not_ip; malformed. Whether another interface accounts the packet is decided later.
+
+Examples:
+  netmon-cli debug packet-trace on --filter 'proto=tcp and port=443 and tcp_flags~*SYN*' --for 10s
+  netmon-cli debug packet-trace on --filter 'not verdict=cached' --write odd.pcapng";
+
 /// Operates the netmon agent of this host.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netmon-cli", version = AgentArgs::VERSION, after_help = EXAMPLES)]
@@ -214,6 +226,31 @@ pub enum Debug {
         /// on or off
         switch: Switch,
     },
+    /// Print packets as the agent's programs see them, headers alone, and what becomes of each
+    #[command(subcommand)]
+    PacketTrace(PacketTrace),
+}
+
+/// About single packets.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PacketTrace {
+    /// Trace, for a while: at most 1,000 packets a second are shown, the others are counted
+    #[command(after_help = PACKET_FILTER)]
+    On {
+        /// Only packets that pass this filter
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
+
+        /// For so long, 10m at most
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+        time: Duration,
+
+        /// Write them to this file too, as pcapng
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// End the trace that runs, whoever started it
+    Off,
 }
 
 /// On or off.

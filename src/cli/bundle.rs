@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::client::Client;
 use super::doctor;
@@ -30,6 +31,9 @@ const HOST: [&str; 8] = [
     "/proc/sys/net/core/bpf_jit_enable",
     "/etc/os-release",
 ];
+
+/// Files of the agent's process.
+const PROCESS: [&str; 4] = ["status", "limits", "cgroup", "mountinfo"];
 
 /// A file of the bundle, or why there is none.
 #[derive(Serialize)]
@@ -84,8 +88,8 @@ impl<W: Write> Bundle<W> {
     }
 }
 
-/// Writes the bundle to `path`, which must not be there yet; how many of its items could not be had.
-pub(super) fn make(client: &Client, path: &Path) -> Result<usize> {
+/// Writes the bundle to `path`, which must not be there yet; the names of the items that could not be had.
+pub(super) fn make(client: &Client, path: &Path) -> Result<Vec<String>> {
     let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
     let tar = tar::Builder::new(GzEncoder::new(file, Compression::default()));
     let mut bundle = Bundle { tar, items: Vec::new(), bytes: 0 };
@@ -97,7 +101,8 @@ pub(super) fn make(client: &Client, path: &Path) -> Result<usize> {
     };
     let report = doctor::report(client);
     bundle.add("doctor.json", serde_json::to_vec_pretty(&report).map_err(Into::into))?;
-    bundle.add("status.json", ask("/v1/status", &[]))?;
+    let status = ask("/v1/status", &[]);
+    bundle.add("status.json", status.as_ref().cloned().map_err(|error| anyhow::anyhow!("{error:#}")))?;
     bundle.add("config.json", ask("/v1/config", &[]))?;
     bundle.add("flow-stats.json", ask("/v1/stats/flows", &[]))?;
     bundle.add("series.json", ask("/v1/stats/series", &[]))?;
@@ -105,6 +110,13 @@ pub(super) fn make(client: &Client, path: &Path) -> Result<usize> {
     bundle.add("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
     bundle.add("bpf.json", ask("/v1/bpf", &[]))?;
     bundle.add("log.txt", ask("/v1/log", &[]))?;
+    let status = status.ok().and_then(|status| serde_json::from_slice::<Value>(&status).ok());
+    if let Some(pid) = status.and_then(|status| status["pid"].as_u64()) {
+        for name in PROCESS {
+            let path = format!("/proc/{pid}/{name}");
+            bundle.add(&format!("process/{name}"), std::fs::read(&path).with_context(|| path))?;
+        }
+    }
     bundle.add("environment.txt", Ok(environment().into_bytes()))?;
     for path in HOST {
         let name = format!("host{}", path.replace("/proc/", "/").replace("/etc/", "/"));
@@ -114,7 +126,7 @@ pub(super) fn make(client: &Client, path: &Path) -> Result<usize> {
     let manifest = Manifest { made, version: env!("CARGO_PKG_VERSION"), items: &bundle.items };
     let manifest = serde_json::to_vec_pretty(&manifest)?;
     bundle.write("manifest.json", &manifest)?;
-    let missing = bundle.items.iter().filter(|item| item.error.is_some()).count();
+    let missing = bundle.items.iter().filter(|item| item.error.is_some()).map(|item| item.name.clone()).collect();
     bundle.tar.into_inner().and_then(GzEncoder::finish).and_then(|file| file.sync_all()).context("write the bundle")?;
     Ok(missing)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
 use super::client::Client;
 use super::show::{self, Style};
-use super::{bundle, doctor, top};
+use super::{bundle, doctor, packet_trace, top};
 use crate::config::Args as AgentArgs;
 use crate::doctor::{DoctorOptions, Report};
 use crate::output::Layout;
@@ -46,16 +46,16 @@ pub fn run(args: &CliArgs) -> Result<()> {
                     Switch::Off => change(&client, "DELETE", "/v1/config", &parameters[..1], json, &mut out),
                 }
             }
+            Command::Debug(Debug::PacketTrace(what)) => packet_trace::run(&client, what, json, style, &mut out),
             Command::SupportBundle { to } | Command::Support(Support::Bundle { to }) => {
                 let missing = bundle::make(&client, to)?;
                 if json {
                     writeln!(out, "{}", json!({ "file": to, "missing": missing }))?;
                     return Ok(());
                 }
-                let note = if missing > 0 {
-                    format!(", without {missing} items: manifest.json says why")
-                } else {
-                    String::new()
+                let note = match missing.as_slice() {
+                    [] => String::new(),
+                    missing => format!(", without {}: manifest.json says why", missing.join(", ")),
                 };
                 writeln!(out, "{}{note}", to.display())?;
                 Ok(())

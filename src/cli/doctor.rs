@@ -1,5 +1,7 @@
 //! What a running agent knows of its own health, beside what its host is found to be.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::client::Client;
@@ -13,7 +15,9 @@ const SERIES: f64 = 0.9;
 
 /// Checks of the host, and of the agent that runs there.
 pub(super) fn report(client: &Client) -> Report {
-    let mut report = doctor::run(&DoctorOptions { config: cluster_of(client).unwrap_or_default() });
+    // Where an agent runs, its host is looked at as it is configured.
+    let config = client.value("GET", "/v1/config", &[]).map(|values| configured(&values)).unwrap_or_default();
+    let mut report = doctor::run(&DoctorOptions { config });
     match client.value("GET", "/v1/status", &[]) {
         Ok(status) => report.extend(agent(&status)),
         Err(error) => {
@@ -23,15 +27,17 @@ pub(super) fn report(client: &Client) -> Report {
     report
 }
 
-/// Nothing but where the agent finds its cluster.
-fn cluster_of(client: &Client) -> Option<Config> {
-    let values = client.value("GET", "/v1/config", &[]).ok()?;
-    let of_cluster = |value: &Value| {
-        let key = Key::named(value["key"].as_str()?).filter(|key| key.path.starts_with("kubernetes."))?;
-        Some((key.path, Given::Text(value["value"].as_str()?.to_owned())))
+/// What the agent does, by the values that are in force.
+fn configured(values: &Value) -> Config {
+    let value = |value: &Value| {
+        let key = Key::named(value["key"].as_str()?)?;
+        let shown = value["running"].as_str().or(value["value"].as_str())?;
+        let list = shown.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        // What is left to the agent is not given.
+        (!["none", "auto"].contains(&shown)).then(|| (key.path, Given::Text(list.unwrap_or(shown).to_owned())))
     };
-    let set = values.as_array()?.iter().filter_map(of_cluster).collect();
-    Some(Settings::read(&Sources { set, ..Sources::default() }).ok()?.config)
+    let set: BTreeMap<&'static str, Given> = values.as_array().into_iter().flatten().filter_map(value).collect();
+    Settings::read(&Sources { set, ..Sources::default() }).map(|settings| settings.config).unwrap_or_default()
 }
 
 fn agent(status: &Value) -> Vec<Check> {
@@ -61,6 +67,10 @@ fn agent(status: &Value) -> Vec<Check> {
     } else {
         Check::ok("series", detail)
     });
+    if number("log_lines_held_back") > 0 {
+        let detail = format!("{} lines came too often and were left out", number("log_lines_held_back"));
+        checks.push(Check::warn("log", detail, "the log says which: grep 'held back'"));
+    }
     if number("config_reload_failures") > 0 {
         let detail = format!("{} times a changed configuration was refused", number("config_reload_failures"));
         checks.push(Check::warn("configuration", detail, "netmon-cli config reload says what is wrong"));
@@ -100,10 +110,23 @@ mod tests {
     use crate::doctor::Status;
 
     #[test]
+    fn the_host_is_looked_at_as_the_agent_is_configured() {
+        let values = json!([
+            {"key": "capture.interfaces", "value": "[vb, !va]", "running": null},
+            {"key": "capture.nat", "value": "true", "running": "false"},
+            {"key": "resources.memory_limit", "value": "none", "running": null},
+        ]);
+        let config = configured(&values);
+        assert_eq!((config.interfaces.patterns(), config.nat), (&["vb".to_owned(), "!va".to_owned()][..], false));
+        assert_eq!(config.memory_limit, None);
+    }
+
+    #[test]
     fn a_troubled_agent_is_told() {
         let status = json!({
             "version": "1", "started": "now", "unready": null, "unhealthy": null,
             "packets": {"lost": 3}, "records_lost": 1, "flows_evicted": 7, "series": 95, "series_limit": 100,
+            "log_lines_held_back": 5,
             "config_reload_failures": 1, "restart_needed": ["performance.workers"],
             "interfaces": [
                 {"name": "eth0", "error": null, "coverage": [1.0, 0.5]},
@@ -114,7 +137,7 @@ mod tests {
         let of =
             |name: &str| checks.iter().filter(|check| check.name == name).map(|check| check.status).collect::<Vec<_>>();
         assert_eq!(of("agent"), [Status::Ok]);
-        for name in ["losses", "flow table", "series", "interface eth0", "interface eth1"] {
+        for name in ["losses", "flow table", "series", "log", "interface eth0", "interface eth1"] {
             assert_eq!(of(name), [Status::Warn], "{name}");
         }
         assert_eq!(of("configuration").len(), 2);

@@ -5,6 +5,8 @@ mod bundle;
 mod client;
 mod commands;
 mod doctor;
+mod packet_trace;
+mod pcapng;
 mod show;
 mod top;
 

@@ -57,7 +57,7 @@ fn write(table: &Table, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -78,7 +78,7 @@ fn grouped(value: &Value) -> String {
     text
 }
 
-fn size(value: &Value) -> String {
+pub(super) fn size(value: &Value) -> String {
     bytesize::ByteSize(value.as_f64().unwrap_or_default() as u64).display().iec().to_string()
 }
 

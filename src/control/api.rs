@@ -9,8 +9,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::top::Busy;
+use crate::bpf::TraceCounts;
 use crate::config::{Given, Key};
-use crate::output::Line;
+use crate::filter::PacketFilter;
+use crate::output::{Line, PacketLine};
 
 /// The running agent.
 pub trait Api: Send + Sync + 'static {
@@ -40,6 +42,10 @@ pub trait Api: Send + Sync + 'static {
     fn log(&self) -> Vec<String>;
     /// The page that Prometheus reads.
     fn metrics(&self) -> Vec<u8>;
+    /// Traces packets that pass, for so long; an error if that cannot be, or is done for somebody else.
+    fn trace(&self, filter: PacketFilter, time: Duration) -> Result<Box<dyn PacketTrace>>;
+    /// Ends the trace that runs, whoever started it.
+    fn end_trace(&self) -> Result<()>;
 }
 
 /// A place in the flow table. Flows keep theirs; those that come meanwhile may be before it.
@@ -95,6 +101,24 @@ pub enum Next {
     End,
 }
 
+/// Packets as they come. Dropping it ends the trace.
+pub trait PacketTrace {
+    /// The next; waits for them at most so long.
+    fn next(&mut self, wait: Duration) -> TraceNext;
+    /// What it came to so far.
+    fn counts(&self) -> TraceCounts;
+}
+
+/// What a wait for packets came to.
+pub enum TraceNext {
+    /// These came.
+    Packets(Vec<PacketLine>),
+    /// None came in time.
+    Nothing,
+    /// The trace is over.
+    End,
+}
+
 /// How the agent is.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -132,6 +156,7 @@ pub struct Status {
     pub nat_translations: u64,
     /// Null without a cluster.
     pub names: Option<NamesState>,
+    pub log_lines_held_back: u64,
     pub config_reloads: u64,
     pub config_reload_failures: u64,
     /// Keys whose new values take a restart.

@@ -10,10 +10,11 @@ mod request;
 mod routes;
 mod server;
 mod top;
+mod trace;
 
 pub use api::{
-    Api, ConfigValue, Event, Events, FlowStats, InterfaceState, MapObject, NamesKind, NamesState, Next, Objects, Place,
-    ProgramObject, SeriesUse, Status,
+    Api, ConfigValue, Event, Events, FlowStats, InterfaceState, MapObject, NamesKind, NamesState, Next, Objects,
+    PacketTrace, Place, ProgramObject, SeriesUse, Status, TraceNext,
 };
 pub use server::{Limits, Running, Server};
 pub use top::{Busy, Order, Row, Top, View};

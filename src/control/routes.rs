@@ -13,18 +13,18 @@ use super::api::{Api, Next};
 use super::chunks::Chunks;
 use super::order::sorted;
 use super::request::{Refusal, Request};
-use super::top;
+use super::{top, trace};
 use crate::config::{Given, Key};
 use crate::filter::{FIELDS, Field, Filter};
 use crate::output::{FlowWriter, Format};
 
 const JSON: &str = "application/json";
-const LINES: &str = "application/x-ndjson";
+pub(super) const LINES: &str = "application/x-ndjson";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Flows that are held to be sorted; without a limit so many are answered.
 const SORTED: usize = 100_000;
 /// A watcher that sees nothing is told so, and the socket is found closed.
-const QUIET: Duration = Duration::from_secs(1);
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 /// Events that are written in one go.
 const TOGETHER: usize = 1000;
 
@@ -47,10 +47,11 @@ impl From<Refusal> for Failure {
     }
 }
 
+/// What a route has to go by.
 pub(super) struct Asked<'a> {
     pub(super) parameters: &'a BTreeMap<String, String>,
     pub(super) api: &'a dyn Api,
-    stop: &'a AtomicBool,
+    pub(super) stop: &'a AtomicBool,
 }
 
 /// A route: method, path, its parameters, what it does.
@@ -137,6 +138,14 @@ static ROUTES: &[Route] = &[
         about: "the page that Prometheus reads",
         answer: metrics,
     },
+    Route {
+        method: "POST",
+        path: "/v1/trace",
+        parameters: &["filter", "for"],
+        about: "headers of packets as they come, an object a line",
+        answer: trace::trace,
+    },
+    Route { method: "DELETE", path: "/v1/trace", parameters: &[], about: "ends that", answer: trace::end },
 ];
 
 /// Answers a request.

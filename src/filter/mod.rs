@@ -1,4 +1,4 @@
-//! Filters over flows, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`. Pure.
+//! Filters over flows and packets, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`. Pure.
 //!
 //! ```text
 //! filter     = all { "or" all }
@@ -10,7 +10,9 @@
 //! `~` compares with a glob. An address may be compared with a network: `client_ip=10.0.0.0/8`. A value with blanks or with
 //! signs of the grammar stands in double quotes.
 
+mod compile;
 mod fields;
+mod packet;
 mod parse;
 mod token;
 
@@ -22,12 +24,13 @@ use globset::GlobMatcher;
 use ipnet::IpNet;
 
 pub use fields::{FIELDS, Field, Kind};
+pub use packet::PacketFilter;
 
 use crate::output::Line;
 
 /// A filter, checked.
 #[derive(Clone, Debug, Default)]
-pub struct Filter(Option<Node>);
+pub struct Filter(Option<Node<&'static Field>>);
 
 /// What is wrong with a filter, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub struct FilterError {
     pub column: usize,
     /// What it is.
     pub message: String,
+}
+
+impl FilterError {
+    fn new(filter: &str, (column, message): parse::Fault) -> FilterError {
+        FilterError { filter: filter.to_owned(), column, message }
+    }
 }
 
 impl fmt::Display for FilterError {
@@ -49,12 +58,56 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
+/// `F` is what is tested.
 #[derive(Clone, Debug)]
-enum Node {
-    Any(Vec<Node>),
-    All(Vec<Node>),
-    Not(Box<Node>),
-    Test(&'static Field, Test),
+enum Node<F> {
+    Any(Vec<Node<F>>),
+    All(Vec<Node<F>>),
+    Not(Box<Node<F>>),
+    Test(F, Test),
+}
+
+/// What filters know by name. Errors say what is wrong.
+trait Named: Copy {
+    fn named(name: &str) -> Result<Self, String>;
+    fn name(self) -> &'static str;
+    fn kind(self) -> Kind;
+    /// It can be tested so.
+    fn takes(self, test: &Test) -> Result<(), String>;
+}
+
+impl Named for &'static Field {
+    fn named(name: &str) -> Result<Self, String> {
+        Field::named(name).ok_or_else(|| {
+            let others = fields::OTHER_NAMES.iter().map(|(other, _)| *other);
+            unknown(name, FIELDS.iter().map(|field| field.name), others)
+        })
+    }
+
+    fn name(self) -> &'static str {
+        self.name
+    }
+
+    fn kind(self) -> Kind {
+        self.kind
+    }
+
+    fn takes(self, _: &Test) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// There is no field of this name, but there are others.
+fn unknown(
+    name: &str,
+    fields: impl Iterator<Item = &'static str> + Clone,
+    others: impl Iterator<Item = &'static str>,
+) -> String {
+    let ranked = fields.clone().chain(others).map(|field| (strsim::damerau_levenshtein(name, field), field));
+    match ranked.min_by_key(|(distance, _)| *distance) {
+        Some((distance, near)) if distance <= 3 => format!("there is no field {name}: did you mean {near}?"),
+        _ => format!("there is no field {name}; there are {}", fields.collect::<Vec<_>>().join(" ")),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -108,11 +161,7 @@ pub enum Value<'a> {
 impl Filter {
     /// From text; an empty one lets everything pass.
     pub fn parse(text: &str) -> Result<Filter, FilterError> {
-        parse::filter(text).map(Filter).map_err(|(column, message)| FilterError {
-            filter: text.to_owned(),
-            column,
-            message,
-        })
+        parse::filter(text).map(Filter).map_err(|fault| FilterError::new(text, fault))
     }
 
     /// The flow passes.
@@ -121,13 +170,13 @@ impl Filter {
     }
 }
 
-impl Node {
+impl Node<&'static Field> {
     fn matches(&self, line: &Line) -> bool {
         match self {
             Node::Any(nodes) => nodes.iter().any(|node| node.matches(line)),
             Node::All(nodes) => nodes.iter().all(|node| node.matches(line)),
             Node::Not(node) => !node.matches(line),
-            Node::Test(field, test) => test.matches(field, line),
+            Node::Test(field, test) => test.matches((field.values)(line)),
         }
     }
 }
@@ -135,8 +184,8 @@ impl Node {
 impl Test {
     /// A field that stands for those of both ends passes if one does, and differs if none is equal. What is absent differs from
     /// everything and compares with nothing.
-    fn matches(&self, field: &Field, line: &Line) -> bool {
-        let any = |test: &dyn Fn(Value<'_>) -> bool| (field.values)(line).into_iter().flatten().any(test);
+    fn matches(&self, values: [Option<Value<'_>>; 2]) -> bool {
+        let any = |test: &dyn Fn(Value<'_>) -> bool| values.into_iter().flatten().any(test);
         match self {
             Test::Text { value, is } => any(&|v| matches!(v, Value::Text(text) if text == value)) == *is,
             Test::Glob { matcher } => any(&|v| match v {

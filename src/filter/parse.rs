@@ -5,12 +5,12 @@ use std::ops::Range;
 use globset::Glob;
 use ipnet::IpNet;
 
-use super::fields::{FIELDS, Field, Kind, OTHER_NAMES};
+use super::fields::Kind;
 use super::token::{Token, tokens};
-use super::{Comparison, Node, Operand, Test};
+use super::{Comparison, Named, Node, Operand, Test};
 
 /// Characters before the fault, and what it is.
-type Fault = (usize, String);
+pub(super) type Fault = (usize, String);
 
 /// Parentheses and "not" in each other.
 const DEEPEST: usize = 64;
@@ -22,7 +22,7 @@ struct Parser<'a> {
     depth: usize,
 }
 
-pub(super) fn filter(text: &str) -> Result<Option<Node>, Fault> {
+pub(super) fn filter<F: Named>(text: &str) -> Result<Option<Node<F>>, Fault> {
     let column = |byte: usize| text[..byte].chars().count();
     let tokens = tokens(text).map_err(|byte| {
         let what =
@@ -64,7 +64,7 @@ impl Parser<'_> {
         is
     }
 
-    fn any(&mut self) -> Result<Node, Fault> {
+    fn any<F: Named>(&mut self) -> Result<Node<F>, Fault> {
         let mut nodes = vec![self.all()?];
         while self.take_word("or") {
             nodes.push(self.all()?);
@@ -72,7 +72,7 @@ impl Parser<'_> {
         Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Any(nodes) })
     }
 
-    fn all(&mut self) -> Result<Node, Fault> {
+    fn all<F: Named>(&mut self) -> Result<Node<F>, Fault> {
         let mut nodes = vec![self.one()?];
         while self.take_word("and") {
             nodes.push(self.one()?);
@@ -80,7 +80,7 @@ impl Parser<'_> {
         Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) })
     }
 
-    fn one(&mut self) -> Result<Node, Fault> {
+    fn one<F: Named>(&mut self) -> Result<Node<F>, Fault> {
         self.depth += 1;
         if self.depth > DEEPEST {
             return Err(self.fault("too deep"));
@@ -102,12 +102,12 @@ impl Parser<'_> {
         Ok(node)
     }
 
-    fn test(&mut self) -> Result<Node, Fault> {
+    fn test<F: Named>(&mut self) -> Result<Node<F>, Fault> {
         let at = self.next;
         let Some(Token::Word(name)) = self.take() else {
             return Err(self.fault_at(at, "a field is missing here, such as protocol or server_port"));
         };
-        let field = Field::named(&name).ok_or_else(|| self.fault_at(at, unknown(&name)))?;
+        let field = F::named(&name).map_err(|what| self.fault_at(at, what))?;
         let Some(Token::Sign(sign)) = self.take() else {
             return Err(self.fault_at(at + 1, format!("a comparison of {name} is missing here: = != < <= > >= ~")));
         };
@@ -116,23 +116,12 @@ impl Parser<'_> {
             _ => return Err(self.fault_at(at + 2, format!("the value that {name} is compared with is missing here"))),
         };
         let test = test(field, sign, &value).map_err(|what| self.fault_at(at + 2, what))?;
+        field.takes(&test).map_err(|what| self.fault_at(at + 2, what))?;
         Ok(Node::Test(field, test))
     }
 }
 
-fn unknown(name: &str) -> String {
-    let known = FIELDS.iter().map(|field| field.name).chain(OTHER_NAMES.iter().map(|(other, _)| *other));
-    let ranked = known.map(|known| (strsim::damerau_levenshtein(name, known), known));
-    match ranked.min_by_key(|(distance, _)| *distance) {
-        Some((distance, near)) if distance <= 3 => format!("there is no field {name}: did you mean {near}?"),
-        _ => {
-            let names: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
-            format!("there is no field {name}; there are {}", names.join(" "))
-        }
-    }
-}
-
-fn test(field: &'static Field, sign: &str, value: &str) -> Result<Test, String> {
+fn test(field: impl Named, sign: &str, value: &str) -> Result<Test, String> {
     let comparison = match sign {
         "=" => Comparison::Equal,
         "!=" => Comparison::Unequal,
@@ -147,15 +136,15 @@ fn test(field: &'static Field, sign: &str, value: &str) -> Result<Test, String> 
     };
     let is = comparison == Comparison::Equal;
     let plain = is || comparison == Comparison::Unequal;
-    match field.kind {
+    match field.kind() {
         Kind::Address if plain => {
             let network = value.parse().or_else(|_| value.parse().map(|ip: std::net::IpAddr| IpNet::from(ip)));
             let network = network.map_err(|_| format!("{value} is no address and no network such as 10.0.0.0/8"))?;
             Ok(Test::Within { network, is })
         }
-        Kind::Address => Err(format!("addresses have no order: compare {} by =, != or ~", field.name)),
+        Kind::Address => Err(format!("addresses have no order: compare {} by =, != or ~", field.name())),
         Kind::Number => {
-            let number = value.parse().map_err(|_| format!("{value} is no number, as {} is", field.name))?;
+            let number = value.parse().map_err(|_| format!("{value} is no number, as {} is", field.name()))?;
             Ok(Test::Compare { value: Operand::Number(number), comparison })
         }
         Kind::Text if plain => Ok(Test::Text { value: value.to_owned(), is }),

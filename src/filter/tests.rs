@@ -107,3 +107,54 @@ fn every_field_of_a_flow_is_known() {
         assert!(Field::named(name).is_some(), "{name}");
     }
 }
+
+#[test]
+fn packets_tell_less_than_flows() {
+    for (filter, column, what) in [
+        ("status=failed", 0, "a flow has status, a packet does not tell it"),
+        ("proto=tcp and app=http", 14, "a flow has app"),
+        ("client_port=80", 0, "compare src_port, dst_port or port"),
+        ("server_tcp_flags=SYN", 0, "compare tcp_flags"),
+        ("hok=ingress", 0, "did you mean hook?"),
+        ("not (proto=tpc)", 11, "did you mean tcp?"),
+        ("tcp_flags=ACK|SYN", 10, "no packet has"),
+        ("verdict=dropped", 8, "no packet has"),
+        ("ip~10.*", 3, "a network such as"),
+        ("ip<10.0.0.1", 3, "no order"),
+        ("port=https", 5, "no number"),
+        ("proto=tcp and", 13, "a field is missing"),
+    ] {
+        let error = PacketFilter::parse(filter).unwrap_err();
+        assert_eq!(error.column, column, "{filter}: {error}");
+        assert!(error.message.contains(what), "{filter}: {error}");
+    }
+    let many = vec!["src_port=1"; 65].join(" or ");
+    assert!(PacketFilter::parse(&many).unwrap_err().message.contains("room for 64"));
+}
+
+/// The tests lead forwards, and to an end.
+#[test]
+fn filters_over_packets_end() {
+    use crate::bpf::Next;
+    let interfaces = (1..=9).map(|index| (index, format!("veth{index}"))).collect();
+    for (filter, tests) in [
+        ("", 0),
+        ("proto=tcp", 1),
+        ("proto~*", 1),
+        ("interface=eth0", 1),
+        ("interface~veth* and not interface=veth3", 10),
+        ("ip=10.0.0.0/8", 4),
+        ("src_ip=fd00::/33 or src_ip=::/0", 4),
+        ("dst_port>=1024 and dst_port<2048", 4),
+        ("port=79.5", 1),
+        ("not (proto=udp or icmp_type=8 and vlan!=5)", 4),
+    ] {
+        let compiled = PacketFilter::parse(filter).unwrap().compile(&interfaces).unwrap();
+        assert_eq!(compiled.len(), tests, "{filter}: {compiled:#?}");
+        for (at, test) in compiled.iter().enumerate() {
+            for next in [test.then, test.otherwise] {
+                assert!(!matches!(next, Next::Test(next) if usize::from(next) <= at), "{filter}: {compiled:#?}");
+            }
+        }
+    }
+}

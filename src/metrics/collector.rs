@@ -169,6 +169,7 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     families.add("netmon_cpu_limit_level", &[], snapshot.saved.cpu_level as f64);
     families.add("netmon_config_reloads_total", &[], snapshot.reloads.taken as f64);
     families.add("netmon_config_reload_failures_total", &[], snapshot.reloads.failed as f64);
+    families.add("netmon_log_lines_held_back_total", &[], crate::logging::held_back() as f64);
     if snapshot.timestamps == TimestampSource::Hardware {
         for (source, count) in ["kernel", "hardware"].into_iter().zip(snapshot.misses.stamps) {
             families.add("netmon_timestamps_total", &[("source", source)], count as f64);

@@ -120,10 +120,10 @@ pub struct Nat {
     pub client_port: Option<u16>,
 }
 
-const TCP: u8 = 6;
-const ICMP: [u8; 2] = [1, 58];
+pub(super) const TCP: u8 = 6;
+pub(super) const ICMP: [u8; 2] = [1, 58];
 /// TCP, UDP, SCTP.
-const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
+pub(super) const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
 
 /// RFC 9293, 3.1, from the lowest bit on.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
@@ -213,6 +213,11 @@ fn flags(protocol: u8, sent: &Sent) -> Option<String> {
     if protocol != TCP || sent.packets == 0 {
         return None;
     }
-    let set = FLAGS.iter().enumerate().filter(|(bit, _)| sent.tcp_flags >> bit & 1 == 1);
-    Some(set.map(|(_, name)| *name).collect::<Vec<_>>().join("|"))
+    Some(tcp_flags(sent.tcp_flags))
+}
+
+/// TCP flags by name: `SYN|ACK`.
+pub(crate) fn tcp_flags(flags: u8) -> String {
+    let set = FLAGS.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1);
+    set.map(|(_, name)| *name).collect::<Vec<_>>().join("|")
 }

@@ -3,12 +3,15 @@
 mod csv;
 mod ends;
 mod line;
+mod packet;
 mod table;
 
 use std::io::{self, Write};
 
 pub use ends::Ends;
+pub(crate) use line::tcp_flags;
 pub use line::{Line, Naming, Nat, Stats};
+pub use packet::{PacketLine, Taken};
 
 /// How to write flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -14,6 +14,7 @@ mod segments;
 mod states;
 mod sweep;
 mod table;
+mod trace;
 mod tunnels;
 
 use std::collections::HashMap;

@@ -21,11 +21,11 @@ pub const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
 /// An agent with a control socket of its own, which goes with the value.
 pub struct Operated {
     pub program: Program,
-    folder: Folder,
+    pub folder: Folder,
 }
 
 /// It goes with the value.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -48,13 +48,13 @@ impl Operated {
         self.folder.0.join("sock")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CLI);
         command.arg("--socket").arg(self.socket()).args(arguments).env_remove("NETMON_SOCKET");
         command
     }
 
-    fn cli(&self, arguments: &[&str]) -> Output {
+    pub fn cli(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
@@ -145,7 +145,8 @@ fn what_the_agent_says() {
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);
 }
 
-struct Killed(Child);
+/// A program that is killed when the value goes.
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -339,19 +340,34 @@ fn doctor_and_bundle() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "doctor", &[]);
-    let report = agent.cli(&["-o", "json", "doctor"]);
-    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    // Where the agent is.
+    let there = |arguments: &[&str]| {
+        let output = b.command(CLI).arg("--socket").arg(agent.socket()).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let report = there(&["-o", "json", "doctor"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
     let check = |name: &str| report["checks"].as_array().unwrap().iter().find(|c| c["name"] == name).cloned();
     assert_eq!(check("agent").unwrap()["status"], "ok");
     assert_eq!(check("losses").unwrap()["status"], "ok");
     let file = agent.folder.0.join("bundle.tar.gz");
-    agent.says(&["support-bundle", "--output", file.to_str().unwrap()]);
+    there(&["support-bundle", "--output", file.to_str().unwrap()]);
     let list = crate::support::sh(&format!("tar tzf {}", file.display()));
-    for name in
-        ["manifest.json", "status.json", "config.json", "doctor.json", "metrics.txt", "flows.json", "host/version"]
-    {
+    for name in [
+        "manifest.json",
+        "status.json",
+        "config.json",
+        "doctor.json",
+        "metrics.txt",
+        "flows.json",
+        "host/version",
+        "log.txt",
+        "bpf.json",
+        "process/limits",
+    ] {
         assert!(list.contains(&format!("netmon-support/{name}\n")), "{name}: {list}");
     }
+    assert_eq!(check("interfaces").unwrap()["detail"], "1 watched: vb (veth)", "as the agent is configured");
     let size = std::fs::metadata(&file).unwrap().len();
     assert!(size < 20 << 20, "{size}");
     let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use netmon::config::{Config, Given, Key};
+use netmon::bpf::TimestampSource;
+use netmon::config::{Config, Given, Key, Precision};
 
 use super::agent::{Agent, watching};
 use super::binary::Program;
@@ -13,6 +14,7 @@ use super::metrics::Page;
 use super::net::quiet_pair;
 use super::traffic::{transfer, udp_to};
 use crate::needs_root;
+use crate::support::netns::Netns;
 
 fn set(agent: &Agent, path: &str, value: &str) -> anyhow::Result<()> {
     agent.handle.set(Key::named(path).unwrap(), Some(Given::Text(value.to_owned())))
@@ -140,4 +142,84 @@ fn what_takes_a_restart_is_refused() {
     let error = set(&agent, "flow.max_age", "soon").unwrap_err().to_string();
     assert!(error.contains("flow.max_age: \"soon\"") && error.contains("5m"), "{error}");
     assert_eq!(agent.handle.running().max_age, None);
+}
+
+/// Starts the program with these settings and waits for a line of its log.
+fn started(ns: &Netns, settings: &[&str], line: &str) -> Program {
+    let mut command = ns.command(super::binary::NETMON);
+    command.args(["--interface", "vb", "--socket", "none"]).args(settings.iter().flat_map(|s| ["--set", s]));
+    let mut program = Program::spawn(command);
+    program.wait_for(line);
+    program.wait_for("ready");
+    program
+}
+
+#[test]
+fn metrics_are_where_they_should_be() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    // Reserved ones are accepted, and say so.
+    let settings = [
+        "export.prometheus.port=19099",
+        "features.security_monitoring.enabled=true",
+        "features.security_monitoring.detect_port_scans=true",
+        "features.security_monitoring.detect_suspicious_patterns=true",
+    ];
+    let program = started(&b, &settings, "metrics on http://");
+    assert!(program.log.iter().any(|line| line.contains(":19099/metrics")), "{:#?}", program.log);
+    assert!(program.log.iter().any(|line| line.contains("no such detection")), "{:#?}", program.log);
+    assert_eq!(b.sh("ss -Hltn sport = :19099").lines().count(), 1);
+    program.signal("TERM");
+    assert!(program.end().0.success());
+}
+
+#[test]
+fn series_stay_within_their_limit() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    b.sh("ip addr add 10.9.1.0/24 dev lo");
+    a.sh("ip route add 10.9.1.0/24 via 10.9.0.2");
+    let agent = Agent::start(&b, Config { series_limit: 100, ..watching(&["vb"]) });
+    let client = a.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    for host in 1..=200 {
+        let _ = client.send_to(b"hello", format!("10.9.1.{host}:9"));
+    }
+    agent.settled();
+    let page = Page::get(&b, &agent, "/metrics");
+    assert_eq!(page.sum("netmon_series_limit", &[]), 100.0);
+    assert!(page.sum("netmon_series", &[]) <= 100.0, "{}", page.sum("netmon_series", &[]));
+    assert!(page.sum("netmon_series_overflow_total", &[]) > 0.0);
+    let packets = page.sum("netmon_packets_total", &[]);
+    assert!(packets >= 200.0, "what has no series of its own is counted: {packets}");
+}
+
+#[test]
+fn every_round_trip_is_measured_where_that_is_asked_for() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let measured = |precision| {
+        let mut config = watching(&["vb"]);
+        config.features.latency = Some(precision);
+        let agent = Agent::start(&b, config);
+        transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 4_000_000);
+        agent.settled();
+        Page::get(&b, &agent, "/metrics").sum("netmon_rtt_seconds_count", &[])
+    };
+    let (normal, high) = (measured(Precision::Normal), measured(Precision::High));
+    assert!(normal >= 1.0 && high >= 4.0 * normal, "{normal} and {high} round trips");
+}
+
+#[test]
+fn the_clock_is_told() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let mut config = watching(&["vb"]);
+    config.features.timestamps = TimestampSource::Hardware;
+    let agent = Agent::start(&b, config);
+    transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
+    agent.settled();
+    let page = Page::get(&b, &agent, "/metrics");
+    // A veth has no clock of its own.
+    assert!(page.sum("netmon_timestamps_total", &["source=\"kernel\""]) > 0.0);
+    assert_eq!(page.sum("netmon_timestamps_total", &["source=\"hardware\""]), 0.0);
 }

@@ -27,10 +27,12 @@ pub mod nat;
 pub mod net;
 mod offloads;
 mod outcomes;
+mod packet_trace;
 mod pods;
 mod prometheus;
 mod refusals;
 mod reload;
+mod requests;
 mod routed;
 mod states;
 mod stop;
@@ -39,6 +41,7 @@ mod top;
 pub mod traffic;
 mod tunnels;
 mod verdicts;
+mod wrong;
 
 use std::time::{Duration, Instant};
 

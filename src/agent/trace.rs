@@ -1,0 +1,199 @@
+//! Traces packets for a client: other programs take the place of the agent's own, and give it back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use super::live::{Order, lock};
+use super::options;
+use super::shared::Shared;
+use crate::bpf::{Clock, Programs, Trace, TraceCounts, TraceReader, TracedPacket};
+use crate::control::{PacketTrace, TraceNext};
+use crate::filter::PacketFilter;
+use crate::output::PacketLine;
+
+/// Packets that are told in a second, and at once after a silence.
+const RATE: u64 = 1000;
+/// Between two looks for packets.
+const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks for interfaces that the filter may name.
+const NAMES: Duration = Duration::from_secs(1);
+/// Threads that attach look for orders every two seconds at least.
+const PLACE_TIME: Duration = Duration::from_secs(5);
+
+/// A trace that runs.
+pub(super) struct Running {
+    pub(super) trace: Arc<Trace>,
+    stop: Arc<AtomicBool>,
+}
+
+/// The client's end of it. Dropping it ends the trace.
+pub(super) struct Tracing {
+    shared: Arc<Shared>,
+    trace: Arc<Trace>,
+    reader: TraceReader,
+    filter: PacketFilter,
+    names: BTreeMap<u32, String>,
+    names_at: Instant,
+    stop: Arc<AtomicBool>,
+    until: Instant,
+    allowed: f64,
+    allowed_at: Instant,
+    clock_offset_ns: i64,
+    ended: bool,
+}
+
+impl Shared {
+    /// Traces packets that pass, for so long.
+    pub(super) fn start_trace(self: &Arc<Shared>, filter: PacketFilter, time: Duration) -> Result<Tracing> {
+        let live = &self.live;
+        // Nothing else changes the programs meanwhile.
+        let changing = live.change();
+        if lock(&live.trace).is_some() {
+            bail!("a packet trace runs already: netmon-cli debug packet-trace off ends it");
+        }
+        let names = names(self);
+        let tests = filter.compile(&names).map_err(anyhow::Error::msg)?;
+        let options = options(&live.running(), live.cpus);
+        let (programs, trace) = live.loader.load_tracing(&options, None).context("load the programs that trace")?;
+        trace.set_filter(&tests)?;
+        let reader = trace.reader()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        *lock(&live.trace) = Some(Running { trace: Arc::clone(&trace), stop: Arc::clone(&stop) });
+        log::info!("packets are traced for {}", humantime::format_duration(time));
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+        let now = Instant::now();
+        trace.allow(RATE);
+        let tracing = Tracing {
+            shared: Arc::clone(self),
+            trace,
+            reader,
+            filter,
+            names,
+            names_at: now,
+            stop,
+            until: now + time,
+            allowed: RATE as f64,
+            allowed_at: now,
+            clock_offset_ns: since_1970 - Clock::now_ns() as i64,
+            ended: false,
+        };
+        let placed = self.put_in_place(Arc::new(programs));
+        drop(changing);
+        // Where that fails, what was placed goes with the value.
+        placed.map(|()| tracing)
+    }
+
+    /// Ends the trace that runs, soon.
+    pub(super) fn end_trace(&self) -> Result<()> {
+        let running = lock(&self.live.trace);
+        let running = running.as_ref().context("no packet trace runs")?;
+        running.stop.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// Attaches programs in place of those that are, and waits until that is done.
+    fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
+        self.time_programs(programs.stats()?);
+        let (done, all_done) = bounded(0);
+        self.live.order(&Order::Replace(programs, Some(done)));
+        let placed = all_done.recv_timeout(PLACE_TIME) == Err(RecvTimeoutError::Disconnected);
+        ensure!(placed, "the programs were not replaced everywhere within {PLACE_TIME:?}");
+        Ok(())
+    }
+}
+
+fn names(shared: &Shared) -> BTreeMap<u32, String> {
+    shared.interfaces().into_iter().map(|(index, interface)| (index, interface.name)).collect()
+}
+
+impl Tracing {
+    /// The agent's own programs come back.
+    fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        let _changing = self.shared.live.change();
+        *lock(&self.shared.live.trace) = None;
+        if let Err(error) = self.shared.put_in_place(self.shared.live.own_programs()) {
+            log::error!("end the packet trace: {error:#}");
+        }
+        let TraceCounts { matched, held_back, lost } = self.trace.counts();
+        log::info!("packets are traced no more: {matched} matched, {held_back} were left out, {lost} lost");
+    }
+
+    fn allow(&mut self) {
+        let earned = self.allowed_at.elapsed().as_secs_f64() * RATE as f64;
+        self.allowed_at = Instant::now();
+        self.allowed = (self.allowed + earned).min((self.trace.told() + RATE) as f64);
+        self.trace.allow(self.allowed as u64);
+    }
+
+    fn look_for_names(&mut self) {
+        if self.names_at.elapsed() < NAMES {
+            return;
+        }
+        self.names_at = Instant::now();
+        let names = names(&self.shared);
+        if names == self.names {
+            return;
+        }
+        // Those that have gone may still have packets on their way.
+        self.names.extend(names.clone());
+        let tests = self.filter.compile(&names).map_err(anyhow::Error::msg);
+        if let Err(error) = tests.and_then(|tests| self.trace.set_filter(&tests)) {
+            log::warn!("new interfaces are not traced: {error:#}");
+        }
+    }
+
+    fn lines(&self, packets: &[TracedPacket]) -> Vec<PacketLine> {
+        let line = |packet: &TracedPacket| {
+            let name = self.names.get(&packet.ifindex).cloned().or_else(|| self.shared.name_of(packet.ifindex));
+            let name = name.unwrap_or_else(|| packet.ifindex.to_string());
+            PacketLine::new(packet, name, self.clock_offset_ns)
+        };
+        packets.iter().map(line).collect()
+    }
+}
+
+impl PacketTrace for Tracing {
+    fn next(&mut self, wait: Duration) -> TraceNext {
+        let start = Instant::now();
+        loop {
+            if self.ended {
+                return TraceNext::End;
+            }
+            if self.stop.load(Relaxed) || self.until <= Instant::now() {
+                self.end();
+            } else {
+                self.allow();
+                self.look_for_names();
+            }
+            let packets = self.reader.read();
+            if !packets.is_empty() {
+                return TraceNext::Packets(self.lines(&packets));
+            }
+            if start.elapsed() >= wait {
+                return TraceNext::Nothing;
+            }
+            if !self.ended {
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+
+    fn counts(&self) -> TraceCounts {
+        self.trace.counts()
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,263 @@
+//! The trace of single packets: programs that tell of each packet that passes a filter, loaded for as long as somebody wants that.
+
+use std::cell::RefCell;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+
+use super::mapped::Mapped;
+use super::skel::NetmonSkel;
+use super::skel::types::{nm_test, nm_trace_control, nm_trace_op, nm_tracer, nm_view_word};
+use super::traced::TracedPacket;
+
+/// As NM_TESTS.
+const TESTS: usize = 64;
+/// As NM_PASSES.
+const PASSES: u8 = 254;
+/// As NM_FAILS.
+const FAILS: u8 = 255;
+
+/// What a filter can ask of a packet, as the program took it. Each is a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketWord {
+    /// 4, 6, or 0: not IP, or malformed.
+    Family,
+    /// Of IP; above 255: not known.
+    Protocol,
+    /// A quarter of the sender's address, from the front, in host order. IPv4 has the first alone.
+    Source(u8),
+    /// The same of the receiver's.
+    Destination(u8),
+    /// 0 in protocols without ports.
+    SourcePort,
+    /// The receiver's.
+    DestinationPort,
+    /// 0 unless TCP.
+    TcpFlags,
+    /// 0 unless ICMP or ICMPv6.
+    IcmpType,
+    /// 0 unless ICMP or ICMPv6.
+    IcmpCode,
+    /// 0: none.
+    Vlan,
+    /// By its index.
+    Interface,
+    /// As [`Hook`] counts.
+    Hook,
+    /// As [`Fate`] counts.
+    Fate,
+}
+
+impl PacketWord {
+    /// Its place among them.
+    pub(super) fn number(self) -> u32 {
+        let (word, more) = match self {
+            PacketWord::Family => (nm_view_word::NM_VIEW_FAMILY, 0),
+            PacketWord::Protocol => (nm_view_word::NM_VIEW_PROTOCOL, 0),
+            PacketWord::Source(quarter) => (nm_view_word::NM_VIEW_SOURCE, quarter & 3),
+            PacketWord::Destination(quarter) => (nm_view_word::NM_VIEW_DESTINATION, quarter & 3),
+            PacketWord::SourcePort => (nm_view_word::NM_VIEW_SPORT, 0),
+            PacketWord::DestinationPort => (nm_view_word::NM_VIEW_DPORT, 0),
+            PacketWord::TcpFlags => (nm_view_word::NM_VIEW_TCP_FLAGS, 0),
+            PacketWord::IcmpType => (nm_view_word::NM_VIEW_ICMP_TYPE, 0),
+            PacketWord::IcmpCode => (nm_view_word::NM_VIEW_ICMP_CODE, 0),
+            PacketWord::Vlan => (nm_view_word::NM_VIEW_VLAN, 0),
+            PacketWord::Interface => (nm_view_word::NM_VIEW_INTERFACE, 0),
+            PacketWord::Hook => (nm_view_word::NM_VIEW_HOOK, 0),
+            PacketWord::Fate => (nm_view_word::NM_VIEW_FATE, 0),
+        };
+        word.0 + u32::from(more)
+    }
+}
+
+/// What a test asks of a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// These bits of it are those of the value.
+    Masked {
+        /// Which bits.
+        mask: u32,
+        /// What they are.
+        value: u32,
+    },
+    /// It is that or more.
+    AtLeast(u32),
+    /// Its bit, of 256, is set.
+    In([u32; 8]),
+}
+
+/// Where a test leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// To the test of this number, a later one.
+    Test(u8),
+    /// The packet passes.
+    Passes,
+    /// It does not.
+    Fails,
+}
+
+impl Next {
+    fn number(self) -> u8 {
+        match self {
+            Next::Test(number) => number,
+            Next::Passes => PASSES,
+            Next::Fails => FAILS,
+        }
+    }
+}
+
+/// A test of a filter as the programs have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketTest {
+    /// What is asked about.
+    pub word: PacketWord,
+    /// What is asked.
+    pub asks: Asks,
+    /// If so.
+    pub then: Next,
+    /// If not.
+    pub otherwise: Next,
+}
+
+/// Tests that a filter may have.
+pub const MOST_TESTS: usize = TESTS;
+
+/// What a trace came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceCounts {
+    /// Packets that passed the filter.
+    pub matched: u64,
+    /// Of these, left out because they came too fast.
+    pub held_back: u64,
+    /// Of these, lost because nobody took them in time.
+    pub lost: u64,
+}
+
+/// The maps of a trace: what its programs are loaded over.
+#[derive(Debug)]
+pub struct Trace {
+    maps: Vec<(String, OwnedFd)>,
+    ring: MapHandle,
+    filters: MapHandle,
+    tracers: Mapped<nm_tracer>,
+    control: Mapped<nm_trace_control>,
+    cpus: usize,
+}
+
+impl Trace {
+    /// Of programs that were just loaded.
+    pub(super) fn of(skel: &NetmonSkel<'_>, cpus: usize) -> Result<Trace> {
+        let maps = &skel.maps;
+        let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(&**map).context("duplicate a map");
+        let all = [&maps.nm_trace_ring, &maps.nm_trace_filters, &maps.nm_tracers, &maps.nm_trace_control];
+        let own = |map: &libbpf_rs::MapMut<'_>| -> Result<(String, OwnedFd)> {
+            Ok((map.name().to_string_lossy().into_owned(), map.as_fd().try_clone_to_owned()?))
+        };
+        Ok(Trace {
+            maps: all.into_iter().map(own).collect::<Result<_>>().context("duplicate a map")?,
+            ring: handle(&maps.nm_trace_ring)?,
+            filters: handle(&maps.nm_trace_filters)?,
+            tracers: Mapped::new(&maps.nm_tracers, cpus)?,
+            control: Mapped::new(&maps.nm_trace_control, 1)?,
+            cpus,
+        })
+    }
+
+    pub(super) fn maps(&self) -> &[(String, OwnedFd)] {
+        &self.maps
+    }
+
+    /// Packets pass by these tests from now on; the first comes first.
+    pub fn set_filter(&self, tests: &[PacketTest]) -> Result<()> {
+        ensure!(tests.len() <= TESTS, "a filter of {} tests: the programs have room for {TESTS}", tests.len());
+        let mut bytes = vec![0; TESTS * size_of::<nm_test>()];
+        let everything = PacketTest {
+            word: PacketWord::Family,
+            asks: Asks::Masked { mask: 0, value: 0 },
+            then: Next::Passes,
+            otherwise: Next::Passes,
+        };
+        let tests = if tests.is_empty() { std::slice::from_ref(&everything) } else { tests };
+        for (test, place) in tests.iter().zip(bytes.chunks_exact_mut(size_of::<nm_test>())) {
+            let (op, set) = match test.asks {
+                Asks::Masked { mask, value } => (nm_trace_op::NM_MASKED, [mask, value, 0, 0, 0, 0, 0, 0]),
+                Asks::AtLeast(least) => (nm_trace_op::NM_AT_LEAST, [least, 0, 0, 0, 0, 0, 0, 0]),
+                Asks::In(set) => (nm_trace_op::NM_IN, set),
+            };
+            place[..4].copy_from_slice(&[
+                test.word.number() as u8,
+                op.0 as u8,
+                test.then.number(),
+                test.otherwise.number(),
+            ]);
+            for (word, place) in set.iter().zip(place[4..].chunks_exact_mut(4)) {
+                place.copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+        // Where the programs do not look; then they do.
+        let next = 1 - (self.control.read(0).map_or(0, |control| control.filter) & 1);
+        self.filters.update(&next.to_ne_bytes(), &bytes, MapFlags::ANY).context("hand the filter to the programs")?;
+        self.control.store(0, offset_of!(nm_trace_control, filter), next);
+        Ok(())
+    }
+
+    /// Packets that were told so far.
+    pub fn told(&self) -> u64 {
+        self.control.read(0).map_or(0, |control| control.told)
+    }
+
+    /// So many may be told in all.
+    pub fn allow(&self, packets: u64) {
+        // The programs only compare: that one half is seen before the other matters every 2^32 packets.
+        let at = offset_of!(nm_trace_control, allowed);
+        self.control.store(0, at, packets as u32);
+        self.control.store(0, at + 4, (packets >> 32) as u32);
+    }
+
+    /// What it came to so far.
+    pub fn counts(&self) -> TraceCounts {
+        let mut sum = TraceCounts::default();
+        for tracer in (0..self.cpus).filter_map(|cpu| self.tracers.read(cpu)) {
+            sum.matched += tracer.matched;
+            sum.held_back += tracer.held_back;
+            sum.lost += tracer.lost;
+        }
+        sum
+    }
+
+    /// The reading end, for the calling thread.
+    pub fn reader(&self) -> Result<TraceReader> {
+        let packets = Rc::new(RefCell::new(Vec::new()));
+        let fill = Rc::clone(&packets);
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&self.ring, move |bytes| {
+                fill.borrow_mut().extend(TracedPacket::decode(bytes));
+                0
+            })
+            .context("map the ring of the trace")?;
+        Ok(TraceReader { buffer: builder.build().context("map the ring of the trace")?, packets })
+    }
+}
+
+/// The reading end of a trace.
+pub struct TraceReader {
+    buffer: RingBuffer<'static>,
+    packets: Rc<RefCell<Vec<TracedPacket>>>,
+}
+
+impl TraceReader {
+    /// What has come.
+    pub fn read(&mut self) -> Vec<TracedPacket> {
+        // Errors could only come from the callback, which has none.
+        let _ = self.buffer.consume();
+        self.packets.take()
+    }
+}
+
+// The layout that bpf/trace.h promises.
+const _: () = assert!(size_of::<nm_test>() == 36);
