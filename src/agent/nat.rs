@@ -36,7 +36,11 @@ impl Nat {
         let mut translations = Translations::new(config.max_flows);
         let conntrack = config.nat.then(|| Conntrack::new(config.nat_queue_bytes)).and_then(|conntrack| {
             let list = translations.begin_list();
-            match conntrack.and_then(|conntrack| Ok((conntrack, all()?))) {
+            let told = conntrack.and_then(|mut conntrack| {
+                conntrack.follow_ipvs()?;
+                Ok((conntrack, all()?))
+            });
+            match told {
                 Ok((conntrack, all)) => {
                     translations.end_list(list, &all, Clock::now_ns());
                     log::info!("conntrack tells of translated addresses: {} connections have such", all.len());
@@ -82,7 +86,14 @@ impl Nat {
         if missed {
             log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
         }
-        if missed || listed.elapsed() >= LIST_EVERY && self.read().has_listed() {
+        let balanced = match &self.conntrack {
+            Some(conntrack) => conntrack.lock().unwrap_or_else(PoisonError::into_inner).follow_ipvs()?,
+            None => false,
+        };
+        if balanced {
+            log::info!("IPVS balances here: following all connections, for it does not mark those it translates");
+        }
+        if missed || balanced || listed.elapsed() >= LIST_EVERY && self.read().has_listed() {
             *listed = Instant::now();
             let list = self.write().begin_list();
             let all = all()?;

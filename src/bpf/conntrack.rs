@@ -1,5 +1,7 @@
 //! Connections whose addresses the kernel translates, as its connection tracking (conntrack) tells of them.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -81,10 +83,17 @@ fn filter() -> [SockFilter; 8] {
     ]
 }
 
+/// IPVS translates without a mark in the connection's status: that its ends differ tells.
+fn ipvs_is_used() -> bool {
+    let table = fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    table.lines().any(|line| ["TCP", "UDP", "SCTP", "FWM"].iter().any(|kind| line.starts_with(kind)))
+}
+
 /// Tells of connections with translated addresses.
 #[derive(Debug)]
 pub struct Conntrack {
     changes: Changes<Told>,
+    filtered: bool,
 }
 
 impl Conntrack {
@@ -92,7 +101,17 @@ impl Conntrack {
     pub fn new(queue_bytes: usize) -> Result<Conntrack> {
         let changes = Changes::of(&[GROUP_NEW, GROUP_DESTROY], &filter(), queue_bytes)
             .context("ask to be told of connections")?;
-        Ok(Conntrack { changes })
+        Ok(Conntrack { changes, filtered: true })
+    }
+
+    /// True if the host has come to balance by IPVS, of which is told from now on: what is there already is to be listed.
+    pub fn follow_ipvs(&mut self) -> Result<bool> {
+        if !self.filtered || !ipvs_is_used() {
+            return Ok(false);
+        }
+        self.changes.let_all_pass()?;
+        self.filtered = false;
+        Ok(true)
     }
 
     /// Gives what has happened since the last call to `take`; does not wait. False if more happened than the kernel could tell.
@@ -155,20 +174,19 @@ impl NetlinkDeserializable for Told {
 }
 
 fn translated(attributes: &[u8]) -> Result<Option<Translated>, DecodeError> {
-    let (mut original, mut reply, mut status) = (None, None, 0);
+    let (mut original, mut reply) = (None, None);
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         match attribute.kind() {
             ORIGINAL => original = Ends::of(attribute.value())?,
             REPLY => reply = Ends::of(attribute.value())?,
-            STATUS => status = attribute.value().first_chunk().copied().map_or(0, u32::from_be_bytes),
             _ => {}
         }
     }
     let (Some(original), Some(reply)) = (original, reply) else { return Ok(None) };
     let dialled = [original.source, original.destination];
     let answered = [reply.destination, reply.source];
-    let differs = status & TRANSLATED != 0 && dialled != answered && original.v6 == reply.v6;
+    let differs = dialled != answered && original.v6 == reply.v6;
     let Ends { protocol, v6, .. } = original;
     Ok(differs.then_some(Translated { protocol, v6, dialled, answered }))
 }

@@ -139,6 +139,11 @@ impl<M: Family> Changes<M> {
         Ok(Changes { socket, decoder: Decoder::default(), messages: PhantomData })
     }
 
+    /// The filter is not to be asked any more.
+    pub(super) fn let_all_pass(&self) -> Result<()> {
+        SockRef::from(&self.socket).detach_filter().context("take the filter of netlink messages away")
+    }
+
     /// Sleeps until something changes, `timeout` is over, or `wakeup` is raised.
     pub(super) fn wait(&self, timeout: Duration, wakeup: &Wakeup) -> Result<Arrival> {
         let mut fds =
