@@ -7,6 +7,7 @@
 mod budget;
 mod features;
 mod flood;
+mod stacked;
 
 use std::fs::OpenOptions;
 use std::io::Write;
