@@ -47,6 +47,9 @@ impl Log for Keeping {
         if record.target() == LIBRARY {
             return self.write(record);
         }
+        if !is_told(record.target(), log::max_level()) {
+            return;
+        }
         let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = limiter.judge(place, self.start.elapsed());
@@ -65,6 +68,11 @@ impl Log for Keeping {
     fn flush(&self) {
         self.out.flush();
     }
+}
+
+/// Other libraries log each failed request as an error, and packets of TLS as news: what matters of it is in a line of netmon's own.
+fn is_told(target: &str, level: LevelFilter) -> bool {
+    target.starts_with("netmon") || level == LevelFilter::Trace
 }
 
 fn keep(record: &Record<'_>) {
@@ -128,5 +136,12 @@ mod tests {
         assert_eq!(latest.len(), KEPT);
         assert!(latest[0].contains("INFO  line 10 ä"), "{}", latest[0]);
         assert!(latest.iter().all(|line| line.len() <= LONGEST + '…'.len_utf8()));
+    }
+
+    #[test]
+    fn libraries_are_silent_but_at_the_lowest_level() {
+        assert!(is_told("netmon::names::watch", LevelFilter::Info) && is_told("netmon", LevelFilter::Error));
+        assert!(!is_told("kube_client::client::builder", LevelFilter::Debug));
+        assert!(is_told("kube_client::client::builder", LevelFilter::Trace));
     }
 }
