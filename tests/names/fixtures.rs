@@ -4,7 +4,7 @@ use netmon::names::{Enabled, Kind, Options, Scope, State};
 
 use super::clusters::{Template, sample, small, with_small};
 use super::{TCP, UDP, Universe, Watched, end, eventually, now, options, told};
-use crate::support::apiserver::Request;
+use crate::support::apiserver::{ApiServer, Request};
 
 const WEB_A: &str = "shop/web-6c5d9b7f4d-4xk2p Deployment/web @node-a(eu-1a)";
 
@@ -150,6 +150,22 @@ fn what_comes_goes_and_changes_is_followed() {
         }
     }
     universe.check(&server, &watched, "pods and nodes went");
+}
+
+#[test]
+fn the_server_s_certificate_is_checked() {
+    let server = ApiServer::start_tls();
+    server.set_all(small());
+    let watched = Watched::synced(&options(&server));
+    assert_eq!(watched.client("10.244.1.10:40000"), WEB_A);
+
+    // The same, by an authority that did not sign it.
+    let other = ApiServer::start_tls();
+    let folder = |server: &ApiServer| server.kubeconfig().parent().unwrap().to_owned();
+    std::fs::copy(folder(&other).join("ca.pem"), folder(&server).join("ca.pem")).unwrap();
+    let deceived = Watched::start(&options(&server));
+    let (_, error) = eventually("it is told why", || deceived.status().last_error);
+    assert!(error.contains("invalid peer certificate"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! is missing, `uid` and `creationTimestamp`.
 
 mod serve;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -128,8 +129,17 @@ impl ApiServer {
         ApiServer::on(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
+    /// The same by TLS, with an authority of its own.
+    pub fn start_tls() -> ApiServer {
+        ApiServer::serve(TcpListener::bind("127.0.0.1:0").unwrap(), true)
+    }
+
     /// Serves here: a listener may be in another namespace.
     pub fn on(listener: TcpListener) -> ApiServer {
+        ApiServer::serve(listener, false)
+    }
+
+    fn serve(listener: TcpListener, by_tls: bool) -> ApiServer {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let address = listener.local_addr().unwrap();
         let resources = RESOURCES.iter().map(|resource| (resource.0, Resource::default())).collect();
@@ -143,15 +153,24 @@ impl ApiServer {
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: watch::channel(0).0, uids: AtomicU64::new(1) });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || serve::run(listener, serving, stopped));
+        let (acceptor, authority) = by_tls.then(|| tls::acceptor(address.ip())).unzip();
+        let thread = std::thread::spawn(move || serve::run(listener, acceptor, serving, stopped));
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("netmon-apiserver-{}-{count}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (kubeconfig, token) = (folder.join("kubeconfig.yaml"), folder.join("token"));
         std::fs::write(&token, "first").unwrap();
+        // A path in a kubeconfig is relative to it.
+        let cluster = match authority {
+            Some(authority) => {
+                std::fs::write(folder.join("ca.pem"), authority).unwrap();
+                format!("server: \"https://{address}\", certificate-authority: ca.pem")
+            }
+            None => format!("server: \"http://{address}\""),
+        };
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts:\n- name: test\n  context: {{cluster: test, user: \
-             test}}\nclusters:\n- name: test\n  cluster: {{server: \"http://{address}\"}}\nusers:\n- name: test\n  user: \
+             test}}\nclusters:\n- name: test\n  cluster: {{{cluster}}}\nusers:\n- name: test\n  user: \
              {{tokenFile: \"{}\"}}\n",
             token.display()
         );

@@ -17,8 +17,10 @@ use hyper::service::service_fn;
 use hyper::{Response, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::{Asked, Event, Fault, RESOURCES, Request, Shared, State};
 
@@ -26,7 +28,12 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Requests that are remembered.
 const ASKED_MOST: usize = 10_000;
 
-pub(super) fn run(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::Receiver<()>) {
+pub(super) fn run(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    stopped: oneshot::Receiver<()>,
+) {
     listener.set_nonblocking(true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let accept = async {
@@ -37,22 +44,33 @@ pub(super) fn run(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::
             if shared.state.lock().unwrap().down {
                 continue;
             }
+            let tls = tls.clone();
             tokio::spawn(async move {
-                let epoch = shared.state.lock().unwrap().epoch;
-                let answering = Arc::clone(&shared);
-                let service = service_fn(move |request| answer(Arc::clone(&answering), request));
-                let connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-                let mut woken = shared.wake.subscribe();
-                let closed = pin!(async {
-                    while shared.state.lock().unwrap().epoch == epoch && woken.changed().await.is_ok() {}
-                });
-                select(connection, closed).await;
+                match tls {
+                    None => converse(stream, shared).await,
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            converse(stream, shared).await;
+                        }
+                    }
+                }
             });
         }
     };
     runtime.block_on(async {
         select(pin!(accept), stopped).await;
     });
+}
+
+/// Until either side has had enough.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+    let epoch = shared.state.lock().unwrap().epoch;
+    let answering = Arc::clone(&shared);
+    let service = service_fn(move |request| answer(Arc::clone(&answering), request));
+    let connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let mut woken = shared.wake.subscribe();
+    let closed = pin!(async { while shared.state.lock().unwrap().epoch == epoch && woken.changed().await.is_ok() {} });
+    select(connection, closed).await;
 }
 
 fn full(status: u16, kind: &str, body: impl Into<Bytes>) -> Response<Body> {
