@@ -39,7 +39,7 @@ fn lists_that_fail_are_read_again() {
         std::thread::spawn(move || {
             let server = with_small();
             let template = Template::default();
-            server.set_all((0..700).map(|number| template.numbered_pod(number, 0)));
+            server.set_all((0..500).map(|number| template.numbered_pod(number, 0)));
             for resource in ["pods", "endpointslices", "replicasets"] {
                 server.fail(resource, Request::List, fault.clone());
             }
