@@ -69,6 +69,7 @@ impl Profiling {
 fn take(time: Duration, waiting: &Waiting) -> Result<Vec<u8>> {
     prepare()?;
     let taking = profiler(FREQUENCY)?;
+    log::info!("taking a CPU profile of {} s", time.as_secs());
     let end = Instant::now() + time;
     while let left @ 1.. = end.saturating_duration_since(Instant::now()).as_millis() {
         anyhow::ensure!(!waiting.is_over(), "nobody waits for the profile any more");

@@ -60,7 +60,7 @@ fn a_profile_of_a_busy_agent() {
     let path = "GET /debug/pprof/profile?seconds=2";
     let mut answer = std::thread::scope(|scope| {
         let taken = scope.spawn(|| asked(&b, to, path));
-        agent.program.wait_for("starting cpu profiler");
+        agent.program.wait_for("taking a CPU profile");
         let (status, other) = asked(&b, to, "GET /debug/pprof/profile?seconds=1");
         assert!(status == 409 && other.starts_with(b"a profile is being taken"), "{status}");
         // Programs are loaded meanwhile: the verifier gives up at a signal.
