@@ -201,7 +201,10 @@ fn nothing_is_lost_while_traces_come_and_go() {
         (Counters::read(&b, "vb") == before).then_some((agent, before))
     });
     let flood = Flood::start(&a, "10.9.0.2".parse().unwrap());
+    let plain = |programs: &BTreeMap<_, Vec<(u32, String)>>| programs.values().all(|p| !p[0].1.ends_with("_t"));
+    let own_again = || eventually("its own programs are back", || plain(&programs(&b)).then_some(()));
     for round in 0..3 {
+        own_again();
         let tracing = Tracing::start(&agent, &["--filter", "proto=udp and hook=ingress", "--for", "5m"]);
         if round == 1 {
             // Other options: the programs that trace are loaded anew too.
@@ -216,7 +219,7 @@ fn nothing_is_lost_while_traces_come_and_go() {
         };
         assert!(many["held_back"].as_u64().unwrap() > 0, "{many}");
         if round == 1 {
-            continue; // its client is killed
+            continue; // its client is killed, and the agent notices
         }
         agent.says(&["debug", "packet-trace", "off"]);
         let (_, end, said) = tracing.end();
@@ -225,8 +228,7 @@ fn nothing_is_lost_while_traces_come_and_go() {
         assert_eq!(number("matched"), shown + number("held_back") + number("lost"), "{said}");
         assert!(number("held_back") > 0, "a flood is more than what is told of: {said}");
     }
-    let plain = |programs: &BTreeMap<_, Vec<(u32, String)>>| programs.values().all(|p| !p[0].1.ends_with("_t"));
-    eventually("its own programs are back", || plain(&programs(&b)).then_some(()));
+    own_again();
     flood.stop();
     eventually("silence", || {
         let counters = Counters::read(&b, "vb");
