@@ -12,7 +12,7 @@ use super::agent::{Agent, watching};
 use super::eventually;
 use super::metrics::Page;
 use super::nat::node::{Node, Tool};
-use super::traffic::{Connection, ETH, flow_of, transfer_to};
+use super::traffic::{Connection, ETH, flow_of, listen, transfer_to};
 use crate::names::clusters::{Template, sample};
 use crate::needs_root;
 use crate::support::apiserver::ApiServer;
@@ -94,8 +94,7 @@ impl Cluster {
     }
 
     fn client_dials(&self, to: &str, listens: (&crate::support::netns::Netns, &str)) -> Connection {
-        let at: SocketAddr = listens.1.parse().unwrap();
-        let listener = listens.0.run(|| TcpListener::bind(at).unwrap());
+        let listener = listen(listens.0, listens.1.parse().unwrap());
         transfer_to(&self.net.routed[0], listener, to.parse().unwrap(), 1, 200_000)[0]
     }
 }

@@ -14,7 +14,7 @@ use node::{BACKENDS, Node, Tool};
 use super::agent::{Agent, watching};
 use super::eventually;
 use super::metrics::Page;
-use super::traffic::{Connection, ETH, flow_of, tally, transfer_to};
+use super::traffic::{Connection, ETH, flow_of, listen, tally, transfer_to};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
@@ -101,7 +101,7 @@ fn endpoint(socket: SocketAddr) -> Endpoint {
 impl Case<'_> {
     fn run(&self, bytes: usize) -> Connection {
         println!("{}: {}", self.name, self.dials);
-        let listener = self.server.run(|| TcpListener::bind(self.listens).unwrap());
+        let listener = listen(self.server, self.listens);
         transfer_to(self.client, listener, self.dials, 1, bytes)[0]
     }
 

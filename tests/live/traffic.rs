@@ -11,7 +11,7 @@ use netmon::bpf::Tally;
 use netmon::flow::{Flow, Sent};
 use nix::libc;
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually};
 use crate::support::netns::Netns;
 
 /// Ethernet header.
@@ -91,6 +91,11 @@ pub fn transfer(a: &Netns, b: &Netns, server: IpAddr, streams: usize, bytes: usi
     let listener = b.run(|| TcpListener::bind((server, 0)).unwrap());
     let dialled = listener.local_addr().unwrap();
     transfer_to(a, listener, dialled, streams, bytes)
+}
+
+/// A listener whose port another one may have had until now: programs that were started meanwhile hold it until they run.
+pub fn listen(ns: &Netns, at: SocketAddr) -> TcpListener {
+    eventually("the port is free", || ns.run(|| TcpListener::bind(at)).ok())
 }
 
 /// The same, where the server is `listener` and the clients know it as `server`.
