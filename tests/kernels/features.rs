@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use netmon::bpf::{self, Mode, Trial, possible_cpus};
+use netmon::bpf::{self, Bpf, Mode, Trial, possible_cpus};
 use netmon::config::Config;
 use netmon::doctor::Status;
 
@@ -88,4 +88,14 @@ fn the_doctor_tells_what_is_done_without() {
     assert_eq!(attach.contains("no tcx"), attach_mode() == Mode::Clsact, "{attach}");
     let kfunc = &check(&report, "function bpf_preempt_disable").detail;
     assert_eq!(kfunc.starts_with("the kernel has it"), bpf::has_kfunc("bpf_preempt_disable").unwrap(), "{kfunc}");
+}
+
+/// They have the least room on the stack.
+#[test]
+fn the_programs_that_trace_load() {
+    needs_root!();
+    let options = netmon::agent::options(&Config::default(), possible_cpus().unwrap());
+    let mut storage = MaybeUninit::uninit();
+    let bpf = Bpf::load(&mut storage, &options).unwrap();
+    bpf.loader().unwrap().load_tracing(&options, None).unwrap();
 }
