@@ -36,8 +36,9 @@ extern void bpf_preempt_enable(void) __ksym __weak;
 /* `trace` is known to the compiler: programs that do not trace have nothing of it. */
 static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet, const bool trace)
 {
-	int became, inner = 0;
+	__u32 outer, inner = NM_NOT_TRACED;
 	struct nm_packet p;
+	int became;
 	int verdict = nm_parse(skb, ethernet, hook, &p);
 	__u32 id = bpf_get_smp_processor_id(), opened = 0;
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -63,18 +64,22 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	if (verdict == NM_FLOW4) {
 		became = nm_account4(skb, cpu, &p);
 		nm_finish(skb, cpu, &p, became);
+		outer = NM_TRACED(NM_FLOW4, became, ethernet, hook);
 	} else if (verdict == NM_FLOW6) {
 		became = nm_account6(skb, cpu, &p);
 		nm_finish(skb, cpu, &p, became);
+		outer = NM_TRACED(NM_FLOW6, became, ethernet, hook);
 	} else {
 		nm_ignore(books, verdict, &p);
-		became = nm_ignored_as(verdict);
+		outer = NM_TRACED(verdict, nm_ignored_as(verdict), ethernet, hook);
 	}
-	if (nm_decapsulate && opened)
-		inner = nm_account_inner(skb, cpu, id, NM_OPENED_VERDICT(opened));
+	if (nm_decapsulate && opened) {
+		became = nm_account_inner(skb, cpu, p.cpu, NM_OPENED_VERDICT(opened));
+		inner = NM_TRACED(NM_OPENED_VERDICT(opened), became, 0, hook);
+	}
+	/* Not `id`: what lives across the calls above takes room on the stack, of which Linux 5.10 has no more. */
 	if (trace)
-		nm_trace(skb, id, &p, NM_TRACED(verdict, became, ethernet, hook),
-			 opened ? NM_TRACED(NM_OPENED_VERDICT(opened), inner, 0, hook) : NM_NOT_TRACED);
+		nm_trace(skb, p.cpu, &p, outer, inner);
 	if (nm_preemptible)
 		bpf_preempt_enable();
 	return NM_PASS;
