@@ -69,18 +69,18 @@ fn a_profile_of_a_busy_agent() {
         }
         taken.join().unwrap()
     });
-    // Few samples a second come of a busy machine.
+    // Few samples a second come of a busy machine. What is inlined has no path in its name, where only lines are kept for debugging.
     let profile = eventually("a profile with the workers in it", || {
         let (status, body) = &answer;
         assert_eq!(*status, 200, "{}", String::from_utf8_lossy(body));
         let profile = Profile::decode(body.as_slice()).unwrap();
-        let found = samples_in(&profile, "netmon::worker::drain") > 0;
+        let found = samples_in(&profile, "netmon::worker::") > 0;
         if !found {
             answer = asked(&b, to, path);
         }
         found.then_some(profile)
     });
-    assert!(samples_in(&profile, "netmon::flow::table::Table::merge") > 0);
+    assert!(samples_in(&profile, "merge_as") > 0);
     assert_eq!(profile.period, 1_000_000_000 / 99);
     flood.stop();
     // Nothing of that has cost a packet, nor the agent its life.
