@@ -10,7 +10,7 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug build-static build-x86 build-arm64 lint test test-static test-kernels \
+.PHONY: run build build-debug build-static build-x86 build-arm64 licenses lint test test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
 
@@ -36,6 +36,10 @@ build-x86: ## The same for x86_64, wherever this runs
 build-arm64: ## The same for arm64
 	@scripts/deps $(if $(filter aarch64,$(shell uname -m)),build,cross)
 	scripts/cross aarch64 build --release --bins
+
+licenses: ## Check the licences and sources of all dependencies
+	@scripts/deps build
+	scripts/licenses
 
 lint: ## Check the format, and clippy with warnings denied
 	@scripts/deps lint
