@@ -4,8 +4,11 @@
 
 #define NM_PROBES 8
 
-/* The first slot is taken, by another interface or by none: the next ones, then the one that all others share. */
-static __noinline struct nm_books *nm_books_elsewhere(__u32 cpu, __u32 ifindex)
+/*
+ * Where the books of an interface are on `cpu`, the present one, if its first slot is taken by another: in one of the next ones,
+ * or in the one that all others share.
+ */
+__noinline int nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 {
 	struct nm_books *b;
 	__u32 i;
@@ -14,24 +17,23 @@ static __noinline struct nm_books *nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 	for (int probe = 0; probe < NM_PROBES; probe++) {
 		i = cpu * (NM_INTERFACES + 1) + ((ifindex + probe) & (NM_INTERFACES - 1));
 		b = bpf_map_lookup_elem(&nm_interfaces, &i);
-		if (!b || b->ifindex == ifindex)
-			return b;
-		if (!b->ifindex) {
+		if (b && !b->ifindex)
 			b->ifindex = ifindex;
-			return b;
-		}
+		if (b && b->ifindex == ifindex)
+			return i;
 	}
-	i = cpu * (NM_INTERFACES + 1) + NM_INTERFACES;
-	return bpf_map_lookup_elem(&nm_interfaces, &i);
+	return cpu * (NM_INTERFACES + 1) + NM_INTERFACES;
 }
 
-/* The books of an interface on `cpu`, the present one. */
 static __always_inline struct nm_books *nm_books_of(__u32 cpu, __u32 ifindex)
 {
 	__u32 i = cpu * (NM_INTERFACES + 1) + (ifindex & (NM_INTERFACES - 1));
 	struct nm_books *b = bpf_map_lookup_elem(&nm_interfaces, &i);
 
-	return b && b->ifindex == ifindex ? b : nm_books_elsewhere(cpu, ifindex);
+	if (b && b->ifindex == ifindex)
+		return b;
+	i = nm_books_elsewhere(cpu, ifindex);
+	return bpf_map_lookup_elem(&nm_interfaces, &i);
 }
 
 static __always_inline void nm_count(struct nm_tally *t, __u64 packets, __u64 bytes)
@@ -46,19 +48,23 @@ static __always_inline void nm_ignore(struct nm_books *books, int verdict, const
 }
 
 /* A record that cannot be written takes its packets with it. */
-static __always_inline void nm_count_lost(struct nm_cpu *cpu, __u32 ifindex, __u64 packets, __u64 bytes)
+__noinline int nm_count_lost(__u32 id, __u32 ifindex, __u64 packets, __u64 bytes)
 {
-	struct nm_books *b = nm_books_of(bpf_get_smp_processor_id(), ifindex);
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_books *b = nm_books_of(id, ifindex);
 
-	cpu->records_lost++;
+	if (cpu)
+		cpu->records_lost++;
 	if (b)
 		nm_count(&b->lost, packets, bytes);
+	return 0;
 }
 
-static __noinline void nm_count_left_out(__u32 ifindex, const struct nm_packet *p)
+__noinline int nm_count_left_out(__u32 id, __u32 ifindex, __u64 packets, __u64 bytes)
 {
-	struct nm_books *b = nm_books_of(p->cpu, ifindex);
+	struct nm_books *b = nm_books_of(id, ifindex);
 
 	if (b)
-		nm_count(&b->left_out, p->packets, p->bytes);
+		nm_count(&b->left_out, packets, bytes);
+	return 0;
 }

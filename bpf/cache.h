@@ -49,15 +49,14 @@ static __always_inline bool nm_name_tunnel(struct nm_delta *d, const struct nm_p
 	return true;
 }
 
-/* The first packet of an entry; true if its payload is to be looked at. */
-static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p,
-				     __u8 protocol, bool room)
+/* The first packet of an entry, in `cpu->packet`; true if its payload is to be looked at. */
+static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet *p, __u8 protocol, bool room)
 {
 	if (protocol == IPPROTO_TCP) {
 		d->icmp = d->probed - NM_PROBE_WINDOW;
 		/* An ACK alone may end a handshake; but under a flood of flows most entries begin and end with one. */
 		if (room || p->opening || p->payload || p->urgent)
-			return nm_follow_closely(nm_hand_over(skb, cpu, p));
+			return nm_follow_closely(p->cpu);
 		if (p->tcp_flags & NM_TCP_ACK) {
 			d->state |= NM_TRACKED | NM_ACKED | NM_HEARD;
 			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
@@ -67,9 +66,9 @@ static __always_inline bool nm_begin(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	} else if (nm_name_tunnel(d, p)) {
 		return false;
 	} else if (protocol == IPPROTO_UDP) {
-		return nm_answer(nm_hand_over(skb, cpu, p));
+		return nm_answer(p->cpu);
 	} else if (nm_is_icmp(protocol)) {
-		nm_echo(nm_hand_over(skb, cpu, p));
+		nm_echo(p->cpu);
 	}
 	return false;
 }
@@ -130,78 +129,84 @@ static __always_inline int nm_ignored_as(int verdict)
 	return NM_BECOMES(verdict == NM_NO_IP ? NM_FATE_NOT_IP : NM_FATE_MALFORMED, 0);
 }
 
-/*
- * Point `p->slot` at the entry of the set that is worth least: a free slot, one that fell idle, then the one with the fewest
- * packets, so that a flood of small flows displaces its own kind. If the ring takes no record, the smaller of the two is
- * lost: what the victim holds, or this packet. The packet's fate.
- */
-static __noinline int nm_make_room(struct nm_cpu *cpu, void *set, __u32 key_size, struct nm_packet *p)
+/* What an entry is worth: a free one nothing, one that fell idle next to nothing, else more the more packets it has had. */
+static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, __u32 now)
 {
-	__u32 least = ~0u, way = 0;
-	void *victim = set;
+	if (!ifindex)
+		return 0;
+	if (now - d->last > nm_idle || (!d->packets && d->first))
+		return 1;
+	return 2 + d->packets + d->worth;
+}
+
+/*
+ * Point the slot of the packet in `cpu->packet` at the entry of its set that is worth least, so that a flood of small flows
+ * displaces its own kind. If the ring takes no record, the smaller of the two is lost: what the victim holds, or this packet.
+ * The packet's fate.
+ */
+static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u32 key_size)
+{
+	struct nm_packet *p = nm_packet_of(cpu);
+	/* With the number of the entry in its lowest bits: for an entry kept apart the verifier would follow every choice. */
+	__u64 least = ~0ull;
 	struct nm_delta *d;
+	void *victim;
 
 #pragma unroll
-	for (int w = 0; w < NM_WAYS; w++) {
+	for (__u32 w = 0; w < NM_WAYS; w++) {
 		void *entry = set + w * NM_ENTRY_SIZE(key_size);
-		__u32 worth;
+		__u64 worth = (__u64)nm_worth(NM_DELTA(entry, key_size), nm_ifindex(entry, key_size), p->now) * NM_WAYS + w;
 
-		d = NM_DELTA(entry, key_size);
-		if (!nm_ifindex(entry, key_size))
-			worth = 0;
-		else if ((__u32)p->now - d->last > nm_idle || (!d->packets && d->first))
-			worth = 1;
-		else
-			worth = 2 + d->packets + d->worth;
-		if (worth < least) {
+		if (worth < least)
 			least = worth;
-			victim = entry;
-			way = w;
-		}
 	}
-	p->slot += way;
+	p->slot += least % NM_WAYS;
+	least /= NM_WAYS;
+	victim = set + p->slot % NM_WAYS * NM_ENTRY_SIZE(key_size);
 	d = NM_DELTA(victim, key_size);
-	if (least && nm_has_news(d) &&
-	    !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
+	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
 		if (d->packets > p->packets) {
-			nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
+			nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 			return NM_FATE_LOST;
 		}
-		nm_count_lost(cpu, nm_ifindex(victim, key_size), d->packets, d->bytes);
+		nm_count_lost(p->cpu, nm_ifindex(victim, key_size), d->packets, d->bytes);
 		return NM_FATE_OUSTED;
 	}
 	return least <= 1 ? NM_FATE_NEW : NM_FATE_DISPLACED;
 }
 
-/*
- * Put the packet's key into the set; what becomes of it. What chooses the entry is apart: the stack of
- * a handshake in a tunnel is as deep as old verifiers allow.
- */
-static __noinline int nm_install(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 key_size,
-				 struct nm_packet *p)
+static __always_inline int nm_install_in(struct nm_cpu *cpu, void *set, const __u32 key_size)
 {
-	int fate = nm_make_room(cpu, set, key_size, p);
-	struct nm_delta *d;
+	struct nm_packet *p = nm_packet_of(cpu);
+	int fate = nm_make_room(cpu, set, key_size);
+	void *entry = set + p->slot % NM_WAYS * NM_ENTRY_SIZE(key_size);
+	struct nm_delta *d = NM_DELTA(entry, key_size);
 	bool look;
 
 	if (fate == NM_FATE_LOST)
 		return NM_BECOMES(NM_FATE_LOST, 0);
-	if (key_size == sizeof(struct nm_key6)) {
-		struct nm_entry6 *entry = &((struct nm_set6 *)set)->way[p->slot % NM_WAYS];
-
-		entry->key = p->key6;
-		d = &entry->delta;
-	} else {
-		struct nm_entry4 *entry = &((struct nm_set4 *)set)->way[p->slot % NM_WAYS];
-
-		entry->key = p->key4;
-		d = &entry->delta;
-	}
+	__builtin_memcpy(entry, p->word, key_size);
 	nm_start(d, p);
-	look = nm_begin(skb, cpu, d, p, nm_protocol(p, key_size), fate == NM_FATE_NEW);
+	look = nm_begin(d, p, nm_protocol(p, key_size), fate == NM_FATE_NEW);
 	if (p->urgent)
 		nm_tell(d, p, key_size == sizeof(struct nm_key6));
 	return NM_BECOMES(fate, look);
+}
+
+/* Put the key of the packet in `cpu->packet` into its set; what becomes of it. */
+__noinline int nm_install(__u32 id, __u32 v6)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	void *set;
+	__u32 i;
+
+	if (!cpu)
+		return NM_BECOMES(NM_FATE_PAST_LOST, 0);
+	i = nm_packet_of(cpu)->slot / NM_WAYS;
+	set = v6 ? bpf_map_lookup_elem(&nm_cache6, &i) : bpf_map_lookup_elem(&nm_cache4, &i);
+	if (!set)
+		return NM_BECOMES(NM_FATE_PAST_LOST, 0);
+	return v6 ? nm_install_in(cpu, set, sizeof(struct nm_key6)) : nm_install_in(cpu, set, sizeof(struct nm_key4));
 }
 
 /* The cache is in use further down on this CPU's stack: the packet goes past it. */
@@ -224,7 +229,7 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 	d->cause = NM_BYPASSED;
 	if (nm_emit(cpu, &entry, key_size, NM_ENTRY_SIZE(key_size)))
 		return NM_BECOMES(NM_FATE_PAST, 0);
-	nm_count_lost(cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
+	nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 	return NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }
 
@@ -239,7 +244,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 	p->v6 = key_size == sizeof(struct nm_key6);
 	p->slot = i * NM_WAYS;
 	if (cpu->sample && nm_is_left_out(p->word, key_size, cpu->sample)) {
-		nm_count_left_out(nm_ifindex(p->word, key_size), p);
+		nm_count_left_out(p->cpu, nm_ifindex(p->word, key_size), p->packets, p->bytes);
 		return NM_BECOMES(NM_FATE_LEFT_OUT, 0); /* an ICMP error may still be about a flow that is in it */
 	}
 #pragma unroll
@@ -251,7 +256,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 			return nm_hit(skb, cpu, entry, key_size, p);
 		}
 	}
-	return nm_install(skb, cpu, set, key_size, p);
+	return nm_install(nm_hand_over(skb, cpu, p), p->v6);
 }
 
 /* What is left to do for an accounted packet, apart because it takes a deep stack. */

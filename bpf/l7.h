@@ -205,21 +205,20 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 }
 
 /*
- * The protocol of a connection by what one end sends: 0, not decided, to be asked again with the next payload; else enum nm_app,
- * and the version above its 8 bits.
+ * The protocol of the connection that the payload in `nm_l7` is of, by what one end sends: 0, not decided, to be asked again with
+ * the next one; else enum nm_app, and the version above its 8 bits.
  */
-static __noinline int nm_detect(struct __sk_buff *skb, const struct nm_payload *p)
+__noinline int nm_detect(struct __sk_buff *skb, __u32 id)
 {
-	__u32 id = bpf_get_smp_processor_id(), length = skb->len;
 	struct nm_l7 *w = nm_l7_of(id);
+	__u32 length = skb->len;
 	int verdict;
 
-	if (!w || w->busy || p->at >= length || !p->length)
+	if (!w || w->p.at >= length || !w->p.length)
 		return 0;
 	w->busy = 1; /* interrupted by another packet, the window stays as it is */
 	nm_barrier();
-	w->p = *p;
-	w->there = length - p->at < p->length ? length - p->at : p->length;
+	w->there = length - w->p.at < w->p.length ? length - w->p.at : w->p.length;
 	verdict = nm_detect_any(skb, w, id);
 	if ((verdict & 0xff) == NM_APP_GRPC && !NM_WANTED(NM_APP_GRPC))
 		verdict = NM_APP_HTTP2;

@@ -10,7 +10,8 @@
 __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
-	struct nm_payload payload = {};
+	struct nm_l7 *w = nm_l7_of(id);
+	struct nm_payload *payload;
 	struct nm_packet *p;
 	struct nm_facts *f;
 	struct nm_delta *d;
@@ -18,41 +19,42 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	int verdict;
 	__u8 bit;
 
-	if (!cpu)
+	if (!cpu || !w || w->busy)
 		return 0;
 	p = nm_packet_of(cpu);
 	d = nm_delta_at(p->slot, p->v6);
 	if (!d)
 		return 0;
 	pair = nm_pair_of(cpu, p, false);
-	payload.at = p->headers;
-	payload.length = p->payload;
-	payload.offset = NM_MIDSTREAM;
-	payload.protocol = p->v6 ? p->key6.protocol : p->key4.protocol;
-	payload.sport = bpf_ntohs(p->v6 ? p->key6.sport : p->key4.sport);
-	payload.dport = bpf_ntohs(p->v6 ? p->key6.dport : p->key4.dport);
-	payload.flow = p->tag;
-	payload.side = p->side & 1;
-	payload.client = 2;
-	bit = 1 << payload.side;
+	payload = &w->p; /* not on the stack, where the verifier would follow every way to fill it */
+	payload->at = p->headers;
+	payload->length = p->payload;
+	payload->offset = NM_MIDSTREAM;
+	payload->protocol = p->v6 ? p->key6.protocol : p->key4.protocol;
+	payload->sport = bpf_ntohs(p->v6 ? p->key6.sport : p->key4.sport);
+	payload->dport = bpf_ntohs(p->v6 ? p->key6.dport : p->key4.dport);
+	payload->flow = p->tag;
+	payload->side = p->side & 1;
+	payload->client = 2;
+	bit = 1 << payload->side;
 	if (pair) {
 		if (pair->looked & bit) {
 			d->looks = 0;
 			return 0;
 		}
 		if (pair->isn_known & bit)
-			payload.offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - pair->isn[p->side & 1] - 1;
-		payload.client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload.side;
+			payload->offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - pair->isn[p->side & 1] - 1;
+		payload->client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload->side;
 	} else if (d->looks > NM_LOOKS_MIDWAY) {
 		/* Another connection has the pair's place, but this entry saw the SYN, and all that follows it so far. */
-		payload.offset = d->looks == NM_LOOKS ? 0 : NM_CONTINUES;
+		payload->offset = d->looks == NM_LOOKS ? 0 : NM_CONTINUES;
 		if (d->state & NM_OPENING)
-			payload.client = !!(d->state & NM_SYN);
+			payload->client = !!(d->state & NM_SYN);
 	}
-	if (payload.protocol == IPPROTO_UDP)
-		payload.offset = 0;
+	if (payload->protocol == IPPROTO_UDP)
+		payload->offset = 0;
 	d->looks--;
-	verdict = nm_detect(skb, &payload);
+	verdict = nm_detect(skb, id);
 	if (!verdict)
 		return 0;
 	d->looks = 0;

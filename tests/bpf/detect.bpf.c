@@ -17,12 +17,13 @@
 SEC("tcx/ingress")
 int detect(struct __sk_buff *skb)
 {
-	struct nm_payload p;
+	__u32 id = bpf_get_smp_processor_id();
+	struct nm_l7 *w = nm_l7_of(id);
 
-	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &p, sizeof(p)))
+	if (!w || bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &w->p, sizeof(w->p)))
 		return -1;
-	p.at = sizeof(struct ethhdr) + sizeof(p);
-	return nm_detect(skb, &p);
+	w->p.at = sizeof(struct ethhdr) + sizeof(w->p);
+	return nm_detect(skb, id);
 }
 
 static const struct nm_payload *detect_payload __attribute__((used));

@@ -1,7 +1,9 @@
 //! What the keys of the configuration do that no other test is about.
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use netmon::bpf::TimestampSource;
@@ -12,7 +14,7 @@ use super::binary::Program;
 use super::eventually;
 use super::metrics::Page;
 use super::net::quiet_pair;
-use super::traffic::{transfer, udp_to};
+use super::traffic::{listen, transfer, udp_to};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
@@ -193,6 +195,26 @@ fn series_stay_within_their_limit() {
     assert!(packets >= 200.0, "what has no series of its own is counted: {packets}");
 }
 
+/// A connection with so many requests and answers. Between them there is time for a record: it has room for four samples.
+fn converse(a: &Netns, b: &Netns, requests: usize) {
+    let listener = listen(b, "10.9.0.2:0".parse().unwrap());
+    let to = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, mut request) = (listener.accept().unwrap().0, [0]);
+        while stream.read_exact(&mut request).is_ok() {
+            stream.write_all(&request).unwrap();
+        }
+    });
+    let mut client = a.run(|| TcpStream::connect(to)).unwrap();
+    for _ in 0..requests {
+        client.write_all(b"?").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(client);
+    server.join().unwrap();
+}
+
 #[test]
 fn every_round_trip_is_measured_where_that_is_asked_for() {
     needs_root!();
@@ -201,12 +223,12 @@ fn every_round_trip_is_measured_where_that_is_asked_for() {
         let mut config = watching(&["vb"]);
         config.features.latency = Some(precision);
         let agent = Agent::start(&b, config);
-        transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 4_000_000);
+        converse(&a, &b, 25);
         agent.settled();
         Page::get(&b, &agent, "/metrics").sum("netmon_rtt_seconds_count", &[])
     };
     let (normal, high) = (measured(Precision::Normal), measured(Precision::High));
-    assert!(normal >= 1.0 && high >= 4.0 * normal, "{normal} and {high} round trips");
+    assert!((1.0..10.0).contains(&normal) && high >= 25.0, "{normal} and {high} round trips");
 }
 
 #[test]
