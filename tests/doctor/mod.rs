@@ -3,6 +3,7 @@
 // clippy.toml allows these in functions marked as tests only.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod limits;
 mod neighbours;
 
 use std::process::Command;

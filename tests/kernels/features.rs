@@ -29,6 +29,12 @@ fn tell(feature: &str, is: &str) {
     found(&["feature", std::env::consts::ARCH, &series(), feature, is]);
 }
 
+/// Those that are there, of those that may come, for which there is room in the maps.
+fn cpus() -> String {
+    let there = std::thread::available_parallelism().unwrap();
+    format!("{there}/{}", possible_cpus().unwrap())
+}
+
 /// How the agent is to attach here, told without its help: a kernel that has TCX knows how to list its programs.
 pub fn attach_mode() -> Mode {
     let mut options =
@@ -56,6 +62,7 @@ fn the_programs_load_attach_and_stay_within_the_budget() {
     tell("kfunc bpf_preempt_disable", yes(bpf::has_kfunc("bpf_preempt_disable").unwrap()));
     tell("tp_btf", yes(takes_typed_tracepoints()));
     tell("JIT", yes(trial.jited));
+    tell("CPUs", &cpus());
     super::budget::check(&trial.verified);
 }
 

@@ -1,20 +1,29 @@
 //! Networks that are silent unless a test speaks, and the counters of their interfaces.
 
+use std::path::Path;
+
 use netmon::bpf::Tally;
 
 use super::eventually;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
+/// False where the kernel was started without (ipv6.disable=1).
+fn has_ipv6() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
+}
+
 /// A namespace whose interfaces send nothing by themselves: no link-local address, so no router solicitation and no
 /// duplicate address detection; multicast reports at once instead of within seconds.
 pub fn host(role: &str) -> Netns {
     let ns = Netns::new(role);
-    ns.sh("cd /proc/sys/net/ipv6/conf/default
-           echo 1 >addr_gen_mode
-           echo 0 >accept_ra
-           echo 0 >accept_dad
-           echo 1 >mldv2_unsolicited_report_interval");
+    if has_ipv6() {
+        ns.sh("cd /proc/sys/net/ipv6/conf/default
+               echo 1 >addr_gen_mode
+               echo 0 >accept_ra
+               echo 0 >accept_dad
+               echo 1 >mldv2_unsolicited_report_interval");
+    }
     ns
 }
 
@@ -42,15 +51,18 @@ pub fn connect(net: u8, one: &End, two: &End) {
     ));
     for (end, other) in [(one, two), (two, one)] {
         let End { ns, link, host } = end;
-        ns.sh(&format!(
-            "ip addr add 10.{net}.0.{host}/24 dev {link}
-             ip addr add fd{net:02}::{host}/64 dev {link} nodad
-             ip link set dev {link} up
-             ip neigh replace 10.{net}.0.{0} lladdr {1} dev {link} nud permanent
-             ip neigh replace fd{net:02}::{0} lladdr {1} dev {link} nud permanent",
-            other.host,
-            mac(net, other.host)
-        ));
+        let mut addresses = vec![(format!("10.{net}.0."), "/24")];
+        if has_ipv6() {
+            addresses.push((format!("fd{net:02}::"), "/64 nodad"));
+        }
+        for (network, rest) in &addresses {
+            ns.sh(&format!("ip addr add {network}{host}{rest} dev {link}"));
+        }
+        ns.sh(&format!("ip link set dev {link} up"));
+        for (network, _) in &addresses {
+            let mac = mac(net, other.host);
+            ns.sh(&format!("ip neigh replace {network}{} lladdr {mac} dev {link} nud permanent", other.host));
+        }
     }
     // The kernel tells IPv6 of the carrier up to a second later, which then sends its multicast reports.
     for End { ns, link, .. } in [one, two] {
