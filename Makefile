@@ -10,7 +10,7 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug build-static build-x86 build-arm64 licenses lint test test-static test-kernels \
+.PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
 
@@ -37,14 +37,18 @@ build-arm64: ## The same for arm64
 	@scripts/deps $(if $(filter aarch64,$(shell uname -m)),build,cross)
 	scripts/cross aarch64 build --release --bins
 
-licenses: ## Check the licences and sources of all dependencies
-	@scripts/deps build
-	scripts/licenses
+build-zig: ## Build with zig for ARCH=x86_64 or ARCH=aarch64: no C compiler for it is needed; into target/zig
+	@scripts/deps zig
+	scripts/cross --zig $(or $(ARCH),$(shell uname -m)) build --release --bins
 
-lint: ## Check the format, and clippy with warnings denied
+dist: ## Make what is released: archives for both architectures, what is in them, checksums; into target/dist
+	scripts/dist
+
+lint: ## Check the format, clippy with warnings denied, and the dependencies
 	@scripts/deps lint
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	scripts/audit
 
 test: ## Run all tests, as root where they need it; ARGS=name for some
 	@scripts/deps test

@@ -20,7 +20,7 @@ fn at(path: &str) -> PathBuf {
 
 /// True if what `scripts/manifests` needs is there; else `test` is noted as not run.
 fn tools(test: &str) -> bool {
-    let there = at("target/deploy-tools/installed").exists();
+    let there = at("target/tools/deploy/installed").exists();
     if !there {
         not_run(test, "helm, kubectl and the schemas are missing: run scripts/deps test");
     }
