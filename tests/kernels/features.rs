@@ -44,7 +44,7 @@ pub fn attach_mode() -> Mode {
     if err == 0 { Mode::Tcx } else { Mode::Clsact }
 }
 
-/// One load for all of it: emulated, the verifier takes half a minute.
+/// One load for all of it: emulated, the verifier takes its time.
 #[test]
 fn the_programs_load_attach_and_stay_within_the_budget() {
     needs_root!();
