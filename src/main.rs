@@ -1,5 +1,7 @@
-//! `netmon`: the agent.
+//! `netmon`: the agent. Called by the name `netmon-cli` it is that: the image and the archives have one file for both, as nearly
+//! all of them is the same library.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -10,6 +12,7 @@ use clap::Parser;
 use crossbeam_channel::bounded;
 use netmon::agent::{self, ConfigWatch, Handle};
 use netmon::bpf;
+use netmon::cli;
 use netmon::config::{Args, Command, Config, Settings, Sources};
 use netmon::doctor::{self, DoctorOptions};
 use netmon::logging;
@@ -20,6 +23,10 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.is_some_and(|path| path.file_name() == Some(OsStr::new("netmon-cli"))) {
+        return cli::main();
+    }
     bpf::raise_capabilities();
     let mut args = Args::parse();
     let command = args.command.take();

@@ -2,9 +2,10 @@
 
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
 use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
@@ -15,8 +16,21 @@ use crate::config::Args as AgentArgs;
 use crate::doctor::{DoctorOptions, Report};
 use crate::output::Layout;
 
+/// `netmon-cli` itself.
+pub fn main() -> ExitCode {
+    // `doctor` tries what the agent needs.
+    crate::bpf::raise_capabilities();
+    match run(&CliArgs::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netmon-cli: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Does what the arguments say.
-pub fn run(args: &CliArgs) -> Result<()> {
+fn run(args: &CliArgs) -> Result<()> {
     let client = Client::new(&args.socket);
     let json = args.layout == Layout::Json;
     let style = Style::of_stdout();

@@ -11,4 +11,4 @@ mod show;
 mod top;
 
 pub use args::CliArgs;
-pub use commands::run;
+pub use commands::main;

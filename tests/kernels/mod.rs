@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod budget;
-mod features;
+pub mod features;
 mod flood;
 mod stacked;
 
