@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -41,11 +41,10 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CLANG");
     // What the verifier has to look at depends on it.
     println!("cargo::rustc-env=NETMON_CLANG={clang_version}");
-    println!("cargo::rustc-env=NETMON_COMMIT={}", commit());
+    println!("cargo::rustc-env=NETMON_COMMIT={}", git(&["--short=12", "HEAD"]).as_deref().unwrap_or("unknown"));
     println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
     // Changes with each commit and checkout. Where it is missing, cargo would run this every time.
-    let log = ".git/logs/HEAD";
-    if std::path::Path::new(log).exists() {
+    if let Some(log) = git(&["--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo::rerun-if-changed={log}");
     }
     Ok(())
@@ -87,11 +86,8 @@ fn clang_version(clang: &PathBuf) -> Option<u32> {
     String::from_utf8(output.stdout).ok()?.trim().split('.').next()?.parse().ok()
 }
 
-/// The commit built from, short; "unknown" outside a checkout.
-fn commit() -> String {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    match output {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        _ => "unknown".to_owned(),
-    }
+/// What `git rev-parse` says; nothing outside a checkout.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").arg("rev-parse").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
