@@ -12,8 +12,9 @@ use libbpf_cargo::SkeletonBuilder;
 const CLANG_MIN: u32 = 14;
 
 /// What to compile, and the skeleton's name.
-const OBJECTS: [(&str, &str); 5] = [
+const OBJECTS: [(&str, &str); 6] = [
     ("bpf/netmon.bpf.c", "netmon.skel.rs"),
+    ("bpf/preempt.bpf.c", "preempt.skel.rs"),
     // Varies packets inside the kernel, for tests and benchmarks.
     ("tests/bpf/vary.bpf.c", "vary.skel.rs"),
     // The detector of application protocols alone, for tests.

@@ -27,5 +27,5 @@ const volatile __u32 nm_apps = 0;       /* bit n: enum nm_app n is looked for; 0
 const volatile __u8 nm_decapsulate = 1;
 const volatile __u16 nm_vxlan_ports[NM_VXLAN_PORTS] = { 4789, 8472 };
 const volatile __u16 nm_geneve_port = 6081;
-/* PREEMPT_RT: packets of one CPU may interrupt each other. Needs bpf_preempt_disable (6.10). */
+/* PREEMPT_RT: packets of one CPU take turns by a lock; where programs may forbid preemption, they do not rely on it. */
 const volatile __u8 nm_preemptible = 0;

@@ -57,7 +57,7 @@ pub(super) fn set(
     rodata.nm_pair_stale = units(PAIR_STALE) as u32;
     rodata.nm_apps = options.apps.iter().fold(0, |mask, app| mask | app.bit());
     rodata.nm_decapsulate = u8::from(options.decapsulation);
-    rodata.nm_preemptible = u8::from(super::preflight::is_preempt_rt());
+    rodata.nm_preemptible = u8::from(super::preempt::is_forbidden());
     rodata.nm_pair_shift = pairs(cpus).ilog2();
     Ok(())
 }

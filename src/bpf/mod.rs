@@ -20,6 +20,7 @@ mod monitor;
 mod namespaces;
 mod netlink;
 mod objects;
+mod preempt;
 mod preflight;
 mod programs;
 mod record;
