@@ -180,6 +180,11 @@ fn on_a_terminal() {
 
     terminal.keys(&["2"]);
     terminal.shows(&["FLOWS", "10.9.0.1", "pairs", " refused"]);
+    eventually("the pair with most of the traffic is first", || {
+        let screen = terminal.screen();
+        let first = screen.lines().skip_while(|line| !line.contains("FLOWS")).nth(1)?;
+        first.trim_start().starts_with("10.9.0.1").then_some(())
+    });
     terminal.keys(&["Enter"]);
     terminal.shows(&["filter: client_ip=10.9.0.1 and server_ip=10.9.0.2", "10.9.0.2:7000"]);
     terminal.keys(&["BSpace"]);
