@@ -25,6 +25,7 @@ __noinline int nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 	return cpu * (NM_INTERFACES + 1) + NM_INTERFACES;
 }
 
+/* The books of an interface on `cpu`, the present one. */
 static __always_inline struct nm_books *nm_books_of(__u32 cpu, __u32 ifindex)
 {
 	__u32 i = cpu * (NM_INTERFACES + 1) + (ifindex & (NM_INTERFACES - 1));

@@ -58,7 +58,7 @@ fn ring() -> Check {
     }
 }
 
-/// Where softirqs preempt each other, the programs must be able to forbid it.
+/// Where softirqs preempt each other, the agent starts only if the kernel has a way to forbid it, used or not (`bpf::preempt`).
 fn preempt_disable() -> Check {
     const NAME: &str = "function bpf_preempt_disable";
     match (bpf::has_kfunc("bpf_preempt_disable"), bpf::is_preempt_rt()) {
