@@ -67,7 +67,9 @@ impl Attachments {
                 Attachment::Clsact => [(&pair.ingress, TC_INGRESS), (&pair.egress, TC_EGRESS)]
                     .into_iter()
                     .try_for_each(|(program, point)| {
-                        filter(program.as_fd(), index, point).replace(true).attach().map(drop).map_err(Into::into)
+                        numbered(filter(program.as_fd(), index, point).replace(true).attach())
+                            .map(drop)
+                            .map_err(Into::into)
                     }),
             };
             (index, result)
@@ -82,7 +84,12 @@ impl Attachments {
     pub fn attach(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
         let framing = link.framing.context("its packets are neither Ethernet nor IP")?;
         let programs = self.programs.pair(framing);
-        let (attachment, mode) = match attach(link, programs, clsact) {
+        let mut result = attach(link, programs, clsact);
+        // Once more: it may have been to another namespace and come back without the qdisc it had just got.
+        if result.as_ref().is_err_and(|error| !is(error, &[Errno::ENODEV])) {
+            result = attach(link, programs, clsact);
+        }
+        let (attachment, mode) = match result {
             Ok(attached) => attached,
             // It is no device any more some time before it has no name any more.
             Err(error) if is(&error, &[Errno::ENODEV]) || if_indextoname(link.index).is_err() => return Ok(None),
@@ -147,6 +154,11 @@ fn is(error: &anyhow::Error, wanted: &[Errno]) -> bool {
     code.is_some_and(|code| wanted.iter().any(|errno| *errno as i32 == code))
 }
 
+/// With the number of the error: the crate keeps it to itself, libbpf leaves it in errno.
+fn numbered<T>(result: libbpf_rs::Result<T>) -> std::io::Result<T> {
+    result.map_err(|_| IoError::last_os_error())
+}
+
 /// Puts another program into a TCX link.
 fn update(link: &OwnedFd, program: &OwnedFd) -> Result<()> {
     // SAFETY: two open descriptors; no options.
@@ -201,8 +213,8 @@ fn filter(program: BorrowedFd<'_>, index: u32, point: TcAttachPoint) -> TcHook {
 fn attach_clsact(link: &Link, programs: &Pair) -> Result<()> {
     let attach = |program: &OwnedFd, point, side| -> Result<TcHook> {
         let mut filter = filter(program.as_fd(), link.index, point);
-        filter.create().with_context(|| format!("add the clsact qdisc to {}", link.name))?;
-        filter.attach().with_context(|| {
+        numbered(filter.create()).with_context(|| format!("add the clsact qdisc to {}", link.name))?;
+        numbered(filter.attach()).with_context(|| {
             format!(
                 "attach clsact {side} on {} (priority {PRIORITY}, handle {HANDLE:#x}): another filter may hold these",
                 link.name

@@ -21,6 +21,8 @@ use crate::support::netns::Netns;
 
 const BURST: usize = 1000;
 const CHURN: Duration = Duration::from_secs(60);
+/// Tries of each side to give an interface to the other.
+const MOVES: usize = 3000;
 
 /// The real program in a namespace; what it holds is read from /proc.
 struct Watcher<'a> {
@@ -195,6 +197,14 @@ impl Churn<'_> {
     }
 }
 
+/// Both of them.
+fn await_filters(ns: &Netns, name: &str) {
+    eventually(&format!("both filters on {name}"), || {
+        let shown = ns.sh(&format!("tc filter show dev {name} ingress; tc filter show dev {name} egress"));
+        (shown.matches("handle 0x6e6d").count() == 2).then_some(())
+    });
+}
+
 fn random_changes_under_traffic(clsact: bool) {
     let node = host("node");
     let watcher = Watcher::start(&node, clsact);
@@ -252,16 +262,32 @@ fn random_changes_under_traffic(clsact: bool) {
     if clsact {
         // The qdisc stays, by design: the filters are what counts.
         for name in &churn.names {
-            eventually(&format!("both filters on {name}"), || {
-                let shown = node.sh(&format!(
-                    "[ -e /sys/class/net/{name} ] || exit 0
-                     tc filter show dev {name} ingress; tc filter show dev {name} egress"
-                ));
-                (shown.is_empty() || shown.matches("handle 0x6e6d").count() == 2).then_some(())
-            });
+            // Those whose pod end vanished are gone.
+            if !node.sh(&format!("ls /sys/class/net | grep -x {name} || true")).is_empty() {
+                await_filters(&node, name);
+            }
         }
     }
     assert!(sent.into_inner() > 1000, "there was traffic");
+    watcher.end();
+}
+
+/// An interface that is back at once is watched at last, and that it was away in between is no failure.
+fn an_interface_goes_back_and_forth(clsact: bool) {
+    let (node, pod) = (host("node"), host("pod"));
+    let watcher = Watcher::start(&node, clsact);
+    node.sh(&format!("ip link add p0 type veth peer name e0 netns {}", pod.name));
+    let go = |from: &Netns, to: &Netns| batch(from, &format!("link set p0 netns {}\n", to.name).repeat(MOVES));
+    std::thread::scope(|scope| {
+        scope.spawn(|| go(&node, &pod));
+        scope.spawn(|| go(&pod, &node));
+    });
+    batch(&pod, &format!("link set p0 netns {}\n", node.name));
+    if clsact {
+        await_filters(&node, "p0");
+    } else {
+        watcher.await_all_attached();
+    }
     watcher.end();
 }
 
@@ -275,4 +301,16 @@ fn random_changes_under_traffic_by_tcx() {
 fn random_changes_under_traffic_by_clsact() {
     needs_root!();
     random_changes_under_traffic(true);
+}
+
+#[test]
+fn one_that_goes_back_and_forth_is_watched_by_tcx() {
+    needs_root!();
+    an_interface_goes_back_and_forth(false);
+}
+
+#[test]
+fn one_that_goes_back_and_forth_is_watched_by_clsact() {
+    needs_root!();
+    an_interface_goes_back_and_forth(true);
 }
