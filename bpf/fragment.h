@@ -27,6 +27,12 @@ static __always_inline __u64 nm_fragment_tag(__u64 datagram)
 	return (datagram >> 8 << 40) | 1ull << 63;
 }
 
+/* Above them. */
+static __always_inline __u32 nm_fragment_more(__u64 datagram)
+{
+	return datagram >> 44;
+}
+
 /* ICMP has one identifier for both ports: its type and code come in place of `dport`. */
 static __always_inline void nm_fragment_put(__u64 datagram, __u64 now, __u8 protocol, __be16 sport, __be16 dport)
 {
@@ -35,6 +41,7 @@ static __always_inline void nm_fragment_put(__u64 datagram, __u64 now, __u8 prot
 	if (!f)
 		return;
 	f->seen = now;
+	f->more = nm_fragment_more(datagram);
 	*(volatile __u64 *)&f->word =
 		nm_fragment_tag(datagram) | (__u64)protocol << 32 | (__u64)sport << 16 | dport;
 }
@@ -48,7 +55,8 @@ static __always_inline __u64 nm_fragment_get(__u64 datagram, __u64 now)
 	if (!f)
 		return 0;
 	word = *(volatile __u64 *)&f->word;
-	if (word >> 40 != nm_fragment_tag(datagram) >> 40 || now - f->seen > nm_fragment_timeout)
+	if (word >> 40 != nm_fragment_tag(datagram) >> 40 || f->more != nm_fragment_more(datagram) ||
+	    (__u32)now - f->seen > nm_fragment_timeout)
 		return 0;
 	return word;
 }

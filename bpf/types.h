@@ -286,7 +286,8 @@ struct nm_cpu {
 struct nm_fragment {
 	/* Tag (24 bits), protocol (8), both ports (32; of ICMP identifier, type, code): one word, so that it is read whole. */
 	__u64 word;
-	__u64 seen; /* as nm_packet.now */
+	__u32 seen; /* as nm_packet.now */
+	__u32 more; /* the tag's other bits (20): by the 23 above alone, busy hosts would take others' ports now and then */
 };
 #define NM_FRAGMENTS 4096
 
