@@ -1,16 +1,14 @@
 //! Other people's programs, by name and owner, and pods that have no link on the host.
 
-use netmon::bpf::Mode;
 use netmon::doctor::{Report, Status};
 
 use super::{check, checked_in};
-use crate::kernels::features::attach_mode;
 use crate::live::agent::{Agent, watching};
 use crate::live::foreign::{Deed, Foreign, Place};
 use crate::live::net::quiet_pair;
 use crate::support::netns::Netns;
-use crate::support::{not_run, sh};
-use crate::{function_name, needs_root};
+use crate::support::sh;
+use crate::{needs_root, needs_tcx};
 
 /// The program is named, and so is this process, which holds it.
 fn assert_told(report: &Report, name: &str, program: &str, status: Status) {
@@ -23,20 +21,9 @@ fn assert_told(report: &Report, name: &str, program: &str, status: Status) {
 }
 
 /// Both kinds of chains are needed to tell them apart.
-fn has_tcx(test: &str) -> bool {
-    let has = attach_mode() == Mode::Tcx;
-    if !has {
-        not_run(test, "this kernel has no TCX");
-    }
-    has
-}
-
 #[test]
 fn programs_of_others() {
-    needs_root!();
-    if !has_tcx(function_name!()) {
-        return;
-    }
+    needs_tcx!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
         let tcx = Foreign::attach(&b, "vb", Place::TcxLast, Deed::Pass);
@@ -62,10 +49,7 @@ fn programs_of_others() {
 
 #[test]
 fn beside_an_agent() {
-    needs_root!();
-    if !has_tcx(function_name!()) {
-        return;
-    }
+    needs_tcx!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
         let last = Foreign::attach(&b, "vb", Place::TcxLast, Deed::Pass);

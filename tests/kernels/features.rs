@@ -13,6 +13,7 @@ use crate::doctor::{check, checked};
 use crate::live::binary::NETMON;
 use crate::live::net::quiet_pair;
 use crate::needs_root;
+use crate::support::kernel::attach_mode;
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
 mod skel {
@@ -33,15 +34,6 @@ fn tell(feature: &str, is: &str) {
 fn cpus() -> String {
     let there = std::thread::available_parallelism().unwrap();
     format!("{there}/{}", possible_cpus().unwrap())
-}
-
-/// How the agent is to attach here, told without its help: a kernel that has TCX knows how to list its programs.
-pub fn attach_mode() -> Mode {
-    let mut options =
-        libbpf_sys::bpf_prog_query_opts { sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _, ..Default::default() };
-    // SAFETY: no room for ids is promised; interface 1 is loopback.
-    let err = unsafe { libbpf_sys::bpf_prog_query_opts(1, libbpf_sys::BPF_TCX_INGRESS, &mut options) };
-    if err == 0 { Mode::Tcx } else { Mode::Clsact }
 }
 
 /// One load for all of it: emulated, the verifier takes its time.

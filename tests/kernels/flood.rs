@@ -10,6 +10,7 @@ use crate::live::metrics::Page;
 use crate::live::net::quiet_pair;
 use crate::live::traffic::Flood;
 use crate::needs_root;
+use crate::support::kernel::attach_mode;
 use crate::support::not_run;
 
 /// A CPU of this machine, back when the value goes.
@@ -33,7 +34,7 @@ impl Drop for Unplugged {
 fn flood(unplug: bool) {
     let (a, b) = quiet_pair();
     let watch = Watch::start(&b, "vb", watching(&["vb"]));
-    let mode = format!("mode=\"{}\"", super::features::attach_mode().name());
+    let mode = format!("mode=\"{}\"", attach_mode().name());
     let page = Page::get(&b, &watch.agent, "/metrics");
     assert_eq!(page.sum("netmon_interface_info", &["interface=\"vb\"", &mode]), 1.0, "{}", page.body);
 

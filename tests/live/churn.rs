@@ -16,8 +16,8 @@ use rand::{Rng, SeedableRng};
 use super::binary::Program;
 use super::net::host;
 use super::{PATIENCE, eventually};
-use crate::needs_root;
 use crate::support::netns::Netns;
+use crate::{needs_root, needs_tcx};
 
 const BURST: usize = 1000;
 const CHURN: Duration = Duration::from_secs(60);
@@ -114,7 +114,7 @@ fn batch(ns: &Netns, commands: &str) {
 
 #[test]
 fn a_thousand_pairs_come_and_go() {
-    needs_root!();
+    needs_tcx!();
     let (ns, pods) = (host("burst"), host("pods"));
     let watcher = Watcher::start(&ns, false);
     let make: String =
@@ -293,7 +293,7 @@ fn an_interface_goes_back_and_forth(clsact: bool) {
 
 #[test]
 fn random_changes_under_traffic_by_tcx() {
-    needs_root!();
+    needs_tcx!();
     random_changes_under_traffic(false);
 }
 
@@ -305,7 +305,7 @@ fn random_changes_under_traffic_by_clsact() {
 
 #[test]
 fn one_that_goes_back_and_forth_is_watched_by_tcx() {
-    needs_root!();
+    needs_tcx!();
     an_interface_goes_back_and_forth(false);
 }
 

@@ -10,8 +10,8 @@ use super::agent::{Watch, watching};
 use super::eventually;
 use super::net::{Counters, End, connect, host, offloads_off, quiet_pair};
 use super::traffic::{Connection, ETH, flow_of, ip_header, plain_tcp, tally, transfer, udp_to};
-use crate::needs_root;
 use crate::support::netns::Netns;
+use crate::{needs_root, needs_tcx};
 
 const V4: &str = "10.9.0.2";
 const V6: &str = "fd09::2";
@@ -67,7 +67,7 @@ fn tcp(config: Config) {
 
 #[test]
 fn tcp_by_tcx() {
-    needs_root!();
+    needs_tcx!();
     tcp(watching(&["vb"]));
 }
 

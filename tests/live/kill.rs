@@ -8,8 +8,8 @@ use super::binary::Program;
 use super::eventually;
 use super::net::quiet_pair;
 use super::traffic::Flood;
-use crate::needs_root;
 use crate::support::netns::Netns;
+use crate::{needs_root, needs_tcx};
 
 const TIMES: usize = 50;
 /// Lines of a start, in their order: moments to be killed at.
@@ -72,7 +72,7 @@ fn killed_again_and_again(clsact: bool) {
 
 #[test]
 fn with_tcx() {
-    needs_root!();
+    needs_tcx!();
     killed_again_and_again(false);
 }
 

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use netmon::bpf::{
-    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, ObjectStorage, Options, Record, RingReader, Sweep, Sweeper,
-    Tally, TimestampSource,
+    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, Mode, ObjectStorage, Options, Record, RingReader, Sweep,
+    Sweeper, Tally, TimestampSource,
 };
 
 /// Options with a little of everything.
@@ -161,4 +161,22 @@ pub fn difference(a: InterfaceBooks, b: InterfaceBooks) -> InterfaceBooks {
         ring_full: minus(a.ring_full, b.ring_full),
         decapsulated: minus(a.decapsulated, b.decapsulated),
     }
+}
+
+/// How the agent is to attach here, told without its help: a kernel that has TCX knows how to list its programs.
+pub fn attach_mode() -> Mode {
+    let mut options =
+        libbpf_sys::bpf_prog_query_opts { sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _, ..Default::default() };
+    // SAFETY: no room for ids is promised; interface 1 is loopback.
+    let err = unsafe { libbpf_sys::bpf_prog_query_opts(1, libbpf_sys::BPF_TCX_INGRESS, &mut options) };
+    if err == 0 { Mode::Tcx } else { Mode::Clsact }
+}
+
+/// False where the kernel has no TCX: tells so of `test`.
+pub fn has_tcx_for(test: &str) -> bool {
+    let has = attach_mode() == Mode::Tcx;
+    if !has {
+        super::not_run(test, "this kernel has no TCX");
+    }
+    has
 }

@@ -76,6 +76,17 @@ macro_rules! needs_root {
     };
 }
 
+/// Marks a test as one that needs root and TCX (Linux 6.6).
+#[macro_export]
+macro_rules! needs_tcx {
+    () => {
+        $crate::needs_root!();
+        if !$crate::support::kernel::has_tcx_for($crate::function_name!()) {
+            return;
+        }
+    };
+}
+
 /// The path of the enclosing function.
 #[macro_export]
 macro_rules! function_name {
