@@ -7,13 +7,13 @@ use foldhash::HashSet;
 
 use super::outcome::{ICMP, ICMPV6, TCP};
 use super::{CLIENT_IS_KNOWN, Direction, Flow, FlowKey, Identity};
-use crate::bpf::{Facts, Hook, Measure, Record};
+use crate::bpf::{App, Facts, Hook, Measure, Record};
 
 /// Interfaces, by index, that face a workload: what enters the host there has left a pod.
 pub type Facing = Arc<HashSet<u32>>;
 
 /// The client, if that is certain: because the kernel's connection tracking knows, or the record proves it by a SYN, a handshake
-/// that was measured, an echo.
+/// that was measured, an echo, a packet for a tunnel's port.
 pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     if let Some(tracked) = identity.tracked {
         return Some(tracked.client);
@@ -28,6 +28,10 @@ pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
         ICMPV6 if record.icmp_type == 128 => return Some(sender),
         ICMPV6 if record.icmp_type == 129 => return Some(other),
         _ => {}
+    }
+    // Its source port is a hash, which may be the lower one (RFC 7348 5, RFC 8926 3.3).
+    if record.facts.iter().any(|facts| matches!(facts.app, Some(App::Vxlan | App::Geneve))) {
+        return Some(sender);
     }
     record.facts.iter().flat_map(Facts::samples).find_map(|sample| match sample.measure {
         Measure::HandshakeServer => Some(other),

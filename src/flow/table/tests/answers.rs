@@ -166,6 +166,18 @@ fn who_waits_for_an_answer_waits_in_vain() {
 }
 
 #[test]
+fn the_client_of_a_tunnel_is_who_sends() {
+    for app in [App::Vxlan, App::Geneve] {
+        let mut facts = Facts::default();
+        facts.app = Some(app);
+        let ends = (end(1, 2188), end(2, 6081));
+        let (table, _) = run(&[Record { facts: Some(facts), source: ends.0, destination: ends.1, ..udp() }]);
+        let flow = table.iter().next().unwrap();
+        assert_eq!((flow.key.ends[usize::from(flow.client)], flow.from_client().packets), (ends.0, 1));
+    }
+}
+
+#[test]
 fn the_client_of_an_echo_is_who_asks() {
     for order in orders(&[echo(8), echo(0)]) {
         let (table, _) = run(&order);
