@@ -3,6 +3,7 @@
 // The lints' own exception for tests ends at functions that tests call.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cases;
 mod deploy;
 mod doctor;
 mod http;

@@ -1,0 +1,1 @@
+//! Detectors know what real implementations send.

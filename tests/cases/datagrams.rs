@@ -1,0 +1,1 @@
+//! UDP: one datagram does not settle the protocol for good.

@@ -1,0 +1,27 @@
+//! Inputs that netmon once judged wrongly, each with what is right and why. A file a kind; `inputs` has the captures, which were
+//! made for this purpose.
+
+// clippy.toml allows these in functions marked as tests only.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::replay;
+
+mod apps;
+mod datagrams;
+mod lifetimes;
+mod moments;
+mod outcomes;
+mod places;
+mod races;
+mod roles;
+mod sizes;
+
+/// The flows of one of the inputs.
+#[allow(dead_code)]
+fn flows(input: &str) -> Vec<Value> {
+    replay::replay(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/inputs").join(input))
+}

@@ -1,0 +1,1 @@
+//! A moment is not taken for another: an answer, a round trip, an end.

@@ -1,0 +1,1 @@
+//! An outcome looks at what the packet is.

@@ -1,0 +1,1 @@
+//! CPUs do not race for what is known of a connection.
