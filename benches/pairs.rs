@@ -58,10 +58,9 @@ fn record(client: u32, facts: Facts) -> Record {
         tcp_flags: 0x10,
         syn: false,
         syn_ack: false,
-        icmp_type: 0,
-        icmp_code: 0,
         cause: Cause::Swept,
         facts: Some(facts),
+        ..Record::default()
     }
 }
 
@@ -71,6 +70,7 @@ impl Source for Pairs {
             sums: self.0.sums().clone(),
             keys: Keys::default(),
             active: Default::default(),
+            forgotten: 0,
             books: Default::default(),
             records: Default::default(),
             misses: Default::default(),

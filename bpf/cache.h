@@ -27,6 +27,7 @@ static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet 
 	d->window = 0;
 	d->probed = nm_units(p) - nm_probe_every; /* due */
 	d->worth = 0;
+	d->cause = 0;
 	d->icmp = p->icmp;
 	d->tcp_flags = p->tcp_flags;
 	d->state = p->opening;
@@ -91,7 +92,7 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	bool look = false;
 
 	/* The ports are used again: what is left of the last connection must not blend into the new one. */
-	if (p->opening && !nm_is_repeated(d, p)) {
+	if (p->opening && protocol == IPPROTO_TCP && !nm_is_repeated(d, p)) {
 		if (d->packets)
 			nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED);
 		d->state &= NM_OPENING | NM_NOTED;

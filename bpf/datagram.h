@@ -17,11 +17,17 @@ __noinline int nm_answer(__u32 id)
 		return 0;
 	p = nm_packet_of(cpu);
 	pair = nm_pair_of(cpu, p, true);
+	d = nm_delta_at(p->slot, p->v6);
+	if (pair && d) {
+		/* Both ends may send within a tick: who was first is not to be seen from the records' times. */
+		if (!pair->isn_known)
+			d->state |= NM_FIRST;
+		pair->isn_known |= 1 << (p->side & 1);
+	}
 	if (nm_latency && pair) {
 		nm_turn(pair, p);
 		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
 	}
-	d = nm_delta_at(p->slot, p->v6);
 	return d && d->looks && p->payload;
 }
 

@@ -61,7 +61,7 @@ static __always_inline bool nm_has_news(const struct nm_delta *d)
 
 static __always_inline void nm_delta_tell(struct nm_delta *d, __u8 cause)
 {
-	d->cause = cause;
+	d->cause = cause | (d->cause & NM_UNJUDGED);
 	if (!d->packets)
 		d->first = d->last;
 }
@@ -87,6 +87,7 @@ static __always_inline void nm_delta_told(struct nm_delta *d)
 	d->packets = 0;
 	d->bytes = 0;
 	d->first = 0;
+	d->cause = 0;
 	d->tcp_flags = 0;
 	d->state &= ~(NM_OPENING | NM_NOTED);
 }

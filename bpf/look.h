@@ -6,6 +6,10 @@
 #define NM_LOOKS_MIDWAY 2 /* of others */
 #define NM_LOOKS_NAMED 255 /* a tunnel, and that was told */
 
+/* `app_version` of DNS. */
+#define NM_ASKS 1
+#define NM_ANSWERS 2
+
 /* At the packet in `cpu->packet`. */
 __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 {
@@ -66,6 +70,9 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	if (f) {
 		f->app = verdict;
 		f->app_version = verdict >> 8;
+		/* Which end asks: the QR bit, RFC 1035 4.1.1, behind the length where there is one. */
+		if (f->app == NM_APP_DNS)
+			f->app_version = nm_byte(w, payload->protocol == IPPROTO_TCP ? 4 : 2) & 0x80 ? NM_ANSWERS : NM_ASKS;
 	}
 	return 0;
 }

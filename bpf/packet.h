@@ -57,7 +57,7 @@ struct nm_packet {
 	__u16 window;
 	__u16 icmp;    /* type and code (lower byte) */
 	__u8 tcp_flags;
-	__u8 opening;  /* NM_SYN, NM_SYN_ACK or 0 */
+	__u8 opening;  /* what it adds to the entry's `state`: NM_SYN or NM_SYN_ACK, of others than TCP NM_BROADCAST; or 0 */
 	__u8 urgent;   /* RST or ICMP error */
 	__u8 side;     /* of its connection, see struct nm_pair */
 	__u8 v6;
@@ -122,6 +122,12 @@ static __always_inline __u8 nm_tunnel_of_port(__be16 dport)
 		if (port == nm_vxlan_ports[i])
 			return NM_APP_VXLAN;
 	return 0;
+}
+
+/* Broadcast is the only group address that starts so (IEEE 802: all ones). */
+static __always_inline __u8 nm_broadcast(const struct ethhdr *eth)
+{
+	return eth->h_dest[0] == 0xff ? NM_BROADCAST : 0;
 }
 
 /* What a packet may carry by its protocol and port, as enum nm_app; 0: nothing. */

@@ -62,7 +62,7 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 h
 		headers += length;
 	} else if (protocol == IPPROTO_UDP) {
 		p->tcp_flags = 0;
-		p->opening = 0;
+		p->opening = ethernet ? nm_broadcast(data) : 0;
 		p->urgent = 0;
 		p->tunnel = nm_tunnel_of_port(tcp->dest);
 		headers += sizeof(struct udphdr);

@@ -138,12 +138,16 @@ static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_tr
 	}
 	case IPPROTO_SCTP: {
 		const struct sctphdr *sctp = nm_header(c, sizeof(*sctp));
+		const __u8 *chunk;
 
 		if (!sctp)
 			return false;
 		t->sport = sctp->source;
 		t->dport = sctp->dest;
 		c->at += sizeof(*sctp);
+		chunk = nm_header(c, 1);
+		/* INIT and INIT ACK come alone in their packets, RFC 9260 6.10. */
+		p->opening = !chunk ? 0 : *chunk == 1 ? NM_SYN : *chunk == 2 ? NM_SYN_ACK : 0;
 		break;
 	}
 	case IPPROTO_ICMP:
@@ -287,6 +291,7 @@ static __always_inline int nm_parse_from(struct nm_cursor *c, struct nm_packet *
 		if (!eth)
 			return NM_BROKEN;
 		type = eth->h_proto;
+		p->opening = nm_broadcast(eth);
 		c->at += sizeof(*eth);
 #pragma unroll
 		for (int i = 0; i < 2; i++) {

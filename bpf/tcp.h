@@ -113,7 +113,7 @@ __noinline int nm_follow_closely(__u32 id)
 	struct nm_facts *f;
 	struct nm_delta *d;
 	struct nm_pair *pair;
-	bool fresh;
+	bool fresh, again = false;
 	__u8 flags;
 
 	if (!cpu)
@@ -130,7 +130,12 @@ __noinline int nm_follow_closely(__u32 id)
 			f->resets++;
 		if (pair)
 			pair->flags |= NM_PAIR_CLOSED;
-		return 0; /* its numbers need not be in order, RFC 9293 3.10.7 */
+		/* Its sequence number need not be in order, RFC 9293 3.10.7. What it acknowledges it does not cut off. */
+		if (flags & NM_TCP_ACK && (!(d->state & NM_ACKED) || (__s32)(p->ack - d->ack) > 0)) {
+			d->state |= NM_ACKED | NM_HEARD;
+			d->ack = p->ack;
+		}
+		return 0;
 	}
 	if (!p->window && !(flags & (NM_TCP_SYN | NM_TCP_FIN))) {
 		f = nm_note(d, p);
@@ -138,7 +143,7 @@ __noinline int nm_follow_closely(__u32 id)
 			f->zero_windows++;
 	}
 	if (pair && flags & NM_TCP_SYN) {
-		bool again = flags & NM_TCP_ACK ? nm_measure_syn_ack(cpu, pair, p) : nm_measure_syn(cpu, pair, p);
+		again = flags & NM_TCP_ACK ? nm_measure_syn_ack(cpu, pair, p) : nm_measure_syn(cpu, pair, p);
 
 		/* The first was seen by another CPU: a timer sends the next wherever it runs. */
 		if (again && !(d->state & NM_TRACKED)) {
@@ -150,6 +155,9 @@ __noinline int nm_follow_closely(__u32 id)
 	/* Without a pair only the entry knows whether payload follows payload. */
 	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY)
 		d->looks = NM_LOOKS_MIDWAY;
+	/* One byte may be a keep-alive's. */
+	if (!(d->state & NM_TRACKED) && !again && (p->payload > 1 || flags & (NM_TCP_SYN | NM_TCP_FIN)))
+		d->cause |= NM_UNJUDGED;
 	fresh = nm_sequence(d, pair, p);
 	if (flags & NM_TCP_ACK)
 		nm_acknowledge(d, pair, p);
@@ -163,14 +171,14 @@ __noinline int nm_follow_closely(__u32 id)
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);
 	}
-	if (nm_latency && pair && p->payload && fresh) {
+	if (p->payload && fresh) {
 		bool turn = d->state & NM_HEARD;
 
-		if (turn)
+		if (nm_latency && pair && turn)
 			nm_turn(pair, p);
-		if (turn || flags & NM_TCP_PSH)
+		if (nm_latency && pair && (turn || flags & NM_TCP_PSH))
 			pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
-		if (nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1])) {
+		if (nm_latency && pair && nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1])) {
 			nm_probe(cpu, pair, p, p->seq + p->payload);
 			d->probed = nm_units(p);
 		}

@@ -45,6 +45,7 @@ enum nm_cause {
 	NM_SWEPT = 2,     /* idle, new or due */
 	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet is a record of its own */
 	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one of this key; type and code are the error's */
+	NM_UNJUDGED = 0x80, /* beside one of these: nothing was known by which to judge whether the first segment was sent before */
 };
 
 /* What was seen of a key since its last record, and what must be known of it to judge the next packet. */
@@ -61,14 +62,17 @@ struct nm_delta {
 	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
 	__u8 state;   /* NM_SYN and so on */
-	__u8 cause;   /* enum nm_cause */
+	__u8 cause;   /* enum nm_cause; of an entry only NM_UNJUDGED means anything */
 	__u8 looks;   /* payloads that may still be looked at for the application protocol */
 };
 
 /* Of a record. */
-#define NM_SYN 0x01     /* SYN without ACK: the flags alone do not tell who opened */
-#define NM_SYN_ACK 0x02 /* SYN with ACK */
+#define NM_SYN 0x01     /* SYN without ACK: the flags alone do not tell who opened; SCTP: INIT */
+#define NM_SYN_ACK 0x02 /* SYN with ACK; SCTP: INIT ACK */
 #define NM_OPENING (NM_SYN | NM_SYN_ACK)
+/* The same bits, of other protocols. */
+#define NM_FIRST 0x01     /* nothing was seen of the other end before, for as long as that is remembered */
+#define NM_BROADCAST 0x02 /* the frame was sent to everybody */
 /* Of an entry. */
 #define NM_URGED 0x04     /* an urgent record was written: one is enough */
 #define NM_NOTED 0x08     /* has facts */
@@ -167,7 +171,7 @@ struct nm_facts {
 	__u16 resets;
 	__u8 samples; /* in use */
 	__u8 app;     /* enum nm_app */
-	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known */
+	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known; DNS: NM_ASKS, NM_ANSWERS */
 	__u8 owner;   /* whose facts these are: 1 + number of the entry among those that share them; 0: nobody's */
 	__u8 pad[2];
 	__u32 check;  /* of the owner's key: another may have come in its place */
@@ -205,7 +209,7 @@ struct nm_pair {
 	__u8 flags;          /* NM_PAIR_* */
 	__u8 hardware;       /* bit a side: its packets come with the NIC's stamp */
 	__u8 looked;         /* bit a side: its application protocol is settled */
-	__u8 isn_known;      /* bit a side */
+	__u8 isn_known;      /* bit a side; UDP: it has sent */
 	__u32 isn[2];
 	__u32 connect;       /* nanoseconds that the handshake took; 0: not known */
 	__u32 pad;

@@ -306,7 +306,7 @@ impl Api for Operated {
 
 fn outcome_name(outcome: crate::flow::Outcome) -> String {
     match outcome.reason() {
-        Some(reason) => format!("{}: {}", outcome.status().name(), reason.name()),
+        Some(reason) => format!("{}: {}", outcome.status().name(), reason.label()),
         None => outcome.status().name().to_owned(),
     }
 }

@@ -96,6 +96,10 @@ impl Observer for Observing<'_> {
         self.namer.named(flow)
     }
 
+    fn hurried(&mut self) {
+        self.aggregates.hurried();
+    }
+
     fn nameless(&mut self, flow: &Flow) {
         self.namer.nameless(flow);
         self.aggregates.nameless(flow);

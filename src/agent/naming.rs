@@ -175,10 +175,8 @@ mod tests {
             tcp_flags: 2,
             syn: true,
             syn_ack: false,
-            icmp_type: 0,
-            icmp_code: 0,
             cause: Cause::Swept,
-            facts: None,
+            ..Record::default()
         }
     }
 

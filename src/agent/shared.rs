@@ -240,12 +240,14 @@ impl Shared {
 impl Source for Shared {
     fn snapshot(&self) -> Option<Snapshot> {
         let mut active = Counts::new();
+        let mut forgotten = 0;
         let mut processing = Processing::new(Clock::now_ns());
         for shard in &*self.shards {
             let shard = lock(shard);
             for (&key, count) in shard.table.counts() {
                 *active.entry(key).or_default() += count;
             }
+            forgotten += shard.table.forgotten();
             processing.add(&shard.processing);
         }
         // Between the two no series may leave, and its number go to another.
@@ -256,6 +258,7 @@ impl Source for Shared {
             sums,
             keys,
             active,
+            forgotten,
             books: self.books.interfaces(),
             records: self.books.records(),
             misses: self.books.misses(),

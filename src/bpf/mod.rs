@@ -55,7 +55,7 @@ pub use namespaces::{Namespace, list_namespaces};
 pub use objects::{MapInfo, ProgramInfo};
 pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host, is_preempt_rt, raise_capabilities};
 pub use programs::{Loader, Programs};
-pub use record::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
+pub use record::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample, Sequence};
 pub use ring::{Ring, RingReader, Wakeup};
 pub use sampling::Sampler;
 pub use spread::Spread;

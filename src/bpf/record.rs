@@ -7,9 +7,10 @@ use super::clock::Clock;
 use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_facts, nm_hook, nm_sample};
 
 /// The hook that saw a packet, named from the interface's point of view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// The packet entered the host through the interface.
+    #[default]
     Ingress,
     /// The packet left through it.
     Egress,
@@ -26,13 +27,14 @@ impl Hook {
 }
 
 /// Why a record was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cause {
     /// Another flow needed its place in the cache.
     Displaced,
     /// It holds a RST or an ICMP error.
     Urgent,
     /// The sweep found it idle, new, or due for a report.
+    #[default]
     Swept,
     /// The cache was in use when its packet came.
     Bypassed,
@@ -105,6 +107,8 @@ pub struct Facts {
     pub app: Option<App>,
     /// TLS version by its minor number: 1 to 4 for 1.0 to 1.3; 0: not known.
     pub tls: u8,
+    /// With DNS: the sender asks, or else answers.
+    pub asks: Option<bool>,
     samples: [Option<Sample>; 4],
 }
 
@@ -120,14 +124,17 @@ impl Facts {
         for (slot, sample) in samples.iter_mut().zip(&facts.sample[..usize::from(facts.samples).min(4)]) {
             *slot = Some(Sample { measure: Measure::decode(sample >> 56)?, ns: sample & NANOSECONDS });
         }
+        let app = App::decode(facts.app);
+        let dns = app == Some(App::Dns);
         Some(Facts {
             retransmits: facts.retransmits,
             out_of_order: facts.out_of_order,
             duplicate_acks: facts.duplicate_acks,
             zero_windows: facts.zero_windows,
             resets: facts.resets,
-            app: App::decode(facts.app),
-            tls: facts.app_version,
+            app,
+            tls: if dns { 0 } else { facts.app_version },
+            asks: (dns && facts.app_version != 0).then_some(facts.app_version == ASKS),
             samples,
         })
     }
@@ -143,7 +150,7 @@ impl Facts {
 }
 
 /// An address and a port, the port 0 for protocols without one. IPv4 addresses fill the first four bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// In network byte order.
     pub address: [u8; 16],
@@ -159,8 +166,21 @@ impl Endpoint {
     }
 }
 
+/// What sequence numbers tell of the sender of a TCP record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// Behind the highest number sent.
+    pub end: Option<u32>,
+    /// The furthest acknowledgement.
+    pub ack: Option<u32>,
+    /// The other end has sent since the sender sent its last data.
+    pub heard: bool,
+    /// Nothing was known by which to judge whether the first segment was sent before.
+    pub unjudged: bool,
+}
+
 /// What one hook saw of one direction of a flow since its last record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// IPv6, not IPv4.
     pub v6: bool,
@@ -190,10 +210,16 @@ pub struct Record {
     pub last_ns: u64,
     /// OR of the TCP flags byte of all packets.
     pub tcp_flags: u8,
-    /// A SYN without ACK was among them: the sender opens.
+    /// A SYN without ACK was among them, or an INIT of SCTP: the sender opens.
     pub syn: bool,
-    /// A SYN with ACK was among them: the sender answers.
+    /// A SYN with ACK was among them, or an INIT ACK: the sender answers.
     pub syn_ack: bool,
+    /// TCP.
+    pub sequence: Sequence,
+    /// UDP: nothing was seen of the other end before, where that was not forgotten.
+    pub first: bool,
+    /// A frame of it was sent to everybody.
+    pub broadcast: bool,
     /// Of the latest packet.
     pub icmp_type: u8,
     /// Of the latest packet.
@@ -211,10 +237,21 @@ unsafe impl plain::Plain for nm_entry6 {}
 // SAFETY: as above.
 unsafe impl plain::Plain for nm_facts {}
 
-/// Bits of `nm_delta.state`, bpf/types.h.
 const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+/// Bits of `nm_delta.state`, bpf/types.h.
 const SYN: u8 = 1;
 const SYN_ACK: u8 = 2;
+const FIRST: u8 = 1;
+const BROADCAST: u8 = 2;
+const TRACKED: u8 = 0x10;
+const ACKED: u8 = 0x20;
+const HEARD: u8 = 0x40;
+/// `nm_delta.cause`.
+const UNJUDGED: u8 = 0x80;
+/// `nm_facts.app_version` of DNS.
+const ASKS: u8 = 1;
 /// As NM_INNER, of a key's `hook`.
 const INNER: u8 = 2;
 
@@ -256,7 +293,7 @@ impl Record {
                 facts,
                 ..Record::of_delta(&entry.delta, clock)?
             }
-            .with_icmp(entry.delta.icmp)
+            .of_protocol(&entry.delta)
         } else {
             let entry = plain::from_bytes::<nm_entry4>(bytes).ok()?;
             let key = &entry.key;
@@ -278,40 +315,41 @@ impl Record {
                 facts,
                 ..Record::of_delta(&entry.delta, clock)?
             }
-            .with_icmp(entry.delta.icmp)
+            .of_protocol(&entry.delta)
         })
     }
 
-    /// In TCP the place has another use.
-    fn with_icmp(mut self, icmp: u16) -> Record {
+    /// What has another meaning in each protocol.
+    fn of_protocol(mut self, delta: &nm_delta) -> Record {
+        let has = |bit| delta.state & bit != 0;
         if self.protocol != TCP || self.cause == Cause::Quoted {
-            [self.icmp_code, self.icmp_type] = icmp.to_le_bytes();
+            [self.icmp_code, self.icmp_type] = delta.icmp.to_le_bytes();
+        }
+        match self.protocol {
+            TCP => {
+                self.sequence = Sequence {
+                    end: has(TRACKED).then_some(delta.seq_end),
+                    ack: has(ACKED).then_some(delta.ack),
+                    heard: has(HEARD),
+                    unjudged: delta.cause & UNJUDGED != 0,
+                };
+                (self.syn, self.syn_ack) = (has(SYN), has(SYN_ACK));
+            }
+            SCTP => (self.syn, self.syn_ack) = (has(SYN), has(SYN_ACK)),
+            UDP => (self.first, self.broadcast) = (has(FIRST), has(BROADCAST)),
+            _ => self.broadcast = has(BROADCAST),
         }
         self
     }
 
     fn of_delta(delta: &nm_delta, clock: &Clock) -> Option<Record> {
-        let nowhere = Endpoint { address: [0; 16], port: 0 };
         Some(Record {
-            v6: false,
-            source: nowhere,
-            destination: nowhere,
-            protocol: 0,
-            ifindex: 0,
-            hook: Hook::Ingress,
-            inner: false,
-            vlan: 0,
-            inner_vlan: 0,
             packets: delta.packets.into(),
             bytes: delta.bytes,
             first_ns: clock.nanoseconds(delta.first),
             last_ns: clock.nanoseconds(delta.last),
             tcp_flags: delta.tcp_flags,
-            syn: delta.state & SYN != 0,
-            syn_ack: delta.state & SYN_ACK != 0,
-            icmp_type: 0,
-            icmp_code: 0,
-            cause: match nm_cause(delta.cause.into()) {
+            cause: match nm_cause((delta.cause & !UNJUDGED).into()) {
                 nm_cause::NM_DISPLACED => Cause::Displaced,
                 nm_cause::NM_URGENT => Cause::Urgent,
                 nm_cause::NM_SWEPT => Cause::Swept,
@@ -319,7 +357,7 @@ impl Record {
                 nm_cause::NM_QUOTED => Cause::Quoted,
                 _ => return None,
             },
-            facts: None,
+            ..Record::default()
         })
     }
 }

@@ -112,7 +112,8 @@ pub struct Row<F> {
     pub flow: Option<F>,
 }
 
-const REASONS: [Reason; 4] = [Reason::Refused, Reason::Timeout, Reason::Reset, Reason::Unreachable];
+const REASONS: [Reason; 5] =
+    [Reason::Refused, Reason::Timeout, Reason::ResetByClient, Reason::ResetByServer, Reason::Unreachable];
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
@@ -168,7 +169,7 @@ impl Sums {
 
     fn failed(&self) -> BTreeMap<String, u64> {
         let counts = REASONS.iter().zip(self.failed).filter(|(_, count)| *count > 0);
-        counts.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+        counts.map(|(reason, count)| (reason.label().to_owned(), count)).collect()
     }
 
     fn rtt_us(&self) -> Option<f64> {

@@ -108,6 +108,7 @@ fields! {
     "state" Text |l| one(text(l.state));
     "status" Text |l| one(text(Some(l.status)));
     "reason" Text |l| one(text(l.reason));
+    "reset_by" Text |l| one(text(l.reset_by));
     "app_protocol" Text |l| one(text(l.app_protocol));
     "tls_version" Text |l| one(text(l.tls_version));
     "handshake_client_us" Number |l| one(l.handshake_client_us.and_then(number));

@@ -1,8 +1,8 @@
 //! What only some flows have: times, troubles, errors. Kept apart, so that the others stay small.
 
-use super::Flow;
 use super::nat::Nat;
 use super::quotes::ErrorKind;
+use super::{CLIENT_IS_KNOWN, Flow, Outcome};
 use crate::bpf::{App, Facts, Measure, Sample};
 
 /// A summary of times, in nanoseconds.
@@ -49,6 +49,15 @@ pub struct Troubles {
     pub resets: u32,
 }
 
+/// How the connection's last flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Before {
+    /// As it was counted.
+    pub(super) outcome: Outcome,
+    /// The connection was over.
+    pub(super) over: bool,
+}
+
 /// Times in nanoseconds, and what is rare.
 #[derive(Clone, Debug, Default)]
 pub struct Details {
@@ -73,13 +82,17 @@ pub struct Details {
     /// When it came.
     pub(super) icmp_error_ns: u64,
     /// Kinds of ICMP errors that were counted: one bit each.
-    pub(super) errors_counted: u8,
+    pub(super) errors_counted: u16,
     /// Which end sent the first RST, and when.
     pub(super) reset: Option<(u8, u64)>,
     /// The shortest round trip to each end, from where it was seen: one may be near and the other far.
     nearest_ns: [Option<u64>; 2],
     /// Time of the record that told the latest round trip.
     rtt_ns: u64,
+    /// What `response` would be if the other end were the client: while that is not certain.
+    pub(super) if_other: Option<Box<Stat>>,
+    /// What became of its connection before, where it goes on after a pause.
+    pub(super) before: Option<Before>,
 }
 
 /// An ACK may be held back for this long and more (RFC 9293 3.8.6.3 allows 500 ms, Linux takes 40).
@@ -89,7 +102,7 @@ impl Details {
     /// Takes note of a sample of `sender`, told by a record of `at_ns`; false if it says nothing about the flow.
     pub(super) fn measure(flow: &mut Flow, sender: usize, sample: Sample, at_ns: u64) -> bool {
         let client = usize::from(flow.client & 1);
-        let app = flow.app;
+        let (app, known) = (flow.app, flow.has(CLIENT_IS_KNOWN));
         let details = flow.details.get_or_insert_default();
         let ns = sample.ns;
         match sample.measure {
@@ -113,8 +126,11 @@ impl Details {
                 details.rtt.last_ns = latest;
                 details.rtt_ns = details.rtt_ns.max(at_ns);
             }
-            // What a client takes to go on is its own affair; QUIC's packets answer each other at any time.
-            Measure::Response if sender == client || app == Some(App::Quic) => return false,
+            // QUIC's packets answer each other at any time.
+            Measure::Response if app == Some(App::Quic) => return false,
+            // What a client takes to go on is its own affair.
+            Measure::Response if sender == client && known => return false,
+            Measure::Response if sender == client => details.if_other.get_or_insert_default().add(ns),
             Measure::Response => details.response.add(ns),
         }
         true
@@ -124,6 +140,13 @@ impl Details {
     fn is_as_near_as(&mut self, end: usize, ns: u64) {
         let least = self.nearest_ns[end].map_or(ns, |least| least.min(ns));
         self.nearest_ns[end] = Some(least);
+    }
+
+    /// Client and server change places.
+    pub(super) fn swap_roles(&mut self) {
+        let other = self.if_other.take().map(|other| *other).unwrap_or_default();
+        let response = std::mem::replace(&mut self.response, other);
+        self.if_other = (response.count > 0).then(|| Box::new(response));
     }
 
     pub(super) fn add(&mut self, sender: usize, facts: &Facts) {
@@ -138,7 +161,7 @@ impl Details {
 
     /// Which end sent the first RST is told by time: records come in any order.
     pub(super) fn reset_by(&mut self, sender: usize, at_ns: u64) {
-        if self.reset.is_none_or(|(_, first_ns)| at_ns < first_ns) {
+        if self.reset.is_none_or(|(first, first_ns)| (at_ns, sender as u8) < (first_ns, first)) {
             self.reset = Some((sender as u8, at_ns));
         }
     }
@@ -149,8 +172,7 @@ impl Details {
         let bit = 1 << kind as u8;
         let first = self.errors_counted & bit == 0;
         self.errors_counted |= bit;
-        // "Too big" is a step of path MTU discovery, no reason to fail.
-        if kind != ErrorKind::TooBig || self.icmp_error.is_none() {
+        if !kind.is_soft() || self.icmp_error.is_none() {
             self.icmp_error = Some((icmp_type, icmp_code));
         }
         first

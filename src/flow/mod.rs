@@ -7,10 +7,12 @@ mod nat;
 mod observer;
 mod outcome;
 mod party;
+mod past;
 mod quotes;
 mod rates;
 mod reuse;
 mod roles;
+mod sent;
 mod slab;
 mod state;
 mod table;
@@ -26,75 +28,16 @@ pub use party::{Parties, Party};
 pub use quotes::ErrorKind;
 pub use rates::{Looked, Rate, Rates, Told};
 pub use roles::Facing;
+pub use sent::Sent;
 pub use state::State;
 pub use table::{Counts, Limits, Table};
 
 use std::sync::Arc;
 
-use crate::bpf::{App, Hook, Record};
-
-/// One direction of a flow, as its owner saw it: the interface and hook that saw it first. What others see of the same
-/// packets is duplicate.
-#[derive(Clone, Debug, Default)]
-pub struct Sent {
-    /// Packets on the wire.
-    pub packets: u64,
-    /// Their bytes from the link-layer header on.
-    pub bytes: u64,
-    /// Last packet, CLOCK_MONOTONIC nanoseconds.
-    pub last_ns: u64,
-    /// Interface index of the owner; 0: nothing seen yet.
-    pub ifindex: u32,
-    /// VLAN id at the owner; 0: none.
-    pub vlan: u16,
-    /// OR of the TCP flags.
-    pub tcp_flags: u8,
-    /// How the owner sees the packets: EGRESS, INNER, TRANSLATED.
-    view: u8,
-    /// A SYN without ACK was sent.
-    pub syn: bool,
-    /// A SYN with ACK was sent.
-    pub syn_ack: bool,
-    /// Of the latest ICMP packet.
-    pub icmp_type: u8,
-    /// Of the latest ICMP packet.
-    pub icmp_code: u8,
-}
-
-const EGRESS: u8 = 1;
-/// In a tunnel's packet.
-const INNER: u8 = 2;
-/// Under translated addresses.
-const TRANSLATED: u8 = 4;
-
-fn view(identity: &Identity, record: &Record) -> u8 {
-    let translated = identity.tracked.is_some_and(|tracked| tracked.translated);
-    let bits = [(record.hook == Hook::Egress, EGRESS), (record.inner, INNER), (translated, TRANSLATED)];
-    bits.into_iter().filter(|(is, _)| *is).fold(0, |view, (_, bit)| view | bit)
-}
-
-impl Sent {
-    /// The owner's hook.
-    pub fn hook(&self) -> Hook {
-        if self.view & EGRESS != 0 { Hook::Egress } else { Hook::Ingress }
-    }
-
-    /// The owner found it in a tunnel.
-    pub fn inner(&self) -> bool {
-        self.view & INNER != 0
-    }
-
-    /// The record comes from where the owner is.
-    fn is_owner(&self, identity: &Identity, record: &Record) -> bool {
-        self.ifindex == record.ifindex && self.view == view(identity, record)
-    }
-
-    fn own(&mut self, identity: &Identity, record: &Record) {
-        self.ifindex = record.ifindex;
-        self.view = view(identity, record);
-        self.vlan = record.vlan;
-    }
-}
+use crate::bpf::App;
+use details::Before;
+use outcome::{TCP, Verdict, is_waiting, judge};
+use roles::is_group;
 
 /// Who opened the flow: the endpoint on this side of the interface, or the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +62,12 @@ impl Direction {
 const CLOSING: u8 = 1;
 /// Who the client is is known by evidence, not by a guess.
 const CLIENT_IS_KNOWN: u8 = 2;
+/// Who the client is is known by the program's having seen who sent first.
+const CLIENT_WAS_FIRST: u8 = 4;
+/// The client's frames are sent to everybody.
+const BROADCAST: u8 = 8;
+/// Who opened it, which way, and what it speaks may still be settled by records that are on their way.
+const YOUNG: u8 = 16;
 
 /// A flow: what two endpoints exchange over one protocol.
 #[derive(Clone, Debug)]
@@ -147,7 +96,7 @@ pub struct Flow {
     pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
-    /// CLOSING, CLIENT_IS_KNOWN.
+    /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG.
     marks: u8,
 }
 
@@ -166,12 +115,39 @@ impl Flow {
         self.outcome.is_some() || self.has(CLOSING)
     }
 
+    /// Nothing more comes of its connection but what is late, or an opening that was tried before.
+    fn is_over_for_good(&self) -> bool {
+        self.key.protocol == TCP && (judge(self) != Verdict::Open || is_waiting(self))
+            || self.before().is_some_and(|before| before.over)
+    }
+
+    /// How its connection's last flow ended, where it goes on after a pause.
+    fn before(&self) -> Option<Before> {
+        self.details.as_ref()?.before
+    }
+
+    /// The outcome of its TCP connection is the same as that of an earlier flow of it: a connection counts once, however often it
+    /// pauses.
+    pub fn was_counted(&self) -> bool {
+        self.key.protocol == TCP && self.before().is_some_and(|before| Some(before.outcome) == self.outcome)
+    }
+
+    /// The client sends to a group, or to everybody.
+    fn is_to_a_group(&self) -> bool {
+        self.has(BROADCAST) || is_group(&self.key.ends[usize::from(!self.client & 1)], self.key.v6)
+    }
+
     fn has(&self, mark: u8) -> bool {
         self.marks & mark != 0
     }
 
     fn mark(&mut self, mark: u8, so: bool) {
         self.marks = if so { self.marks | mark } else { self.marks & !mark };
+    }
+
+    /// What is counted of it is to wait: what it is to be counted as is not settled, and a counter cannot take back a guess.
+    pub fn is_held(&self) -> bool {
+        self.has(YOUNG) || self.naming == Naming::Awaited
     }
 
     /// Who the client is.

@@ -33,7 +33,7 @@ pub struct Named {
 
 /// What was counted waits so long for the name of an end. A pod's address is known to the API server some seconds after the pod has
 /// it.
-const HOLD_NS: u64 = 30_000_000_000;
+pub(super) const HOLD_NS: u64 = 30_000_000_000;
 /// Flows of a table whose ends may get names.
 const UNNAMED_MOST: usize = 1 << 16;
 
@@ -81,7 +81,7 @@ impl Table {
                 flow.naming = Naming::Overdue;
                 observer.nameless(flow);
             }
-            // What waits goes to where it belongs; where nothing waits any more, what follows does.
+            // What waits goes to where it belongs, if nothing else is awaited; where nothing waits any more, what follows does.
             if !named.awaited || overdue || (changed && flow.naming == Naming::Overdue) {
                 retag(flow, observer);
             }
@@ -89,9 +89,9 @@ impl Table {
         });
     }
 
-    /// The observer has let go of all its tags, but for those of flows that wait for a name.
+    /// The observer has let go of all its tags, but for those of flows that are held.
     pub fn recount(&mut self, observer: &mut impl Observer) {
-        for flow in self.flows.iter_mut().filter(|flow| flow.naming != Naming::Awaited) {
+        for flow in self.flows.iter_mut().filter(|flow| !flow.is_held()) {
             flow.tags = [0; 2];
             retag(flow, observer);
         }

@@ -11,6 +11,8 @@ pub trait Observer {
     }
     /// An end of the flow got no name in time, or too many wait for theirs.
     fn nameless(&mut self, _flow: &Flow) {}
+    /// Too many flows are new: what is counted of this one does not wait until it is settled what it is.
+    fn hurried(&mut self) {}
     /// The end `sender` of the flow sends for the first time, or is to be counted as something else than by the tag that it
     /// has; the tag that this direction is to carry.
     fn appeared(&mut self, flow: &Flow, sender: usize) -> u32;

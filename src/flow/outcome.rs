@@ -28,21 +28,33 @@ impl Status {
 pub enum Reason {
     /// The server answered the SYN with RST, or the datagram with "port unreachable".
     Refused,
-    /// The server did not answer.
+    /// The server did not answer, or the client never completed the handshake.
     Timeout,
-    /// A RST ended it before either side had closed.
-    Reset,
+    /// A RST of the client cut it off before either side had closed: its opening, a request without its answer, bytes that were
+    /// not acknowledged.
+    ResetByClient,
+    /// The same, of the server.
+    ResetByServer,
     /// An ICMP error says that its packets do not arrive.
     Unreachable,
 }
 
 impl Reason {
-    /// As in labels and output.
+    /// As in output, where `reset_by` says by whom.
     pub fn name(self) -> &'static str {
+        match self {
+            Reason::ResetByClient | Reason::ResetByServer => "reset",
+            other => other.label(),
+        }
+    }
+
+    /// As in labels of metrics.
+    pub fn label(self) -> &'static str {
         match self {
             Reason::Refused => "refused",
             Reason::Timeout => "timeout",
-            Reason::Reset => "reset",
+            Reason::ResetByClient => "reset_client",
+            Reason::ResetByServer => "reset_server",
             Reason::Unreachable => "unreachable",
         }
     }
@@ -79,7 +91,9 @@ pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
+pub(super) const SCTP: u8 = 132;
 pub(super) const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
@@ -89,9 +103,7 @@ pub(super) enum Verdict {
     /// The flow may go on.
     Open,
     /// It is over, and this is how, unless the other direction's record, still on its way, tells otherwise.
-    Likely(Outcome),
-    /// It is over, whatever comes.
-    Certain(Outcome),
+    Over(Outcome),
 }
 
 /// A segment of the handshake's third kind or later: who sends it has seen an answer, even if we have not.
@@ -104,19 +116,43 @@ pub(super) fn is_answered(flow: &Flow) -> bool {
     flow.sent.iter().all(|sent| sent.packets > 0)
 }
 
-/// Somebody waits for an answer that has not come: to a SYN, a DNS query, an echo request. Others may speak to nobody.
+/// The client's SYN was seen, and nothing that proves the handshake complete: neither its ACK nor, where the client's packets take
+/// another way, a server that goes on.
+fn is_opening(flow: &Flow) -> bool {
+    let (client, server) = (flow.from_client(), flow.from_server());
+    client.syn() && !acknowledged(client) && (server.tcp_flags & !RST == 0 || server.tcp_flags & !RST == SYN | ACK)
+}
+
+/// Somebody waits for what has not come: the end of a handshake, an answer to a DNS query or an echo request. Others may speak to
+/// nobody; and who asks a group is answered under the addresses of its members, if at all.
 pub(super) fn is_waiting(flow: &Flow) -> bool {
     let (client, server) = (flow.from_client(), flow.from_server());
-    if server.packets > 0 {
+    if flow.key.protocol == TCP {
+        return is_opening(flow);
+    }
+    if server.packets > 0 || flow.is_to_a_group() {
         return false;
     }
     match flow.key.protocol {
-        TCP => client.syn && !acknowledged(client),
         UDP => flow.app == Some(App::Dns),
-        ICMP => client.icmp_type == 8,
-        ICMPV6 => client.icmp_type == 128,
+        ICMP => client.icmp()[0] == 8,
+        ICMPV6 => client.icmp()[0] == 128,
         _ => false,
     }
+}
+
+/// Times that a sender waits before it sends a SYN again double (RFC 6298 5.5), and come a little late.
+const BACKOFF_NS: u64 = 3_000_000_000;
+/// No longer, in Linux (TCP_RTO_MAX).
+const BACKOFF_MOST_NS: u64 = 135_000_000_000;
+
+/// How long to wait for what has not come: until nobody can still be trying.
+pub(super) fn patience(flow: &Flow, connect_timeout_ns: u64) -> u64 {
+    let tried_ns = flow.last_ns().saturating_sub(flow.first_ns);
+    if flow.key.protocol != TCP || tried_ns == 0 {
+        return connect_timeout_ns;
+    }
+    connect_timeout_ns.max((tried_ns + tried_ns / 8 + BACKOFF_NS).min(BACKOFF_MOST_NS))
 }
 
 /// What an ICMP error says of a flow that has no answer. To one that has, errors are soft (RFC 5461).
@@ -127,40 +163,56 @@ fn judge_error(flow: &Flow) -> Option<Reason> {
     }
     match ErrorKind::of(flow.key.v6, icmp_type, icmp_code) {
         ErrorKind::PortUnreachable => Some(Reason::Refused),
-        ErrorKind::TooBig => None,
+        kind if kind.is_soft() => None,
         _ => Some(Reason::Unreachable),
     }
 }
 
-/// Records of the two directions arrive in any order: a RST is told at once, the SYN or FIN before it up to a sweep later.
-pub(super) fn judge(flow: &Flow) -> Verdict {
-    // The answer, too, may be on its way.
-    let error = judge_error(flow).map_or(Verdict::Open, |reason| Verdict::Likely(Outcome::Failed(reason)));
-    if flow.key.protocol != TCP {
-        return error;
+/// A RST ended it before either end had closed. That is a failure if it cut something off.
+fn judge_reset(flow: &Flow) -> Outcome {
+    let (client, server) = (flow.from_client(), flow.from_server());
+    let reset = Outcome::Failed(if flow.reset_by() == Some(0) { Reason::ResetByClient } else { Reason::ResetByServer });
+    if client.syn() && !acknowledged(client) {
+        // Another CPU may have seen the SYN-ACK: that nothing came before the RST shows when all records have come.
+        return match (server.tcp_flags & RST != 0, server.tcp_flags & !(RST | ACK)) {
+            (true, 0) => Outcome::Failed(Reason::Refused),
+            _ if server.packets == 0 => Outcome::Failed(Reason::Timeout), // the client gave up
+            _ => reset,
+        };
     }
+    let retransmitted =
+        |end: u8| flow.details.as_ref().is_some_and(|d| d.troubles[usize::from(end & 1)].retransmits > 0);
+    let cut_off = server.is_unacknowledged(client)
+        || if reset == Outcome::Failed(Reason::ResetByClient) {
+            // Who says goodbye and goes, as TLS clients do, waits for nothing: what it sent is on its way before the RST. Who has waited
+            // knows that it arrived, or has sent it again.
+            client.waits() && (!client.is_unacknowledged(server) || retransmitted(flow.client))
+        } else {
+            client.waits() || client.is_unacknowledged(server)
+        };
+    if cut_off { reset } else { Outcome::Ok }
+}
+
+/// What the records so far tell. Those of the two directions arrive in any order: a RST is told at once, the SYN or FIN before it up
+/// to a sweep later.
+pub(super) fn judge(flow: &Flow) -> Verdict {
     let (client, server) = (flow.from_client(), flow.from_server());
     let either = client.tcp_flags | server.tcp_flags;
-    if client.tcp_flags & server.tcp_flags & FIN != 0 {
-        return Verdict::Certain(Outcome::Ok); // a RST after both have closed changes nothing
+    if flow.key.protocol != TCP || (either & RST == 0 && client.tcp_flags & server.tcp_flags & FIN == 0) {
+        // The answer, too, may be on its way.
+        return judge_error(flow).map_or(Verdict::Open, |reason| Verdict::Over(Outcome::Failed(reason)));
     }
-    if either & RST == 0 {
-        return error;
-    }
-    if either & FIN != 0 {
-        return Verdict::Certain(Outcome::Ok); // cut short by who wants no more, but somebody had closed
-    }
-    // Another CPU may have seen the SYN-ACK: that nothing came before the RST shows when all records have come.
-    let refused = client.syn && !acknowledged(client) && server.tcp_flags & !(RST | ACK) == 0;
-    let reason = if refused && server.tcp_flags & RST != 0 { Reason::Refused } else { Reason::Reset };
-    Verdict::Likely(Outcome::Failed(reason))
+    // Who resets what somebody has closed wants no more: nothing is cut off.
+    Verdict::Over(if either & FIN != 0 { Outcome::Ok } else { judge_reset(flow) })
 }
 
 /// The outcome of a flow of which nothing more comes.
 pub(super) fn conclude(flow: &Flow) -> Outcome {
-    match judge(flow) {
-        Verdict::Likely(outcome) | Verdict::Certain(outcome) => outcome,
-        Verdict::Open if is_waiting(flow) => Outcome::Failed(Reason::Timeout),
-        Verdict::Open => Outcome::Ok,
+    match (flow.before(), judge(flow)) {
+        // What comes late of a connection that is over does not change how it ended.
+        (Some(before), _) if before.over => before.outcome,
+        (_, Verdict::Over(outcome)) => outcome,
+        (_, Verdict::Open) if is_waiting(flow) => Outcome::Failed(Reason::Timeout),
+        (_, Verdict::Open) => Outcome::Ok,
     }
 }

@@ -19,21 +19,33 @@ pub enum ErrorKind {
     TooBig = 4,
     /// Too many hops, or fragments that came too late.
     TimeExceeded = 5,
+    /// There is a better first hop: the packet was forwarded.
+    Redirect = 6,
+    /// A plea to send more slowly, deprecated by RFC 6633.
+    SourceQuench = 7,
     /// Anything else.
-    Other = 6,
+    Other = 8,
 }
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [ErrorKind; 7] = [
+    pub const ALL: [ErrorKind; 9] = [
         ErrorKind::NetUnreachable,
         ErrorKind::HostUnreachable,
         ErrorKind::PortUnreachable,
         ErrorKind::AdminProhibited,
         ErrorKind::TooBig,
         ErrorKind::TimeExceeded,
+        ErrorKind::Redirect,
+        ErrorKind::SourceQuench,
         ErrorKind::Other,
     ];
+
+    /// It does not say that the packet was lost for good: a step of path MTU discovery, of finding a better way (RFC 1812 5.2.7.2), of
+    /// slowing down (RFC 6633).
+    pub(super) fn is_soft(self) -> bool {
+        matches!(self, ErrorKind::TooBig | ErrorKind::Redirect | ErrorKind::SourceQuench)
+    }
 
     /// As in labels.
     pub fn name(self) -> &'static str {
@@ -44,6 +56,8 @@ impl ErrorKind {
             ErrorKind::AdminProhibited => "admin_prohibited",
             ErrorKind::TooBig => "too_big",
             ErrorKind::TimeExceeded => "time_exceeded",
+            ErrorKind::Redirect => "redirect",
+            ErrorKind::SourceQuench => "source_quench",
             ErrorKind::Other => "other",
         }
     }
@@ -57,6 +71,8 @@ impl ErrorKind {
             (false, 3, 9 | 10 | 13) | (true, 1, 1 | 5 | 6) => ErrorKind::AdminProhibited,
             (false, 3, 4) | (true, 2, _) => ErrorKind::TooBig,
             (false, 11, _) | (true, 3, _) => ErrorKind::TimeExceeded,
+            (false, 5, _) => ErrorKind::Redirect,
+            (false, 4, _) => ErrorKind::SourceQuench,
             _ => ErrorKind::Other,
         }
     }
@@ -85,9 +101,9 @@ impl Quotes {
             self.0.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
         }
         let room = self.0.len() < MOST;
-        // "Too big" is no reason to fail: it gives way to one that is, and not the other way round.
-        let too_big = ErrorKind::of(key.v6, quote.icmp_type, quote.icmp_code) == ErrorKind::TooBig;
-        if room && !(too_big && self.0.contains_key(&key)) {
+        // What is no reason to fail gives way to what is, and not the other way round.
+        let soft = ErrorKind::of(key.v6, quote.icmp_type, quote.icmp_code).is_soft();
+        if room && !(soft && self.0.contains_key(&key)) {
             self.0.insert(key, quote);
         }
         room
@@ -115,7 +131,9 @@ mod tests {
             (false, 3, 4, ErrorKind::TooBig),
             (false, 3, 13, ErrorKind::AdminProhibited),
             (false, 11, 0, ErrorKind::TimeExceeded),
-            (false, 4, 0, ErrorKind::Other),
+            (false, 5, 1, ErrorKind::Redirect),
+            (false, 4, 0, ErrorKind::SourceQuench),
+            (false, 12, 0, ErrorKind::Other),
             (true, 1, 0, ErrorKind::NetUnreachable),
             (true, 1, 1, ErrorKind::AdminProhibited),
             (true, 1, 3, ErrorKind::HostUnreachable),

@@ -1,6 +1,6 @@
 //! When the same endpoints mean another flow.
 
-use super::outcome::{Verdict, judge};
+use super::outcome::{TCP, Verdict, acknowledged, judge};
 use super::{Flow, Identity};
 use crate::bpf::Record;
 
@@ -8,6 +8,13 @@ use crate::bpf::Record;
 const SAME_JIFFY_NS: u64 = 500_000;
 /// As long as the longest, CONFIG_HZ=100.
 const NEXT_JIFFY_NS: u64 = 10_000_000;
+
+/// The record's SYN, or SYN-ACK, was sent before: by the program that saw it twice, or by its sequence number, which the flow knows
+/// for longer.
+fn is_repeated(flow: &Flow, identity: &Identity, record: &Record) -> bool {
+    let told = record.facts.as_ref().is_some_and(|facts| facts.retransmits > 0);
+    told || flow.sent[identity.sender].has_sent(record)
+}
 
 /// True if the ports are used again, or a flow that fell silent goes on. Each CPU and each hook has records of its own, which
 /// come in any order: the one with the SYN may be the last of its connection, so the SYN must also be later than all that the
@@ -17,12 +24,15 @@ pub(super) fn begins_anew(flow: &Flow, identity: &Identity, record: &Record) -> 
     if fell_silent {
         return record.first_ns > flow.last_ns();
     }
-    if !flow.is_over() || !(record.syn || record.syn_ack) {
+    if record.protocol != TCP || !(record.syn || record.syn_ack) {
+        return false;
+    }
+    let repeated = is_repeated(flow, identity, record);
+    if !flow.is_over() && (repeated || !opens_another(flow, identity, record)) {
         return false;
     }
     // An ICMP error does not make every sender give up: the same SYN comes again, or an answer after all.
-    let repeated = record.facts.as_ref().is_some_and(|facts| facts.retransmits > 0);
-    if flow.from_server().packets == 0 && (record.syn_ack || record.syn && repeated) {
+    if flow.is_over() && flow.from_server().packets == 0 && (record.syn_ack || record.syn && repeated) {
         return false;
     }
     // The error that ended it is told at once, SYNs before it up to a sweep later.
@@ -31,9 +41,31 @@ pub(super) fn begins_anew(flow: &Flow, identity: &Identity, record: &Record) -> 
     // Time has the resolution of a jiffy. Within one, a second SYN at the same hook tells, unless it may be a repeated one; another
     // hook may see the same packet in the next. What is known of when jiffies start gets better, so that the same one may come
     // out a little earlier later on.
-    if sent.ifindex != 0 && !sent.is_owner(identity, record) {
+    if sent.ifindex != 0 && !sent.is_owner(identity, record) || !flow.is_over() {
         return record.first_ns > last_ns + NEXT_JIFFY_NS;
     }
-    let had_it = !repeated && (record.syn && sent.syn || record.syn_ack && sent.syn_ack);
+    let had_it = !repeated && (record.syn && sent.syn() || record.syn_ack && sent.syn_ack());
     record.first_ns > last_ns || had_it && record.first_ns + SAME_JIFFY_NS > last_ns
+}
+
+/// More than anybody acknowledges between two records, less than two sequences of chance lie apart.
+const FAR: u32 = 1 << 26;
+
+/// The flow is open, and was never closed as far as anybody saw: its ends may be gone. A SYN of another sequence opens another
+/// connection; so does the answer to one that is still to be told.
+fn opens_another(flow: &Flow, identity: &Identity, record: &Record) -> bool {
+    let client = flow.from_client();
+    let established = !client.syn() || acknowledged(client);
+    let by_client = usize::from(flow.client) == identity.sender;
+    let another = flow.sent[identity.sender].end().is_some() && record.sequence.end.is_some();
+    match (record.syn, established) {
+        (true, true) => true,
+        // Who is asked may open itself, at the same time (RFC 9293 3.5).
+        (true, false) => another && by_client,
+        (false, true) => another && !by_client,
+        (false, false) => {
+            let answered = record.sequence.ack.zip(client.end());
+            !by_client && answered.is_some_and(|(ack, end)| ack.wrapping_sub(end) > FAR)
+        }
+    }
 }

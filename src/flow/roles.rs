@@ -1,19 +1,28 @@
 //! Who opened a flow, and which way that was.
 
-use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashSet;
 
-use super::outcome::{ICMP, ICMPV6, TCP};
-use super::{CLIENT_IS_KNOWN, Direction, Flow, FlowKey, Identity};
-use crate::bpf::{App, Facts, Hook, Measure, Record};
+use super::outcome::{ICMP, ICMPV6, SCTP, TCP};
+use super::{CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, FlowKey, Identity};
+use crate::bpf::{App, Endpoint, Facts, Hook, Measure, Record};
 
 /// Interfaces, by index, that face a workload: what enters the host there has left a pod.
 pub type Facing = Arc<HashSet<u32>>;
 
-/// The client, if that is certain: because the kernel's connection tracking knows, or the record proves it by a SYN, a handshake
-/// that was measured, an echo, a packet for a tunnel's port.
+/// A multicast or broadcast address: it can open nothing.
+pub(super) fn is_group(end: &Endpoint, v6: bool) -> bool {
+    match end.ip(v6) {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    }
+}
+
+/// The client, if that is certain: because the kernel's connection tracking knows, because nobody but the sender can be, or because
+/// the record proves it: by a SYN or INIT, a handshake that was measured, a question or its answer (DNS, echo), a packet for a
+/// tunnel's port.
 pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     if let Some(tracked) = identity.tracked {
         return Some(tracked.client);
@@ -21,8 +30,9 @@ pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     let sender = identity.sender;
     let other = 1 - sender;
     match record.protocol {
-        TCP if record.syn => return Some(sender), // and answered too, if both opened at once
-        TCP if record.syn_ack => return Some(other),
+        _ if record.broadcast || is_group(&record.destination, record.v6) => return Some(sender),
+        TCP | SCTP if record.syn => return Some(sender), // and answered too, if both opened at once
+        TCP | SCTP if record.syn_ack => return Some(other),
         ICMP if record.icmp_type == 8 => return Some(sender),
         ICMP if record.icmp_type == 0 => return Some(other),
         ICMPV6 if record.icmp_type == 128 => return Some(sender),
@@ -33,6 +43,9 @@ pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     if record.facts.iter().any(|facts| matches!(facts.app, Some(App::Vxlan | App::Geneve))) {
         return Some(sender);
     }
+    if let Some(asks) = record.facts.as_ref().and_then(|facts| facts.asks) {
+        return Some(if asks { sender } else { other });
+    }
     record.facts.iter().flat_map(Facts::samples).find_map(|sample| match sample.measure {
         Measure::HandshakeServer => Some(other),
         Measure::HandshakeClient | Measure::Connect => Some(sender),
@@ -40,12 +53,35 @@ pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     })
 }
 
-/// Without evidence the end with the higher port, else who spoke first.
+/// Ports from here on Linux gives to who opens a connection (net.ipv4.ip_local_port_range); RFC 6335 has 49152.
+const EPHEMERAL: u16 = 32768;
+/// Below, ports are given to services (RFC 6335 6: system ports).
+const SYSTEM: u16 = 1024;
+
+/// The client by its ports, of a TCP connection that was met in its middle: who spoke first there says nothing. `None`: they do not
+/// tell either.
+fn by_ports(key: &FlowKey) -> Option<usize> {
+    let [a, b] = [0, 1].map(|end| key.ends[end].port);
+    let differ = |is: fn(u16) -> bool| (key.protocol == TCP && is(a) != is(b)).then(|| usize::from(is(b)));
+    differ(|port| port >= EPHEMERAL).or_else(|| differ(|port| port >= SYSTEM))
+}
+
+/// Without evidence who spoke first, or of a TCP connection that was met in its middle who has a client's port.
 pub(super) fn guess(key: &FlowKey, sender: usize) -> usize {
-    match key.ends[0].port.cmp(&key.ends[1].port) {
-        Ordering::Less => 1,
-        Ordering::Greater => 0,
-        Ordering::Equal => sender,
+    by_ports(key).unwrap_or(sender)
+}
+
+/// Shorter than any jiffy: what is known of when jiffies start gets better, so that the same one may come out a little earlier.
+const SAME_JIFFY_NS: u64 = 500_000;
+
+/// The sender spoke before whoever was taken for the first. Both may have within a jiffy: then the program knows.
+fn spoke_first(flow: &Flow, record: &Record) -> bool {
+    if record.first {
+        record.first_ns < flow.first_ns + SAME_JIFFY_NS
+    } else if flow.has(CLIENT_WAS_FIRST) {
+        record.first_ns + SAME_JIFFY_NS < flow.first_ns
+    } else {
+        record.first_ns < flow.first_ns
     }
 }
 
@@ -73,13 +109,10 @@ pub(super) fn corrected(flow: &Flow, identity: &Identity, record: &Record) -> Op
         // Both ends sent a SYN: the earlier one opened.
         Some(_) if flow.has(CLIENT_IS_KNOWN) && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
-        None => {
-            let tie = flow.key.ends[0].port == flow.key.ends[1].port;
-            if flow.has(CLIENT_IS_KNOWN) || !tie || record.first_ns >= flow.first_ns {
-                return None;
-            }
-            identity.sender
+        None if flow.has(CLIENT_IS_KNOWN) || by_ports(&flow.key).is_some() || !spoke_first(flow, record) => {
+            return None;
         }
+        None => identity.sender,
     };
     (usize::from(flow.client) != client).then_some(client)
 }

@@ -54,7 +54,7 @@ impl Flow {
             if either & FIN != 0 { State::Closed } else { State::Reset }
         } else if either & FIN != 0 {
             State::HalfClosed
-        } else if !client.syn || acknowledged(client) {
+        } else if !client.syn() || acknowledged(client) {
             State::Established // with the handshake complete, or before our time
         } else if server.packets == 0 {
             State::SynSent

@@ -1,7 +1,10 @@
 //! The table of flows: merges records, expires what is silent, stays within its bound.
 
 mod expiry;
+mod opening;
+mod young;
 
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -10,13 +13,14 @@ use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
 use super::details::Details;
-use super::outcome::{RST, Verdict, conclude, judge};
+use super::outcome::{RST, Verdict, judge};
+use super::past::Pasts;
 use super::quotes::{Quote, Quotes};
 use super::reuse::begins_anew;
-use super::roles::{self, Facing};
+use super::roles::Facing;
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
-use super::{CLIENT_IS_KNOWN, CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer, Sent};
+use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer};
 use crate::bpf::{App, Cause, Record};
 
 /// Bounds of a table.
@@ -32,7 +36,7 @@ pub struct Limits {
     pub max_age: Option<Duration>,
 }
 
-/// What was seen takes a sweep or two to arrive: a flow's end is judged that much later.
+/// What was seen takes a sweep or two to arrive: a flow's end is judged, and told, that much later.
 const SETTLE_NS: u64 = 3_000_000_000;
 /// Closed flows stay this long, for packets that come late.
 const LINGER_NS: u64 = 5_000_000_000;
@@ -54,9 +58,12 @@ pub struct Table {
     pub(super) flows: Slab,
     /// Those with an end that may get a name.
     pub(super) unnamed: Vec<Entry>,
+    /// Those that are new, with the time until which they are, in the order in which they came.
+    young: VecDeque<(u64, Entry)>,
     wheel: Wheel,
     counts: Counts,
     quotes: Quotes,
+    pasts: Pasts,
     facing: Facing,
     generation: u32,
 }
@@ -79,9 +86,11 @@ impl Table {
             index: HashTable::new(),
             flows: Slab::default(),
             unnamed: Vec::new(),
+            young: VecDeque::new(),
             wheel: Wheel::new(seconds(now_ns)),
             counts: Counts::new(),
             quotes: Quotes::default(),
+            pasts: Pasts::new(limits.max_flows),
             facing: Facing::default(),
             generation: 0,
         }
@@ -100,6 +109,11 @@ impl Table {
     /// No flows.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
+    }
+
+    /// Open connections that were silent, and had to be forgotten for others: what comes of them is judged without their past.
+    pub fn forgotten(&self) -> u64 {
+        self.pasts.forgotten()
     }
 
     /// Flows by protocol and direction.
@@ -133,7 +147,7 @@ impl Table {
         let hash = self.hash(&key);
         let found = self
             .index
-            .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
+            .find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flows.get(i).is_some_and(|f| f.key == key))
             .map(|&(_, i)| i);
         if record.cause == Cause::Quoted {
             let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };
@@ -145,14 +159,18 @@ impl Table {
             return;
         }
         let index = match found {
-            Some(i) if self.flows.get(i).is_some_and(|f| begins_anew(f, identity, record)) => {
-                self.open_again(i, hash, identity, record, observer)
-            }
-            Some(i) if self.flows.get(i).is_some_and(|f| self.is_aged(f, record.last_ns)) => {
-                self.open_again(i, hash, identity, record, observer)
+            Some(i)
+                if self
+                    .flows
+                    .get(i)
+                    .is_some_and(|f| self.is_aged(f, record.last_ns) || begins_anew(f, identity, record)) =>
+            {
+                self.end(i, observer);
+                self.remove(i, observer);
+                self.open(hash, identity, record, observer)
             }
             Some(i) => i,
-            None => self.open(hash, identity, record, None, observer),
+            None => self.open(hash, identity, record, observer),
         };
         self.correct_roles(index, identity, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
@@ -186,7 +204,9 @@ impl Table {
             observer.duplicate(record);
             return;
         }
-        add(&mut flow.sent[sender], record);
+        let judged = flow.sent[sender].judged(record);
+        let record = judged.as_ref().unwrap_or(record);
+        flow.sent[sender].add(record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
         // From now on it counts as what it speaks; what was counted before stays where it is.
         if app.is_some() {
@@ -202,7 +222,7 @@ impl Table {
         if let Some(quote) = self.quotes.take(&key, record.last_ns) {
             self.quoted(index, quote, observer);
         }
-        self.judge(index, record.last_ns, observer);
+        self.judge(index, record.last_ns);
     }
 
     /// An ICMP error is about this flow.
@@ -212,140 +232,26 @@ impl Table {
         if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code, quote.at_ns) {
             observer.icmp_error(flow, kind);
         }
-        self.judge(index, quote.at_ns, observer);
+        self.judge(index, quote.at_ns);
     }
 
     /// Is it over, and how? To be asked when something new is known.
-    fn judge(&mut self, index: u32, now_ns: u64, observer: &mut impl Observer) {
+    fn judge(&mut self, index: u32, now_ns: u64) {
         let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.outcome.is_none()) else { return };
-        let wait = match judge(flow) {
-            // Who opened it is part of how it ended: while that is a guess, the record with the SYN may be on its way.
-            Verdict::Certain(outcome) if flow.has(CLIENT_IS_KNOWN) => {
-                flow.outcome = Some(outcome);
-                observer.ended(flow, outcome);
-                LINGER_NS
-            }
-            Verdict::Certain(_) | Verdict::Likely(_) if !flow.has(CLOSING) => {
+        match judge(flow) {
+            // Records of the other direction, of other CPUs, with the SYN, with the answer, may be on their way.
+            Verdict::Over(_) if !flow.has(CLOSING) => {
                 flow.mark(CLOSING, true);
-                SETTLE_NS
+                let entry = Entry { index, generation: flow.generation };
+                self.wheel.schedule(seconds(now_ns + SETTLE_NS) + 1, entry);
             }
-            Verdict::Certain(_) | Verdict::Likely(_) => return,
-            Verdict::Open => {
-                flow.mark(CLOSING, false); // an answer has overruled the error
-                return;
-            }
-        };
-        let entry = Entry { index, generation: flow.generation };
-        self.wheel.schedule(seconds(now_ns + wait) + 1, entry);
-    }
-
-    /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
-    fn correct_roles(&mut self, index: u32, identity: &Identity, record: &Record, observer: &mut impl Observer) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        let client = roles::corrected(flow, identity, record);
-        let known = flow.has(CLIENT_IS_KNOWN) || roles::evidence(identity, record).is_some();
-        flow.mark(CLIENT_IS_KNOWN, known);
-        let sender = identity.sender;
-        let direction = if let Some(client) = client {
-            flow.client = client as u8;
-            // Which of its ends is asked for as a server is another one now, where anybody knows names.
-            if flow.parties.is_some() {
-                flow.naming = Naming::Unasked;
-            }
-            roles::direction_of(&self.facing, client, sender, record)
-        } else if roles::opened_by_workload(&self.facing, flow.client.into(), sender, record) {
-            Direction::Egress
-        } else {
-            return;
-        };
-        if direction == flow.direction {
-            return;
-        }
-        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
-        *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
-        flow.direction = direction;
-        retag(flow, observer);
-    }
-
-    fn hash(&self, key: &FlowKey) -> u32 {
-        self.hasher.hash_one(key) as u32
-    }
-
-    /// Another flow of the same ends. Who opened the last one opened this one too, unless it has a SYN of its own.
-    fn open_again(
-        &mut self,
-        index: u32,
-        hash: u32,
-        identity: &Identity,
-        record: &Record,
-        observer: &mut impl Observer,
-    ) -> u32 {
-        self.end(index, observer);
-        let goes_on = !record.syn && !record.syn_ack;
-        let known = |flow: &&Flow| goes_on && flow.has(CLIENT_IS_KNOWN);
-        let client = self.flows.get(index).filter(known).map(|flow| usize::from(flow.client));
-        self.remove(index, observer);
-        self.open(hash, identity, record, client, observer)
-    }
-
-    /// A new flow; `known` is who opened it, if that is known from before.
-    fn open(
-        &mut self,
-        hash: u32,
-        identity: &Identity,
-        record: &Record,
-        known: Option<usize>,
-        observer: &mut impl Observer,
-    ) -> u32 {
-        while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
-        let Identity { key, sender, .. } = *identity;
-        let evidence = known.or_else(|| roles::evidence(identity, record));
-        let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
-        self.generation = self.generation.wrapping_add(1);
-        let flow = Flow {
-            key,
-            sent: Default::default(),
-            client: client as u8,
-            direction: roles::direction_of(&self.facing, client, sender, record),
-            outcome: None,
-            app: None,
-            details: None,
-            marks: if evidence.is_some() { CLIENT_IS_KNOWN } else { 0 },
-            first_ns: record.first_ns,
-            parties: None,
-            tags: [0; 2],
-            naming: Naming::Unasked,
-            generation: self.generation,
-        };
-        *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
-        // It may prove to wait for an answer with the records that follow.
-        let wait = self.limits.connect_timeout.min(self.limits.flow_timeout);
-        let index = self.flows.insert(flow);
-        self.index.insert_unique(spread(hash), (hash, index), |&(h, _)| spread(h));
-        let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
-        self.wheel.schedule(at, Entry { index, generation: self.generation });
-        index
-    }
-
-    /// The outcome, if it is not known yet. The flow stays for whoever wants to see it.
-    fn end(&mut self, index: u32, observer: &mut impl Observer) {
-        if let Some(flow) = self.flows.get_mut(index)
-            && flow.outcome.is_none()
-        {
-            let outcome = conclude(flow);
-            flow.outcome = Some(outcome);
-            observer.ended(flow, outcome);
+            Verdict::Over(_) => {}
+            Verdict::Open => flow.mark(CLOSING, false), // an answer has overruled the error
         }
     }
 
-    fn remove(&mut self, index: u32, observer: &mut impl Observer) {
-        let Some(flow) = self.flows.remove(index) else { return };
-        observer.removed(&flow);
-        let hash = self.hash(&flow.key);
-        if let Ok(entry) = self.index.find_entry(spread(hash), |&(_, i)| i == index) {
-            entry.remove();
-        }
-        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
+    fn hash(&self, key: &FlowKey) -> u64 {
+        self.hasher.hash_one(key)
     }
 }
 
@@ -370,17 +276,6 @@ fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Obs
             observer.measured(flow, sender, sample);
         }
     }
-}
-
-fn add(sent: &mut Sent, record: &Record) {
-    sent.last_ns = sent.last_ns.max(record.last_ns);
-    sent.packets += record.packets;
-    sent.bytes += record.bytes;
-    sent.tcp_flags |= record.tcp_flags;
-    sent.syn |= record.syn;
-    sent.syn_ack |= record.syn_ack;
-    sent.icmp_type = record.icmp_type;
-    sent.icmp_code = record.icmp_code;
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::ends::{End, Labeller, Role, Telling};
 use super::held::{Held, is_held};
 use super::pairs::Pairs;
-use super::series::{SeriesIndex, SeriesKey, Trouble};
+use super::series::{Counter, SeriesIndex, SeriesKey};
 use super::sums::{Line, Sums};
-use crate::bpf::{Record, Sample, Tally};
-use crate::flow::{ErrorKind, Flow, Naming, Observer, Outcome};
+use crate::bpf::{App, Measure, Record, Sample, Tally};
+use crate::flow::{ErrorKind, Flow, Observer, Outcome};
 
 /// What one worker adds up.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Aggregates {
         Aggregates { index, labeller, held: Held::default(), sums }
     }
 
-    /// What was added up so far, but for what waits for names.
+    /// What was added up so far, but for what waits until it is settled what it is to be counted as.
     pub fn sums(&self) -> &Sums {
         &self.sums
     }
@@ -145,36 +145,52 @@ impl Aggregates {
         (end(Role::Client, client), end(Role::Server, 1 - client))
     }
 
-    fn trouble(&mut self, flow: &Flow, trouble: Trouble, count: u64) {
+    fn count(&mut self, flow: &Flow, counter: Counter, count: u64) {
         if count > 0 {
             let ends = self.pair(flow);
-            self.sums.pairs.trouble(&self.index, ends, flow, trouble, count);
+            self.sums.pairs.count(&self.index, ends, flow, counter, count);
         }
     }
 
-    fn count_sample(&mut self, flow: &Flow, sample: Sample) {
+    fn count_outcome(&mut self, flow: &Flow) {
+        let Some(outcome) = flow.outcome.filter(|_| !flow.was_counted()) else { return };
+        self.sums.count_ended(outcome);
+        self.count(flow, Counter::Ended, 1);
+    }
+
+    fn count_sample(&mut self, flow: &Flow, sender: usize, sample: Sample) {
+        // What a client takes to go on is no response, and QUIC's packets answer each other at any time. Neither may have been known
+        // when it was measured.
+        let no_response = sender == usize::from(flow.client & 1) || flow.app == Some(App::Quic);
+        if sample.measure == Measure::Response && no_response {
+            return;
+        }
         let ends = self.pair(flow);
         self.sums.pairs.measured(&self.index, ends, flow, sample);
     }
 
-    /// What waited goes to where it belongs.
-    fn release(&mut self, flow: &Flow, tag: u32, number: u32) {
-        let place = self.held.release(tag);
+    /// What waited of the end `sender` goes to where it belongs.
+    fn release(&mut self, flow: &Flow, sender: usize, tag: u32, number: u32) {
+        let mut place = self.held.take(tag);
         let line = self.line(number);
         line.tally += place.tally;
         line.last_ns = line.last_ns.max(flow.last_ns());
-        for sample in place.samples {
-            self.count_sample(flow, sample);
+        for sample in place.samples.drain(..) {
+            self.count_sample(flow, sender, sample);
         }
-        self.trouble(flow, Trouble::Retransmit, place.retransmits);
-        self.trouble(flow, Trouble::Reset, place.resets);
+        self.count(flow, Counter::Retransmits, place.retransmits);
+        self.count(flow, Counter::Resets, place.resets);
+        if place.ended {
+            self.count_outcome(flow);
+        }
+        self.held.free(tag, place);
     }
 }
 
 impl Observer for Aggregates {
     fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
         let before = flow.tags[sender];
-        if flow.naming == Naming::Awaited {
+        if flow.is_held() {
             if is_held(before) {
                 return before;
             }
@@ -184,11 +200,15 @@ impl Observer for Aggregates {
         let number = self.number(flow, sender);
         self.line(number).flows += 1;
         if is_held(before) {
-            self.release(flow, before, number);
+            self.release(flow, sender, before, number);
         } else {
             self.leave(before, flow);
         }
         number
+    }
+
+    fn hurried(&mut self) {
+        self.sums.hurried += 1;
     }
 
     fn nameless(&mut self, _: &Flow) {
@@ -204,15 +224,15 @@ impl Observer for Aggregates {
         }
         self.line(tag).tally += tally(record);
         if let Some(facts) = &record.facts {
-            self.trouble(flow, Trouble::Retransmit, facts.retransmits.into());
-            self.trouble(flow, Trouble::Reset, facts.resets.into());
+            self.count(flow, Counter::Retransmits, facts.retransmits.into());
+            self.count(flow, Counter::Resets, facts.resets.into());
         }
     }
 
     fn measured(&mut self, flow: &Flow, sender: usize, sample: Sample) {
         let tag = flow.tags[sender];
         if !is_held(tag) || !self.held.measured(tag, sample) {
-            self.count_sample(flow, sample);
+            self.count_sample(flow, sender, sample);
         }
     }
 
@@ -228,8 +248,11 @@ impl Observer for Aggregates {
         self.sums.interfaces.entry(record.ifindex).or_default().duplicate += tally(record);
     }
 
-    fn ended(&mut self, flow: &Flow, outcome: Outcome) {
-        *self.sums.ended.entry((flow.key.protocol, flow.direction, outcome)).or_default() += 1;
+    fn ended(&mut self, flow: &Flow, _: Outcome) {
+        match flow.tags.into_iter().find(|tag| is_held(*tag)) {
+            Some(tag) => self.held.ended(tag),
+            None => self.count_outcome(flow),
+        }
     }
 
     fn evicted(&mut self, _: &Flow) {
@@ -241,7 +264,7 @@ impl Observer for Aggregates {
             let tag = flow.tags[sender];
             if is_held(tag) {
                 let number = self.number(flow, sender);
-                self.release(flow, tag, number);
+                self.release(flow, sender, tag, number);
             } else {
                 self.leave(tag, flow);
             }

@@ -52,15 +52,9 @@ fn flows(families: &mut Families, snapshot: &Snapshot) {
         let pairs = [("protocol", &*protocol_name(protocol)), ("direction", direction.name())];
         families.add("netmon_flows_active", &pairs, count as f64);
     }
-    for (&(protocol, direction, outcome), &count) in &snapshot.sums.ended {
-        let pairs = [
-            ("protocol", &*protocol_name(protocol)),
-            ("direction", direction.name()),
-            ("status", outcome.status().name()),
-            ("reason", outcome.reason().map_or("", |r| r.name())),
-        ];
-        families.add("netmon_flows_total", &pairs, count as f64);
-    }
+    families.add("netmon_flows_expired_total", &[], snapshot.sums.expired_flows() as f64);
+    families.add("netmon_flows_forgotten_total", &[], snapshot.forgotten as f64);
+    families.add("netmon_flows_hurried_total", &[], snapshot.sums.hurried as f64);
     families.add("netmon_flows_evicted_total", &[], snapshot.sums.evicted as f64);
 }
 

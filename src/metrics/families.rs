@@ -10,10 +10,21 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 63] = [
+const FAMILIES: [(&str, MetricType, &str); 66] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
-    ("netmon_flows_total", COUNTER, "Flows whose outcome is known."),
+    ("netmon_flows_total", COUNTER, "Flows whose outcome is known, by who used whose service."),
+    ("netmon_flows_expired_total", COUNTER, "Flows that series had which have left."),
+    (
+        "netmon_flows_hurried_total",
+        COUNTER,
+        "Flows counted before it was settled what they are, for too many were new.",
+    ),
+    (
+        "netmon_flows_forgotten_total",
+        COUNTER,
+        "Connections that fell silent and were forgotten for others: what comes of them later is judged without their past.",
+    ),
     ("netmon_flows_evicted_total", COUNTER, "Flows that had to leave the table before their time (flow.max_flows)."),
     ("netmon_bytes_total", COUNTER, "Bytes on the wire from the link-layer header on, by sender and receiver."),
     ("netmon_packets_total", COUNTER, "Packets on the wire, by sender and receiver."),

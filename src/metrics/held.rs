@@ -1,4 +1,5 @@
-//! What is counted of flows whose ends may get names soon: it waits here, for it cannot leave a series once it is in one.
+//! What is counted of flows that are new, or whose ends may get names soon: it waits here until it is settled what it is to be counted
+//! as, for it cannot leave a series once it is in one.
 
 use crate::bpf::{Record, Sample, Tally};
 
@@ -14,6 +15,8 @@ pub(super) struct Place {
     pub(super) samples: Vec<Sample>,
     pub(super) retransmits: u64,
     pub(super) resets: u64,
+    /// The flow's outcome waits too.
+    pub(super) ended: bool,
 }
 
 /// All that waits. The table of flows bounds how many do.
@@ -42,11 +45,23 @@ impl Held {
         self.places.get_mut((tag & !HELD) as usize)
     }
 
-    /// What waits there goes where it belongs.
-    pub(super) fn release(&mut self, tag: u32) -> Place {
-        let place = self.place(tag).map(std::mem::take).unwrap_or_default();
+    /// What waits there; to be given back by [`Held::free`].
+    pub(super) fn take(&mut self, tag: u32) -> Place {
+        self.place(tag).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Nothing waits there any more. The room that its samples had is used again.
+    pub(super) fn free(&mut self, tag: u32, place: Place) {
+        if let Some(free) = self.place(tag) {
+            *free = Place { samples: place.samples, ..Place::default() };
+        }
         self.free.push(tag & !HELD);
-        place
+    }
+
+    pub(super) fn ended(&mut self, tag: u32) {
+        if let Some(place) = self.place(tag) {
+            place.ended = true;
+        }
     }
 
     pub(super) fn add(&mut self, tag: u32, record: &Record) {

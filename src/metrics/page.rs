@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub keys: Keys,
     /// Flows in the tables.
     pub active: Counts,
+    /// Connections that fell silent and were forgotten for others.
+    pub forgotten: u64,
     /// The kernel's books by interface index.
     pub books: BTreeMap<u32, InterfaceBooks>,
     /// Records the programs wrote.

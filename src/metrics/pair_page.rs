@@ -1,13 +1,14 @@
-//! The families of times and troubles.
+//! The families of times, troubles and outcomes.
 
 use prometheus::proto::{Bucket, Histogram as Proto};
 
 use super::ends::Role;
 use super::families::Families;
 use super::pairs::{Histogram, Pairs};
-use super::series::{More, PairKey, TIMED, TROUBLES};
+use super::series::{COUNTERS, More, PairKey, TIMED};
 use crate::bpf::App;
 use crate::config::{Buckets, Labels};
+use crate::flow::{Reason, protocol_name};
 
 /// Adds them.
 pub(super) fn pairs(families: &mut Families, pairs: &Pairs, labels: Labels) {
@@ -18,7 +19,7 @@ pub(super) fn pairs(families: &mut Families, pairs: &Pairs, labels: Labels) {
             });
         }
     }
-    for (name, counters) in TROUBLES.into_iter().zip(&pairs.troubles) {
+    for (name, counters) in COUNTERS.into_iter().zip(&pairs.counters) {
         for (key, counted) in counters {
             labelled(key, labels, |labels| families.add(name, labels, counted.count as f64));
         }
@@ -41,6 +42,13 @@ fn labelled(key: &PairKey, labels: Labels, f: impl FnOnce(&[(&str, &str)])) {
         More::Nothing => {}
         More::Side(side) => pair.push(("side", side.to_owned())),
         More::App(app) => pair.push(("app_protocol", app.map_or("", App::name).to_owned())),
+        More::Ended { protocol, direction, outcome } => {
+            let reason = outcome.reason().map_or("", Reason::label);
+            let protocol = protocol_name(protocol);
+            let values = [&*protocol, direction.name(), outcome.status().name(), reason];
+            let labels = ["protocol", "direction", "status", "reason"].into_iter().zip(values);
+            pair.extend(labels.map(|(name, value)| (name, value.to_owned())));
+        }
     }
     let pair: Vec<(&str, &str)> = pair.iter().map(|(name, value)| (*name, value.as_str())).collect();
     f(&pair);

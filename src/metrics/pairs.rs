@@ -6,7 +6,7 @@ use foldhash::HashMap;
 
 use super::budget::Numbers;
 use super::ends::End;
-use super::series::{More, PairKey, SeriesIndex, Timed, Trouble};
+use super::series::{Counter, More, PairKey, SeriesIndex, Timed};
 use crate::bpf::{Measure, Sample};
 use crate::config::Buckets;
 use crate::flow::Flow;
@@ -75,13 +75,13 @@ type ByPair<T> = HashMap<PairKey, Counted<T>>;
 pub(super) struct Pairs {
     pub(super) buckets: Arc<Buckets>,
     pub(super) timed: [ByPair<Histogram>; 4],
-    pub(super) troubles: [ByPair<u64>; 2],
+    pub(super) counters: [ByPair<u64>; 3],
 }
 
 impl Pairs {
     /// Nothing yet.
     pub(super) fn new(buckets: Arc<Buckets>) -> Pairs {
-        Pairs { buckets, timed: Default::default(), troubles: Default::default() }
+        Pairs { buckets, timed: Default::default(), counters: Default::default() }
     }
 
     /// Begins to count times anew, with other buckets.
@@ -111,12 +111,18 @@ impl Pairs {
         counted.last_ns = counted.last_ns.max(flow.last_ns());
     }
 
-    /// Counts what went wrong between these ends.
-    pub(super) fn trouble(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, trouble: Trouble, count: u64) {
-        let counters = &mut self.troubles[trouble as usize];
-        let mut key = PairKey { ends: Some(ends), more: More::Nothing };
+    /// Counts what went wrong between these ends, or how their flow ended.
+    pub(super) fn count(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, counter: Counter, count: u64) {
+        let more = match (counter, flow.outcome) {
+            (Counter::Ended, Some(outcome)) => {
+                More::Ended { protocol: flow.key.protocol, direction: flow.direction, outcome }
+            }
+            _ => More::Nothing,
+        };
+        let counters = &mut self.counters[counter as usize];
+        let mut key = PairKey { ends: Some(ends), more };
         if !counters.contains_key(&key) {
-            key = index.trouble_key(trouble, key);
+            key = index.count_key(counter, key);
         }
         let counted = counters.entry(key).or_default();
         counted.count += count;
@@ -132,7 +138,7 @@ impl Pairs {
                 sums.entry(key.clone()).or_default().count.add(&counted.count);
             }
         }
-        for (sums, more) in self.troubles.iter_mut().zip(&other.troubles) {
+        for (sums, more) in self.counters.iter_mut().zip(&other.counters) {
             for (key, counted) in more {
                 sums.entry(key.clone()).or_default().count += counted.count;
             }
@@ -149,8 +155,8 @@ impl Pairs {
                 since_ns,
             );
         }
-        for (i, numbers) in index.troubles.iter().enumerate() {
-            let mut of_workers: Vec<_> = workers.iter_mut().map(|pairs| &mut pairs.troubles[i]).collect();
+        for (i, numbers) in index.counters.iter().enumerate() {
+            let mut of_workers: Vec<_> = workers.iter_mut().map(|pairs| &mut pairs.counters[i]).collect();
             expire(&mut of_workers, index, numbers, since_ns);
         }
     }

@@ -6,7 +6,7 @@ use super::budget::{Budget, Numbers, OTHER};
 use super::ends::{End, Telling};
 use crate::bpf::App;
 use crate::config::Buckets;
-use crate::flow::Direction;
+use crate::flow::{Direction, Outcome};
 
 /// What distinguishes the series of bytes and packets: one direction of traffic between two ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub(super) struct SeriesKey {
     pub(super) app: Option<App>,
 }
 
-/// What distinguishes the series of times and troubles: who used whose service.
+/// What distinguishes the series of times, troubles and outcomes: who used whose service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PairKey {
     /// Client and server; `None`: all pairs that have no series of their own.
@@ -31,12 +31,13 @@ pub(super) struct PairKey {
     pub(super) more: More,
 }
 
-/// The label that a metric has besides those of the pair.
+/// The labels that a metric has besides those of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum More {
     Nothing,
     Side(&'static str),
     App(Option<App>),
+    Ended { protocol: u8, direction: Direction, outcome: Outcome },
 }
 
 /// Histograms by pair.
@@ -50,15 +51,16 @@ pub(super) enum Timed {
 
 /// Counters by pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    Retransmit,
-    Reset,
+pub(super) enum Counter {
+    Retransmits,
+    Resets,
+    Ended,
 }
 
 /// In the order of the enumerations.
 pub(super) const TIMED: [&str; 4] =
     ["netmon_latency_seconds", "netmon_handshake_seconds", "netmon_rtt_seconds", "netmon_response_seconds"];
-pub(super) const TROUBLES: [&str; 2] = ["netmon_retransmits_total", "netmon_resets_total"];
+pub(super) const COUNTERS: [&str; 3] = ["netmon_retransmits_total", "netmon_resets_total", "netmon_flows_total"];
 /// Metrics that have a series for each [`SeriesKey`].
 const TRAFFIC: [&str; 2] = ["netmon_bytes_total", "netmon_packets_total"];
 
@@ -94,7 +96,7 @@ pub struct SeriesIndex {
     telling: Mutex<Telling>,
     pub(super) traffic: Numbers<SeriesKey>,
     pub(super) timed: [Numbers<PairKey>; 4],
-    pub(super) troubles: [Numbers<PairKey>; 2],
+    pub(super) counters: [Numbers<PairKey>; 3],
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,7 +113,7 @@ impl SeriesIndex {
             telling: Mutex::new(telling),
             traffic: Numbers::new(TRAFFIC.len()),
             timed: TIMED.map(|_| Numbers::new(lines)),
-            troubles: TROUBLES.map(|_| Numbers::new(1)),
+            counters: COUNTERS.map(|_| Numbers::new(1)),
         }
     }
 
@@ -152,9 +154,9 @@ impl SeriesIndex {
         admitted(&self.timed[timed as usize], key, &self.budget)
     }
 
-    /// Likewise for a trouble.
-    pub(super) fn trouble_key(&self, trouble: Trouble, key: PairKey) -> PairKey {
-        admitted(&self.troubles[trouble as usize], key, &self.budget)
+    /// Likewise for a count.
+    pub(super) fn count_key(&self, counter: Counter, key: PairKey) -> PairKey {
+        admitted(&self.counters[counter as usize], key, &self.budget)
     }
 
     /// These have left the page.
@@ -177,7 +179,7 @@ impl SeriesIndex {
             let traffic = &self.traffic;
             Use { metric, lines: traffic.len(), refused: traffic.refused(), expired: traffic.expired() }
         });
-        let pairs = TIMED.iter().zip(&self.timed).chain(TROUBLES.iter().zip(&self.troubles));
+        let pairs = TIMED.iter().zip(&self.timed).chain(COUNTERS.iter().zip(&self.counters));
         let pairs = pairs.map(|(metric, numbers)| Use {
             metric,
             lines: numbers.lines(),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::ends::{End, Role};
-use super::series::{PairKey, SeriesIndex, TIMED, TROUBLES};
+use super::series::{COUNTERS, PairKey, SeriesIndex, TIMED};
 use crate::config::Labels;
 
 /// What a metric takes of the budget.
@@ -51,7 +51,7 @@ impl SeriesIndex {
                 .collect()
         };
         let spread = |used: super::series::Use| {
-            let pairs = TIMED.iter().zip(&self.timed).chain(TROUBLES.iter().zip(&self.troubles));
+            let pairs = TIMED.iter().zip(&self.timed).chain(COUNTERS.iter().zip(&self.counters));
             let of_metric = pairs.into_iter().find(|(name, _)| **name == used.metric);
             let mut labels: Vec<_> =
                 of_metric.map_or_else(|| of_traffic.clone(), |(_, numbers)| of_pairs(numbers.keys()));

@@ -6,9 +6,10 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::aggregates::Accounted;
 use super::pairs::Pairs;
+use super::series::Counter;
 use crate::bpf::Tally;
 use crate::config::Buckets;
-use crate::flow::{Direction, ErrorKind, Outcome};
+use crate::flow::{ErrorKind, Outcome};
 
 /// A series of traffic.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,7 +30,7 @@ pub struct Sums {
     pub(super) expired: Tally,
     pub(super) pairs: Pairs,
     /// Flows whose outcome is known.
-    pub(super) ended: HashMap<(u8, Direction, Outcome), u64>,
+    ended: HashMap<Outcome, u64>,
     /// ICMP errors, one a flow and kind.
     pub(super) errors: HashMap<ErrorKind, u64>,
     /// ICMP errors that found no flow, for too many waited for theirs.
@@ -37,6 +38,8 @@ pub struct Sums {
     /// By interface index; 0: interfaces that are gone.
     pub(super) interfaces: HashMap<u32, Accounted>,
     pub(super) evicted: u64,
+    /// Flows counted before it was settled what they are.
+    pub(super) hurried: u64,
     pub(super) records: u64,
     pub(super) undecodable: u64,
     /// Flows with an end that got no name in time.
@@ -54,6 +57,7 @@ impl Sums {
             errors_lost: 0,
             interfaces: HashMap::new(),
             evicted: 0,
+            hurried: 0,
             records: 0,
             undecodable: 0,
             nameless: 0,
@@ -72,7 +76,17 @@ impl Sums {
 
     /// Flows whose outcome is known.
     pub fn ended(&self) -> impl Iterator<Item = (Outcome, u64)> {
-        self.ended.iter().map(|(&(_, _, outcome), &count)| (outcome, count))
+        self.ended.iter().map(|(&outcome, &count)| (outcome, count))
+    }
+
+    pub(super) fn count_ended(&mut self, outcome: Outcome) {
+        *self.ended.entry(outcome).or_default() += 1;
+    }
+
+    /// Of these, those whose series has left.
+    pub(super) fn expired_flows(&self) -> u64 {
+        let there: u64 = self.pairs.counters[Counter::Ended as usize].values().map(|counted| counted.count).sum();
+        self.ended_flows().saturating_sub(there)
     }
 
     /// Flows whose outcome is known.
@@ -106,6 +120,7 @@ impl Sums {
             *self.interfaces.entry(ifindex).or_default() += *more;
         }
         self.evicted += other.evicted;
+        self.hurried += other.hurried;
         self.records += other.records;
         self.undecodable += other.undecodable;
         self.nameless += other.nameless;

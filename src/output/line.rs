@@ -61,6 +61,8 @@ pub struct Line {
     pub status: &'static str,
     /// Why it failed.
     pub reason: Option<&'static str>,
+    /// Who sent the first RST, `client` or `server`, whether or not that was a failure.
+    pub reset_by: Option<&'static str>,
     /// What its payload speaks.
     pub app_protocol: Option<&'static str>,
     /// `1.3`.
@@ -161,10 +163,11 @@ impl Line {
             server_tcp_flags: flags(protocol, from_server),
             status: flow.outcome.map_or("active", |outcome| outcome.status().name()),
             reason: flow.outcome.and_then(|outcome| outcome.reason()).map(|reason| reason.name()),
+            reset_by: flow.reset_by().map(|end| if end == 0 { "client" } else { "server" }),
             interface: naming.interface.clone(),
             hook: naming.directions.then(|| Hook::name(shown.hook())),
-            icmp_type: icmp(shown.icmp_type),
-            icmp_code: icmp(shown.icmp_code),
+            icmp_type: icmp(shown.icmp()[0]),
+            icmp_code: icmp(shown.icmp()[1]),
             vlan: (shown.vlan != 0).then_some(shown.vlan),
             state: Some(flow.state().name()),
             app_protocol: flow.app.map(App::name),

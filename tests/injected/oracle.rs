@@ -338,7 +338,11 @@ fn transport(rest: &[u8], key: &mut Key) -> Result<Flags, Broken> {
             ports = (udp.source_port(), udp.destination_port());
         }
         ip_number::SCTP if rest.len() < 12 => return Err(Broken),
-        ip_number::SCTP => ports = (word(0), word(2)),
+        ip_number::SCTP => {
+            ports = (word(0), word(2));
+            // INIT and INIT ACK, the type of the first chunk.
+            (flags.syn, flags.syn_ack) = (rest.get(12) == Some(&1), rest.get(12) == Some(&2));
+        }
         ip_number::ICMP | ip_number::IPV6_ICMP if rest.len() < 8 => return Err(Broken),
         number @ (ip_number::ICMP | ip_number::IPV6_ICMP) => {
             flags.icmp = (rest[0], rest[1]);

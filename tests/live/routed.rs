@@ -177,7 +177,11 @@ impl Cases<'_> {
             None
         });
         for (name, by) in [("reset by the client", 0), ("reset by the server", 1)] {
-            self.connected(name, failed(Reason::Reset), State::Reset, Some(by), |client, served| {
+            let reason = if by == 0 { Reason::ResetByClient } else { Reason::ResetByServer };
+            self.connected(name, failed(reason), State::Reset, Some(by), |client, served| {
+                let (mut client, mut served) = (client, served);
+                client.write_all(b"what").unwrap();
+                served.read_exact(&mut [0; 4]).unwrap();
                 let (one, mut other) = if by == 0 { (client, served) } else { (served, client) };
                 socket2::SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
                 drop(one);
@@ -374,10 +378,10 @@ fn are_as_they_should_be() {
     // Each counted once, and nothing else.
     let page = Page::get(&net.router, &agent, "/metrics");
     for (protocol, number) in [("tcp", TCP), ("udp", UDP)] {
-        for outcome in
-            [OK, failed(Reason::Refused), failed(Reason::Timeout), failed(Reason::Reset), failed(Reason::Unreachable)]
-        {
-            let reason = outcome.reason().map_or("", Reason::name);
+        let reasons =
+            [Reason::Refused, Reason::Timeout, Reason::ResetByClient, Reason::ResetByServer, Reason::Unreachable];
+        for outcome in reasons.map(failed).into_iter().chain([OK]) {
+            let reason = outcome.reason().map_or("", Reason::label);
             let labels = [format!("protocol=\"{protocol}\""), format!("reason=\"{reason}\"")];
             let counted = page.sum("netmon_flows_total", &labels.each_ref().map(|l| &**l)) as u64;
             assert_eq!(counted, outcomes.get(&(number, outcome)).copied().unwrap_or(0), "{protocol} {outcome:?}");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netmon::config::Config;
-use netmon::flow::Reason::{Refused, Reset, Timeout, Unreachable};
+use netmon::flow::Reason::{Refused, ResetByClient, ResetByServer, Timeout, Unreachable};
 use netmon::flow::{Direction, Flow, FlowKey, Outcome, State};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -172,6 +172,12 @@ fn both_families(test: impl Fn(&mut Stage)) {
     }
 }
 
+/// The client asks, and the server has read it.
+fn ask((client, served): &mut (TcpStream, TcpStream)) {
+    client.write_all(b"what").unwrap();
+    served.read_exact(&mut [0; 4]).unwrap();
+}
+
 #[test]
 fn of_connections_that_are_closed() {
     needs_root!();
@@ -184,12 +190,23 @@ fn of_connections_that_are_closed() {
         rude.0.shutdown(Shutdown::Write).unwrap();
         read_end(&mut rude.1);
         linger_not(rude.1);
-        let by_server =
-            stage.connect("reset by the server", &listener, (State::Reset, Some(Outcome::Failed(Reset)), Some(1)));
+        let reset = |reason| Some(Outcome::Failed(reason));
+        let mut by_server =
+            stage.connect("reset by the server", &listener, (State::Reset, reset(ResetByServer), Some(1)));
+        ask(&mut by_server);
         linger_not(by_server.1);
-        let by_client =
-            stage.connect("reset by the client", &listener, (State::Reset, Some(Outcome::Failed(Reset)), Some(0)));
+        let mut by_client =
+            stage.connect("reset by the client", &listener, (State::Reset, reset(ResetByClient), Some(0)));
+        ask(&mut by_client);
         linger_not(by_client.0);
+        // Nothing is cut off.
+        let idle = stage.connect("closed by a RST of the server", &listener, (State::Reset, OK, Some(1)));
+        linger_not(idle.1);
+        let mut answered = stage.connect("closed by a RST after the answer", &listener, (State::Reset, OK, Some(0)));
+        ask(&mut answered);
+        answered.1.write_all(b"answer").unwrap();
+        answered.0.read_exact(&mut [0; 6]).unwrap();
+        linger_not(answered.0);
         let mut half = stage.connect("half closed", &listener, (State::HalfClosed, None, None));
         half.0.shutdown(Shutdown::Write).unwrap();
         read_end(&mut half.1);
@@ -197,7 +214,7 @@ fn of_connections_that_are_closed() {
         half.0.read_exact(&mut [0; 5]).unwrap();
         let open = stage.connect("open", &listener, (State::Established, None, None));
         stage.check();
-        drop((half, open, by_server.0, by_client.1, rude.0));
+        drop((half, open, by_server.0, by_client.1, rude.0, idle.0, answered.1));
     });
 }
 
@@ -287,7 +304,7 @@ fn of_two_ends_that_open_at_once() {
         drop(ends);
         stage.check();
         let flow = stage.seen.values().find(|f| f.key.protocol == 6).unwrap();
-        assert!(flow.from_client().syn && flow.from_server().syn, "both sent a SYN");
+        assert!(flow.from_client().syn() && flow.from_server().syn(), "both sent a SYN");
     });
 }
 

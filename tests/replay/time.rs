@@ -95,6 +95,7 @@ fn what_is_not_over_at_the_end_is_active() {
     capture.handshake(10 * MS, &mut closed, MS, MS);
     capture.handshake(20 * MS, &mut reset, MS, MS);
     capture.close(30 * MS, &mut closed);
+    capture.tcp(35 * MS, CLIENT, &mut reset, ACK | 8, 10);
     capture.tcp(40 * MS, SERVER, &mut reset, 4 | ACK, 0);
     let fates = [life(0, 2 * MS, "active"), life(10 * MS, 32 * MS, "ok"), life(20 * MS, 40 * MS, "failed reset")];
     assert_eq!(lives(&capture.replay()), fates);

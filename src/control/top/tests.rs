@@ -45,10 +45,8 @@ fn syn(client: u8, port: u16, server: u8, server_port: u16, bytes: u64) -> Recor
         tcp_flags: 2,
         syn: true,
         syn_ack: false,
-        icmp_type: 0,
-        icmp_code: 0,
         cause: Cause::Swept,
-        facts: None,
+        ..Record::default()
     }
 }
 

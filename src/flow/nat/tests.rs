@@ -35,10 +35,8 @@ fn record(source: Endpoint, destination: Endpoint, ifindex: u32, hook: Hook) -> 
         tcp_flags: 16,
         syn: false,
         syn_ack: false,
-        icmp_type: 0,
-        icmp_code: 0,
         cause: Cause::Swept,
-        facts: None,
+        ..Record::default()
     }
 }
 

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds};
-use crate::flow::outcome::is_waiting;
+use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds, spread};
+use crate::flow::naming::HOLD_NS;
+use crate::flow::outcome::{conclude, is_waiting, patience};
+use crate::flow::past::Past;
 use crate::flow::wheel::{Entry, Wheel};
-use crate::flow::{CLOSING, Flow, Observer};
+use crate::flow::{CLOSING, Flow, Naming, Observer};
+
+/// Names are asked for again within this time.
+const NAMED_NS: u64 = 1_000_000_000;
 
 impl Table {
     /// From now on these bounds hold; what exceeds them leaves at once.
@@ -36,6 +41,7 @@ impl Table {
 
     /// Ends what was silent for too long.
     pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer) {
+        self.grow_up(now_ns, observer);
         for entry in self.wheel.turn(seconds(now_ns)) {
             let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
             let deadline = self.deadline(flow);
@@ -71,16 +77,21 @@ impl Table {
 
     /// When the flow is over if nothing more comes.
     pub(super) fn deadline(&self, flow: &Flow) -> u64 {
+        let nanoseconds = |duration: Duration| duration.as_nanos() as u64;
         let timeout = if flow.outcome.is_some() {
-            return flow.last_ns().saturating_add(LINGER_NS);
+            let lingers = flow.last_ns().saturating_add(LINGER_NS);
+            // Whoever waits for a name has it, or has waited long enough, before it goes.
+            let named =
+                if flow.naming == Naming::Awaited { flow.first_ns.saturating_add(HOLD_NS + NAMED_NS) } else { 0 };
+            return lingers.max(named);
         } else if flow.has(CLOSING) {
-            Duration::ZERO
+            0
         } else if is_waiting(flow) {
-            self.limits.connect_timeout
+            patience(flow, nanoseconds(self.limits.connect_timeout))
         } else {
-            self.limits.flow_timeout
+            nanoseconds(self.limits.flow_timeout)
         };
-        let over = flow.last_ns().saturating_add(timeout.as_nanos() as u64);
+        let over = flow.last_ns().saturating_add(timeout);
         let aged = self.limits.max_age.map_or(u64::MAX, |age| flow.first_ns.saturating_add(age.as_nanos() as u64));
         over.min(aged).saturating_add(SETTLE_NS)
     }
@@ -103,5 +114,32 @@ impl Table {
             return true;
         }
         false
+    }
+
+    /// The outcome, if it is not known yet. The flow stays for whoever wants to see it.
+    pub(super) fn end(&mut self, index: u32, observer: &mut impl Observer) {
+        if let Some(flow) = self.flows.get_mut(index)
+            && flow.outcome.is_none()
+        {
+            let outcome = conclude(flow);
+            flow.outcome = Some(outcome);
+            observer.ended(flow, outcome);
+        }
+    }
+
+    pub(super) fn remove(&mut self, index: u32, observer: &mut impl Observer) {
+        let Some(flow) = self.flows.remove(index) else { return };
+        if flow.naming == Naming::Awaited {
+            observer.nameless(&flow);
+        }
+        observer.removed(&flow);
+        let hash = self.hash(&flow.key);
+        if let Some(past) = Past::of(&flow) {
+            self.pasts.put(hash, past, flow.last_ns());
+        }
+        if let Ok(entry) = self.index.find_entry(spread(hash as u32), |&(_, i)| i == index) {
+            entry.remove();
+        }
+        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::Outcome;
 use super::super::outcome::TCP;
 use super::*;
-use crate::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
+use crate::bpf::{Cause, Endpoint, Facts, Hook, Record, Sample};
 use crate::flow::Reason;
 
 const SECOND: u64 = 1_000_000_000;
@@ -93,10 +93,8 @@ fn packet(port: u16, second: u64) -> Record {
         tcp_flags: ACK,
         syn: false,
         syn_ack: false,
-        icmp_type: 0,
-        icmp_code: 0,
         cause: Cause::Swept,
-        facts: None,
+        ..Record::default()
     }
 }
 
@@ -122,6 +120,14 @@ fn run(records: &[Record]) -> (Table, Log) {
     for record in records {
         table.merge(record, &mut log);
     }
+    (table, log)
+}
+
+/// The same, and what is over is judged.
+fn settled(records: &[Record]) -> (Table, Log) {
+    let (mut table, mut log) = run(records);
+    let last_ns = records.iter().map(|record| record.last_ns).max().unwrap_or_default();
+    table.expire(last_ns + 5 * SECOND, &mut log);
     (table, log)
 }
 
@@ -169,7 +175,8 @@ fn the_handshake_corrects_a_guess() {
 #[test]
 fn outcomes() {
     let ok = [syn(1, 101), syn_ack(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
-    assert_eq!(run(&ok).1.ended, [Outcome::Ok]);
+    assert_eq!(run(&ok).1.ended, [], "more may be on its way");
+    assert_eq!(settled(&ok).1.ended, [Outcome::Ok]);
     let refused = [syn(1, 101), flags(reply(packet(1, 101)), RST | ACK)];
     let (mut table, mut log) = run(&refused);
     assert_eq!(log.ended, []);
@@ -179,10 +186,10 @@ fn outcomes() {
     let (mut table, mut log) = run(&reset);
     assert_eq!(log.ended, []);
     table.expire(107 * SECOND, &mut log);
-    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Reset)][..], 1));
+    assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::ResetByClient)][..], 1));
     // Counted once, even if more comes.
     let after = [&ok[..], &[flags(packet(1, 103), RST)]].concat();
-    assert_eq!(run(&after).1.ended, [Outcome::Ok]);
+    assert_eq!(settled(&after).1.ended, [Outcome::Ok]);
     let (mut table, mut log) = run(&[syn(1, 101), packet(2, 101)]);
     table.expire(140 * SECOND, &mut log);
     assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Timeout)][..], 2));
@@ -205,7 +212,7 @@ fn a_rst_may_come_before_what_led_to_it() {
     table.expire(107 * SECOND, &mut log);
     assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Failed(Reason::Refused)][..], 1));
     let closed = [flags(packet(1, 101), RST | FIN | ACK), syn(1, 100), flags(syn_ack(1, 100), FIN | ACK)];
-    let (table, log) = run(&closed);
+    let (table, log) = settled(&closed);
     assert_eq!((log.ended.as_slice(), table.len()), (&[Outcome::Ok][..], 1));
 }
 
@@ -233,7 +240,7 @@ fn late_records_of_a_closed_connection_are_of_it() {
     let close = [flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
     // Its begin was seen by another CPU; and all of it by another hook.
     let elsewhere = [syn(1, 101), syn_ack(1, 101)].map(|r| Record { ifindex: 8, ..r });
-    let (table, log) = run(&[&close[..], &[syn(1, 101), syn_ack(1, 101)], &elsewhere].concat());
+    let (table, log) = settled(&[&close[..], &[syn(1, 101), syn_ack(1, 101)], &elsewhere].concat());
     assert_eq!((table.len(), log.ended.as_slice()), (1, &[Outcome::Ok][..]));
     assert_eq!((log.sent, log.duplicate), (4, 2));
 }
@@ -268,10 +275,10 @@ fn silent_flows_expire_and_busy_ones_stay() {
 fn closed_flows_linger_for_late_packets() {
     let close = [syn(1, 101), flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
     let (mut table, mut log) = run(&close);
-    table.expire(105 * SECOND, &mut log);
-    table.merge(&packet(1, 105), &mut log);
+    table.expire(106 * SECOND, &mut log);
+    table.merge(&packet(1, 106), &mut log);
     assert_eq!((table.len(), log.ended.len(), log.sent), (1, 1, 4));
-    table.expire(112 * SECOND, &mut log);
+    table.expire(113 * SECOND, &mut log);
     assert!(table.is_empty());
 }
 
@@ -301,7 +308,7 @@ fn a_flood_of_flows_stays_within_the_bound() {
     }
     assert_eq!((log.evicted.len(), log.sent), (199_000, 200_000));
     assert_eq!(size_of::<Flow>(), 160, "a million of them must stay below 200 MB with index and wheel");
-    assert_eq!(size_of::<crate::flow::Details>(), 256, "more of a flow with times");
+    assert_eq!(size_of::<crate::flow::Details>(), 264, "more of a flow with times; malloc takes as much for 256");
 }
 
 /// Where ports do not tell, who spoke first does; of two directions, either may be reported first.
@@ -362,31 +369,18 @@ fn syns_reported_after_the_error_that_ended_them_are_of_the_same_flow() {
     assert_eq!((table.len(), log.appeared, log.ended.len()), (1, 2, 1), "what comes after the error is a new try");
 }
 
-/// The directions of a connection are reported in any order.
-#[test]
-fn the_latest_round_trip_is_the_latest_by_time() {
-    let (mut table, mut log) = (table(10), Log::default());
-    let told = |second: u64, ns: u64| {
-        let sample = Sample { measure: Measure::Rtt, ns };
-        Record { facts: Some(Facts::of_samples(&[sample])), ..packet(0, second) }
-    };
-    table.merge(&told(105, 7), &mut log);
-    table.merge(&told(103, 9), &mut log);
-    let rtt = table.iter().next().unwrap().details.as_ref().unwrap().rtt;
-    assert_eq!((rtt.count, rtt.min_ns, rtt.max_ns, rtt.last_ns), (2, 7, 9, 7));
-}
-
 /// Each CPU has records of its own: that of the SYN may be the last.
 #[test]
 fn how_it_ended_waits_for_who_opened_it() {
     let (mut table, mut log) = (table(10), Log::default());
-    // By their ports, the server would be the client.
+    // By its port, the server would be the client.
     let closed = |record: Record| flags(record, ACK | FIN);
-    let far = |record: Record| Record { destination: end(2, 9000), ..record };
+    let far = |record: Record| Record { destination: end(2, 50051), ..record };
     table.merge(&closed(far(packet(0, 100))), &mut log);
     table.merge(&closed(reply(far(packet(0, 100)))), &mut log);
     assert_eq!((table.iter().next().unwrap().direction, log.ended.len()), (Direction::Ingress, 0), "a guess");
     table.merge(&far(syn(0, 99)), &mut log);
+    table.expire(105 * SECOND, &mut log);
     assert_eq!((table.iter().next().unwrap().direction, &log.ended[..]), (Direction::Egress, &[Outcome::Ok][..]));
 
     // Met in the middle: nobody tells.

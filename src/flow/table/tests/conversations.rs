@@ -2,7 +2,7 @@
 //! mix them: what a connection came to does not depend on it.
 
 use super::*;
-use crate::bpf::Facts;
+use crate::bpf::{Facts, Sequence};
 use crate::flow::State;
 
 /// Records have the time of a jiffy, here of 250 Hz.
@@ -34,22 +34,64 @@ struct Segment {
     flags: u8,
     /// Sent before.
     again: bool,
+    /// Where it ends in what is sent, and what it acknowledges.
+    end: u32,
+    ack: Option<u32>,
 }
 
-/// `C:S S:SA C:A`: who sends, and flags by their first letters. A SYN sent again comes a second later, all else a millisecond.
+impl Segment {
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+const PSH: u8 = 8;
+/// Bytes of a segment with data.
+const DATA: u32 = 100;
+
+/// `C:S S:SA C:A`: who sends, and flags by their first letters; with P it has data. A SYN sent again comes a second later, all else a
+/// millisecond. Each ACK is of all that the other end has sent so far, but for one of `a`, which is of nothing new.
 fn conversation(text: &str) -> Vec<Segment> {
     let mut at_ns = 101 * SECOND;
     let mut segments: Vec<Segment> = Vec::new();
+    // Wraps around.
+    let mut sent = [u32::MAX - 150, 7];
+    let mut acked = [None; 2];
     for word in text.split(' ') {
         let (from, letters) = word.split_once(':').unwrap();
         let from = usize::from(from == "S");
-        let bit = |letter| 1 << "FSRPA".find(letter).unwrap();
+        let bit = |letter: char| 1 << "FSRPA".find(letter.to_ascii_uppercase()).unwrap();
         let flags = letters.chars().fold(0, |flags: u8, letter| flags | bit(letter));
         let again = flags & 2 != 0 && segments.iter().any(|s| s.from == from && s.flags == flags);
         at_ns += if again { SECOND } else { 1_000_000 };
-        segments.push(Segment { at_ns, from, flags, again });
+        if !again {
+            let length = u32::from(flags & 3 != 0) + if flags & PSH != 0 { DATA } else { 0 };
+            sent[from] = sent[from].wrapping_add(length);
+        }
+        if letters.contains('A') {
+            acked[from] = Some(sent[1 - from]);
+        }
+        let ack = acked[from].filter(|_| flags & ACK != 0);
+        segments.push(Segment { at_ns, from, flags, again, end: sent[from], ack });
     }
     segments
+}
+
+/// What the program knows of one direction from these segments alone, as bpf/tcp.h has it.
+fn sequence(segments: &[Segment]) -> Sequence {
+    let mut known = Sequence::default();
+    for segment in segments {
+        let is_ahead = |ack: u32| known.ack.is_none_or(|known| (ack.wrapping_sub(known) as i32) > 0);
+        if let Some(ack) = segment.ack.filter(|ack| is_ahead(*ack)) {
+            (known.ack, known.heard) = (Some(ack), true);
+        }
+        if !segment.has(RST) {
+            known.unjudged |= known.end.is_none() && segment.flags & (FIN | 2 | PSH) != 0;
+            known.heard &= !segment.has(PSH);
+            known.end = Some(segment.end);
+        }
+    }
+    known
 }
 
 /// One record of what one CPU saw of one direction.
@@ -67,6 +109,7 @@ fn record(segments: &[Segment]) -> Record {
         tcp_flags: segments.iter().fold(0, |flags, s| flags | s.flags),
         syn: any(|s| s.flags & 18 == 2),
         syn_ack: any(|s| s.flags & 18 == 18),
+        sequence: sequence(segments),
         facts: (again > 0).then_some(facts),
         ..packet(1, 0)
     };
@@ -177,16 +220,23 @@ fn timed_out() {
     for text in ["C:S", "C:S C:S C:S"] {
         assert_fate(text, failed(Reason::Timeout), State::SynSent, None);
     }
+    // The client never came back: a flood of SYNs, or a filter behind us.
+    assert_fate("C:S S:SA S:SA S:SA", failed(Reason::Timeout), State::SynReceived, None);
+    // It gave up.
+    assert_fate("C:S C:S C:R", failed(Reason::Timeout), State::Reset, Some(0));
 }
 
 #[test]
 fn reset() {
     for (text, by) in [
+        // A request without its answer.
         ("C:S S:SA C:A C:PA S:A C:RA", 0),
         ("C:S S:SA C:A C:PA S:A S:R", 1),
-        // By a server that never sent anything but its SYN-ACK: no refusal.
-        ("C:S S:SA C:A S:RA", 1),
         ("C:S S:SA C:A C:PA S:RA", 1),
+        ("C:S S:SA C:A C:PA S:PA C:A C:PA S:A S:RA", 1),
+        // An answer that did not arrive whole, as far as anybody knows.
+        ("C:S S:SA C:A C:PA S:PA S:PA C:R", 0),
+        ("C:S S:SA C:A C:PA S:PA C:A S:PA S:RA", 1),
         // A scan that looks no further than the SYN-ACK.
         ("C:S S:SA C:R", 0),
         // Met in the middle.
@@ -195,7 +245,29 @@ fn reset() {
         // Only the client's side is seen.
         ("C:S C:A C:PA C:RA", 0),
     ] {
-        assert_fate(text, failed(Reason::Reset), State::Reset, Some(by));
+        let reason = if by == 0 { Reason::ResetByClient } else { Reason::ResetByServer };
+        assert_fate(text, failed(reason), State::Reset, Some(by));
+    }
+}
+
+/// A RST that cuts nothing off is how some close.
+#[test]
+fn closed_by_rst() {
+    for (text, by) in [
+        ("C:S S:SA C:A S:RA", 1),
+        ("C:S S:SA C:RA", 0), // a health check that wants to know no more
+        ("C:S S:SA C:A C:PA S:PA C:A S:RA", 1),
+        ("C:S S:SA C:A C:PA S:PA C:A C:R", 0),
+        // The RST acknowledges what it does not read.
+        ("C:S S:SA C:A C:PA S:PA C:RA", 0),
+        // A last word that waits for nothing.
+        ("C:S S:SA C:A C:PA S:PA C:PA C:Ra", 0),
+        // Of a connection that nobody here knows.
+        ("C:R", 0),
+        ("S:RA", 1),
+        ("S:SA C:R", 0),
+    ] {
+        assert_fate(text, OK, State::Reset, Some(by));
     }
 }
 
@@ -206,8 +278,6 @@ fn still_open_when_it_fell_silent() {
         ("C:PA S:A S:PA C:A", State::Established),
         ("C:S S:SA C:A C:FA S:A S:PA C:A", State::HalfClosed),
         ("C:S S:SA C:A S:FA C:A C:PA", State::HalfClosed),
-        // The client never came back: a flood of SYNs, or a filter behind us.
-        ("C:S S:SA S:SA S:SA", State::SynReceived),
         // One direction takes another way. The client goes on, so it was answered.
         ("C:S C:A C:PA", State::Established),
         ("C:S C:A C:PA C:FA C:A", State::HalfClosed),
@@ -245,5 +315,5 @@ fn the_order_of_records_changes_nothing() {
             assert_eq!((&fate.0, fate.1, fate.3), (&expected.0, expected.1, expected.3), "{words:?} as {records:#?}");
         }
     }
-    assert!(fates.len() == 4 && fates.values().all(|count| *count > 50), "each outcome came: {fates:?}");
+    assert!(fates.len() == 5 && fates.values().all(|count| *count > 50), "each outcome came: {fates:?}");
 }

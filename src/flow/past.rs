@@ -1,0 +1,222 @@
+//! What is known of a connection when its flow leaves the table.
+//!
+//! # What lives how long
+//!
+//! The program's cache entries and pairs are caches: any of them may go at any time, for want of room or for silence. Nothing may
+//! depend on their being there but the precision of what is measured. A record says what its packets were (SYN, sequence numbers),
+//! and what the program could not judge by itself.
+//!
+//! What is known of a connection (its client, its protocol, how far its sequence numbers have come, that its SYN was sent before, how
+//! it ended) has one lifetime. It is in the flow as long as that is in the table, and moves here when the flow leaves, whatever for:
+//! silence, age, its end, want of room. Whatever comes later of the same endpoints is judged by it, unless it is a new connection
+//! by a SYN of its own.
+//!
+//! - A connection that was open is remembered for a day: pools keep them idle for hours.
+//! - One that is over, or was never answered, for four minutes, twice the time that a segment may live (RFC 9293 3.4.1): what is
+//!   late, a RST of an end that has forgotten it, a SYN sent again, is of that connection and does not count as another.
+//!
+//! The room is fixed. Connections that are over make way first; an open one that had to is counted ([`Pasts::forgotten`]).
+
+use super::details::Before;
+use super::outcome::TCP;
+use super::{Flow, Outcome, Reason};
+use crate::bpf::{App, Record};
+
+/// What is known of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Past {
+    /// Who opened it, as far as anybody can know.
+    pub(super) client: u8,
+    pub(super) app: Option<App>,
+    /// Of each end of the key.
+    pub(super) ends: [Option<u32>; 2],
+    /// As it was counted.
+    pub(super) outcome: Outcome,
+    /// It is closed, reset, refused, or was never answered.
+    pub(super) over: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// Of the hash, what did not choose the set.
+    tag: u32,
+    /// Seconds.
+    at: u32,
+    past: Past,
+}
+
+const WAYS: usize = 3;
+/// Of each table; 1.3 MiB.
+const SETS_MOST: usize = 1 << 14;
+const SETS_LEAST: usize = 64;
+
+/// Seconds.
+const OPEN_FOR: u32 = 24 * 3600;
+const OVER_FOR: u32 = 240;
+
+/// A connection that was open, and is over. Of one that nobody answered, or an ICMP error answered, somebody may answer the next SYN.
+fn is_final(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Ok | Outcome::Failed(Reason::ResetByClient | Reason::ResetByServer))
+}
+
+/// The pasts of a table.
+#[derive(Debug)]
+pub(super) struct Pasts {
+    /// None until there is something to keep.
+    sets: Vec<[Option<Kept>; WAYS]>,
+    most: usize,
+    forgotten: u64,
+}
+
+fn seconds(ns: u64) -> u32 {
+    (ns / 1_000_000_000) as u32
+}
+
+impl Kept {
+    fn is_stale(&self, now: u32) -> bool {
+        now.saturating_sub(self.at) > if self.past.over { OVER_FOR } else { OPEN_FOR }
+    }
+}
+
+impl Pasts {
+    /// Room beside a table of `max_flows`.
+    pub(super) fn new(max_flows: usize) -> Pasts {
+        let most = (max_flows / WAYS).next_power_of_two().clamp(SETS_LEAST, SETS_MOST);
+        Pasts { sets: Vec::new(), most, forgotten: 0 }
+    }
+
+    /// Open connections that had to be forgotten for others.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    fn place(&self, hash: u64) -> (usize, u32) {
+        (hash as usize & (self.most - 1), (hash >> 32) as u32)
+    }
+
+    /// Keeps what is known of the connection with this hash.
+    pub(super) fn put(&mut self, hash: u64, past: Past, now_ns: u64) {
+        if self.sets.is_empty() {
+            self.sets = vec![[None; WAYS]; self.most];
+        }
+        let (set, tag) = self.place(hash);
+        let now = seconds(now_ns);
+        // The least is taken: a free one, what is stale, what is over, the oldest; an earlier past of the same is no more.
+        let worth = |kept: &Option<Kept>| match kept {
+            None => (0, 0),
+            Some(kept) if kept.tag == tag || kept.is_stale(now) => (0, 1),
+            Some(kept) => (if kept.past.over { 1 } else { 2 }, kept.at),
+        };
+        let set = &mut self.sets[set];
+        let place = set.iter_mut().min_by_key(|kept| (!kept.is_some_and(|kept| kept.tag == tag), worth(kept)));
+        let Some(place) = place else { return };
+        if worth(place).0 == 2 {
+            if past.over {
+                return;
+            }
+            self.forgotten += 1;
+        }
+        *place = Some(Kept { tag, at: now, past });
+    }
+
+    /// What is known of the connection with this hash, which goes on.
+    pub(super) fn take(&mut self, hash: u64, now_ns: u64) -> Option<Past> {
+        if self.sets.is_empty() {
+            return None;
+        }
+        let (set, tag) = self.place(hash);
+        let place = self.sets[set].iter_mut().find(|kept| kept.is_some_and(|kept| kept.tag == tag))?;
+        let kept = place.take()?;
+        (!kept.is_stale(seconds(now_ns))).then_some(kept.past)
+    }
+}
+
+impl Past {
+    /// The record's SYN, or SYN-ACK, was sent before.
+    pub(super) fn has_sent(&self, sender: usize, record: &Record) -> bool {
+        let ahead = self.ends[sender].zip(record.sequence.end).map(|(known, end)| end.wrapping_sub(known));
+        ahead.is_some_and(|ahead| u64::from(ahead) <= record.bytes)
+    }
+
+    /// The connection goes on in `flow`.
+    pub(super) fn go_on(&self, flow: &mut Flow) {
+        flow.app = self.app;
+        for (sent, end) in flow.sent.iter_mut().zip(self.ends) {
+            sent.set_end(end);
+        }
+        if flow.key.protocol == TCP {
+            let before = Before { outcome: self.outcome, over: self.over && is_final(self.outcome) };
+            flow.details.get_or_insert_default().before = Some(before);
+        }
+    }
+
+    /// What is known of the flow's connection; `None`: nothing worth keeping.
+    pub(super) fn of(flow: &Flow) -> Option<Past> {
+        let outcome = flow.outcome?;
+        let answered = flow.sent.iter().all(|sent| sent.packets > 0);
+        let opened = flow.from_client().syn();
+        if !answered && !opened && flow.app.is_none() {
+            return None;
+        }
+        let over = flow.is_over_for_good();
+        Some(Past {
+            client: flow.client,
+            app: flow.app,
+            ends: [flow.sent[0].end(), flow.sent[1].end()],
+            outcome: flow.before().filter(|before| before.over).map_or(outcome, |before| before.outcome),
+            over,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn past(over: bool) -> Past {
+        Past { client: 1, app: None, ends: [Some(1), None], outcome: Outcome::Ok, over }
+    }
+
+    #[test]
+    fn the_open_are_remembered_for_a_day_and_the_closed_for_minutes() {
+        let mut pasts = Pasts::new(1000);
+        for (over, seconds) in [(true, 240), (false, 24 * 3600)] {
+            pasts.put(7, past(over), 100 * SECOND);
+            assert_eq!(pasts.take(7, (100 + seconds) * SECOND), Some(past(over)));
+            assert_eq!(pasts.take(7, (100 + seconds) * SECOND), None, "it goes on");
+            pasts.put(7, past(over), 100 * SECOND);
+            assert_eq!(pasts.take(7, (101 + seconds) * SECOND), None);
+        }
+    }
+
+    #[test]
+    fn the_closed_make_way_for_the_open() {
+        let mut pasts = Pasts::new(1000);
+        let same_set = |n: u64| n << 32 | 5;
+        for n in 0..WAYS as u64 {
+            pasts.put(same_set(n), past(n == 1), (100 + n) * SECOND);
+        }
+        pasts.put(same_set(10), past(true), 110 * SECOND);
+        pasts.put(same_set(11), past(false), 111 * SECOND);
+        assert_eq!(pasts.forgotten(), 0);
+        assert!([0, 2, 11].iter().all(|n| pasts.take(same_set(*n), 112 * SECOND).is_some()));
+        for n in 0..=WAYS as u64 {
+            pasts.put(same_set(n), past(false), (120 + n) * SECOND);
+        }
+        pasts.put(same_set(20), past(true), 130 * SECOND);
+        assert_eq!((pasts.forgotten(), pasts.take(same_set(0), 131 * SECOND)), (1, None), "the oldest of all");
+        assert_eq!(pasts.take(same_set(20), 131 * SECOND), None, "a closed one takes no open one's place");
+    }
+
+    #[test]
+    fn room_is_bounded() {
+        let mut pasts = Pasts::new(1_000_000);
+        for n in 0..1_000_000u64 {
+            pasts.put(n.wrapping_mul(0x9e37_79b9_7f4a_7c15), past(false), 100 * SECOND);
+        }
+        assert!(size_of::<Option<Kept>>() * WAYS * pasts.sets.len() < 3 << 19);
+        assert_eq!(pasts.forgotten(), 1_000_000 - (SETS_MOST * WAYS) as u64);
+    }
+}

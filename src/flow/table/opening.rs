@@ -1,0 +1,103 @@
+//! How flows come into the table: who opened them, and what is known from before.
+
+use super::{Table, retag, seconds, spread};
+use crate::bpf::Record;
+use crate::flow::past::Past;
+use crate::flow::wheel::Entry;
+use crate::flow::{BROADCAST, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, Identity, Naming, Observer, roles};
+
+impl Table {
+    /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
+    pub(super) fn correct_roles(
+        &mut self,
+        index: u32,
+        identity: &Identity,
+        record: &Record,
+        observer: &mut impl Observer,
+    ) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let client = roles::corrected(flow, identity, record);
+        let known = flow.has(CLIENT_IS_KNOWN) || roles::evidence(identity, record).is_some();
+        flow.mark(CLIENT_IS_KNOWN, known);
+        let sender = identity.sender;
+        if record.first && usize::from(client.map_or(flow.client, |client| client as u8)) == sender {
+            flow.mark(CLIENT_WAS_FIRST, true);
+        }
+        if record.broadcast {
+            flow.mark(BROADCAST, true);
+        }
+        let direction = if let Some(client) = client {
+            flow.client = client as u8;
+            if let Some(details) = &mut flow.details {
+                details.swap_roles();
+            }
+            // Which of its ends is asked for as a server is another one now, where anybody knows names.
+            if flow.parties.is_some() {
+                flow.naming = Naming::Unasked;
+            }
+            roles::direction_of(&self.facing, client, sender, record)
+        } else if roles::opened_by_workload(&self.facing, flow.client.into(), sender, record) {
+            Direction::Egress
+        } else {
+            return;
+        };
+        if direction == flow.direction {
+            return;
+        }
+        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
+        *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
+        flow.direction = direction;
+        retag(flow, observer);
+    }
+
+    /// What is known of the record's connection, if it is no new one by a SYN of its own. What may be one waits for no look.
+    fn past(&mut self, hash: u64, identity: &Identity, record: &Record) -> Option<Past> {
+        let told_as_repeated = || record.facts.as_ref().is_some_and(|facts| facts.retransmits > 0);
+        let past = self.pasts.take(hash, record.first_ns)?;
+        let opens = record.syn || record.syn_ack;
+        (!opens || told_as_repeated() || past.has_sent(identity.sender, record)).then_some(past)
+    }
+
+    /// A new flow, which may be of a connection that is known.
+    pub(super) fn open(
+        &mut self,
+        hash: u64,
+        identity: &Identity,
+        record: &Record,
+        observer: &mut impl Observer,
+    ) -> u32 {
+        while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
+        let Identity { key, sender, .. } = *identity;
+        let past = self.past(hash, identity, record);
+        let evidence = past.map(|past| past.client.into()).or_else(|| roles::evidence(identity, record));
+        let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
+        self.generation = self.generation.wrapping_add(1);
+        let mut flow = Flow {
+            key,
+            sent: Default::default(),
+            client: client as u8,
+            direction: roles::direction_of(&self.facing, client, sender, record),
+            outcome: None,
+            app: None,
+            details: None,
+            marks: if evidence.is_some() { CLIENT_IS_KNOWN } else { 0 },
+            first_ns: record.first_ns,
+            parties: None,
+            tags: [0; 2],
+            naming: Naming::Unasked,
+            generation: self.generation,
+        };
+        if let Some(past) = past {
+            past.go_on(&mut flow);
+        }
+        *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
+        // It may prove to wait for an answer with the records that follow.
+        let wait = self.limits.connect_timeout.min(self.limits.flow_timeout);
+        let index = self.flows.insert(flow);
+        self.index.insert_unique(spread(hash as u32), (hash as u32, index), |&(h, _)| spread(h));
+        let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
+        self.wheel.schedule(at, Entry { index, generation: self.generation });
+        self.begin(index, observer);
+        index
+    }
+}
