@@ -69,6 +69,18 @@ impl Operated {
         serde_json::from_str(&self.says(&[&["-o", "json"], arguments].concat())).unwrap()
     }
 
+    /// The lines of a command as they come.
+    pub fn follow(&self, arguments: &[&str]) -> (Killed, crossbeam_channel::Receiver<String>) {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let out = child.stdout.take().unwrap();
+        let (line, lines) = crossbeam_channel::unbounded();
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            std::io::BufReader::new(out).lines().map_while(Result::ok).for_each(|text| drop(line.send(text)));
+        });
+        (Killed(child), lines)
+    }
+
     /// One that must fail: its exit code and what it says.
     pub fn refused(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.cli(arguments);
@@ -160,18 +172,8 @@ fn flows_are_told_as_they_happen() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "watch", &[]);
-    let watch = |arguments: &[&str]| {
-        let mut child = agent.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        let out = child.stdout.take().unwrap();
-        let (line, lines) = crossbeam_channel::unbounded();
-        std::thread::spawn(move || {
-            use std::io::BufRead;
-            std::io::BufReader::new(out).lines().map_while(Result::ok).for_each(|text| drop(line.send(text)));
-        });
-        (Killed(child), lines)
-    };
-    let (_one, all) = watch(&["flows", "watch", "-o", "json"]);
-    let (_other, failed) = watch(&["flows", "watch", "--filter", "status=failed"]);
+    let (_one, all) = agent.follow(&["flows", "watch", "-o", "json"]);
+    let (_other, failed) = agent.follow(&["flows", "watch", "--filter", "status=failed"]);
     let server = b.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
     let mut events = Vec::new();
     eventually("a flow that started and one that failed", || {

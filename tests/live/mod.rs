@@ -14,6 +14,7 @@ mod debug;
 mod delays;
 mod direction;
 mod discovery;
+mod ended;
 mod exact;
 pub mod foreign;
 mod framing;
