@@ -31,6 +31,10 @@ pub(super) fn begins_anew(flow: &Flow, identity: &Identity, record: &Record) -> 
     if !flow.is_over() && (repeated || !opens_another(flow, identity, record)) {
         return false;
     }
+    // Its own RST, to what a forgotten connection of these ports is answered by (RFC 5961 4), does not make a sender give up.
+    if flow.outcome.is_none() && record.syn && repeated && !acknowledged(flow.from_client()) {
+        return false;
+    }
     // An ICMP error does not make every sender give up: the same SYN comes again, or an answer after all.
     if flow.is_over() && flow.from_server().packets == 0 && (record.syn_ack || record.syn && repeated) {
         return false;

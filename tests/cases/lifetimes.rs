@@ -217,3 +217,25 @@ fn a_syn_of_another_sequence_is_another_connection() {
         assert_eq!(fates, [(("failed", "timeout"), Some(2)), (("ok", ""), Some(4))], "after {gap} ns");
     }
 }
+
+/// The server still has a connection of these ports: it answers the SYN with an ACK, the client resets that and sends its SYN again
+/// (RFC 5961 4). That is one connection, and its SYN a retransmission.
+#[test]
+fn a_syn_after_the_clients_own_rst_is_the_same() {
+    needs_root!();
+    let mut capture = Written::default();
+    let mut c = Connection::new(40_000);
+    let isn = c.next[CLIENT];
+    capture.tcp(0, CLIENT, &mut c, 2, 0);
+    capture.again(MS, SERVER, &c, 77, ACK, 0);
+    capture.again(2 * MS, CLIENT, &c, 12, RST, 0);
+    capture.again(S, CLIENT, &c, isn, 2, 0);
+    capture.tcp(S + MS, SERVER, &mut c, 2 | ACK, 0);
+    capture.tcp(S + 2 * MS, CLIENT, &mut c, ACK, 0);
+    capture.close(S + 10 * MS, &mut c);
+    capture.udp(700 * S, CLIENT, 50_000, 4);
+    let flows = capture.replay();
+    let of_port: Vec<_> =
+        of_port(&flows, 40_000).into_iter().map(|flow| (fate(flow), &flow["client_retransmits"])).collect();
+    assert_eq!(of_port, [(("ok", ""), &json!(1))]);
+}

@@ -75,8 +75,7 @@ fn old_flows_are_closed_while_they_go_on() {
         let page = Page::get(&b, &agent, "/metrics");
         (page.sum("netmon_flows_total", &["protocol=\"udp\"", "status=\"ok\""]) >= 3.0).then_some(())
     });
-    agent.settled();
-    let page = Page::get(&b, &agent, "/metrics");
+    let page = Page::settled(&b, &agent);
     assert_eq!(page.sum("netmon_packets_total", &["protocol=\"udp\""]), f64::from(sent), "in one of them each");
     assert_eq!(page.sum("netmon_flows_active", &["protocol=\"udp\""]) as u32, 1, "the latest");
 }
@@ -104,7 +103,7 @@ fn features_while_running() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, watching(&["vb"]));
-    let times = || Page::get(&b, &agent, "/metrics").sum("netmon_latency_seconds_count", &[]);
+    let times = || Page::settled(&b, &agent).sum("netmon_latency_seconds_count", &[]);
     let ask = || {
         transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
         agent.settled();
@@ -186,8 +185,7 @@ fn series_stay_within_their_limit() {
     for host in 1..=200 {
         let _ = client.send_to(b"hello", format!("10.9.1.{host}:9"));
     }
-    agent.settled();
-    let page = Page::get(&b, &agent, "/metrics");
+    let page = Page::settled(&b, &agent);
     assert_eq!(page.sum("netmon_series_limit", &[]), 100.0);
     assert!(page.sum("netmon_series", &[]) <= 100.0, "{}", page.sum("netmon_series", &[]));
     assert!(page.sum("netmon_series_overflow_total", &[]) > 0.0);
@@ -224,8 +222,7 @@ fn every_round_trip_is_measured_where_that_is_asked_for() {
         config.features.latency = Some(precision);
         let agent = Agent::start(&b, config);
         converse(&a, &b, 25);
-        agent.settled();
-        Page::get(&b, &agent, "/metrics").sum("netmon_rtt_seconds_count", &[])
+        Page::settled(&b, &agent).sum("netmon_rtt_seconds_count", &[])
     };
     let (normal, high) = (measured(Precision::Normal), measured(Precision::High));
     assert!((1.0..10.0).contains(&normal) && high >= 25.0, "{normal} and {high} round trips");

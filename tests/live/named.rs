@@ -93,6 +93,10 @@ impl Cluster {
         Page::get(&self.net.node, agent, "/metrics")
     }
 
+    fn settled(&self, agent: &Agent) -> Page {
+        Page::settled(&self.net.node, agent)
+    }
+
     fn client_dials(&self, to: &str, listens: (&crate::support::netns::Netns, &str)) -> Connection {
         let listener = listen(listens.0, listens.1.parse().unwrap());
         transfer_to(&self.net.routed[0], listener, to.parse().unwrap(), 1, 200_000)[0]
@@ -123,7 +127,7 @@ fn who_uses_whose_service() {
     let told = names(flow_of(&flows, 6, remote.client, "10.96.0.2:80".parse().unwrap()));
     let db = ["shop", "db", "Deployment", "node-b", "zone-of-node-b", "data"].map(str::to_owned).to_vec();
     assert_eq!(told, [client, db]);
-    let page = cluster.page(&agent);
+    let page = cluster.settled(&agent);
     page.assert_well_formed();
     for (connection, workload, service) in [(&local, "api", "front"), (&remote, "db", "data")] {
         let (workload, service) = (format!("\"{workload}\""), format!("dst_service=\"{service}\""));
@@ -210,8 +214,7 @@ fn pods_in_the_nodes_network_and_hosts_outside() {
     let to_pod = cluster.client_dials("10.8.0.1:9100", (node, "10.8.0.1:9100"));
     let to_node = cluster.client_dials("10.8.0.1:9200", (node, "10.8.0.1:9200"));
     let away = cluster.client_dials("198.51.100.7:443", (&cluster.net.outside, "198.51.100.7:443"));
-    agent.settled();
-    let page = cluster.page(&agent);
+    let page = cluster.settled(&agent);
     for (connection, to) in [(&to_pod, "exporter"), (&to_node, "node-a"), (&away, "external")] {
         let labels = ["src_workload=\"client\"", &format!("dst_workload=\"{to}\"")];
         assert_eq!(page.sum("netmon_bytes_total", &labels), connection.client_on_wire(ETH).bytes as f64, "{to}");

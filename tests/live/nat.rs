@@ -133,8 +133,11 @@ fn joined(tool: Tool) {
     }
     let tcp = flows.iter().filter(|flow| flow.key.protocol == 6).count();
     assert_eq!(tcp, cases.len(), "each is one flow: {flows:#?}");
-    let page = Page::get(&net.node, &agent, "/metrics");
-    assert_eq!(page.sum("netmon_flows_total", &["protocol=\"tcp\"", "status=\"ok\""]), cases.len() as f64);
+    eventually("the outcomes", || {
+        let page = Page::get(&net.node, &agent, "/metrics");
+        (page.sum("netmon_flows_total", &["protocol=\"tcp\"", "status=\"ok\""]) == cases.len() as f64).then_some(())
+    });
+    let page = Page::settled(&net.node, &agent);
     assert_eq!(page.sum("netmon_flows_total", &["protocol=\"tcp\"", "status=\"failed\""]), 0.0);
     assert!(page.sum("netmon_nat_translations", &[]) >= cases.len() as f64);
     assert_eq!(
@@ -248,6 +251,8 @@ fn ports_used_again_are_connections_of_their_own() {
             socket.bind(&address("10.6.0.10:33000").into()).unwrap();
             socket.connect(&address("10.96.0.2:80").into()).unwrap();
             let (mut served, _) = listener.accept().unwrap();
+            socket.send(b"?").unwrap();
+            served.read_exact(&mut [0]).unwrap();
             drop(socket);
             assert!(served.read(&mut [0]).is_err(), "reset");
         });
@@ -257,8 +262,8 @@ fn ports_used_again_are_connections_of_their_own() {
     eventually("as many resets as connections", || {
         let page = Page::get(node, &agent, "/metrics");
         let sum = |what: &str| page.sum("netmon_flows_total", &["protocol=\"tcp\"", what]);
-        assert!(sum("status=\"ok\"") == 0.0 && sum("reason=\"reset\"") <= TIMES as f64, "{}", page.body);
-        (sum("reason=\"reset\"") == TIMES as f64).then_some(())
+        assert!(sum("status=\"ok\"") == 0.0 && sum("reason=\"reset_client\"") <= TIMES as f64, "{}", page.body);
+        (sum("reason=\"reset_client\"") == TIMES as f64).then_some(())
     });
     assert!(agent.stop().0.conservation().holds());
 }

@@ -62,6 +62,9 @@ fn reset(a: &Netns, listener: &TcpListener, port: u16) {
         let client = socket(port);
         client.connect(&server.into()).unwrap();
         let (mut served, _) = listener.accept().unwrap();
+        // A request that gets no answer.
+        client.send(b"?").unwrap();
+        served.read_exact(&mut [0]).unwrap();
         client.set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         served.set_read_timeout(Some(super::PATIENCE)).unwrap();
@@ -87,7 +90,7 @@ fn outcomes(b: &Netns, agent: &Agent) -> [u64; 4] {
     let count = |status, reason: &str| {
         page.sum("netmon_flows_total", &["protocol=\"tcp\"", &format!("status=\"{status}\""), reason]) as u64
     };
-    let failed = ["refused", "reset", "timeout"].map(|r| count("failed", &format!("reason=\"{r}\"")));
+    let failed = ["refused", "reset_client", "timeout"].map(|r| count("failed", &format!("reason=\"{r}\"")));
     [count("ok", "reason=\"\""), failed[0], failed[1], failed[2]]
 }
 
