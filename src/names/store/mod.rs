@@ -163,7 +163,7 @@ impl Store {
     /// An object is gone.
     pub fn delete(&mut self, object: &Object, now: UnixNs) {
         match object {
-            Object::Pod(pod) => self.delete_pod(pod.uid, now),
+            Object::Pod(pod) => self.bury_pod(pod, now),
             Object::Service(service) => {
                 let name = self.name(&service.namespace, &service.name);
                 self.delete_service(&name);
