@@ -38,6 +38,7 @@ mod routed;
 mod states;
 mod stop;
 mod table;
+mod told;
 mod top;
 pub mod traffic;
 mod tunnels;
