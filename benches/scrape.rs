@@ -1,4 +1,4 @@
-//! A scrape of as many series as the default configuration allows.
+//! A scrape of as many series as the default configuration has room for.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -25,23 +25,49 @@ fn making(page: &MetricsPage, rounds: usize) -> Result<Spread> {
     Ok(Spread::of(times))
 }
 
-fn lines(page: &MetricsPage) -> Result<(usize, usize)> {
-    let body = page.metrics().body;
-    Ok((body.split(|b| *b == b'\n').filter(|line| line.first().is_some_and(|b| *b != b'#')).count(), body.len()))
+/// What is on a page.
+struct Size {
+    series: usize,
+    bytes: usize,
+    /// Something was to be counted in a series of its own, and there was no room.
+    full: bool,
 }
+
+/// How many series a page shows when all room is used depends on what is in them: one that has counted nothing yet has its room, and
+/// is not shown.
+fn size(page: &MetricsPage) -> Result<Size> {
+    let body = page.metrics().body;
+    let text = std::str::from_utf8(&body)?;
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    let refused =
+        series.clone().filter_map(|line| line.strip_prefix("netmon_series_overflow_total")?.rsplit(' ').next());
+    let full = refused.filter_map(|count| count.parse::<f64>().ok()).any(|count| count > 0.0);
+    Ok(Size { series: series.count(), bytes: body.len(), full })
+}
+
+/// Rounds of new flows after which all room must be used.
+const ROUNDS_MOST: u32 = 100;
 
 pub fn run(report: &mut Report) -> Result<()> {
     pin()?;
     let config = Config::default();
     let mut subject = Subject::new(&config)?;
     subject.aim(0, Order::InTurn, u32::MAX);
-    subject.run(10 * CHUNK, CHUNK, || Ok(()))?;
-    let page = Arc::new(subject.inline.page());
-    let (series, size) = lines(&page)?;
-    ensure!(series >= config.series_limit, "{series} series, {} were meant to be", config.series_limit);
+    let mut rounds = 0;
+    let (page, flows) = loop {
+        subject.run(CHUNK, CHUNK, || Ok(()))?;
+        // A page is kept for a while: each look is at another.
+        let page = subject.inline.page();
+        let flows = size(&page)?;
+        if flows.full {
+            break (Arc::new(page), flows);
+        }
+        rounds += 1;
+        ensure!(rounds < ROUNDS_MOST, "{} series after {rounds} rounds of new flows, and room for more", flows.series);
+    };
     let histograms = pairs::page(&config);
-    let (more, more_size) = lines(&histograms)?;
-    ensure!(more >= config.series_limit, "{more} series, {} were meant to be", config.series_limit);
+    let times = size(&histograms)?;
+    ensure!(times.full, "{} series of times, and room for more", times.series);
 
     let rounds = report.rounds(21);
     let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
@@ -63,9 +89,14 @@ pub fn run(report: &mut Report) -> Result<()> {
     let (plain, zipped) = (get("")?, get("Accept-Encoding: gzip\r\n")?);
     server.stop()?;
 
-    report.table(&format!("A scrape of {series} series"), "ms");
-    report.row("making the page", builds, AtMost(50.0), &format!("{} KiB", size >> 10));
-    report.row("making one that is mostly histograms", histograms, AtMost(50.0), &format!("{} KiB", more_size >> 10));
+    report.table(&format!("A scrape of {} series, with no room for another", flows.series), "ms");
+    report.row("making the page", builds, AtMost(50.0), &format!("{} KiB", flows.bytes >> 10));
+    report.row(
+        "making one that is mostly histograms",
+        histograms,
+        AtMost(50.0),
+        &format!("{} series, {} KiB", times.series, times.bytes >> 10),
+    );
     report.row("over HTTP", plain.0, AtMost(50.0), &format!("{} KiB", plain.1 >> 10));
     report.row("over HTTP, gzip, as Prometheus asks for", zipped.0, Budget::None, &format!("{} KiB", zipped.1 >> 10));
     Ok(())

@@ -124,6 +124,7 @@ impl Api for Operated {
                     InterfaceStatus::Failed(error) => Some(error.clone()),
                     _ => None,
                 },
+                faces_workload: interface.workload,
                 packets_in: books.ingress.packets,
                 packets_out: books.egress.packets,
                 coverage: if watched { coverage_of(interface, &books, &counters) } else { [None; 2] },

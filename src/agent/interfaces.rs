@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::Receiver;
 
 use super::live::Order;
+use super::news::News;
 use super::shared::Shared;
 use crate::bpf::{self, Attachments, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
@@ -22,10 +23,6 @@ const RETRY: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(10);
 /// By then every record of an interface that is gone has come.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
-/// Between two reports of what came and went.
-const REPORT: Duration = Duration::from_secs(1);
-/// Names in one line of the log.
-const NAMES: usize = 8;
 
 /// The interfaces of the host, and what is attached to them.
 struct Interfaces {
@@ -41,14 +38,6 @@ struct Interfaces {
     gone: VecDeque<(Instant, u32)>,
     news: News,
     look_at: Instant,
-}
-
-/// What has come and gone, to be told in the log.
-#[derive(Default)]
-struct News {
-    came: Vec<String>,
-    left: Vec<String>,
-    told_at: Option<Instant>,
 }
 
 /// The running thread.
@@ -118,7 +107,9 @@ impl Interfaces {
             );
         }
         self.reconcile();
-        self.news.tell();
+        for line in self.news.tell_at_once(&self.known, Instant::now()) {
+            log::info!("{line}");
+        }
         self.look();
         let failed = |interface: &Interface| match &interface.status {
             InterfaceStatus::Failed(error) => Some(format!("{}: {error}", interface.name)),
@@ -151,7 +142,9 @@ impl Interfaces {
                 Wait::Same => {}
             }
             self.retire();
-            self.news.tell();
+            for line in self.news.tell(&self.known, Instant::now()) {
+                log::info!("{line}");
+            }
             if self.look_at <= Instant::now() {
                 self.look();
             }
@@ -208,7 +201,7 @@ impl Interfaces {
         }
         for index in self.monitor.take_removed() {
             if let Some(name) = self.leave(index) {
-                self.news.left.push(name);
+                self.news.left(index, &name, Instant::now());
             }
         }
         let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
@@ -222,8 +215,7 @@ impl Interfaces {
                 (Choice::Watch, before) => match self.attachments.attach(link, self.clsact) {
                     Ok(None) => continue, // vanished meanwhile: the kernel is about to tell
                     Ok(Some(mode)) => {
-                        let facing = if link.workload { ", faces a workload" } else { "" };
-                        self.news.came.push(format!("{} ({}, {}{facing})", link.name, link.kind, mode.name()));
+                        self.news.came(link.index, Instant::now());
                         InterfaceStatus::Watched(mode)
                     }
                     Err(error) => {
@@ -237,7 +229,7 @@ impl Interfaces {
                 (other, _) => {
                     if self.attachments.contains(link.index) {
                         self.attachments.detach(link.index);
-                        self.news.left.push(link.name.clone());
+                        self.news.left(link.index, &link.name, Instant::now());
                     }
                     InterfaceStatus::Left(other)
                 }
@@ -251,6 +243,7 @@ impl Interfaces {
                 self.known.insert(link.index, interface);
             }
         }
+        self.news.look(&self.known, Instant::now());
         let later = || Instant::now() + RETRY;
         self.retry_at = failed.then(|| self.retry_at.filter(|_| !retry).unwrap_or_else(later));
     }
@@ -272,33 +265,5 @@ impl Interfaces {
                 self.shared.retire(index);
             }
         }
-    }
-}
-
-impl News {
-    /// When there is something to be told.
-    fn due(&self) -> Option<Instant> {
-        let news = !self.came.is_empty() || !self.left.is_empty();
-        news.then(|| self.told_at.map_or_else(Instant::now, |at| at + REPORT))
-    }
-
-    /// Tells it if it is time: pods come and go in numbers, and the log is to stay readable.
-    fn tell(&mut self) {
-        if self.due().is_some_and(|at| at <= Instant::now()) {
-            for (what, names) in [("watching", &mut self.came), ("not watching any more:", &mut self.left)] {
-                if !names.is_empty() {
-                    log::info!("{what} {}", shorten(names));
-                    names.clear();
-                }
-            }
-            self.told_at = Some(Instant::now());
-        }
-    }
-}
-
-fn shorten(names: &[String]) -> String {
-    match names.split_at_checked(NAMES) {
-        Some((shown, more)) if !more.is_empty() => format!("{} and {} more", shown.join(", "), more.len()),
-        _ => names.join(", "),
     }
 }

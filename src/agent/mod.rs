@@ -10,6 +10,7 @@ mod live;
 mod names;
 mod naming;
 mod nat;
+mod news;
 mod objects;
 mod pods;
 mod programs;

@@ -10,8 +10,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::interfaces::LINGER;
 use super::live::Order;
+use super::news::News;
 use super::shared::Shared;
-use crate::bpf::{Attachments, Link, Mode, Namespace, Programs, list_links, list_namespaces};
+use crate::bpf::{Attachments, Link, Namespace, Programs, list_links, list_namespaces};
 use crate::config::Config;
 use crate::metrics::{Interface, InterfaceStatus};
 
@@ -30,6 +31,9 @@ struct Pods {
     /// Complained about: namespace and index.
     refused: BTreeSet<(u64, u32)>,
     gone: VecDeque<(Instant, u32)>,
+    /// What is known of those that are watched, by index.
+    known: BTreeMap<u32, Interface>,
+    news: News,
 }
 
 /// The running thread.
@@ -52,6 +56,8 @@ impl Watching {
             watched: BTreeMap::new(),
             refused: BTreeSet::new(),
             gone: VecDeque::new(),
+            known: BTreeMap::new(),
+            news: News::default(),
         };
         let orders = pods.shared.live.take_orders(None);
         let thread = Builder::new()
@@ -119,6 +125,9 @@ impl Pods {
             self.gone.pop_front();
             self.shared.retire(index);
         }
+        for line in self.news.tell(&self.known, Instant::now()) {
+            log::info!("{line}");
+        }
         Ok(())
     }
 
@@ -130,6 +139,9 @@ impl Pods {
             watched.remove(&index);
             self.attachments.detach(index);
             self.shared.forget(index);
+            if let Some(known) = self.known.remove(&index) {
+                self.news.left(index, &known.name, Instant::now());
+            }
             self.gone.push_back((Instant::now() + LINGER, index));
         }
     }
@@ -152,8 +164,10 @@ impl Pods {
         match attached {
             Some(Ok(Some(mode))) => {
                 watched.insert(link.index);
-                log::info!("watching {} ({}, {})", link.name, link.kind, Mode::name(mode));
-                self.shared.know(&Interface::new(&link, InterfaceStatus::Watched(mode), [0; 2]));
+                let interface = Interface::new(&link, InterfaceStatus::Watched(mode), [0; 2]);
+                self.shared.know(&interface);
+                self.known.insert(link.index, interface);
+                self.news.came(link.index, Instant::now());
             }
             Some(Err(error)) if self.refused.insert((namespace.inode, link.index)) => {
                 log::warn!("cannot watch {}: {error:#}", link.name);

@@ -24,7 +24,7 @@ use crate::flow::{Counts, Facing, Flow, Limits, Rates};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
-use crate::names::{Names, Progress};
+use crate::names::{Denied, Names, Progress};
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -298,6 +298,9 @@ impl Source for Shared {
         }
         // Later on the last known names are served, however old.
         let reading = self.reading.as_ref().map(Progress::read).filter(|status| !status.synced)?;
+        if let Some(denied) = reading.denied.filter(Denied::is_serious) {
+            return Some(format!("{denied}. {}", Denied::REMEDY));
+        }
         let error = reading.last_error.map_or(String::new(), |(_, text)| format!(": {text}"));
         Some(format!("the names of the cluster are not all read yet{error}"))
     }

@@ -14,7 +14,7 @@ use super::netlink::dump;
 use super::record::Hook;
 
 /// Where a program is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In the driver or right behind it: before all of TC.
     Xdp,

@@ -34,7 +34,8 @@ the same, and what the other held was lost; lost: no room; sampled_out; past_cac
 
 Examples:
   netmon-cli debug packet-trace on --filter 'proto=tcp and port=443 and tcp_flags~*SYN*' --for 10s
-  netmon-cli debug packet-trace on --filter 'not verdict=cached' --write odd.pcapng";
+  netmon-cli debug packet-trace on --filter 'not verdict=cached' --write odd.pcapng
+  netmon-cli debug packet-trace on --filter 'port=53' --write - | tshark -r -";
 
 /// Operates the netmon agent of this host.
 #[derive(Clone, Debug, Parser)]
@@ -78,11 +79,8 @@ pub enum Command {
     /// Check whether this host can run netmon, before any agent runs
     CheckSystem,
     /// Put what helps to find a fault into one file, without secrets
-    SupportBundle {
-        /// The file to make
-        #[arg(long = "output", value_name = "FILE", default_value = "netmon-support.tar.gz")]
-        to: PathBuf,
-    },
+    #[command(after_help = BUNDLE)]
+    SupportBundle(Bundle),
     /// The same
     #[command(subcommand, hide = true)]
     Support(Support),
@@ -103,11 +101,19 @@ pub enum Command {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Support {
     /// As support-bundle
-    Bundle {
-        /// The file to make
-        #[arg(long = "output", value_name = "FILE", default_value = "netmon-support.tar.gz")]
-        to: PathBuf,
-    },
+    Bundle(Bundle),
+}
+
+/// What to make of all that.
+#[derive(Clone, Debug, Args)]
+pub struct Bundle {
+    /// The file to make; - is standard output [default: netmon-support.tar.gz in this folder, with a number if it is there]
+    #[arg(long = "output", value_name = "FILE")]
+    pub to: Option<PathBuf>,
+
+    /// Overwrite the file if it is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// About flows.
@@ -170,6 +176,12 @@ pub struct Top {
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
 }
+
+const BUNDLE: &str = "\
+Examples:
+  netmon-cli support-bundle
+  netmon-cli support-bundle --output /tmp/netmon.tar.gz --force
+  kubectl -n netmon-system exec daemonset/netmon-agent -- netmon-cli support-bundle --output - > netmon.tar.gz";
 
 const TOP: &str = "\
 Examples:
@@ -245,9 +257,13 @@ pub enum PacketTrace {
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
         time: Duration,
 
-        /// Write them to this file too, as pcapng
+        /// Write them to this file too, as pcapng; - is standard output, where nothing else is written then
         #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
+
+        /// Overwrite the file if it is there
+        #[arg(long, requires = "write")]
+        force: bool,
     },
     /// End the trace that runs, whoever started it
     Off,

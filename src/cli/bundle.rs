@@ -1,9 +1,7 @@
 //! Everything that helps whoever is asked for help, in one file. Nothing secret is in it: no payload is ever seen, the
 //! configuration has no secrets, and of the environment only what is meant for netmon goes along.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -14,6 +12,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::doctor;
+use super::target::Target;
 use crate::config::Key;
 
 /// Of all files together, before they are compressed.
@@ -88,11 +87,27 @@ impl<W: Write> Bundle<W> {
     }
 }
 
-/// Writes the bundle to `path`, which must not be there yet; the names of the items that could not be had.
-pub(super) fn make(client: &Client, path: &Path) -> Result<Vec<String>> {
-    let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
-    let tar = tar::Builder::new(GzEncoder::new(file, Compression::default()));
-    let mut bundle = Bundle { tar, items: Vec::new(), bytes: 0 };
+/// Writes the bundle; the names of the items that could not be had.
+pub(super) fn make(client: &Client, mut target: Target) -> Result<Vec<String>> {
+    target.begin()?;
+    let mut bundle =
+        Bundle { tar: tar::Builder::new(GzEncoder::new(target, Compression::default())), items: Vec::new(), bytes: 0 };
+    match fill(&mut bundle, client) {
+        Ok(()) => {
+            let target = bundle.tar.into_inner().and_then(GzEncoder::finish);
+            target.and_then(Target::finish).context("write the bundle")?;
+            Ok(bundle.items.into_iter().filter(|item| item.error.is_some()).map(|item| item.name).collect())
+        }
+        Err(error) => {
+            if let Ok(target) = bundle.tar.into_inner().and_then(GzEncoder::finish) {
+                target.give_up();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn fill(bundle: &mut Bundle<impl Write>, client: &Client) -> Result<()> {
     let ask = |route: &str, parameters: &[(&str, &str)]| -> Result<Vec<u8>> {
         let mut content = Vec::new();
         let mut body = client.ask("GET", route, parameters)?.take(MOST_BYTES as u64 + 1);
@@ -125,10 +140,7 @@ pub(super) fn make(client: &Client, path: &Path) -> Result<Vec<String>> {
     let made = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let manifest = Manifest { made, version: env!("CARGO_PKG_VERSION"), items: &bundle.items };
     let manifest = serde_json::to_vec_pretty(&manifest)?;
-    bundle.write("manifest.json", &manifest)?;
-    let missing = bundle.items.iter().filter(|item| item.error.is_some()).map(|item| item.name.clone()).collect();
-    bundle.tar.into_inner().and_then(GzEncoder::finish).and_then(|file| file.sync_all()).context("write the bundle")?;
-    Ok(missing)
+    bundle.write("manifest.json", &manifest)
 }
 
 /// What the keys of the configuration are called there, and nothing else.

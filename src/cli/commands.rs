@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
-use super::args::{CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
+use super::args::{Bundle, CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
 use super::client::Client;
 use super::show::{self, Style};
+use super::target::{Target, is_stdout};
 use super::{bundle, doctor, packet_trace, top};
 use crate::config::Args as AgentArgs;
 use crate::doctor::{DoctorOptions, Report};
@@ -41,47 +42,35 @@ fn run(args: &CliArgs) -> Result<()> {
         _ => {}
     }
     let mut out = BufWriter::new(io::stdout().lock());
-    let done = (|| -> Result<()> {
-        match &args.command {
-            Command::Status => {
-                tell(&client, "/v1/status", &[], json, &mut out, |value, out| show::status(value, style, out))
-            }
-            Command::Flows(Flows::Dump(what)) => dump(&client, what, json, style, &mut out),
-            Command::Flows(Flows::Watch { filter }) => watch(&client, filter.as_deref(), json, style, &mut out),
-            Command::Stats(Stats::Flows) => tell(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
-            Command::Stats(Stats::Series) => {
-                tell(&client, "/v1/stats/series", &[], json, &mut out, |value, out| show::series(value, style, out))
-            }
-            Command::Config(what) => config(&client, what, json, style, &mut out),
-            Command::Debug(Debug::Trace { switch }) => {
-                let parameters = [("key", "log.level"), ("value", "trace")];
-                match switch {
-                    Switch::On => change(&client, "POST", "/v1/config", &parameters, json, &mut out),
-                    Switch::Off => change(&client, "DELETE", "/v1/config", &parameters[..1], json, &mut out),
-                }
-            }
-            Command::Debug(Debug::PacketTrace(what)) => packet_trace::run(&client, what, json, style, &mut out),
-            Command::SupportBundle { to } | Command::Support(Support::Bundle { to }) => {
-                let missing = bundle::make(&client, to)?;
-                if json {
-                    writeln!(out, "{}", json!({ "file": to, "missing": missing }))?;
-                    return Ok(());
-                }
-                let note = match missing.as_slice() {
-                    [] => String::new(),
-                    missing => format!(", without {}: manifest.json says why", missing.join(", ")),
-                };
-                writeln!(out, "{}{note}", to.display())?;
-                Ok(())
-            }
-            Command::Doctor | Command::CheckSystem | Command::Top(_) => Ok(()),
-            Command::Completions { shell } => {
-                clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut out);
-                Ok(())
-            }
-            Command::Man { folder } => manual(folder),
+    let done = match &args.command {
+        Command::Status => {
+            tell(&client, "/v1/status", &[], json, &mut out, |value, out| show::status(value, style, out))
         }
-    })();
+        Command::Flows(Flows::Dump(what)) => dump(&client, what, json, style, &mut out),
+        Command::Flows(Flows::Watch { filter }) => watch(&client, filter.as_deref(), json, style, &mut out),
+        Command::Stats(Stats::Flows) => tell(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
+        Command::Stats(Stats::Series) => {
+            tell(&client, "/v1/stats/series", &[], json, &mut out, |value, out| show::series(value, style, out))
+        }
+        Command::Config(what) => config(&client, what, json, style, &mut out),
+        Command::Debug(Debug::Trace { switch }) => {
+            let parameters = [("key", "log.level"), ("value", "trace")];
+            match switch {
+                Switch::On => change(&client, "POST", "/v1/config", &parameters, json, &mut out),
+                Switch::Off => change(&client, "DELETE", "/v1/config", &parameters[..1], json, &mut out),
+            }
+        }
+        Command::Debug(Debug::PacketTrace(what)) => packet_trace::run(&client, what, json, style, &mut out),
+        Command::SupportBundle(what) | Command::Support(Support::Bundle(what)) => {
+            support_bundle(&client, what, json, &mut out)
+        }
+        Command::Doctor | Command::CheckSystem | Command::Top(_) => Ok(()),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut out);
+            Ok(())
+        }
+        Command::Man { folder } => manual(folder),
+    };
     unless_closed(done.and_then(|()| out.flush().context("write")))
 }
 
@@ -91,6 +80,25 @@ fn unless_closed(done: Result<()>) -> Result<()> {
         Err(error) if is_closed_pipe(&error) => Ok(()),
         done => done,
     }
+}
+
+fn support_bundle(client: &Client, what: &Bundle, json: bool, out: &mut impl Write) -> Result<()> {
+    let target = match &what.to {
+        Some(path) => Target::open(path, what.force)?,
+        None => Target::open_new("netmon-support.tar.gz", what.force)?,
+    };
+    let name = target.name();
+    let missing = bundle::make(client, target)?;
+    let said = match (json, missing.as_slice()) {
+        (true, missing) => json!({ "file": name, "missing": missing }).to_string(),
+        (false, []) => name,
+        (false, missing) => format!("{name}, without {}: manifest.json says why", missing.join(", ")),
+    };
+    if what.to.as_deref().is_some_and(is_stdout) {
+        eprintln!("{said}");
+        return Ok(());
+    }
+    writeln!(out, "{said}").map_err(Into::into)
 }
 
 fn examine(report: &Report, layout: Layout) -> Result<()> {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use crate::config::{Config, Given, Key, Settings, Sources};
-use crate::doctor::{self, Check, DoctorOptions, Report};
+use crate::doctor::{self, Check, DoctorOptions, Help, Report, shorten};
 
 /// Less of an interface's packets than this was seen: somebody had them before.
 const COVERED: f64 = 0.99;
@@ -19,9 +19,13 @@ pub(super) fn report(client: &Client) -> Report {
     let config = client.value("GET", "/v1/config", &[]).map(|values| configured(&values)).unwrap_or_default();
     let mut report = doctor::run(&DoctorOptions { config });
     match client.value("GET", "/v1/status", &[]) {
-        Ok(status) => report.extend(agent(&status)),
+        Ok(status) => report.extend(agent(&status, Help::here())),
         Err(error) => {
-            report.extend([Check::fail("agent", format!("{error:#}"), "systemctl start netmon, or sudo netmon")])
+            let remedy = Help::here().either(
+                "systemctl start netmon, or sudo netmon",
+                "kubectl -n netmon-system logs daemonset/netmon-agent --previous says why it ended",
+            );
+            report.extend([Check::fail("agent", format!("{error:#}"), remedy)])
         }
     }
     report
@@ -40,7 +44,7 @@ fn configured(values: &Value) -> Config {
     Settings::read(&Sources { set, ..Sources::default() }).map(|settings| settings.config).unwrap_or_default()
 }
 
-fn agent(status: &Value) -> Vec<Check> {
+fn agent(status: &Value, help: Help) -> Vec<Check> {
     let text = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
     let number = |name: &str| status[name].as_u64().unwrap_or_default();
     let mut checks = vec![match status["unready"].as_str().or(status["unhealthy"].as_str()) {
@@ -78,26 +82,49 @@ fn agent(status: &Value) -> Vec<Check> {
     let waiting: Vec<&str> =
         status["restart_needed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !waiting.is_empty() {
-        checks.push(Check::warn(
-            "configuration",
-            format!("{} wait for a restart", waiting.join(", ")),
-            "restart netmon",
-        ));
+        checks.push(Check::warn("configuration", format!("{} wait for a restart", waiting.join(", ")), help.restart()));
     }
-    checks.extend(status["interfaces"].as_array().into_iter().flatten().flat_map(interface));
+    checks.extend(interfaces(status["interfaces"].as_array().map_or(&[][..], Vec::as_slice), help));
     checks
 }
 
-fn interface(interface: &Value) -> Vec<Check> {
-    let name = format!("interface {}", interface["name"].as_str().unwrap_or_default());
-    let mut checks = Vec::new();
-    if let Some(error) = interface["error"].as_str() {
-        checks.push(Check::warn(&name, error, format!("capture.interfaces=[\"!{}\"] leaves it out", &name[10..])));
+/// Interfaces that fail alike, or are seen in part, are told of together: a node has as many as pods.
+fn interfaces(interfaces: &[Value], help: Help) -> Vec<Check> {
+    let name = |interface: &Value| interface["name"].as_str().unwrap_or_default().to_owned();
+    let called = |names: &[String]| {
+        let what = if names.len() == 1 { "interface" } else { "interfaces" };
+        format!("{what} {}", shorten(names))
+    };
+    let mut failed = BTreeMap::<&str, Vec<String>>::new();
+    for interface in interfaces {
+        if let Some(error) = interface["error"].as_str() {
+            failed.entry(error).or_default().push(name(interface));
+        }
     }
-    let shares = interface["coverage"].as_array().into_iter().flatten().filter_map(Value::as_f64);
-    if let Some(least) = shares.reduce(f64::min).filter(|least| *least < COVERED) {
-        let detail = format!("{:.1} % of its packets are seen on the side that has fewer", 100.0 * least);
-        checks.push(Check::warn(&name, detail, "netmon-cli status: BEFORE names who has them first"));
+    let mut checks: Vec<Check> = Vec::new();
+    for (error, names) in failed {
+        let left_out = format!("[\"!{}\"]", names[0]);
+        let remedy = help.either(
+            format!("capture.interfaces={left_out} leaves it out"),
+            format!("capture.interfaces: {left_out} in the ConfigMap netmon-config leaves it out"),
+        );
+        checks.push(Check::warn(called(&names), error, remedy));
+    }
+    let mut partly: Vec<(f64, String)> = interfaces
+        .iter()
+        .filter_map(|interface| {
+            let shares = interface["coverage"].as_array().into_iter().flatten().filter_map(Value::as_f64);
+            let least = shares.reduce(f64::min).filter(|least| *least < COVERED)?;
+            Some((least, name(interface)))
+        })
+        .collect();
+    partly.sort_by(|(a, one), (b, other)| a.total_cmp(b).then_with(|| one.cmp(other)));
+    if !partly.is_empty() {
+        let names: Vec<String> = partly.iter().map(|(_, name)| name.clone()).collect();
+        let shares: Vec<String> = partly.iter().map(|(share, _)| format!("{:.1} %", 100.0 * share)).collect();
+        let detail = format!("{} of their packets are seen on the side that has fewer", shorten(&shares));
+        let detail = if partly.len() == 1 { detail.replace("their", "its") } else { detail };
+        checks.push(Check::warn(called(&names), detail, "netmon-cli status: BEFORE names who has them first"));
     }
     checks
 }
@@ -131,15 +158,35 @@ mod tests {
             "interfaces": [
                 {"name": "eth0", "error": null, "coverage": [1.0, 0.5]},
                 {"name": "eth1", "error": "no", "coverage": [null, null]},
+                {"name": "eth2", "error": "no", "coverage": [null, null]},
+                {"name": "eth3", "error": "another", "coverage": [null, null]},
+                {"name": "eth4", "error": null, "coverage": [0.25, 1.0]},
+                {"name": "eth5", "error": null, "coverage": [1.0, 1.0]},
             ],
         });
-        let checks = agent(&status);
+        let checks = agent(&status, Help::Host);
         let of =
             |name: &str| checks.iter().filter(|check| check.name == name).map(|check| check.status).collect::<Vec<_>>();
         assert_eq!(of("agent"), [Status::Ok]);
-        for name in ["losses", "flow table", "series", "log", "interface eth0", "interface eth1"] {
+        for name in [
+            "losses",
+            "flow table",
+            "series",
+            "log",
+            "interfaces eth4, eth0",
+            "interfaces eth1, eth2",
+            "interface eth3",
+        ] {
             assert_eq!(of(name), [Status::Warn], "{name}");
         }
         assert_eq!(of("configuration").len(), 2);
+        assert_eq!(checks.iter().filter(|check| check.name.starts_with("interface")).count(), 3, "alike in one");
+        let of = |name: &str| checks.iter().find(|check| check.name == name).unwrap();
+        assert!(of("interfaces eth4, eth0").detail.starts_with("25.0 %, 50.0 % of their packets"));
+        assert_eq!(of("interface eth3").remedy.as_deref(), Some("capture.interfaces=[\"!eth3\"] leaves it out"));
+        let pod = agent(&status, Help::Pod);
+        let remedies: Vec<&str> = pod.iter().filter_map(|check| check.remedy.as_deref()).collect();
+        assert!(remedies.iter().any(|remedy| remedy.contains("rollout restart")), "{remedies:?}");
+        assert!(remedies.iter().any(|remedy| remedy.contains("ConfigMap netmon-config leaves it out")), "{remedies:?}");
     }
 }

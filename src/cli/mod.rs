@@ -8,6 +8,7 @@ mod doctor;
 mod packet_trace;
 mod pcapng;
 mod show;
+mod target;
 mod top;
 
 pub use args::CliArgs;

@@ -1,8 +1,6 @@
 //! `netmon-cli debug packet-trace`: packets as the agent's programs see them.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,12 +12,16 @@ use super::args::PacketTrace;
 use super::client::Client;
 use super::pcapng::PacketFile;
 use super::show::{Style, size, text};
+use super::target::{Target, is_stdout};
 
 /// Traces, or ends that.
 pub(super) fn run(client: &Client, what: &PacketTrace, json: bool, style: Style, out: &mut impl Write) -> Result<()> {
     match what {
-        PacketTrace::On { filter, time, write } => {
-            on(client, filter.as_deref(), *time, write.as_deref(), json, style, out)
+        PacketTrace::On { filter, time, write, force } => {
+            let file = write.as_deref().map(|path| Target::open(path, *force)).transpose()?;
+            // The file is all that whoever reads it wants.
+            let out: &mut dyn Write = if write.as_deref().is_some_and(is_stdout) { &mut io::sink() } else { out };
+            on(client, filter.as_deref(), *time, file, json, style, out)
         }
         PacketTrace::Off => client.value("DELETE", "/v1/trace", &[]).map(drop),
     }
@@ -29,19 +31,22 @@ fn on(
     client: &Client,
     filter: Option<&str>,
     time: Duration,
-    write: Option<&Path>,
+    file: Option<Target>,
     json: bool,
     style: Style,
-    out: &mut impl Write,
+    out: &mut dyn Write,
 ) -> Result<()> {
     let time = humantime::format_duration(time).to_string();
     let mut parameters = vec![("for", time.as_str())];
     parameters.extend(filter.map(|filter| ("filter", filter)));
-    let mut file = write.map(create).transpose()?;
-    let body = client.ask("POST", "/v1/trace", &parameters).inspect_err(|_| {
-        // Nothing will come of it.
-        let _ = write.map(std::fs::remove_file);
-    })?;
+    let body = match client.ask("POST", "/v1/trace", &parameters) {
+        Ok(body) => body,
+        Err(error) => {
+            file.into_iter().for_each(Target::give_up);
+            return Err(error);
+        }
+    };
+    let mut file = file.map(begin).transpose()?;
     let interrupted = end_at_signals(client)?;
     let mut shown = 0;
     for line in BufReader::new(body).lines() {
@@ -83,9 +88,10 @@ fn on(
     Ok(())
 }
 
-fn create(path: &Path) -> Result<PacketFile<BufWriter<File>>> {
-    let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
-    PacketFile::begin(BufWriter::new(file)).with_context(|| format!("write {}", path.display()))
+fn begin(mut file: Target) -> Result<PacketFile<Target>> {
+    file.begin()?;
+    let name = file.name();
+    PacketFile::begin(file).with_context(|| format!("write {name}"))
 }
 
 /// Ends the handling of signals.
@@ -130,7 +136,7 @@ fn summary(counts: &Value, shown: u64) -> String {
 }
 
 /// A packet, in a line.
-fn packet(packet: &Value, style: Style, out: &mut impl Write) -> io::Result<()> {
+fn packet(packet: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     let get = |name: &str| text(&packet[name]);
     let time = get("time").get(11..29).unwrap_or_default().to_owned();
     let way = if packet["hook"] == "ingress" { "in" } else { "out" };

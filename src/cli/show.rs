@@ -167,8 +167,8 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
         writeln!(out, "{}", style.bad(&format!("a restart is needed for {}", waiting.join(", "))))?;
     }
     writeln!(out)?;
-    let header = ["INTERFACE", "KIND", "STATUS", "MODE", "IN", "OUT", "COVERAGE", "BEFORE"];
-    let mut interfaces = table(&header, 4..6, style.columns);
+    let header = ["INTERFACE", "KIND", "STATUS", "MODE", "FACES", "IN", "OUT", "COVERAGE", "BEFORE"];
+    let mut interfaces = table(&header, 5..7, style.columns);
     for interface in status["interfaces"].as_array().into_iter().flatten() {
         let get = |name: &str| text(&interface[name]);
         let share = |share: &Value| share.as_f64().map_or("-".to_owned(), |share| format!("{:.1}%", 100.0 * share));
@@ -185,6 +185,7 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
             get("kind"),
             get("status"),
             get("mode"),
+            if interface["faces_workload"] == true { "workload".to_owned() } else { String::new() },
             grouped(&interface["packets_in"]),
             grouped(&interface["packets_out"]),
             coverage,

@@ -205,6 +205,8 @@ pub struct InterfaceState {
     pub mode: Option<&'static str>,
     /// Why it could not be.
     pub error: Option<String>,
+    /// The other end is a pod's or a container's.
+    pub faces_workload: bool,
     pub packets_in: u64,
     pub packets_out: u64,
     /// What part of the interface's own count was seen, by hook.

@@ -6,6 +6,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::routes::{Answer, Asked, bad, object};
 use crate::filter::Filter;
-use crate::flow::{Flow, Rate, Reason};
+use crate::flow::{Flow, Party, Rate, Reason};
 use crate::output::Line;
 
 use named::Named;
@@ -29,7 +30,7 @@ pub enum View {
     /// Each flow by itself.
     #[default]
     Flows,
-    /// Client and server, by workload where that is known, else by address.
+    /// Client and server, by workload, service or node where one is known, else by address.
     Pairs,
     /// What is dialled, by service where that is known, else by address and port.
     Services,
@@ -250,8 +251,14 @@ impl PartialEq for Ranked {
 
 impl Eq for Ranked {}
 
-/// What is told apart before names are asked for: client, server, the server's port and the protocol.
-type Group = (Option<IpAddr>, IpAddr, u16, u8);
+/// What is told apart before names are asked for: client, server, the server's port and the protocol; and whom the two are known as,
+/// which one address may be several of, by its ports.
+type Group = (Option<IpAddr>, IpAddr, u16, u8, [usize; 2]);
+
+/// Another number for another party, for as long as this one is there.
+fn identity(party: Option<&Arc<Party>>) -> usize {
+    party.map_or(0, |party| Arc::as_ptr(party) as usize)
+}
 
 /// Puts flows in order.
 struct Ranking {
@@ -289,8 +296,14 @@ impl Ranking {
         let [client, server] = [client, 1 - client].map(|end| flow.key.ends[end]);
         let group = match self.view {
             View::Flows => return self.rank(sums, || made.unwrap_or_else(|| line(flow))),
-            View::Pairs => (Some(client.ip(flow.key.v6)), server.ip(flow.key.v6), 0, 0),
-            View::Services => (None, server.ip(flow.key.v6), server.port, flow.key.protocol),
+            View::Pairs => {
+                let known_as = [flow.client_party(), flow.server_party()].map(identity);
+                (Some(client.ip(flow.key.v6)), server.ip(flow.key.v6), 0, 0, known_as)
+            }
+            View::Services => {
+                let known_as = [0, identity(flow.server_party())];
+                (None, server.ip(flow.key.v6), server.port, flow.key.protocol, known_as)
+            }
         };
         let group = self.groups.entry(group).or_insert_with(|| (Sums::default(), made.unwrap_or_else(|| line(flow))));
         group.0.add(&sums);

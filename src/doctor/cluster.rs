@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::config::Config;
-use crate::names::{self, Enabled, Options, Reached};
+use crate::names::{self, Denied, Enabled, Options, Reached};
 
 const NAME: &str = "cluster";
 
@@ -32,8 +32,10 @@ fn rights(reached: &Reached) -> Check {
     if missing.is_empty() {
         return Check::ok(NAME, format!("{server} answers, and {credentials} may read what names are made of"));
     }
+    let is_serious = missing.iter().any(|(kind, _)| !kind.is_optional());
     let missing: Vec<String> = missing.iter().map(|(kind, verb)| format!("{verb} {}", kind.name())).collect();
     let detail =
         format!("{server} answers, but {credentials} may not {}: names lack what these tell", missing.join(", "));
-    Check::warn(NAME, detail, "kubectl apply -f deploy/kubernetes/rbac.yaml")
+    let check = if is_serious { Check::fail } else { Check::warn };
+    check(NAME.to_owned(), detail, Denied::REMEDY.to_owned())
 }

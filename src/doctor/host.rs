@@ -5,7 +5,7 @@ use std::path::Path;
 
 use procfs::process::Process;
 
-use super::Check;
+use super::{Check, Help};
 use crate::bpf;
 use crate::config::Config;
 
@@ -21,9 +21,9 @@ pub(super) fn kernel() -> Check {
     Check::ok("kernel", format!("Linux {} on {}{rt}", release.trim(), std::env::consts::ARCH))
 }
 
-pub(super) fn check(config: &Config) -> Vec<Check> {
-    let mut checks = vec![agent(), bpffs(), conntrack(config), clock()];
-    checks.extend(tunables(|path| fs::read_to_string(path).ok()));
+pub(super) fn check(config: &Config, help: Help) -> Vec<Check> {
+    let mut checks = vec![agent(), bpffs(help), conntrack(config, help), clock(help)];
+    checks.extend(tunables(help, |path| fs::read_to_string(path).ok()));
     checks.push(tools());
     checks
 }
@@ -39,7 +39,7 @@ fn agent() -> Check {
 }
 
 /// netmon pins nothing: it is for others.
-fn bpffs() -> Check {
+fn bpffs(help: Help) -> Check {
     let mounts = Process::myself().and_then(|process| process.mountinfo());
     match mounts {
         Err(error) => Check::unknown("bpffs", &error.to_string()),
@@ -48,13 +48,16 @@ fn bpffs() -> Check {
             None => Check::warn(
                 "bpffs",
                 "not mounted: netmon needs none, but bpftool and other networks' programs do",
-                "mount -t bpf bpf /sys/fs/bpf",
+                help.either(
+                    "mount -t bpf bpf /sys/fs/bpf",
+                    "nothing, unless you want to see what others pin: a hostPath volume of the node's /sys/fs/bpf, mounted there",
+                ),
             ),
         },
     }
 }
 
-fn conntrack(config: &Config) -> Check {
+fn conntrack(config: &Config, help: Help) -> Check {
     const NAME: &str = "connection tracking";
     if !config.nat {
         return Check::ok(NAME, "not asked for (capture.nat is false)");
@@ -62,54 +65,57 @@ fn conntrack(config: &Config) -> Check {
     let missing = "a connection whose addresses are translated is two flows";
     let mut count = 0;
     if let Err(error) = bpf::list_translated(|_| count += 1) {
-        return Check::warn(NAME, format!("{error:#}: {missing}"), "modprobe nf_conntrack_netlink");
+        return Check::warn(NAME, format!("{error:#}: {missing}"), help.on_host("modprobe nf_conntrack_netlink"));
     }
     if fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_events").is_ok_and(|value| value.trim() == "0") {
         return Check::warn(
             NAME,
             format!("there, but it tells of nothing: {missing}"),
-            "sysctl -w net.netfilter.nf_conntrack_events=2",
+            help.on_host("sysctl -w net.netfilter.nf_conntrack_events=2"),
         );
     }
     Check::ok(NAME, format!("there, {count} translated connections at present"))
 }
 
-fn clock() -> Check {
+fn clock(help: Help) -> Check {
     const DIRECTORY: &str = "/sys/devices/system/clocksource/clocksource0";
     let read = |name: &str| fs::read_to_string(Path::new(DIRECTORY).join(name)).map(|text| text.trim().to_owned());
     match read("current_clocksource") {
         Err(error) => Check::unknown("clock source", &error.to_string()),
-        Ok(clock) => clock_check(&clock, &read("available_clocksource").unwrap_or_default(), DIRECTORY),
+        Ok(clock) => clock_check(&clock, &read("available_clocksource").unwrap_or_default(), DIRECTORY, help),
     }
 }
 
-fn clock_check(clock: &str, available: &str, directory: &str) -> Check {
+fn clock_check(clock: &str, available: &str, directory: &str, help: Help) -> Check {
     if !SLOW_CLOCKS.contains(&clock) {
         return Check::ok("clock source", clock);
     }
     let detail = format!("{clock}: each measured time costs a microsecond or more");
     match available.split_whitespace().find(|other| !SLOW_CLOCKS.contains(other)) {
-        Some(better) => Check::warn("clock source", detail, format!("echo {better} > {directory}/current_clocksource")),
-        None => Check::warn("clock source", detail, "netmon --set features.latency_tracking.enabled=false"),
+        Some(better) => {
+            let remedy = help.on_host(format!("echo {better} > {directory}/current_clocksource"));
+            Check::warn("clock source", detail, remedy)
+        }
+        None => Check::warn("clock source", detail, help.setting("features.latency_tracking.enabled", "false")),
     }
 }
 
 /// Settings that make every packet dearer, or hide some.
-fn tunables(read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
+fn tunables(help: Help, read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
     let value = |path: &str| read(path).and_then(|text| text.trim().parse::<u64>().ok());
     let mut checks = Vec::new();
     if value("/proc/sys/net/core/bpf_jit_harden") == Some(2) {
         checks.push(Check::warn(
             "net.core.bpf_jit_harden",
             "2: constants are blinded for root too, programs are slower",
-            "sysctl -w net.core.bpf_jit_harden=1",
+            help.on_host("sysctl -w net.core.bpf_jit_harden=1"),
         ));
     }
     if value("/proc/sys/kernel/bpf_stats_enabled") == Some(1) {
         checks.push(Check::warn(
             "kernel.bpf_stats_enabled",
             "1: the kernel takes the time of every run of a program, twice a packet",
-            "sysctl -w kernel.bpf_stats_enabled=0",
+            help.on_host("sysctl -w kernel.bpf_stats_enabled=0"),
         ));
     }
     let conntrack = |name| value(&format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
@@ -120,7 +126,7 @@ fn tunables(read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
         checks.push(Check::warn(
             "net.netfilter.nf_conntrack_max",
             format!("{count} of {max} connections are tracked: new ones are about to be dropped"),
-            format!("sysctl -w net.netfilter.nf_conntrack_max={}", 2 * max),
+            help.on_host(format!("sysctl -w net.netfilter.nf_conntrack_max={}", 2 * max)),
         ));
     }
     let lockdown = read("/sys/kernel/security/lockdown").unwrap_or_default();
@@ -128,7 +134,7 @@ fn tunables(read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
         checks.push(Check::warn(
             "lockdown",
             "confidentiality: programs may not read the kernel's memory",
-            "boot with lockdown=integrity",
+            help.either("boot with lockdown=integrity", "boot the node with lockdown=integrity"),
         ));
     }
     if checks.is_empty() {
@@ -154,17 +160,17 @@ mod tests {
 
     #[test]
     fn slow_clocks() {
-        assert_eq!(clock_check("tsc", "tsc hpet", "/d").status, Status::Ok);
-        let slow = clock_check("hpet", "hpet acpi_pm tsc", "/d");
+        assert_eq!(clock_check("tsc", "tsc hpet", "/d", Help::Host).status, Status::Ok);
+        let slow = clock_check("hpet", "hpet acpi_pm tsc", "/d", Help::Host);
         assert_eq!((slow.status, slow.remedy.as_deref()), (Status::Warn, Some("echo tsc > /d/current_clocksource")));
-        assert!(clock_check("acpi_pm", "acpi_pm", "/d").remedy.unwrap().contains("latency_tracking"));
+        assert!(clock_check("acpi_pm", "acpi_pm", "/d", Help::Host).remedy.unwrap().contains("latency_tracking"));
     }
 
     #[test]
     fn settings_that_hurt() {
         let of = |path: &str, text: &str| {
             let (path, text) = (path.to_owned(), text.to_owned());
-            tunables(move |asked| (asked == path).then(|| text.clone()))
+            tunables(Help::Host, move |asked| (asked == path).then(|| text.clone()))
         };
         let names = |checks: Vec<Check>| checks.into_iter().map(|check| check.name).collect::<Vec<_>>();
         assert_eq!(names(of("/proc/sys/net/core/bpf_jit_harden", "2\n")), ["net.core.bpf_jit_harden"]);
@@ -174,7 +180,7 @@ mod tests {
         let full = |path: &str| {
             Some(if path.ends_with("_count") { "95" } else { "100" }.to_owned()).filter(|_| path.contains("nf_"))
         };
-        let checks = tunables(full);
+        let checks = tunables(Help::Host, full);
         assert_eq!(checks[0].remedy.as_deref(), Some("sysctl -w net.netfilter.nf_conntrack_max=200"));
     }
 }

@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::owners::Owners;
-use super::{BlindSpot, Check};
+use super::{BlindSpot, Check, Help, shorten};
 use crate::agent::UNLINKED_KINDS;
 use crate::bpf::{self, Hooked, Link, Place};
 use crate::config::{Choice, Config};
 
-/// Names in one line.
-const NAMES: usize = 8;
-
-pub(super) fn check(config: &Config, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
+pub(super) fn check(config: &Config, help: Help, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
     let links: BTreeMap<u32, Link> = match bpf::list_links() {
         Ok(links) => links.into_iter().map(|link| (link.index, link)).collect(),
         Err(error) => {
@@ -24,30 +21,24 @@ pub(super) fn check(config: &Config, blind_spots: &mut Vec<BlindSpot>) -> Vec<Ch
             )];
         }
     };
-    let mut checks = chosen(config, &links, blind_spots);
-    let owners = Owners::read();
-    let mut others = 0;
+    let mut checks = chosen(config, &links, help, blind_spots);
+    let (mut found, mut unknown) = (Others::default(), BTreeMap::<String, Vec<String>>::new());
     for link in links.values().filter(|link| config.interfaces.judge(link, &links) == Choice::Watch) {
         match bpf::list_hooked(link.index) {
-            Ok(hooked) => {
-                let found = hooked_checks(&link.name, &hooked, &owners, config.clsact, blind_spots);
-                others += found.len();
-                checks.extend(found);
-            }
-            Err(error) => {
-                others += 1;
-                checks.push(Check::unknown(&format!("programs on {}", link.name), &format!("{error:#}")));
-            }
+            Ok(hooked) => found.add(&link.name, &hooked, config.clsact),
+            Err(error) => unknown.entry(format!("{error:#}")).or_default().push(link.name.clone()),
         }
     }
-    if others == 0 {
+    checks.extend(unknown.iter().map(|(why, links)| Check::unknown(&format!("programs on {}", shorten(links)), why)));
+    if found.0.is_empty() && unknown.is_empty() {
         checks.push(Check::ok("other programs", "none on the interfaces that are watched"));
     }
-    blind_spots.extend(unlinked(config));
+    checks.extend(found.checks(&Owners::read(), help, blind_spots));
+    blind_spots.extend(unlinked(config, help));
     checks
 }
 
-fn chosen(config: &Config, links: &BTreeMap<u32, Link>, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
+fn chosen(config: &Config, links: &BTreeMap<u32, Link>, help: Help, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
     let of = |wanted| {
         let chosen = links.values().filter(move |link| config.interfaces.judge(link, links) == wanted);
         chosen.map(|link| format!("{} ({})", link.name, link.kind)).collect::<Vec<_>>()
@@ -58,10 +49,18 @@ fn chosen(config: &Config, links: &BTreeMap<u32, Link>, blind_spots: &mut Vec<Bl
     if !missing.is_empty() {
         let names: Vec<&str> = links.values().map(|link| link.name.as_str()).collect();
         let detail = format!("there is no {}; there are {}", missing.join(", "), names.join(", "));
-        checks.push(Check::fail("interfaces", detail, "name one of these with --interface"));
+        let remedy = help.either(
+            "name one of these with --interface",
+            "name one of these in capture.interfaces, in the ConfigMap netmon-config",
+        );
+        checks.push(Check::fail("interfaces", detail, remedy));
     } else if watched.is_empty() {
         let detail = format!("none to watch yet: waiting for {}", config.interfaces.describe());
-        checks.push(Check::warn("interfaces", detail, "ip -brief link; netmon --interface NAME"));
+        let remedy = help.either(
+            "ip -brief link; netmon --interface NAME",
+            "hostNetwork: true in the pod's spec, if it is not there; else capture.interfaces in the ConfigMap netmon-config",
+        );
+        checks.push(Check::warn("interfaces", detail, remedy));
     } else {
         checks.push(Check::ok("interfaces", format!("{} watched: {}", watched.len(), shorten(&watched))));
     }
@@ -80,48 +79,92 @@ fn chosen(config: &Config, links: &BTreeMap<u32, Link>, blind_spots: &mut Vec<Bl
             blind_spots.push(BlindSpot {
                 name: format!("traffic of {}", shorten(&names)),
                 detail: why.to_owned(),
-                remedy: (choice == Choice::Excluded)
-                    .then(|| format!("netmon --interface '*' (or --interface {plain})")),
+                remedy: (choice == Choice::Excluded).then(|| {
+                    help.either(
+                        format!("netmon --interface '*' (or --interface {plain})"),
+                        format!("capture.interfaces: [\"*\"] (or [{plain}]) in the ConfigMap netmon-config"),
+                    )
+                }),
             });
         }
     }
     checks
 }
 
-/// A line each for what is not ours.
-fn hooked_checks(
-    link: &str,
-    hooked: &[Hooked],
-    owners: &Owners,
-    clsact: bool,
-    blind_spots: &mut Vec<BlindSpot>,
-) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for (at, other) in hooked.iter().enumerate().filter(|(_, other)| !other.ours) {
-        let name = format!("{} on {link}", side(other));
-        let owner = match other.id {
-            Some(id) => format!("{} (id {id}), {}", other.name, owners.describe(id, other.loaded_by)),
-            None => other.name.clone(),
-        };
-        let before = comes_first(hooked, at, clsact);
-        if !before {
-            checks.push(Check::ok(name, format!("{owner}; netmon has packets first")));
-            continue;
+/// Programs that are not ours. The same thing on many interfaces is one: a node has as many links as pods, and others' programs on
+/// each of them.
+#[derive(Default)]
+struct Others(BTreeMap<Alike, Vec<(String, Option<u32>)>>);
+
+/// What is the same of programs that are told of in one line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Alike {
+    /// Those that have packets first come first.
+    after: bool,
+    side: String,
+    name: String,
+    place: Place,
+    hook: &'static str,
+    loaded_by: Option<u32>,
+}
+
+impl Others {
+    fn add(&mut self, link: &str, hooked: &[Hooked], clsact: bool) {
+        for (at, other) in hooked.iter().enumerate().filter(|(_, other)| !other.ours) {
+            let place = match other.place {
+                // Where in the chain it is may differ.
+                Place::Tcx(_) => Place::Tcx(0),
+                place => place,
+            };
+            let alike = Alike {
+                after: !comes_first(hooked, at, clsact),
+                side: side(other),
+                name: other.name.clone(),
+                place,
+                hook: other.hook.name(),
+                loaded_by: other.loaded_by,
+            };
+            self.0.entry(alike).or_default().push((link.to_owned(), other.id));
         }
-        blind_spots.push(BlindSpot {
-            name: format!("what {} does at {name}", other.name),
-            detail: "packets that it drops, ends the way of or redirects are not seen by netmon".to_owned(),
-            remedy: None,
-        });
-        let remedy = match other.place {
-            Place::Xdp => format!("ip -details link show dev {link}"),
-            // Ours goes to the head when it attaches: a later start takes it.
-            Place::Tcx(_) => "restart netmon: it goes to the head of the chain".to_owned(),
-            Place::Clsact(_) => format!("tc filter show dev {link} {}", other.hook.name()),
-        };
-        checks.push(Check::warn(name, format!("{owner}; it has packets before netmon"), remedy));
     }
-    checks
+
+    fn checks(&self, owners: &Owners, help: Help, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
+        let mut checks = Vec::new();
+        for (alike, on) in &self.0 {
+            let mut links: Vec<String> = on.iter().map(|(link, _)| link.clone()).collect();
+            links.dedup();
+            let mut ids: Vec<u32> = on.iter().filter_map(|(_, id)| *id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let name = format!("{} on {}", alike.side, shorten(&links));
+            let owner = match ids.as_slice() {
+                [] => alike.name.clone(),
+                [id] => format!("{} (id {id}), {}", alike.name, owners.describe(&[*id], alike.loaded_by)),
+                ids => {
+                    let shown: Vec<String> = ids.iter().map(u32::to_string).collect();
+                    format!("{} (ids {}), {}", alike.name, shorten(&shown), owners.describe(ids, alike.loaded_by))
+                }
+            };
+            if alike.after {
+                checks.push(Check::ok(name, format!("{owner}; netmon has packets first")));
+                continue;
+            }
+            blind_spots.push(BlindSpot {
+                name: format!("what {} does at {name}", alike.name),
+                detail: "packets that it drops, ends the way of or redirects are not seen by netmon".to_owned(),
+                remedy: None,
+            });
+            let link = &links[0];
+            let remedy = match alike.place {
+                Place::Xdp => help.on_host(format!("ip -details link show dev {link}")),
+                // Ours goes to the head when it attaches: a later start takes it.
+                Place::Tcx(_) => format!("{}: it goes to the head of the chain", help.restart()),
+                Place::Clsact(_) => help.on_host(format!("tc filter show dev {link} {}", alike.hook)),
+            };
+            checks.push(Check::warn(name, format!("{owner}; it has packets before netmon"), remedy));
+        }
+        checks
+    }
 }
 
 fn side(other: &Hooked) -> String {
@@ -150,11 +193,14 @@ fn comes_first(hooked: &[Hooked], at: usize, clsact: bool) -> bool {
 }
 
 /// Pods that have no link on the host.
-fn unlinked(config: &Config) -> Option<BlindSpot> {
+fn unlinked(config: &Config, help: Help) -> Option<BlindSpot> {
     if config.pod_namespaces {
         return None;
     }
-    let remedy = Some("netmon --set capture.pod_namespaces=true".to_owned());
+    let remedy = Some(help.either(
+        "netmon --set capture.pod_namespaces=true",
+        "the component pod-namespaces: capture.pod_namespaces, a hostPath volume of /run/netns and the capability SYS_ADMIN",
+    ));
     let spot = |name: &str, detail: String| Some(BlindSpot { name: name.to_owned(), detail, remedy: remedy.clone() });
     let namespaces = match bpf::list_namespaces() {
         Ok(namespaces) => namespaces,
@@ -180,13 +226,6 @@ fn links_of(namespace: &bpf::Namespace) -> Result<Vec<String>> {
     let links = namespace.within(bpf::list_links)?.transpose()?.unwrap_or_default();
     let hidden = links.into_iter().filter(|link| UNLINKED_KINDS.contains(&link.kind.as_str()));
     Ok(hidden.map(|link| format!("{} ({}) in {}", link.name, link.kind, namespace.name)).collect())
-}
-
-fn shorten(names: &[String]) -> String {
-    match names.split_at_checked(NAMES) {
-        Some((shown, more)) if !more.is_empty() => format!("{} and {} more", shown.join(", "), more.len()),
-        _ => names.join(", "),
-    }
 }
 
 #[cfg(test)]

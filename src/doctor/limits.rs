@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use procfs::process::{MountInfo, Process};
 
-use super::Check;
 use super::programs::mib;
+use super::{Check, Help};
 use crate::bpf::Trial;
 
 /// Of the agent itself, idle; each tracked flow takes more.
@@ -15,15 +15,15 @@ const IDLE_BYTES: u64 = 20 << 20;
 /// Below this share of a core, busy networks are not kept up with.
 const CPU_LEAST: f64 = 0.1;
 
-pub(super) fn check(trial: Option<&Trial>) -> Vec<Check> {
-    let cgroup = Groups::read().map(|groups| groups.check(trial));
+pub(super) fn check(trial: Option<&Trial>, help: Help) -> Vec<Check> {
+    let cgroup = Groups::read().map(|groups| groups.check(trial, help));
     vec![
-        memlock(trial.is_some()),
+        memlock(trial.is_some(), help),
         cgroup.unwrap_or_else(|error| Check::unknown("cgroup limits", &format!("{error:#}"))),
     ]
 }
 
-fn memlock(loaded: bool) -> Check {
+fn memlock(loaded: bool, help: Help) -> Check {
     const NAME: &str = "locked memory";
     let limit = match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Err(error) => return Check::unknown(NAME, &error.to_string()),
@@ -37,7 +37,10 @@ fn memlock(loaded: bool) -> Check {
     Check::warn(
         NAME,
         format!("{limit} KiB, which may be why the programs cannot be loaded"),
-        "ulimit -l unlimited (in a unit: LimitMEMLOCK=infinity)",
+        help.either(
+            "ulimit -l unlimited (in a unit: LimitMEMLOCK=infinity)",
+            "before Linux 5.11 the container needs SYS_RESOURCE: the component linux-5.10 (the chart's privilege.linux510)",
+        ),
     )
 }
 
@@ -95,7 +98,7 @@ impl Groups {
         Groups { version: "v1", memory, cpus }
     }
 
-    fn check(&self, trial: Option<&Trial>) -> Check {
+    fn check(&self, trial: Option<&Trial>, help: Help) -> Check {
         const NAME: &str = "cgroup limits";
         let memory = self.memory.map_or("no limit of memory".to_owned(), |bytes| format!("{:.0} MiB", mib(bytes)));
         let cpus = self.cpus.map_or("no limit of CPU time".to_owned(), |cpus| format!("{cpus:.2} CPUs"));
@@ -106,7 +109,10 @@ impl Groups {
             return Check::fail(
                 NAME,
                 detail,
-                "raise resources.limits.memory of the container (systemd: MemoryMax=512M)",
+                help.either(
+                    "raise resources.limits.memory of the container (systemd: MemoryMax=512M)",
+                    "raise resources.limits.memory of the container",
+                ),
             );
         }
         if self.memory.is_some_and(|bytes| bytes < 4 * wanted) {
@@ -114,11 +120,18 @@ impl Groups {
             return Check::warn(
                 NAME,
                 detail,
-                "raise resources.limits.memory of the container, or netmon --set flow.max_flows=100000",
+                format!(
+                    "raise resources.limits.memory of the container, or {}",
+                    help.setting("flow.max_flows", "100000")
+                ),
             );
         }
         if self.cpus.is_some_and(|cpus| cpus < CPU_LEAST) {
-            return Check::warn(NAME, detail, "raise resources.limits.cpu of the container (systemd: CPUQuota=100%)");
+            let remedy = help.either(
+                "raise resources.limits.cpu of the container (systemd: CPUQuota=100%)",
+                "raise resources.limits.cpu of the container",
+            );
+            return Check::warn(NAME, detail, remedy);
         }
         Check::ok(NAME, detail)
     }
@@ -167,7 +180,7 @@ mod tests {
 
     #[test]
     fn little_is_said_to_be_little() {
-        let status = |memory, cpus| Groups { version: "v2", memory, cpus }.check(None).status;
+        let status = |memory, cpus| Groups { version: "v2", memory, cpus }.check(None, Help::Host).status;
         assert_eq!(status(None, None), Status::Ok);
         assert_eq!(status(Some(512 << 20), Some(1.0)), Status::Ok);
         assert_eq!(status(Some(64 << 20), None), Status::Warn);

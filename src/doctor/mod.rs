@@ -1,6 +1,7 @@
 //! Can this host run netmon, and what would netmon not see here? Found by trying, never by version numbers.
 
 mod cluster;
+mod help;
 mod host;
 mod interfaces;
 mod limits;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 
+pub use help::Help;
 pub use print::print;
 
 /// How a check went.
@@ -114,6 +116,17 @@ impl Report {
     }
 }
 
+/// Names in one line.
+const NAMES: usize = 8;
+
+/// The first of them, and how many more there are.
+pub fn shorten(names: &[String]) -> String {
+    match names.split_at_checked(NAMES) {
+        Some((shown, more)) if !more.is_empty() => format!("{} and {} more", shown.join(", "), more.len()),
+        _ => names.join(", "),
+    }
+}
+
 /// What to look for.
 #[derive(Clone, Debug, Default)]
 pub struct DoctorOptions {
@@ -123,15 +136,15 @@ pub struct DoctorOptions {
 
 /// Looks at everything. Nothing of the host is changed, and an agent may run beside.
 pub fn run(options: &DoctorOptions) -> Report {
-    let config = &options.config;
+    let (config, help) = (&options.config, Help::here());
     let mut checks = vec![host::kernel()];
-    checks.extend(privilege::capabilities(config));
-    let (trial, tried) = programs::check(config);
+    checks.extend(privilege::capabilities(config, help));
+    let (trial, tried) = programs::check(config, help);
     checks.extend(tried);
-    checks.extend(limits::check(trial.as_ref()));
-    checks.extend(host::check(config));
+    checks.extend(limits::check(trial.as_ref(), help));
+    checks.extend(host::check(config, help));
     checks.extend(cluster::check(config));
     let mut blind_spots = Vec::new();
-    checks.extend(interfaces::check(config, &mut blind_spots));
+    checks.extend(interfaces::check(config, help, &mut blind_spots));
     Report::new(checks, blind_spots)
 }

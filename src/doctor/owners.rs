@@ -28,13 +28,17 @@ impl Owners {
         Owners(found)
     }
 
-    /// In words.
-    pub(super) fn describe(&self, program: u32, loaded_by: Option<u32>) -> String {
+    /// In words: who holds any of these programs.
+    pub(super) fn describe(&self, programs: &[u32], loaded_by: Option<u32>) -> String {
         let uid = || loaded_by.map(|uid| format!(", loaded by user {uid}")).unwrap_or_default();
-        match self.0.get(&program) {
-            Some(owners) => format!("held by {}", owners.join(", ")),
-            None => format!("held by no process that is seen from here{}", uid()),
+        let mut owners: Vec<&str> =
+            programs.iter().filter_map(|id| self.0.get(id)).flatten().map(String::as_str).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        if owners.is_empty() {
+            return format!("held by no process that is seen from here{}", uid());
         }
+        format!("held by {}", owners.join(", "))
     }
 }
 

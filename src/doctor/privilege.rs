@@ -2,7 +2,7 @@
 
 use caps::{CapSet, Capability};
 
-use super::Check;
+use super::{Check, Help};
 use crate::config::Config;
 
 /// What a capability is for.
@@ -40,14 +40,14 @@ fn uses(config: &Config) -> [Use; 5] {
 }
 
 /// A line each.
-pub(super) fn capabilities(config: &Config) -> Vec<Check> {
+pub(super) fn capabilities(config: &Config, help: Help) -> Vec<Check> {
     uses(config)
         .iter()
-        .map(|wanted| check(wanted, |capability| caps::has_cap(None, CapSet::Effective, capability)))
+        .map(|wanted| check(wanted, help, |capability| caps::has_cap(None, CapSet::Effective, capability)))
         .collect()
 }
 
-fn check(wanted: &Use, has: impl Fn(Capability) -> Result<bool, caps::errors::CapsError>) -> Check {
+fn check(wanted: &Use, help: Help, has: impl Fn(Capability) -> Result<bool, caps::errors::CapsError>) -> Check {
     let name = wanted.capability.to_string();
     let held = has(wanted.capability).and_then(|held| {
         Ok(match held {
@@ -56,10 +56,7 @@ fn check(wanted: &Use, has: impl Fn(Capability) -> Result<bool, caps::errors::Ca
             false => None,
         })
     });
-    let remedy = || {
-        let short = name.strip_prefix("CAP_").unwrap_or(&name);
-        format!("run as root (sudo netmon), or in the container's securityContext: capabilities: {{add: [{short}]}}")
-    };
+    let remedy = || help.capability(name.strip_prefix("CAP_").unwrap_or(&name));
     match held {
         Err(error) => Check::unknown(&name, &error.to_string()),
         Ok(Some(detail)) => Check::ok(name, detail),
@@ -78,7 +75,10 @@ mod tests {
     use crate::doctor::Status;
 
     fn status(config: &Config, held: &[Capability]) -> Vec<Status> {
-        uses(config).iter().map(|wanted| check(wanted, |capability| Ok(held.contains(&capability))).status).collect()
+        uses(config)
+            .iter()
+            .map(|wanted| check(wanted, Help::Host, |capability| Ok(held.contains(&capability))).status)
+            .collect()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! BTF, maps, functions and the programs themselves: loaded, run and attached where nobody's packets pass.
 
-use super::Check;
+use super::{Check, Help};
 use crate::agent;
 use crate::bpf::{self, MOST_INSTRUCTIONS, Mode, Trial};
 use crate::config::Config;
@@ -9,9 +9,9 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 const NEWER: &str = "a kernel of Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y (Debian: apt-get install linux-image-amd64, then reboot)";
 
 /// What was loaded, if it could be, and the checks.
-pub(super) fn check(config: &Config) -> (Option<Trial>, Vec<Check>) {
+pub(super) fn check(config: &Config, help: Help) -> (Option<Trial>, Vec<Check>) {
     bpf::set_log_sink();
-    let mut checks = vec![btf(), ring(), preempt_disable()];
+    let mut checks = vec![btf(help), ring(), preempt_disable(help)];
     let trial = bpf::possible_cpus().and_then(|cpus| Trial::load(&agent::options(config, cpus)));
     match &trial {
         Ok(trial) => {
@@ -21,11 +21,18 @@ pub(super) fn check(config: &Config) -> (Option<Trial>, Vec<Check>) {
                 format!("loaded and run in {took:.0} ms, {kernel:.1} MiB of kernel memory"),
             ));
             checks.push(verifier(trial));
-            checks.push(jit(trial));
-            checks.push(attach_mode(config, trial));
+            checks.push(jit(trial, help));
+            checks.push(attach_mode(config, trial, help));
         }
         Err(error) => {
-            let remedy = "the lines that fail above say why; else: netmon --log-level trace";
+            let more = help.either("netmon --log-level trace", help.setting("log.level", "trace"));
+            let remedy = help.either(
+                format!("the lines that fail above say why; else: {more}"),
+                format!(
+                    "the lines that fail above say why; where all are well the seccomp profile forbids bpf(): the component \
+                     seccomp-unconfined, or privileged; else: {more}"
+                ),
+            );
             checks.push(Check::fail("programs", format!("{error:#}"), remedy));
             for name in ["verifier", "JIT"] {
                 checks.push(Check::unknown(name, "the programs cannot be loaded"));
@@ -40,10 +47,10 @@ pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn btf() -> Check {
+fn btf(help: Help) -> Check {
     match std::fs::metadata(BTF) {
         Ok(file) => Check::ok("BTF", format!("{BTF}, {:.1} MiB", mib(file.len()))),
-        Err(error) => Check::fail("BTF", format!("{BTF}: {error}"), NEWER),
+        Err(error) => Check::fail("BTF", format!("{BTF}: {error}"), help.on_host(NEWER)),
     }
 }
 
@@ -59,7 +66,7 @@ fn ring() -> Check {
 }
 
 /// Where softirqs preempt each other, the agent starts only if the kernel has a way to forbid it, used or not (`bpf::preempt`).
-fn preempt_disable() -> Check {
+fn preempt_disable(help: Help) -> Check {
     const NAME: &str = "function bpf_preempt_disable";
     match (bpf::has_kfunc("bpf_preempt_disable"), bpf::is_preempt_rt()) {
         (Ok(true), _) => Check::ok(NAME, "the kernel has it"),
@@ -67,7 +74,7 @@ fn preempt_disable() -> Check {
         (Ok(false), true) => Check::fail(
             NAME,
             "not there, and this is a PREEMPT_RT kernel",
-            "a PREEMPT_RT kernel of Linux 6.10 or newer",
+            help.on_host("a PREEMPT_RT kernel of Linux 6.10 or newer"),
         ),
         (Err(error), _) => Check::unknown(NAME, &format!("{error:#}")),
     }
@@ -87,18 +94,18 @@ fn verifier(trial: &Trial) -> Check {
     Check::ok("verifier", format!("took {:.0} ms for all programs{}", took * 1e3, most.unwrap_or_default()))
 }
 
-fn jit(trial: &Trial) -> Check {
+fn jit(trial: &Trial, help: Help) -> Check {
     if trial.jited {
         return Check::ok("JIT", "the programs run as machine code");
     }
     Check::warn(
         "JIT",
         "the programs are interpreted, which makes each packet dearer",
-        "sysctl -w net.core.bpf_jit_enable=1",
+        help.on_host("sysctl -w net.core.bpf_jit_enable=1"),
     )
 }
 
-fn attach_mode(config: &Config, trial: &Trial) -> Check {
+fn attach_mode(config: &Config, trial: &Trial, help: Help) -> Check {
     const NAME: &str = "attach mode";
     let tried = |mode| trial.attach(mode);
     let tcx = match tried(Mode::Tcx) {
@@ -116,7 +123,7 @@ fn attach_mode(config: &Config, trial: &Trial) -> Check {
         }
         (Ok(Err(clsact)), tcx) => {
             let tcx = tcx.err().map(|error| format!("tcx: {error:#}; ")).unwrap_or_default();
-            Check::fail(NAME, format!("{tcx}clsact: {clsact:#}"), "modprobe sch_ingress cls_bpf")
+            Check::fail(NAME, format!("{tcx}clsact: {clsact:#}"), help.on_host("modprobe sch_ingress cls_bpf"))
         }
         (Err(error), _) => Check::unknown(NAME, &format!("{error:#}")),
     }

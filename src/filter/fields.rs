@@ -133,6 +133,12 @@ fields! {
     "server_pod" Text |l| one(named(l, |end| &end.pod)[1]);
     "server_workload" Text |l| one(named(l, |end| &end.workload)[1]);
     "server_service" Text |l| one(named(l, |end| &end.service)[1]);
+    "client_service" Text |l| one(named(l, |end| &end.service)[0]);
+    "client_node" Text |l| one(named(l, |end| &end.node)[0]);
+    "server_node" Text |l| one(named(l, |end| &end.node)[1]);
+    "name" Text |l| named(l, |end| &end.name);
+    "client_name" Text |l| one(named(l, |end| &end.name)[0]);
+    "server_name" Text |l| one(named(l, |end| &end.name)[1]);
     "node" Text |l| named(l, |end| &end.node);
     "zone" Text |l| named(l, |end| &end.zone);
 }

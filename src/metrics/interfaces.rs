@@ -22,6 +22,8 @@ pub struct Interface {
     pub start: [u64; 2],
     /// Names of other programs that have its packets before netmon's, for ingress and egress.
     pub before: [Vec<String>; 2],
+    /// It faces a workload: the other end is a pod's or a container's.
+    pub workload: bool,
     /// It counts packets as the kernel hands them around, not as they are on the wire.
     pub counts_whole: bool,
 }
@@ -58,13 +60,14 @@ impl Interface {
             status,
             start,
             before: Default::default(),
+            workload: link.workload,
             counts_whole: link.counts_whole(),
         }
     }
 
     /// Something that others are told is not as before.
     pub fn differs(&self, link: &Link, status: &InterfaceStatus) -> bool {
-        self.name != link.name || self.status != *status
+        self.name != link.name || self.status != *status || self.workload != link.workload
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Pod {
     pub host_network: bool,
     /// It will not run again: its address is no longer its own.
     pub finished: bool,
+    /// When it last ran, if it has finished and says so.
+    pub until: Option<UnixNs>,
     /// IPv4, IPv6 or both.
     pub ips: Vec<IpAddr>,
     /// Those of its node.

@@ -3,7 +3,7 @@
 //! describe to it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -107,6 +107,16 @@ impl<'a> Container<'a> {
         let output = self.runc().arg("exec").arg(&self.id).args(arguments).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The same, with its standard output into a pipe to a shell's command, as of `kubectl exec … | …`: what that prints.
+    fn exec_to(&self, reader: &str, arguments: &[&str]) -> String {
+        let mut writer = self.runc();
+        let mut writer = writer.arg("exec").arg(&self.id).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let out = writer.stdout.take().unwrap();
+        let output = Command::new("sh").args(["-c", reader]).stdin(out).output().unwrap();
+        assert!(writer.wait().unwrap().success() && output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn pid(&self) -> String {
@@ -269,8 +279,18 @@ fn it_does_what_it_is_for() {
         assert!(passed, "{components:?}: {text}");
         let (passed, text) = container.exec(&["netmon-cli", "status"]);
         assert!(passed && text.contains("node-1"), "{text}");
-        let (passed, text) = container.exec(&["netmon-cli", "support-bundle"]);
-        assert!(passed, "{text}");
+        for name in ["netmon-support.tar.gz", "netmon-support-1.tar.gz"] {
+            let (passed, text) = container.exec(&["netmon-cli", "support-bundle"]);
+            assert!(passed && text.starts_with(name), "{text}");
+        }
+        // There is no tar in the image, and nothing else to get a file out by.
+        for to in ["-", "/dev/stdout"] {
+            let list = container.exec_to("tar tzf -", &["netmon-cli", "support-bundle", "--output", to]);
+            assert!(list.contains("netmon-support/manifest.json"), "{to}: {list}");
+        }
+        let trace = ["netmon-cli", "debug", "packet-trace", "on", "--for", "1s", "--write", "-"];
+        let read = container.exec_to("od -An -tx1 -N4; cat >/dev/null", &trace);
+        assert_eq!(read.trim(), "0a 0d 0d 0a", "pcapng");
         let (passed, _) = container.exec(&["netmon-cli", "support-bundle", "--output", "/bundle.tar.gz"]);
         assert!(!passed, "the root file system is for reading");
 

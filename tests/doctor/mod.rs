@@ -11,6 +11,7 @@ use std::process::Command;
 use netmon::doctor::{Check, Report, Status};
 
 use crate::live::binary::NETMON;
+use crate::live::foreign::{Deed, Foreign, Place};
 use crate::live::net::quiet_pair;
 use crate::needs_root;
 use crate::support::netns::Netns;
@@ -92,7 +93,9 @@ fn capabilities_one_by_one() {
 #[test]
 fn file_systems_that_are_missing() {
     needs_root!();
-    let bare = "while umount -t bpf /sys/fs/bpf 2>/dev/null; do :; done";
+    // Wherever there is one: other programs mount theirs where they like. A path has \\040 for a blank there.
+    let bare = r#"while at=$(grep -m1 -E '^[^ ]+ [^ ]+ bpf ' /proc/mounts | cut -d' ' -f2); [ -n "$at" ]; do
+        umount -l "$(printf '%b' "$at")"; done"#;
     let (report, code) = with_mounts(bare);
     let bpffs = check(&report, "bpffs");
     assert_eq!((code, bpffs.status), (0, Status::Warn));
@@ -104,6 +107,83 @@ fn file_systems_that_are_missing() {
     let (report, code) = with_mounts("mount -t tmpfs none /sys/kernel/btf");
     assert_eq!((code, check(&report, "BTF").status), (1, Status::Fail));
     assert!(check(&report, "BTF").remedy.as_deref().unwrap().contains("CONFIG_DEBUG_INFO_BTF=y"));
+}
+
+/// Who operates a pod has a manifest and a node; the container has neither `sudo` nor a unit.
+#[test]
+fn remedies_in_a_pod_speak_of_pods() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let ways = [
+        ("--bounding-set=-all --inh-caps=-all", ""),
+        ("", "umount -l /sys/fs/bpf; mount -t tmpfs none /sys/kernel/btf;"),
+        ("--bounding-set=-net_admin --inh-caps=-net_admin", "export NETMON_CAPTURE_INTERFACES=nosuch0;"),
+    ];
+    for (privileges, prepare) in ways {
+        let told = |pod: bool| {
+            let mut command = b.command("unshare");
+            let line = format!("{{ {prepare} }} 2>/dev/null; exec setpriv {privileges} \"$0\" \"$@\"");
+            let line = if prepare.is_empty() { line.replace("{  } 2>/dev/null; ", "") } else { line };
+            command.args(["--mount", "sh", "-c", &line, NETMON]);
+            if pod {
+                command.env("KUBERNETES_SERVICE_HOST", "10.96.0.1");
+            } else {
+                command.env_remove("KUBERNETES_SERVICE_HOST");
+            }
+            let (report, _) = checked(command);
+            let checks = report.checks.into_iter().filter_map(|check| check.remedy);
+            checks.chain(report.blind_spots.into_iter().filter_map(|spot| spot.remedy)).collect::<Vec<_>>()
+        };
+        let (host, pod) = (told(false), told(true));
+        assert!(pod.len() >= 2, "{privileges} {prepare}: {pod:#?}");
+        for remedy in &pod {
+            for word in ["sudo", "systemctl", "--interface", "netmon --set", "ulimit", "apt-get"] {
+                assert!(!remedy.contains(word) || remedy.starts_with("on the node: "), "{word}: {remedy}");
+            }
+            for command in ["mount ", "sysctl ", "modprobe ", "echo ", "tc ", "ip "] {
+                assert!(!remedy.starts_with(command), "{remedy}");
+            }
+        }
+        let is_sudo = |remedy: &String| remedy.contains("sudo netmon");
+        assert_eq!(host.iter().any(is_sudo), privileges.contains("inh-caps"), "{host:#?}");
+        if privileges.contains("-all") {
+            assert!(
+                pod.iter().any(|remedy| remedy.contains("securityContext: capabilities: {add: [BPF]}")),
+                "{pod:#?}"
+            );
+        }
+    }
+}
+
+/// A node has as many links as pods, and another program on each of them.
+#[test]
+fn interfaces_that_are_alike_are_one_line() {
+    needs_root!();
+    let ns = crate::live::net::host("node");
+    let links: Vec<String> = (0..12).map(|number| format!("p{number}")).collect();
+    for link in &links {
+        ns.sh(&format!("ip link add {link} type veth peer name q{link} && ip link set {link} up"));
+    }
+    ns.sh("ip link add odd type veth peer name qodd && ip link set odd up");
+    let text = ns.enter_for(|| {
+        let alike: Vec<Foreign> =
+            links.iter().map(|link| Foreign::attach(&ns, link, Place::Clsact(1), Deed::Pass)).collect();
+        let other = Foreign::attach(&ns, "odd", Place::Clsact(7), Deed::Pass);
+        let mut command = ns.command(NETMON);
+        command.env("NETMON_FORCE_CLSACT", "1").env("NETMON_CAPTURE_INTERFACES", "p*,odd");
+        let output = command.arg("check-system").output().unwrap();
+        alike.into_iter().chain([other]).for_each(Foreign::detach);
+        String::from_utf8(output.stdout).unwrap()
+    });
+    for hook in ["ingress", "egress"] {
+        let lines_with = |what: &str| -> Vec<&str> { text.lines().filter(|line| line.contains(what)).collect() };
+        // A check, and what is hidden by it.
+        let lines = lines_with(&format!("clsact {hook} (priority 1) on "));
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].contains("p0, p1, p2, p3, p4, p5, p6, p7 and 4 more"), "{text}");
+        assert!(lines[0].contains("(ids ") && lines[0].contains(&format!("(pid {})", std::process::id())), "{text}");
+        assert_eq!(lines_with(&format!("clsact {hook} (priority 7) on odd")).len(), 1, "netmon goes before it: {text}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The agent on threads of this process, inside a namespace.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,34 +74,48 @@ impl Drop for Agent {
     }
 }
 
-/// The latest state of every flow: closed ones leave the table after a while, longer than this waits.
-struct FlowLog {
+type Flows = HashMap<FlowKey, Flow>;
+
+/// The latest state of every flow: closed ones leave the table after a while, and it may take longer than that until all are there.
+pub struct FlowLog {
+    handle: Handle,
+    seen: Arc<Mutex<Flows>>,
     stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<HashMap<FlowKey, Flow>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn look(handle: &Handle, seen: &Mutex<Flows>) {
+    // Held while it looks: whoever looks later sees what is later.
+    let mut seen = seen.lock().unwrap();
+    seen.extend(handle.flows().into_iter().map(|flow| (flow.key, flow)));
 }
 
 impl FlowLog {
-    fn start(handle: Handle) -> FlowLog {
+    pub fn start(handle: Handle) -> FlowLog {
         let (stop, stopped) = bounded::<()>(0);
+        let seen = Arc::<Mutex<Flows>>::default();
+        let (looking, noting) = (handle.clone(), Arc::clone(&seen));
         let thread = std::thread::spawn(move || {
-            let mut log = HashMap::new();
             while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout) {
-                log.extend(handle.flows().into_iter().map(|flow| (flow.key, flow)));
+                look(&looking, &noting);
             }
-            log
         });
-        FlowLog { stop: Some(stop), thread: Some(thread) }
+        FlowLog { handle, seen, stop: Some(stop), thread: Some(thread) }
     }
 
-    fn end(&mut self) -> HashMap<FlowKey, Flow> {
-        drop(self.stop.take());
-        self.thread.take().map(|t| t.join().unwrap()).unwrap_or_default()
+    /// All up to now.
+    pub fn flows(&self) -> Vec<Flow> {
+        look(&self.handle, &self.seen);
+        self.seen.lock().unwrap().values().cloned().collect()
     }
 }
 
 impl Drop for FlowLog {
     fn drop(&mut self) {
-        self.end();
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -135,10 +150,8 @@ impl<'a> Watch<'a> {
 
     /// Waits until no packet is on its way from the kernel to the tables; all flows there were, each as it was last.
     pub fn settled(&mut self) -> Vec<Flow> {
-        let last = self.agent.settled();
-        let mut log = self.log.end();
-        log.extend(last.into_iter().map(|flow| (flow.key, flow)));
-        log.into_values().collect()
+        self.agent.settled();
+        self.log.flows()
     }
 
     /// What the interface has counted so far.

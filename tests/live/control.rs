@@ -373,7 +373,15 @@ fn doctor_and_bundle() {
     let size = std::fs::metadata(&file).unwrap().len();
     assert!(size < 20 << 20, "{size}");
     let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
-    assert!(again.1.contains("exists"), "{}", again.1);
+    assert!(again.1.contains("exists: --force"), "{}", again.1);
+    agent.says(&["support-bundle", "--output", file.to_str().unwrap(), "--force"]);
+    // One that nobody gave a name does not stand in the way of the next.
+    for name in ["netmon-support.tar.gz", "netmon-support-1.tar.gz", "netmon-support-2.tar.gz"] {
+        let output = agent.command(&["support-bundle"]).current_dir(&agent.folder.0).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.starts_with(name), "{said}");
+        crate::support::sh(&format!("tar tzf {}/{name}", agent.folder.0.display()));
+    }
     // Also where nobody answers.
     let half = agent.folder.0.join("half.tar.gz");
     let output = Command::new(CLI)

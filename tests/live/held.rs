@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Socket, Type};
 
-use super::agent::{Agent, watching};
+use super::agent::{Agent, FlowLog, watching};
 use super::eventually;
 use super::net::{host, index, offloads_off};
 use crate::needs_root;
@@ -27,8 +27,10 @@ use crate::support::sh;
 const HOLD: Duration = Duration::from_millis(20);
 /// What a server takes to answer.
 const THINK: Duration = Duration::from_millis(60);
-/// The machine has other things to do: of so many, the shortest time is taken.
+/// The machine has other things to do, which makes times longer, never shorter: the shortest is taken of so many, and on a busy
+/// machine of some rounds of them.
 const TRIES: u16 = 8;
+const ROUNDS: usize = 10;
 
 /// Forwards frames between two interfaces of a namespace. It ends with the value.
 struct Relay {
@@ -173,14 +175,26 @@ fn shortest(stat: &Stat) -> Option<u64> {
     (stat.count > 0).then_some(stat.min_ns)
 }
 
-/// Within 1 ms or 5 %.
-fn assert_is(what: &str, got: Duration, truth: Duration) {
-    let off = got.abs_diff(truth);
-    assert!(off <= Duration::from_millis(1).max(truth / 20), "{what} is {got:?}, and was {truth:?}");
-    eprintln!("{what}: {got:?}, truly {truth:?}");
+/// A time that was measured, and what it was in truth.
+struct Measured {
+    what: String,
+    got: Duration,
+    truth: Duration,
 }
 
-fn told(link: &str, flows: &[Flow], near: Duration, far: Duration) {
+impl Measured {
+    /// Within 1 ms or 5 %.
+    fn is_right(&self) -> bool {
+        self.got.abs_diff(self.truth) <= Duration::from_millis(1).max(self.truth / 20)
+    }
+
+    /// It may be what another program's turn at the CPU has added.
+    fn is_late(&self) -> bool {
+        self.got > self.truth
+    }
+}
+
+fn told(link: &str, flows: &[Flow], near: Duration, far: Duration) -> Vec<Measured> {
     let of = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).collect::<Vec<_>>();
     let details = |f: &Flow| f.details.clone().unwrap_or_default();
     let what = |name: &str| format!("{link}: {name}");
@@ -190,19 +204,19 @@ fn told(link: &str, flows: &[Flow], near: Duration, far: Duration) {
         let all = [d.handshake_server_ns, d.handshake_client_ns, d.connect_ns, shortest(&d.rtt), shortest(&d.response)];
         assert!(all.iter().all(Option::is_some), "each connection has each of its times: {d:?}");
     }
-    assert_is(&what("handshake, server"), least(&tcp, |f| details(f).handshake_server_ns), far);
-    assert_is(&what("handshake, client"), least(&tcp, |f| details(f).handshake_client_ns), near);
-    assert_is(&what("connect"), least(&tcp, |f| details(f).connect_ns), near + far);
-    // Data went both ways, and the ACKs of each end take their own time.
-    assert_is(&what("round trip, least"), least(&tcp, |f| shortest(&details(f).rtt)), Duration::ZERO);
-    assert_is(
-        &what("round trip, most"),
-        least(&tcp, |f| (details(f).rtt.count > 1).then_some(details(f).rtt.max_ns)),
-        near + far,
-    );
-    assert_is(&what("response, TCP"), least(&tcp, |f| shortest(&details(f).response)), THINK + far);
-    assert_is(&what("response, UDP"), least(&udp, |f| shortest(&details(f).response)), THINK + far);
-    assert_is(&what("echo"), least(&icmp, |f| shortest(&details(f).rtt)), far);
+    let most = |f: &Flow| (details(f).rtt.count > 1).then_some(details(f).rtt.max_ns);
+    let measured = [
+        ("handshake, server", least(&tcp, |f| details(f).handshake_server_ns), far),
+        ("handshake, client", least(&tcp, |f| details(f).handshake_client_ns), near),
+        ("connect", least(&tcp, |f| details(f).connect_ns), near + far),
+        // Data went both ways, and the ACKs of each end take their own time.
+        ("round trip, least", least(&tcp, |f| shortest(&details(f).rtt)), Duration::ZERO),
+        ("round trip, most", least(&tcp, most), near + far),
+        ("response, TCP", least(&tcp, |f| shortest(&details(f).response)), THINK + far),
+        ("response, UDP", least(&udp, |f| shortest(&details(f).response)), THINK + far),
+        ("echo", least(&icmp, |f| shortest(&details(f).rtt)), far),
+    ];
+    measured.map(|(name, got, truth)| Measured { what: what(name), got, truth }).into()
 }
 
 #[test]
@@ -213,14 +227,31 @@ fn are_measured_on_the_side_where_they_are() {
     serve(&b);
     for (ns, link) in [(&a, "va"), (&b, "vb")] {
         let agent = Agent::start(ns, watching(&[link]));
-        ask(&a);
-        let flows = eventually("all flows with their answers", || {
-            let flows = agent.settled();
-            let answered = |f: &&Flow| f.from_server().packets > 0;
-            let count = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).filter(answered).count();
-            (count(6) == usize::from(TRIES) && count(17) == usize::from(TRIES) && count(1) == 1).then_some(flows)
-        });
+        let log = FlowLog::start(agent.handle.clone());
         let (near, far) = if link == "va" { (Duration::ZERO, 2 * HOLD) } else { (2 * HOLD, Duration::ZERO) };
-        told(link, &flows, near, far);
+        for round in 1..=ROUNDS {
+            ask(&a);
+            let flows: Vec<Flow> = eventually("all flows with their answers", || {
+                agent.settled();
+                let flows = log.flows();
+                let answered = |f: &&Flow| f.from_server().packets > 0;
+                let count = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).filter(answered).count();
+                // A client's port may come again.
+                let tries = round * usize::from(TRIES);
+                (count(6) == tries && count(17) + round > tries && count(1) == round).then_some(flows)
+            });
+            let measured = told(link, &flows, near, far);
+            let wrong: Vec<&Measured> = measured.iter().filter(|one| !one.is_right()).collect();
+            if round < ROUNDS && !wrong.is_empty() && wrong.iter().all(|one| one.is_late()) {
+                continue;
+            }
+            for Measured { what, got, truth } in &measured {
+                eprintln!("{what}: {got:?}, truly {truth:?}");
+            }
+            let wrong: Vec<String> =
+                wrong.iter().map(|one| format!("{} is {:?}, and was {:?}", one.what, one.got, one.truth)).collect();
+            assert!(wrong.is_empty(), "after {round} rounds: {wrong:#?}");
+            break;
+        }
     }
 }

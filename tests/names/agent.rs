@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::clusters::small;
 use crate::live::agent::{Agent, watching};
 use crate::live::binary::{NETMON, Program};
+use crate::live::control::CLI;
 use crate::live::eventually;
-use crate::live::metrics::Page;
+use crate::live::metrics::{Page, get};
 use crate::live::net::quiet_pair;
 use crate::needs_root;
 use crate::support::apiserver::ApiServer;
@@ -69,6 +70,52 @@ fn the_agent_tells_of_its_names() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
+/// As in a cluster whose operator forgot the role.
+#[test]
+fn without_rights_it_is_not_ready_and_says_what_helps() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let server = ApiServer::on(b.run(|| TcpListener::bind("127.0.0.1:0").unwrap()));
+    server.set_all(small());
+    let resources = ["pods", "services", "endpointslices", "nodes", "replicasets", "jobs"];
+    resources.iter().for_each(|resource| server.deny(resource, true));
+    let folder = std::env::temp_dir().join(format!("netmon-denied-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let socket = folder.join("sock");
+    let mut command = b.command(NETMON);
+    command.args(["--metrics-addr", "127.0.0.1:9090", "--interface", "vb", "--node-name", "node-a", "--socket"]);
+    command.arg(&socket).args(["--set", &format!("kubernetes.kubeconfig={}", server.kubeconfig().display())]);
+    let mut program = Program::spawn(command);
+    program.wait_for("may not read");
+    let page = |path: &str| get(&b, "127.0.0.1:9090".parse().unwrap(), path);
+    let not_ready = eventually("it says what is denied", || {
+        Some(page("/readyz")).filter(|page| page.body.contains("may not read"))
+    });
+    assert!(not_ready.head.contains(" 503 "), "{}", not_ready.head);
+    assert_eq!(not_ready.body.trim_end().lines().count(), 1, "{}", not_ready.body);
+    assert!(page("/healthz").head.contains(" 200 "), "to start it anew would not help");
+    for part in ["pods", "services", "endpointslices", "nodes", "403", "kubectl apply -f deploy/kubernetes/rbac.yaml"] {
+        assert!(not_ready.body.contains(part), "{part}: {}", not_ready.body);
+    }
+    let doctor = b.command(CLI).arg("--socket").arg(&socket).args(["-o", "json", "doctor"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let cluster = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "cluster").unwrap();
+    assert_eq!((doctor.status.code(), &cluster["status"]), (Some(1), &"fail".into()), "{cluster}");
+    assert!(cluster["remedy"].as_str().unwrap().contains("deploy/kubernetes/rbac.yaml"), "{cluster}");
+
+    resources.iter().for_each(|resource| server.deny(resource, false));
+    eventually("ready once it may", || page("/readyz").head.contains(" 200 ").then_some(()));
+    program.signal("TERM");
+    let (status, _, log) = program.end();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(status.success(), "{log:#?}");
+    let told: Vec<&String> = log.iter().filter(|line| line.contains("may not") || line.contains("403")).collect();
+    assert_eq!(told.len(), 1, "one line for all: {told:#?}");
+    for part in ["pods", "jobs", "not ready until it may", "kubectl apply -f deploy/kubernetes/rbac.yaml"] {
+        assert!(told[0].contains(part), "{part}: {}", told[0]);
+    }
+}
+
 #[test]
 fn there_must_be_a_cluster_if_it_is_said_so() {
     needs_root!();
@@ -109,7 +156,12 @@ fn doctor_says_what_may_not_be_read() {
     assert_eq!(status, "ok", "{detail}");
     server.deny("endpointslices", true);
     let (status, detail) = check(&server.kubeconfig());
-    assert!(status == "warn" && detail.contains("may not list endpointslices, watch endpointslices:"), "{detail}");
+    assert!(status == "fail" && detail.contains("may not list endpointslices, watch endpointslices:"), "{detail}");
+    // Some names are as good without.
+    server.deny("endpointslices", false);
+    server.deny("jobs", true);
+    let (status, detail) = check(&server.kubeconfig());
+    assert!(status == "warn" && detail.contains("may not list jobs, watch jobs:"), "{detail}");
     let kubeconfig = server.kubeconfig();
     server.set_down(true);
     let (status, detail) = check(&kubeconfig);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netmon::names::{Kind, State};
+use netmon::names::{Cluster, Kind, State};
 use serde_json::json;
 
 use super::clusters::{Template, pod, sample, small, with_small};
@@ -157,6 +157,93 @@ fn a_token_is_replaced() {
     let asked = server.asked();
     assert!(asked.iter().any(|asked| asked.answered == 401 && asked.token == "first"));
     assert!(asked.iter().any(|asked| asked.answered == 200 && asked.token == "second"));
+}
+
+/// Without pods, services, endpoints or nodes every address would be somebody outside of the cluster.
+#[test]
+fn what_names_cannot_do_without_is_waited_for() {
+    let tests = ["pods", "services", "endpointslices", "nodes"].map(|resource| {
+        std::thread::spawn(move || {
+            let server = with_small();
+            server.deny(resource, true);
+            server.deny("jobs", true);
+            let watched = Watched::start(&options(&server));
+            let status = eventually("all answered", || {
+                let status = watched.status();
+                status.kinds.iter().all(|kind| matches!(kind.state, State::Watching | State::Denied)).then_some(status)
+            });
+            let denied = status.denied.unwrap();
+            assert!(!status.synced && denied.is_serious(), "{resource}: denied is not read");
+            assert_eq!(watched.names.load().cluster(), Cluster::Partial, "{resource}");
+            let kinds: Vec<&str> = denied.kinds.iter().map(|kind| kind.name()).collect();
+            assert_eq!(kinds.iter().filter(|kind| [resource, "jobs"].contains(kind)).count(), 2, "{kinds:?}");
+            let text = denied.to_string();
+            assert!(text.contains(resource) && text.contains("403") && text.contains("kubeconfig"), "{text}");
+            // An address that nobody has been told of may be anybody's.
+            assert!(watched.client("203.0.113.77:1").starts_with("not yet"), "{resource}");
+            // The right comes a moment after the agent.
+            server.deny(resource, false);
+            eventually("it is read", || watched.status().synced.then_some(()));
+            let denied = watched.status().denied.unwrap();
+            assert_eq!((denied.kinds.as_slice(), denied.is_serious()), (&[Kind::Jobs][..], false));
+        })
+    });
+    for test in tests {
+        test.join().unwrap();
+    }
+}
+
+/// A right that is taken away later changes nothing of what is known.
+#[test]
+fn what_may_not_be_read_any_more_stays_known() {
+    let server = with_small();
+    let watched = Watched::synced(&options(&server));
+    server.deny("pods", true);
+    server.disconnect();
+    eventually("it is denied", || watched.status().denied.is_some_and(|denied| denied.is_serious()).then_some(()));
+    assert!(watched.status().synced);
+    assert_eq!(watched.client("10.244.2.20:1"), "shop/db-0 StatefulSet/db @node-b(eu-1b)");
+}
+
+#[test]
+fn it_says_who_asks() {
+    let server = with_small();
+    let _watched = Watched::synced(&options(&server));
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let wanted = format!("netmon/{} (linux/{arch})", env!("CARGO_PKG_VERSION"));
+    let asked = server.asked();
+    assert!(asked.len() >= 6 && asked.iter().all(|asked| asked.program == wanted), "{asked:#?}");
+}
+
+/// What went wrong and what helps, for an operator: no library's documentation.
+#[test]
+fn errors_of_tls_are_in_plain_words() {
+    let server = ApiServer::start_tls();
+    server.set_all(small());
+    let watched = Watched::synced(&options(&server));
+    server.disconnect();
+    let (_, error) = eventually("it is noticed", || watched.status().last_error);
+    assert!(error.contains("ended the connection without a word") && !error.contains("docs.rs"), "{error}");
+
+    let other = ApiServer::start_tls();
+    let at = |kubeconfig: std::path::PathBuf, name: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(&kubeconfig).unwrap();
+        let wrong = kubeconfig.with_file_name(name);
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&wrong, text.replace(from, to)).unwrap();
+        let options = netmon::names::Options { kubeconfig: Some(wrong), ..options(&server) };
+        let watched = Watched::start(&options);
+        eventually("it fails", || watched.status().last_error).1
+    };
+    let others = other.kubeconfig().with_file_name("ca.pem").display().to_string();
+    let plain = with_small();
+    for (error, part) in [
+        (at(server.kubeconfig(), "authority.yaml", "ca.pem", &others), "certificate-authority in the kubeconfig"),
+        (at(server.kubeconfig(), "name.yaml", "https://127.0.0.1:", "https://localhost:"), "server in the kubeconfig"),
+        (at(plain.kubeconfig(), "scheme.yaml", "http://", "https://"), "does not speak TLS"),
+    ] {
+        assert!(error.contains(part) && !error.contains("docs.rs"), "{part}: {error}");
+    }
 }
 
 #[test]

@@ -36,16 +36,27 @@ fn known_as(side: &str, field: &str, name: &str, namespace: Option<&str>) -> Str
     format!("{side}_{field}=\"{name}\"{namespaced}")
 }
 
-/// An end by its workload, else by its address; and a filter for it.
+/// An end by its workload, else by the service that was dialled, the node or the network, else by its address; and a filter for it.
 fn host(ends: Option<&Ends>, ip: Option<IpAddr>, side: &str) -> (String, String) {
     let ip = ip.map_or_else(String::new, |ip| ip.to_string());
     let by_address = format!("{side}_ip={ip}");
     let Some(Ends(party)) = ends else { return (ip, by_address) };
     let namespace = party.namespace.as_deref();
-    match (&party.workload, &party.name) {
-        (Some(workload), _) => (within(namespace, workload), known_as(side, "workload", workload, namespace)),
-        (None, Some(name)) => (name.to_string(), by_address),
-        (None, None) => (ip, by_address),
+    // Others have it too, and another name that goes before it.
+    let alone = |filter: String, others: &[&str]| {
+        others.iter().fold(filter, |filter, other| format!("{filter} and not {side}_{other}~*"))
+    };
+    match (&party.workload, &party.service, &party.node, &party.name) {
+        (Some(workload), ..) => (within(namespace, workload), known_as(side, "workload", workload, namespace)),
+        (None, Some(service), ..) => {
+            let filter = known_as(side, "service", service, namespace);
+            (within(namespace, service), alone(filter, &["workload"]))
+        }
+        (None, None, Some(node), _) => {
+            (node.to_string(), alone(known_as(side, "node", node, None), &["workload", "service"]))
+        }
+        (None, None, None, Some(name)) => (name.to_string(), known_as(side, "name", name, None)),
+        (None, None, None, None) => (ip, by_address),
     }
 }
 

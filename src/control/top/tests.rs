@@ -161,7 +161,46 @@ fn names_go_before_addresses_and_join_them() {
     let pairs = top(View::Pairs, Order::Rate, false, 10, "", named);
     assert_eq!(pairs.rows[0].client.as_deref(), Some("web/front"));
     let flow = &top(View::Flows, Order::Bytes, false, 1, "", named).rows[0];
-    assert_eq!((flow.client.as_deref(), flow.server.as_str()), (Some("web/front:40002"), "10.0.0.9:80"));
+    assert_eq!((flow.client.as_deref(), flow.server.as_str()), (Some("web/front:40002"), "web/shop:80"));
+}
+
+/// As `flows dump` has them.
+#[test]
+fn a_node_a_service_and_a_network_have_names_too() {
+    fn named(line: &mut Line) {
+        let some = |text: &str| Some(Arc::from(text));
+        let node = Party { node: some("node-a"), zone: some("z1"), ..Party::default() };
+        let service = Party { service: some("dns"), namespace: some("kube-system"), ..Party::default() };
+        let pod = Party { workload: some("web"), pod: some("web-1"), namespace: some("shop"), ..node.clone() };
+        let served = Party { service: some("web"), ..pod.clone() };
+        let network = Party { name: some("corp"), ..Party::default() };
+        let (client, server) = match (line.client_ip.unwrap().to_string().as_str(), line.server_port) {
+            ("10.0.0.1", Some(53)) => (node, service),
+            ("10.0.0.1", _) if line.client_port == Some(40_001) => (node, served),
+            ("10.0.0.1", _) => (pod, network),
+            _ => (network, pod),
+        };
+        (line.client, line.server) = (Some(Ends(Arc::new(client))), Some(Ends(Arc::new(server))));
+    }
+    let flows = top(View::Flows, Order::Start, true, 10, "", named).rows;
+    let shown: Vec<_> = flows.iter().map(|row| (row.client.as_deref().unwrap(), row.server.as_str())).collect();
+    let wanted = [
+        ("node-a:40001", "shop/web:80"),
+        ("shop/web:40002", "corp:80"),
+        ("corp:40003", "shop/web:80"),
+        ("node-a:40004", "kube-system/dns:53"),
+    ];
+    assert_eq!(shown, wanted);
+    let services = top(View::Services, Order::Rate, false, 10, "protocol=udp", named).rows;
+    assert_eq!(services[0].server, "kube-system/dns");
+    // The filter of a pair finds its flow, and none of another pair.
+    for (row, wanted) in flows.iter().zip(wanted) {
+        let line = row.flow.as_ref().unwrap();
+        let pair = View::Pairs.named(line);
+        let found = top(View::Flows, Order::Rate, false, 10, &pair.filter, named).rows;
+        let ids: Vec<u64> = found.iter().map(|found| found.flow.as_ref().unwrap().id).collect();
+        assert_eq!(ids, [line.id], "{wanted:?}: {}", pair.filter);
+    }
 }
 
 /// The filter of a row finds the flows that are in it.

@@ -22,7 +22,7 @@ pub use networks::NamedNetwork;
 pub(super) use networks::neighbourhood;
 use networks::{Networks, is_private};
 pub(super) use sharded::Sharded;
-pub(super) use tenancy::{Tenancy, Tenant};
+pub(super) use tenancy::{SKEW_NS, Tenancy, Tenant};
 
 /// One end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use super::super::objects::Uid;
 use crate::flow::Party;
 
 /// Clocks of nodes may differ by so much.
-const SKEW_NS: u64 = 5_000_000_000;
+pub(in crate::names) const SKEW_NS: u64 = 5_000_000_000;
 /// Kubernetes tells times in whole seconds.
 const SECOND_NS: u64 = 1_000_000_000;
 /// Pods that are remembered for one address; more than that have it within minutes only if they fail to start.
@@ -27,6 +27,10 @@ pub(in crate::names) struct Tenant {
 impl Tenant {
     pub(in crate::names) fn new(uid: Uid, from: UnixNs, party: Arc<Party>) -> Tenant {
         Tenant { uid, from, until: OPEN, party }
+    }
+
+    pub(in crate::names) fn uid(&self) -> Uid {
+        self.uid
     }
 }
 
@@ -93,6 +97,18 @@ impl Tenancy {
         match self {
             Tenancy::One(tenant) => Tenancy::One(end(&tenant)),
             Tenancy::Many(tenants) => Tenancy::Many(tenants.iter().map(end).collect()),
+        }
+    }
+
+    /// This pod is called otherwise than before; when it had the address stays.
+    pub(in crate::names) fn renamed(self, tenant: &Tenant) -> Tenancy {
+        let rename = |other: &Tenant| {
+            let party = if other.uid == tenant.uid { &tenant.party } else { &other.party };
+            Tenant { party: Arc::clone(party), ..other.clone() }
+        };
+        match self {
+            Tenancy::One(other) => Tenancy::One(rename(&other)),
+            Tenancy::Many(tenants) => Tenancy::Many(tenants.iter().map(rename).collect()),
         }
     }
 

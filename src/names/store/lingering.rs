@@ -9,7 +9,7 @@ use super::super::objects::Uid;
 use super::Name;
 
 /// Records come within seconds, and flows that began before may end within the time after which they are idle.
-const LINGER_NS: u64 = 120_000_000_000;
+pub(super) const LINGER_NS: u64 = 120_000_000_000;
 /// The longest gone make room.
 const MOST: usize = 20_000;
 

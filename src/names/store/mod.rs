@@ -50,6 +50,12 @@ impl Kind {
     pub const ALL: [Kind; 6] =
         [Kind::Nodes, Kind::ReplicaSets, Kind::Jobs, Kind::Pods, Kind::Services, Kind::EndpointSlices];
 
+    /// Without these some workloads have another name than they could have; without the others addresses are taken for what they
+    /// are not.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Kind::ReplicaSets | Kind::Jobs)
+    }
+
     /// As in the API's paths.
     pub fn name(self) -> &'static str {
         match self {
@@ -163,7 +169,7 @@ impl Store {
     /// An object is gone.
     pub fn delete(&mut self, object: &Object, now: UnixNs) {
         match object {
-            Object::Pod(pod) => self.delete_pod(pod.uid, now),
+            Object::Pod(pod) => self.bury_pod(pod, now),
             Object::Service(service) => {
                 let name = self.name(&service.namespace, &service.name);
                 self.delete_service(&name);

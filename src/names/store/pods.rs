@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::lingering::{Left, Place};
+use super::lingering::{LINGER_NS, Left, Place};
 use super::{Store, hash_of};
 use crate::flow::Party;
 use crate::names::UnixNs;
-use crate::names::index::{Name, Port, Tenancy, Tenant, neighbourhood};
+use crate::names::index::{Name, Port, SKEW_NS, Tenancy, Tenant, neighbourhood};
 use crate::names::objects::{Owner, Pod, Uid};
 use crate::names::store::Kind;
 
@@ -18,12 +18,19 @@ pub(super) struct PodEntry {
     owner: Option<Uid>,
     party: Arc<Party>,
     from: UnixNs,
+    /// It has left its places.
+    finished: bool,
     places: Box<[Place]>,
 }
 
 impl PodEntry {
     pub(super) fn owner(&self) -> Option<Uid> {
         self.owner
+    }
+
+    /// What it has now.
+    fn held(&self) -> &[Place] {
+        if self.finished { &[] } else { &self.places }
     }
 }
 
@@ -36,32 +43,59 @@ impl Store {
             known.round = round;
             return;
         }
-        let party = self.party(pod);
-        let places = self.places(pod);
+        let (party, mut places) = (self.party(pod), self.places(pod));
         let old = self.pods.remove(&pod.uid);
-        let had = old.as_ref().map_or(&[][..], |old| &old.places);
         // A later address was not its own from the beginning.
-        let moved = !had.is_empty() && !had.iter().any(|place| places.contains(place));
-        let from = match &old {
-            Some(old) if !had.is_empty() && !moved => old.from,
-            Some(_) if moved => now,
-            _ => pod.since.min(now),
+        let moved = |old: &PodEntry| !pod.finished && !old.places.iter().any(|place| places.contains(place));
+        let from = match old.as_ref().filter(|old| !old.places.is_empty()) {
+            Some(old) if moved(old) => now,
+            Some(old) => old.from,
+            None => pod.since.min(now),
         };
-        for place in had.iter().filter(|place| !places.contains(place)) {
-            self.leave(pod.uid, place, now);
+        let held = old.as_ref().map_or(&[][..], PodEntry::held);
+        for place in held.iter().filter(|place| pod.finished || !places.contains(place)) {
+            self.leave(pod.uid, place, now, now);
         }
-        for place in &places {
-            self.enter(place, Tenant::new(pod.uid, from, Arc::clone(&party)), !had.contains(place));
+        let tenant = Tenant::new(pod.uid, from, Arc::clone(&party));
+        if pod.finished {
+            let had = old.map_or_else(Box::default, |old| old.places);
+            places.retain(|place| !had.contains(place));
+            self.have_had(&places, &tenant, pod.until, now);
+            places.extend(had);
+        } else {
+            for place in &places {
+                self.enter(place, tenant.clone(), !held.contains(place));
+            }
         }
         let owner = pod.owner.as_ref().map(|owner| owner.uid);
-        let entry = PodEntry { hash, round, owner, party, from, places: places.into() };
+        let entry = PodEntry { hash, round, owner, party, from, finished: pod.finished, places: places.into() };
         self.pods.insert(pod.uid, entry);
+    }
+
+    /// Places of a pod that will not run again, and that nobody had told of while it did: a status is written a second or so after
+    /// what it tells has happened, so that the first one with an address of a short Job's pod may be its last.
+    fn have_had(&mut self, places: &[Place], tenant: &Tenant, until: Option<UnixNs>, now: UnixNs) {
+        let until = until.map_or(now, |until| until.saturating_add(SKEW_NS).min(now));
+        // An agent that starts is told of all that have not been removed yet.
+        if until.saturating_add(LINGER_NS) <= now {
+            return;
+        }
+        for place in places {
+            self.enter(place, tenant.clone(), true);
+            self.leave(tenant.uid(), place, until, now);
+        }
+    }
+
+    /// A pod is gone. What is told of it last may be the first that tells its address.
+    pub(super) fn bury_pod(&mut self, pod: &Pod, now: UnixNs) {
+        self.apply_pod(&Pod { finished: true, ..pod.clone() }, now);
+        self.delete_pod(pod.uid, now);
     }
 
     pub(super) fn delete_pod(&mut self, uid: Uid, now: UnixNs) {
         let Some(entry) = self.pods.remove(&uid) else { return };
-        for place in &entry.places {
-            self.leave(uid, place, now);
+        for place in entry.held() {
+            self.leave(uid, place, now, now);
         }
     }
 
@@ -84,9 +118,10 @@ impl Store {
             if party == *pod.party {
                 continue;
             }
-            let (party, from, places) = (Arc::new(party), pod.from, pod.places.clone());
+            let (party, from, finished, places) = (Arc::new(party), pod.from, pod.finished, pod.places.clone());
             for place in &places {
-                self.enter(place, Tenant::new(uid, from, Arc::clone(&party)), false);
+                let tenant = Tenant::new(uid, from, Arc::clone(&party));
+                if finished { self.rename(place, &tenant) } else { self.enter(place, tenant, false) }
             }
             if let Some(pod) = self.pods.get_mut(&uid) {
                 pod.party = party;
@@ -96,51 +131,41 @@ impl Store {
 
     /// Takes one that left out of the index, where it did not come back.
     pub(super) fn forget(&mut self, left: &Left) {
-        let remove = |tenancy: Option<Tenancy>| tenancy.and_then(|tenancy| tenancy.without_ended(left.uid));
-        match &left.place {
-            Place::Ip(ip) => self.index.pods.alter(ip, remove),
-            Place::HostPort(port) => self.index.host_ports.alter(port, remove),
-            Place::HostPod(name) => self.index.host_pods.alter(name, remove),
+        self.alter(&left.place, |tenancy| tenancy.and_then(|tenancy| tenancy.without_ended(left.uid)));
+    }
+
+    /// Calls one that left otherwise, where it is still remembered.
+    fn rename(&mut self, place: &Place, tenant: &Tenant) {
+        self.alter(place, |tenancy| tenancy.map(|tenancy| tenancy.renamed(tenant)));
+    }
+
+    fn alter(&mut self, place: &Place, change: impl FnOnce(Option<Tenancy>) -> Option<Tenancy>) {
+        match place {
+            Place::Ip(ip) => self.index.pods.alter(ip, change),
+            Place::HostPort(port) => self.index.host_ports.alter(port, change),
+            Place::HostPod(name) => self.index.host_pods.alter(name, change),
         }
         self.changed = true;
     }
 
     fn enter(&mut self, place: &Place, tenant: Tenant, anew: bool) {
-        let put = |tenancy| Tenancy::with(tenancy, tenant);
-        match place {
-            Place::Ip(ip) => {
-                self.index.pods.alter(ip, put);
-                if anew {
-                    self.index.neighbours.alter(&neighbourhood(*ip), |count| Some(count.unwrap_or(0) + 1));
-                }
-            }
-            Place::HostPort(port) => self.index.host_ports.alter(port, put),
-            Place::HostPod(name) => self.index.host_pods.alter(name, put),
+        self.alter(place, |tenancy| Tenancy::with(tenancy, tenant));
+        if let (Place::Ip(ip), true) = (place, anew) {
+            self.index.neighbours.alter(&neighbourhood(*ip), |count| Some(count.unwrap_or(0) + 1));
         }
-        self.changed = true;
     }
 
-    fn leave(&mut self, uid: Uid, place: &Place, now: UnixNs) {
-        let end = |tenancy: Option<Tenancy>| tenancy.map(|tenancy| tenancy.ended(uid, now));
-        match place {
-            Place::Ip(ip) => {
-                self.index.pods.alter(ip, end);
-                let fewer =
-                    |count: Option<u32>| count.and_then(|count| count.checked_sub(1)).filter(|&count| count > 0);
-                self.index.neighbours.alter(&neighbourhood(*ip), fewer);
-            }
-            Place::HostPort(port) => self.index.host_ports.alter(port, end),
-            Place::HostPod(name) => self.index.host_pods.alter(name, end),
+    fn leave(&mut self, uid: Uid, place: &Place, until: UnixNs, now: UnixNs) {
+        self.alter(place, |tenancy| tenancy.map(|tenancy| tenancy.ended(uid, until)));
+        if let Place::Ip(ip) = place {
+            let fewer = |count: Option<u32>| count.and_then(|count| count.checked_sub(1)).filter(|&count| count > 0);
+            self.index.neighbours.alter(&neighbourhood(*ip), fewer);
         }
         self.lingering.add(uid, place.clone(), now);
-        self.changed = true;
     }
 
-    /// Where it is found.
+    /// Where it is, or was, found.
     fn places(&mut self, pod: &Pod) -> Vec<Place> {
-        if pod.finished {
-            return Vec::new();
-        }
         let node_ips = if pod.host_network { &pod.ips } else { &pod.host_ips };
         let mut places = Vec::new();
         if pod.host_network {

@@ -110,6 +110,88 @@ fn a_finished_pod_has_no_address() {
 }
 
 #[test]
+fn an_address_that_is_told_when_the_pod_has_finished_was_its_own() {
+    const JOB: &str = "shop/job-1 Job/job @node-a(z1)";
+    let ended = |until: u64| {
+        let job = owned_by(pod("job-1", "node-a", &["10.244.9.50", "fd00:9::50"]), "Job", "job");
+        crate::names::objects::Pod { since: AT, finished: true, until: Some(until), ..job }
+    };
+    let unknown = store(Cluster::Whole).index.size();
+    // Never heard of before; known, but without an address; known with one of the two.
+    for known in [None, Some(&[][..]), Some(&["10.244.9.50"][..])] {
+        let mut store = with_shop(Cluster::Whole);
+        let before = index(&mut store).size();
+        if let Some(ips) = known {
+            let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            let pending = crate::names::objects::Pod { finished: false, until: None, ips, ..ended(0) };
+            store.apply(&Object::Pod(pending), AT);
+        }
+        store.apply(&Object::Pod(ended(AT + 2 * S)), AT + 3 * S);
+        for of in ["10.244.9.50:1", "[fd00:9::50]:1"] {
+            for (at, name) in [(AT, JOB), (AT + S, JOB), (AT + 4 * S, "not yet")] {
+                assert_eq!(client(&mut store, of, at), name, "{known:?}, {of} at {}", at - AT);
+            }
+        }
+        // What is told of it later gives it no address back.
+        let labelled = crate::names::objects::Pod { namespace: "shop".to_owned(), since: AT - S, ..ended(AT + 2 * S) };
+        store.apply(&Object::Pod(labelled), AT + 60 * S);
+        store.apply(&Object::Job(owner("job", Some(("CronJob", "nightly")))), AT + 60 * S);
+        assert_eq!(client(&mut store, "10.244.9.50:1", AT + S), "shop/job-1 CronJob/nightly @node-a(z1)");
+        assert_eq!(client(&mut store, "10.244.9.50:1", AT + 59 * S), "not yet");
+        store.expire(AT + 124 * S);
+        assert_eq!(client(&mut store, "10.244.9.50:1", AT + S), "external ~corp", "it was two minutes ago");
+        store.delete(&Object::Pod(ended(AT + 2 * S)), AT + 125 * S);
+        store.delete(&Object::Job(owner("job", None)), AT + 125 * S);
+        assert_eq!(index(&mut store).size(), before, "{known:?}");
+    }
+    // An agent that starts hears of all that nobody has removed.
+    let mut store = store(Cluster::Whole);
+    store.apply(&Object::Pod(ended(AT)), AT + 130 * S);
+    assert_eq!(index(&mut store).size(), unknown);
+}
+
+#[test]
+fn the_address_of_one_that_was_never_seen_running_is_the_next_one_s_from_its_start() {
+    let job = |number: u64| {
+        let job = pod(&format!("job-{number}"), "node-a", &["10.244.9.50"]);
+        let (since, until) = (AT + number * 10 * S, Some(AT + (number * 10 + 6) * S));
+        Object::Pod(crate::names::objects::Pod { since, until, finished: true, ..job })
+    };
+    let mut next = pod("next", "node-a", &["10.244.9.50"]);
+    next.since = AT + 20 * S;
+    let next = Object::Pod(next);
+    for order in [[&job(0), &job(1), &next], [&next, &job(1), &job(0)], [&job(1), &next, &job(0)]] {
+        let mut store = with_shop(Cluster::Whole);
+        for object in order {
+            store.apply(object, AT + 21 * S);
+        }
+        for (second, pod) in [(0, "job-0"), (5, "job-0"), (10, "job-1"), (19, "job-1"), (20, "next"), (90, "next")] {
+            let name = client(&mut store, "10.244.9.50:1", AT + second * S);
+            assert_eq!(name, format!("shop/{pod} Pod/{pod} @node-a(z1)"), "{second}");
+        }
+        store.expire(AT + 200 * S);
+        assert_eq!(client(&mut store, "10.244.9.50:1", AT + 90 * S), "shop/next Pod/next @node-a(z1)");
+    }
+}
+
+#[test]
+fn the_last_word_may_tell_an_address() {
+    let mut store = with_shop(Cluster::Whole);
+    store.apply(&Object::Pod(pod("brief", "node-a", &[])), AT);
+    store.delete(&Object::Pod(pod("brief", "node-a", &["10.244.9.51"])), AT + 3 * S);
+    assert_eq!(client(&mut store, "10.244.9.51:1", AT + 2 * S), "shop/brief Pod/brief @node-a(z1)");
+    assert_eq!(client(&mut store, "10.244.9.51:1", AT + 3 * S), "not yet");
+    // In the node's network it is known by its ports.
+    let mut job = host_pod("host-job", "node-a", "192.168.7.1", &[9999]);
+    job.finished = true;
+    store.apply(&Object::Pod(job), AT + 3 * S);
+    assert_eq!(
+        told(&index(&mut store).server(end("192.168.7.1:9999"), None, TCP, AT + 2 * S)),
+        "shop/host-job Pod/host-job @node-a(z1)"
+    );
+}
+
+#[test]
 fn a_pod_that_moves_leaves_its_old_address() {
     let mut store = with_shop(Cluster::Whole);
     let mut moving = pod("moving", "node-a", &[]);

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::connect::Credentials;
-use super::lines::chain;
 use super::source::place;
+use super::words::chain;
 use crate::names::store::Kind;
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";

@@ -4,11 +4,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hyper::header::{HeaderValue, USER_AGENT};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// By which an API server's operator tells whose requests these are, in logs and audits.
+fn program() -> Result<HeaderValue> {
+    // Kubernetes calls architectures as Go does.
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let program = format!("netmon/{} ({}/{arch})", env!("CARGO_PKG_VERSION"), std::env::consts::OS);
+    HeaderValue::from_str(&program).context("tell who asks")
+}
 
 /// Whether a cluster is looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +90,7 @@ impl Credentials {
         config.connect_timeout = Some(CONNECT_TIME);
         // When to come again is decided here, by what the server says.
         config.default_retry = false;
+        config.headers.push((USER_AGENT, program()?));
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config).context("make a client of the cluster's API")?;
         Ok((server, client))

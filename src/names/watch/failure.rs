@@ -72,7 +72,7 @@ impl Failure {
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
-/// A right that is missing is seldom given soon.
+/// A right that is missing may come a moment after the agent, of the same manifests; later it is seldom given soon.
 const DENIED: Duration = Duration::from_secs(60);
 /// A server may ask for less than this.
 const ASKED_MOST: Duration = Duration::from_secs(300);
@@ -89,14 +89,13 @@ impl Backoff {
     }
 
     pub(super) fn next(&mut self, failure: &Failure) -> Duration {
-        let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let most = if matches!(failure, Failure::Denied(_)) { DENIED } else { LONGEST };
+        let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(most);
         self.failures += 1;
-        let wait = match failure {
-            Failure::Busy(Some(asked), _) => return step.max(*asked).min(ASKED_MOST) + spread(step),
-            Failure::Denied(_) => step.max(DENIED),
-            _ => step,
-        };
-        wait / 2 + spread(wait)
+        match failure {
+            Failure::Busy(Some(asked), _) => step.max(*asked).min(ASKED_MOST) + spread(step),
+            _ => step / 2 + spread(step),
+        }
     }
 }
 
@@ -122,6 +121,11 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(&lost) <= FIRST * 3 / 2);
+        let denied = Failure::Denied(String::new());
+        let waits: Vec<Duration> = (0..12).map(|_| Backoff::default().next(&denied)).collect();
+        assert!(waits.iter().all(|wait| *wait <= FIRST * 3 / 2), "the right may be about to come: {waits:?}");
+        let last = (0..12).fold(Duration::ZERO, |_, _| backoff.next(&denied));
+        assert!(last >= DENIED / 2, "{last:?}");
         let many: std::collections::BTreeSet<Duration> = (0..10).map(|_| Backoff::default().next(&lost)).collect();
         assert!(many.len() > 1, "all agents would come at once");
     }

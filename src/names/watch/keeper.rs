@@ -85,8 +85,10 @@ impl Keeper {
     pub(super) fn failed(&self, kind: Kind, failure: &Failure) {
         self.status.failed(kind, failure);
         if matches!(failure, Failure::Denied(_)) {
-            // What cannot be read is not waited for.
-            self.is_read(kind);
+            // What can be done without is not waited for.
+            if kind.is_optional() {
+                self.is_read(kind);
+            }
             self.changed.notify_one();
         }
     }
@@ -131,6 +133,7 @@ impl Keeper {
                 }
             }
             sleep(PUBLISH_EVERY).await;
+            self.status.tell_denied();
             let _ = timeout(TIDY_EVERY, self.changed.notified()).await;
         }
     }

@@ -4,6 +4,7 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 
 use super::failure::Failure;
+use super::words::chain;
 
 /// An object has at most some megabytes.
 const LINE_MOST: usize = 32 << 20;
@@ -52,18 +53,4 @@ impl Lines {
             }
         }
     }
-}
-
-/// An error and what caused it, each once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ mod lines;
 mod source;
 mod status;
 mod wire;
+mod words;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -27,7 +28,7 @@ pub use connect::Enabled;
 use keeper::Keeper;
 use source::Source;
 use status::StatusCell;
-pub use status::{KindStatus, State, Status};
+pub use status::{Denied, KindStatus, State, Status};
 
 /// Of which pods names are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use super::connect::Credentials;
 use super::failure::{Failure, spread};
-use super::lines::{Lines, chain};
+use super::lines::Lines;
 use super::wire::{self, Page};
+use super::words::chain;
 use super::{Options, Scope};
 use crate::names::store::Kind;
 

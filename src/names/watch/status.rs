@@ -1,5 +1,6 @@
 //! How the watcher fares, for those who ask.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +22,37 @@ pub struct Status {
     pub kinds: Vec<KindStatus>,
     /// The latest failure, and when it was.
     pub last_error: Option<(SystemTime, String)>,
+    /// What the credentials do not allow, if anything, and what helps.
+    pub denied: Option<Denied>,
+}
+
+/// What may not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// Who may not: where the credentials come from.
+    pub credentials: String,
+    /// Which.
+    pub kinds: Vec<Kind>,
+    /// What the server said.
+    pub refusal: String,
+}
+
+impl Denied {
+    /// What helps, in a line.
+    pub const REMEDY: &'static str = "kubectl apply -f deploy/kubernetes/rbac.yaml lets the account netmon-agent list and watch \
+        them; bind its ClusterRole to another account, or set kubernetes.enabled to off";
+
+    /// Something that names cannot do without is among it.
+    pub fn is_serious(&self) -> bool {
+        self.kinds.iter().any(|kind| !kind.is_optional())
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
+        write!(f, "{} may not read {}: {}", self.credentials, kinds.join(", "), self.refusal)
+    }
 }
 
 /// How it fares with objects of a kind.
@@ -72,12 +104,16 @@ struct Followed {
     state: State,
     heard: Instant,
     errors: u64,
+    /// What the server said when it denied this last.
+    refusal: String,
 }
 
 #[derive(Debug)]
 struct Inner {
     synced: bool,
     kinds: Vec<Followed>,
+    /// Of what may not be read, what the log says already.
+    told: Vec<Kind>,
     last_error: Option<(SystemTime, String)>,
 }
 
@@ -92,9 +128,20 @@ pub(super) struct StatusCell {
 impl StatusCell {
     pub(super) fn new(server: String, credentials: String, kinds: &[Kind]) -> StatusCell {
         let heard = Instant::now();
-        let followed = |&kind: &Kind| Followed { kind, objects: 0, state: State::Reading, heard, errors: 0 };
+        let followed = |&kind: &Kind| Followed {
+            kind,
+            objects: 0,
+            state: State::Reading,
+            heard,
+            errors: 0,
+            refusal: String::new(),
+        };
         let kinds = kinds.iter().map(followed).collect();
-        StatusCell { server, credentials, inner: Mutex::new(Inner { synced: false, kinds, last_error: None }) }
+        StatusCell {
+            server,
+            credentials,
+            inner: Mutex::new(Inner { synced: false, kinds, told: Vec::new(), last_error: None }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -138,21 +185,47 @@ impl StatusCell {
             let state = match failure {
                 // What is too old is read anew.
                 Failure::Gone(_) => return,
-                Failure::Denied(_) => State::Denied,
+                Failure::Denied(refusal) => {
+                    followed.refusal.clone_from(refusal);
+                    State::Denied
+                }
                 _ => State::Failing,
             };
             is_new = followed.state != state;
             followed.state = state;
         });
         match failure {
-            Failure::Denied(_) if is_new => log::warn!(
-                "names: {text}; names lack what these tell until the account may get, list and watch them \
-                 (deploy/kubernetes/rbac.yaml)"
-            ),
+            // All that is denied is told at once, in a line.
+            Failure::Denied(_) => log::debug!("names: {text}"),
             _ if is_new => log::warn!("names: {text}; what is known stays"),
             _ => log::debug!("names: {text}"),
         }
         self.lock().last_error = Some((SystemTime::now(), text));
+    }
+
+    /// Says in the log what may not be read, if that is more than it said before.
+    pub(super) fn tell_denied(&self) {
+        let mut inner = self.lock();
+        let denied = self.denied(&inner);
+        let kinds = denied.as_ref().map_or(&[][..], |denied| &denied.kinds);
+        let is_news = kinds.iter().any(|kind| !inner.told.contains(kind));
+        inner.told = kinds.to_vec();
+        let synced = inner.synced;
+        drop(inner);
+        let Some(denied) = denied.filter(|_| is_news) else { return };
+        let follows = match (denied.is_serious(), synced) {
+            (true, false) => "not ready until it may",
+            (true, true) => "what is known stays",
+            (false, _) => "Deployments are told by the names of their ReplicaSets, and CronJobs are not told",
+        };
+        log::warn!("names: {denied}; {follows}. {}", Denied::REMEDY);
+    }
+
+    fn denied(&self, inner: &Inner) -> Option<Denied> {
+        let denied = || inner.kinds.iter().filter(|followed| followed.state == State::Denied);
+        let first = denied().find(|followed| !followed.kind.is_optional()).or_else(|| denied().next())?;
+        let (credentials, refusal) = (self.credentials.clone(), first.refusal.clone());
+        Some(Denied { credentials, refusal, kinds: denied().map(|followed| followed.kind).collect() })
     }
 
     pub(super) fn published(&self, counts: Counts, synced: bool) {
@@ -181,6 +254,7 @@ impl StatusCell {
             age: followed.map(|kind| kind.age).max().unwrap_or_default(),
             kinds,
             last_error: inner.last_error.clone(),
+            denied: self.denied(&inner),
         }
     }
 }

@@ -62,6 +62,8 @@ pub struct Asked {
     pub query: HashMap<String, String>,
     pub accept: String,
     pub token: String,
+    /// `User-Agent`.
+    pub program: String,
     /// Status of the answer.
     pub answered: u16,
 }

@@ -95,10 +95,11 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let token = header(header::AUTHORIZATION).trim_start_matches("Bearer ").trim().to_owned();
     let accept = header(header::ACCEPT);
+    let program = header(header::USER_AGENT);
     let path = request.uri().path().to_owned();
     let query = parse(request.uri().query().unwrap_or(""));
     if !shared.state.lock().unwrap().tokens.contains(&token) {
-        note(&shared, &path, &query, accept, token, 401);
+        note(&shared, &path, &query, [accept, token, program], 401);
         return Ok(refusal(401, "Unauthorized", "Unauthorized"));
     }
     if path.ends_with("/selfsubjectaccessreviews") {
@@ -145,15 +146,16 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
         }
     };
     let status = response.as_ref().map_or(0, |response| response.status().as_u16());
-    note(&shared, &path, &query, accept, token, status);
+    note(&shared, &path, &query, [accept, token, program], status);
     response
 }
 
-fn note(shared: &Shared, path: &str, query: &HashMap<String, String>, accept: String, token: String, answered: u16) {
+fn note(shared: &Shared, path: &str, query: &HashMap<String, String>, headers: [String; 3], answered: u16) {
     let request = if query.contains_key("watch") { Request::Watch } else { Request::List };
+    let [accept, token, program] = headers;
     let resource = path.rsplit('/').next().unwrap_or("").to_owned();
     let mut state = shared.state.lock().unwrap();
-    state.asked.push_back(Asked { resource, request, query: query.clone(), accept, token, answered });
+    state.asked.push_back(Asked { resource, request, query: query.clone(), accept, token, program, answered });
     if state.asked.len() > ASKED_MOST {
         state.asked.pop_front();
     }

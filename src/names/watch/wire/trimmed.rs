@@ -96,6 +96,16 @@ wire! {
         host_ips: Vec<Ip>,
         start_time: String,
         conditions: Vec<Condition>,
+        container_statuses: Vec<ContainerStatus>,
+    }
+    ContainerStatus {
+        state: ContainerState,
+    }
+    ContainerState {
+        terminated: Terminated,
+    }
+    Terminated {
+        finished_at: String,
     }
     Ip {
         ip: String,
@@ -238,11 +248,16 @@ impl WirePod {
             .and_then(|condition| time(&condition.last_transition_time))
             .or_else(|| time(&status.start_time))
             .or_else(|| time(&metadata.creation_timestamp));
+        let finished = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+        // One that never ran, or whose node has gone, has conditions alone.
+        let ends = status.container_statuses.iter().map(|container| &container.state.terminated.finished_at);
+        let ends = ends.chain(status.conditions.iter().map(|condition| &condition.last_transition_time));
         Object::Pod(Pod {
             uid: Uid::of(&metadata.uid),
             owner,
             host_network: spec.host_network,
-            finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            finished,
+            until: ends.filter(|_| finished).filter_map(|text| time(text)).max(),
             ips: addresses(status.pod_ips.iter().map(|ip| &ip.ip).chain([&status.pod_ip])),
             host_ips: addresses(status.host_ips.iter().map(|ip| &ip.ip).chain([&status.host_ip])),
             host_ports: host_ports.collect(),

@@ -1,0 +1,199 @@
+//! Where a file goes that somebody asked for: to a path, or to standard output, which is the only way out of a container without
+//! `tar`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// Names of standard output. Who may write to it may not always open it anew: a pipe belongs to the user that made it.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+/// Names that are tried for one that was not asked for.
+const NUMBERS: std::ops::RangeInclusive<u32> = 1..=999;
+
+/// A file that can be written to.
+pub(super) struct Target {
+    /// `None`: standard output.
+    path: Option<PathBuf>,
+    file: BufWriter<File>,
+    /// It was not there before.
+    made: bool,
+}
+
+/// Nothing but the file may go to standard output then.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    STDOUT.iter().any(|name| path == Path::new(name))
+}
+
+impl Target {
+    /// A file that was asked for by name. One that is there already is not touched, unless by `force`.
+    pub(super) fn open(path: &Path, force: bool) -> Result<Target> {
+        if is_stdout(path) {
+            return Target::stdout();
+        }
+        let refused = |error: io::Error| match error.kind() {
+            ErrorKind::AlreadyExists => {
+                anyhow::anyhow!("{} exists: --force overwrites it, and `-` is standard output", path.display())
+            }
+            _ => anyhow::Error::new(error).context(format!("make {}", path.display())),
+        };
+        match path.metadata() {
+            Ok(there) if there.is_dir() => bail!("{} is a folder: name a file in it", path.display()),
+            // A pipe or a device is written to as it is; there is nothing in it to be lost.
+            Ok(there) if !there.is_file() => {
+                let file = OpenOptions::new().write(true).open(path).map_err(refused)?;
+                Ok(Target::at(path, file, false))
+            }
+            Ok(_) if force => {
+                let file = OpenOptions::new().write(true).open(path).map_err(refused)?;
+                Ok(Target::at(path, file, false))
+            }
+            _ => Ok(Target::at(path, File::create_new(path).map_err(refused)?, true)),
+        }
+    }
+
+    /// A file that nobody gave a name, in this folder: `name`, or if that is there, with a number before what follows its first dot.
+    pub(super) fn open_new(name: &str, force: bool) -> Result<Target> {
+        if force {
+            return Target::open(Path::new(name), force);
+        }
+        let (stem, ending) = name.split_once('.').unwrap_or((name, ""));
+        let numbered = NUMBERS.map(|number| format!("{stem}-{number}.{ending}"));
+        for name in std::iter::once(name.to_owned()).chain(numbered) {
+            match File::create_new(&name) {
+                Ok(file) => return Ok(Target::at(Path::new(&name), file, true)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    let hint = "--output FILE names another place, and --output - is standard output";
+                    return Err(error).with_context(|| format!("make {name} in this folder ({hint})"));
+                }
+            }
+        }
+        bail!("{name} is there {} times: --output FILE names another, and --force overwrites it", NUMBERS.end())
+    }
+
+    fn at(path: &Path, file: File, made: bool) -> Target {
+        Target { path: Some(path.to_owned()), file: BufWriter::new(file), made }
+    }
+
+    fn stdout() -> Result<Target> {
+        let stdout = io::stdout();
+        if stdout.is_terminal() {
+            bail!(
+                "standard output is a terminal, and the file is no text: send it to a file or a pipe, as in \
+                 netmon-cli … - >FILE (kubectl exec: without -t)"
+            );
+        }
+        let file = stdout.as_fd().try_clone_to_owned().context("use standard output")?;
+        Ok(Target { path: None, file: BufWriter::new(file.into()), made: false })
+    }
+
+    /// What was there before is gone from here on.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        if self.path.is_some() && !self.made && self.file.get_ref().metadata().is_ok_and(|file| file.is_file()) {
+            self.file.get_ref().set_len(0).with_context(|| format!("overwrite {}", self.name()))?;
+        }
+        Ok(())
+    }
+
+    /// As it is told.
+    pub(super) fn name(&self) -> String {
+        self.path.as_ref().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string())
+    }
+
+    /// All is written.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.file.flush()?;
+        let file = self.file.get_ref();
+        if file.metadata()?.is_file() { file.sync_all() } else { Ok(()) }
+    }
+
+    /// Nothing will come of it.
+    pub(super) fn give_up(self) {
+        if let Some(path) = self.path.filter(|_| self.made) {
+            // There is an error already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It goes with the value.
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn folder(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("netmon-target-{}-{name}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn put(mut target: Target, text: &str) {
+        target.begin().unwrap();
+        target.write_all(text.as_bytes()).unwrap();
+        target.finish().unwrap();
+    }
+
+    #[test]
+    fn what_is_there_is_kept_unless_forced() {
+        let folder = folder("force");
+        let path = folder.0.join("a.tar.gz");
+        put(Target::open(&path, false).unwrap(), "a long first one");
+        let error = Target::open(&path, false).err().unwrap().to_string();
+        assert!(error.contains("exists: --force"), "{error}");
+        // Up to its first byte nothing is lost.
+        Target::open(&path, true).unwrap().give_up();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a long first one");
+        put(Target::open(&path, true).unwrap(), "short");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "short");
+        // A link is somebody else's file.
+        let link = folder.0.join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Target::open(&link, false).is_err());
+        Target::open(&folder.0.join("new"), false).unwrap().give_up();
+        assert!(!folder.0.join("new").exists());
+        let error = Target::open(&folder.0, true).err().unwrap().to_string();
+        assert!(error.contains("is a folder"), "{error}");
+    }
+
+    #[test]
+    fn devices_are_written_to() {
+        put(Target::open(Path::new("/dev/null"), false).unwrap(), "away");
+        Target::open(Path::new("/dev/null"), false).unwrap().give_up();
+        assert!(Path::new("/dev/null").exists());
+    }
+
+    #[test]
+    fn a_name_that_nobody_gave_is_numbered() {
+        let folder = folder("numbers");
+        let name = folder.0.join("bundle.tar.gz").display().to_string();
+        for _ in 0..3 {
+            put(Target::open_new(&name, false).unwrap(), "x");
+        }
+        put(Target::open_new(&name, true).unwrap(), "y");
+        let mut names: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["bundle-1.tar.gz", "bundle-2.tar.gz", "bundle.tar.gz"]);
+        assert_eq!(std::fs::read_to_string(&name).unwrap(), "y");
+    }
+}

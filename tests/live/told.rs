@@ -1,0 +1,84 @@
+//! What the log says of interfaces that come and go, with a pod's manners: its link is made on the host, and given to it then.
+
+use serde_json::Value;
+
+use super::binary::Program;
+use super::control::Operated;
+use super::eventually;
+use super::net::host;
+use crate::needs_root;
+use crate::support::netns::Netns;
+
+/// Pods with these numbers, each behind a veth of the bridge.
+fn plug(node: &Netns, pods: &Netns, numbers: std::ops::Range<u32>) {
+    let mut lines = String::new();
+    for number in numbers {
+        lines += &format!(
+            "ip link add veth{number} type veth peer name eth{number}
+             ip link set veth{number} master br0 up
+             ip link set eth{number} netns {0}
+             ip -n {0} link set eth{number} up
+            ",
+            pods.name
+        );
+    }
+    node.sh(&lines);
+}
+
+fn node() -> Netns {
+    let node = host("node");
+    node.sh("ip link add br0 type bridge && ip link set br0 up");
+    node
+}
+
+/// Lines that speak of interfaces.
+fn told(log: &[String]) -> Vec<&String> {
+    let speaks = |line: &&String| ["watching", "workload"].iter().any(|word| line.contains(word));
+    log.iter().filter(speaks).collect()
+}
+
+#[test]
+fn a_burst_of_pods_is_a_line_that_knows_whose_they_are() {
+    needs_root!();
+    let (node, pods) = (node(), host("pods"));
+    let mut program = Program::start(&node, &["--socket", "none"], false);
+    program.wait_for("] ready");
+    let before = program.log.len();
+    plug(&node, &pods, 1..25);
+    program.wait_for("watching 24 interfaces");
+    for number in 1..13 {
+        node.sh(&format!("ip link del veth{number}"));
+    }
+    program.wait_for("not watching any more");
+    program.signal("TERM");
+    let (_, _, log) = program.end();
+    let said = told(&log[before..]);
+    assert_eq!(said.len(), 2, "{said:#?}");
+    let (names, what) = said[0].split_once(" (veth, ").unwrap();
+    // Their other ends were on the host for a moment, too.
+    let what = what.split(';').next().unwrap();
+    assert!(what.ends_with("face a workload)"), "{said:#?}");
+    assert!((1..25).all(|number| names.contains(&format!("veth{number}"))), "{names}");
+}
+
+#[test]
+fn status_says_it_of_each() {
+    needs_root!();
+    let (node, pods) = (node(), host("pods"));
+    node.sh("ip link add vb type veth peer name va && ip link set vb up");
+    plug(&node, &pods, 1..4);
+    let agent = Operated::start(&node, "faces", &["--interface", "veth*", "--interface", "br0"]);
+    let faces = eventually("all are known", || {
+        let status = agent.json(&["status"]);
+        let interfaces = status["interfaces"].as_array().unwrap().clone();
+        let faces = |interface: &Value| interface["faces_workload"] == true;
+        let names = interfaces.iter().filter(|one| faces(one)).map(|one| one["name"].as_str().unwrap().to_owned());
+        let names: Vec<String> = names.collect();
+        (names.len() >= 3).then_some(names)
+    });
+    assert!(["veth1", "veth2", "veth3"].iter().all(|name| faces.contains(&(*name).to_owned())), "{faces:?}");
+    assert!(!faces.contains(&"vb".to_owned()) && !faces.contains(&"lo".to_owned()), "{faces:?}");
+    let text = agent.says(&["status"]);
+    let of = |name: &str| text.lines().find(|line| line.trim_start().starts_with(name)).unwrap().to_owned();
+    assert!(of("veth1").contains(" workload ") && !of("vb").contains("workload"), "{text}");
+}
