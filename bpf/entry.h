@@ -76,6 +76,7 @@ static __always_inline void nm_facts_told(struct nm_facts *f)
 	f->resets = 0;
 	f->samples = 0;
 	f->app = 0;
+	f->app_next = 0;
 	f->app_version = 0;
 }
 

@@ -148,7 +148,7 @@ __noinline int nm_follow_closely(__u32 id)
 		}
 	}
 	/* Without a pair only the entry knows whether payload follows payload. */
-	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY)
+	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY && d->looks <= NM_LOOKS)
 		d->looks = NM_LOOKS_MIDWAY;
 	fresh = nm_sequence(d, pair, p);
 	if (flags & NM_TCP_ACK)

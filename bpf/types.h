@@ -136,6 +136,7 @@ enum nm_app {
 	NM_APP_GRE = 21,
 	NM_APP_IPIP = 22, /* IPv4 in IP */
 	NM_APP_SIT = 23,  /* IPv6 in IP */
+	NM_APP_WEBSOCKET = 24, /* what HTTP has changed to: not looked for by itself */
 	NM_APP_UNKNOWN = 255, /* none of these */
 };
 
@@ -169,7 +170,8 @@ struct nm_facts {
 	__u8 app;     /* enum nm_app */
 	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known */
 	__u8 owner;   /* whose facts these are: 1 + number of the entry among those that share them; 0: nobody's */
-	__u8 pad[2];
+	__u8 app_next; /* enum nm_app: told after `app`, of the same sender */
+	__u8 pad;
 	__u32 check;  /* of the owner's key: another may have come in its place */
 };
 
@@ -204,7 +206,7 @@ struct nm_pair {
 	__u32 touched;       /* in units of nm_probe_every */
 	__u8 flags;          /* NM_PAIR_* */
 	__u8 hardware;       /* bit a side: its packets come with the NIC's stamp */
-	__u8 looked;         /* bit a side: its application protocol is settled */
+	__u8 looked;         /* bit a side: its application protocol is settled; NM_LOOKED_NEXT of it: told, and may change */
 	__u8 isn_known;      /* bit a side */
 	__u32 isn[2];
 	__u32 connect;       /* nanoseconds that the handshake took; 0: not known */
@@ -216,6 +218,8 @@ struct nm_pair {
 	__u32 echo[2];       /* ICMP: sequence number of the request that `data` is of */
 	__u64 align[3];
 };
+
+#define NM_LOOKED_NEXT(bit) ((bit) << 2)
 
 #define NM_PAIR_CLIENT1 0x01 /* side 1 opened, else side 0 */
 #define NM_PAIR_OPENED 0x02  /* the SYN was seen: the above holds */

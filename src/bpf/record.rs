@@ -103,6 +103,8 @@ pub struct Facts {
     pub resets: u16,
     /// What the sender's payload speaks, told once.
     pub app: Option<App>,
+    /// What it spoke after that, if it changed.
+    pub app_next: Option<App>,
     /// TLS version by its minor number: 1 to 4 for 1.0 to 1.3; 0: not known.
     pub tls: u8,
     samples: [Option<Sample>; 4],
@@ -127,6 +129,7 @@ impl Facts {
             zero_windows: facts.zero_windows,
             resets: facts.resets,
             app: App::decode(facts.app),
+            app_next: App::decode(facts.app_next),
             tls: facts.app_version,
             samples,
         })

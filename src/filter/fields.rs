@@ -109,6 +109,7 @@ fields! {
     "status" Text |l| one(text(Some(l.status)));
     "reason" Text |l| one(text(l.reason));
     "app_protocol" Text |l| one(text(l.app_protocol));
+    "app_protocol_next" Text |l| one(text(l.app_protocol_next));
     "tls_version" Text |l| one(text(l.tls_version));
     "handshake_client_us" Number |l| one(l.handshake_client_us.and_then(number));
     "handshake_server_us" Number |l| one(l.handshake_server_us.and_then(number));

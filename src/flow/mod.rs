@@ -1,5 +1,6 @@
 //! Flows: connections put together from the records of both directions. Pure: no I/O, no threads, and time is an argument.
 
+mod app;
 mod details;
 mod key;
 mod naming;
@@ -135,7 +136,7 @@ pub struct Flow {
     pub first_ns: u64,
     /// How it ended; `None` while it lasts. Counted when it becomes known.
     pub outcome: Option<Outcome>,
-    /// What it speaks, once that is known.
+    /// What it speaks, once that is known: what its ends started with, if they changed to another protocol.
     pub app: Option<App>,
     /// Times, and what is rare; most flows have none.
     pub details: Option<Box<Details>>,
@@ -192,6 +193,11 @@ impl Flow {
     /// What its ends are called where its addresses are translated.
     pub fn nat(&self) -> Option<Nat> {
         self.details.as_ref()?.nat.as_deref().copied()
+    }
+
+    /// What its ends changed to from what they started with, in the same connection.
+    pub fn app_next(&self) -> Option<App> {
+        app::next(self.app, self.details.as_ref()?.app_later)
     }
 
     /// TLS version, once the server has chosen it.

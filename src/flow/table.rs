@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
+use super::app;
 use super::details::Details;
 use super::outcome::{RST, Verdict, conclude, judge};
 use super::quotes::{Quote, Quotes};
@@ -17,7 +18,7 @@ use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{CLIENT_IS_KNOWN, CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer, Sent};
-use crate::bpf::{App, Cause, Record};
+use crate::bpf::{Cause, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -173,14 +174,10 @@ impl Table {
         if takes_over {
             sent.own(identity, record);
         }
-        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|&app| {
-            // One end may have told HTTP/2 before the other told what is in it.
-            flow.app.is_none() || (flow.app, app) == (Some(App::Http2), App::Grpc)
-        });
-        flow.app = app.or(flow.app);
+        let named = app::tell(flow, record);
         if !owner && !takes_over {
             // What it speaks is told once, by whichever hook had the payload first.
-            if app.is_some() {
+            if named {
                 retag(flow, observer);
             }
             observer.duplicate(record);
@@ -189,7 +186,7 @@ impl Table {
         add(&mut flow.sent[sender], record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
         // From now on it counts as what it speaks; what was counted before stays where it is.
-        if app.is_some() {
+        if named {
             retag(flow, observer);
         } else if first {
             flow.tags[sender] = observer.appeared(flow, sender);
