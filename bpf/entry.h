@@ -61,7 +61,7 @@ static __always_inline bool nm_has_news(const struct nm_delta *d)
 
 static __always_inline void nm_delta_tell(struct nm_delta *d, __u8 cause)
 {
-	d->cause = cause | (d->cause & NM_UNJUDGED);
+	d->cause = cause | (d->cause & (NM_SHORT | NM_UNJUDGED));
 	if (!d->packets)
 		d->first = d->last;
 }
@@ -76,6 +76,7 @@ static __always_inline void nm_facts_told(struct nm_facts *f)
 	f->resets = 0;
 	f->samples = 0;
 	f->app = 0;
+	f->app_next = 0;
 	f->app_version = 0;
 }
 

@@ -7,11 +7,14 @@
 
 #include "l7_window.h"
 #include "l7_text.h"
+#include "l7_prefix.h"
 #include "l7_http.h"
 #include "l7_http2.h"
-#include "l7_memory.h"
+#include "l7_redis.h"
+#include "l7_memcached.h"
 #include "l7_queue.h"
 #include "l7_database.h"
+#include "l7_cassandra.h"
 #include "l7_tls.h"
 #include "l7_datagram.h"
 
@@ -37,12 +40,13 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 
 	if (!w)
 		return NM_NO;
-	w->s.weak = 0;
+	w->s.weak &= NM_SOCKS;
 	/* These start with a length, which may look like a letter. */
 	NM_ASK(NM_APP_POSTGRES, nm_detect_postgres, id);
 	NM_ASK(NM_APP_MYSQL, nm_detect_mysql, id);
 	NM_ASK(NM_APP_MONGODB, nm_detect_mongodb, id);
 	NM_ASK(NM_APP_AMQP, nm_detect_amqp, id);
+	NM_ASK(NM_APP_CASSANDRA, nm_detect_cassandra, id);
 	if (nm_byte(w, 0) > ' ' && nm_byte(w, 0) <= '~') {
 		NM_ASK(NM_APP_SSH, nm_detect_ssh, id);
 		NM_ASK(NM_APP_SMTP, nm_detect_smtp, id);
@@ -52,17 +56,18 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 	} else {
 		NM_ASK(NM_APP_DNS, nm_detect_dns, id);
 		NM_ASK(NM_APP_KAFKA, nm_detect_kafka, id);
-		NM_ASK(NM_APP_CASSANDRA, nm_detect_cassandra, id);
 		NM_ASK(NM_APP_MQTT, nm_detect_mqtt, id);
 		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
 	}
 	NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
 	/* Where the window was moved on, only who moved it can go on. */
-	if (!w->s.base)
+	if (w->s.base == w->s.start)
 		NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
-	if (!w->s.base && !more)
+	if (w->s.base == w->s.start && !more)
 		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
-	return w->s.base && !w->s.stage ? NM_NO : more;
+	if (w->s.base == w->s.start && !more && !w->s.weak)
+		NM_ASK(NM_APP_SSH, nm_detect_ssh_behind, id);
+	return w->s.base != w->s.start && !w->s.stage ? NM_NO : more;
 }
 
 /* In the middle: only what stands for itself wherever it comes, and is whole. */
@@ -128,10 +133,13 @@ static __always_inline int nm_settle(const struct nm_l7 *w)
 	more = (nm_from_client(w) ? nm_apps_of_port(w->p.dport) : 0) | (nm_from_server(w) ? nm_apps_of_port(w->p.sport) : 0);
 	if (!(weak & more) && !w->middle) {
 		more = nm_company(w);
+		/* Who may have asked and answered at once says nothing of either. */
+		if ((weak & more & NM_REQUEST) || (weak & more & NM_REPLY))
+			return NM_NO;
 		if (!(weak & NM_REQUEST && more & NM_REPLY) && !(weak & NM_REPLY && more & NM_REQUEST))
 			return NM_NO;
 	}
-	weak &= more & nm_apps & ~(NM_REQUEST | NM_REPLY);
+	weak &= more & nm_apps & ~(NM_REQUEST | NM_REPLY | NM_SOCKS | NM_GOES_ON);
 #pragma unroll
 	for (int app = NM_APP_HTTP; app <= NM_APP_QUIC; app++)
 		if (weak == NM_APP_BIT(app)) /* and no other */
@@ -141,15 +149,21 @@ static __always_inline int nm_settle(const struct nm_l7 *w)
 
 static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
 {
-	int verdict = NM_MORE;
+	int verdict = NM_MORE, is;
 
 	w->s.calls++;
 	if (nm_advance(skb, id, 0)) {
 		switch (w->s.stage) {
 		case NM_STAGE_FIRST:
+			is = w->s.start ? NM_NO : nm_prefix(skb, id);
+			w->s.weak |= w->marks & NM_SOCKS;
+			if (is == NM_SURE || (is == NM_YES && !w->s.have))
+				break;
 			verdict = nm_detect_start(skb, id);
 			if (verdict == NM_NO || verdict == NM_MORE)
 				verdict = nm_settle(w) ?: verdict;
+			if (verdict == NM_NO && is == NM_MORE)
+				verdict = is;
 			if (verdict == NM_MORE && w->s.stage == NM_STAGE_FIRST && w->s.have == NM_WINDOW)
 				verdict = NM_NO;
 			break;
@@ -168,12 +182,44 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 	} /* else seen before, or behind a hole */
 	if (verdict == NM_MORE && w->s.calls >= NM_H2_CALLS && w->s.stage >= NM_STAGE_FRAMES)
 		verdict = NM_APP_HTTP2;
+	if (verdict == NM_APP_HTTP)
+		w->s.weak = 0; /* Redis has a GET too */
 	/* What may be is company for the other end, and what is so far may be more with the next packet. */
 	if (w->s.weak || verdict == NM_MORE)
 		nm_keep(w);
 	if (verdict == NM_MORE)
 		return NM_NO;
 	return verdict ? verdict : w->s.weak ? NM_NO : NM_APP_UNKNOWN;
+}
+
+/*
+ * Of a side that has said what it speaks, and may go on with another protocol: TLS after SMTP's STARTTLS, for one. That starts with a
+ * packet of its own.
+ */
+static __always_inline int nm_detect_next(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
+{
+	bool known = w->p.offset < NM_CONTINUES, waits = false;
+	int verdict;
+
+	if (!NM_WANTED(NM_APP_TLS))
+		return NM_NO;
+	if (!known)
+		w->p.offset = 0;
+	else if (nm_recall(w))
+		waits = w->s.stage == NM_STAGE_NEXT || w->s.stage == NM_STAGE_TLS;
+	if (!waits || !nm_advance(skb, id, 0)) {
+		__builtin_memset(&w->s, 0, sizeof(w->s));
+		w->s.base = w->p.offset;
+		w->s.start = w->p.offset;
+		w->s.stage = NM_STAGE_NEXT;
+		nm_advance(skb, id, 0);
+	}
+	verdict = w->s.stage == NM_STAGE_TLS ? nm_tls_extensions(skb, id) : nm_detect_tls(skb, id);
+	if (verdict != NM_MORE)
+		w->s.stage = NM_STAGE_FIRST;
+	if (known && (verdict == NM_MORE || waits))
+		nm_keep(w);
+	return verdict == NM_MORE ? NM_NO : verdict;
 }
 
 static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
@@ -187,6 +233,8 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		verdict = nm_detect_datagram(skb, id);
 		return verdict == NM_MORE ? NM_NO : verdict ? verdict : NM_APP_UNKNOWN;
 	}
+	if (w->p.told)
+		return nm_detect_next(skb, w, id);
 	w->middle = w->p.offset == NM_MIDSTREAM;
 	if (w->middle) {
 		w->p.offset = 0;
@@ -206,7 +254,7 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 
 /*
  * The protocol of the connection that the payload in `nm_l7` is of, by what one end sends: 0, not decided, to be asked again with
- * the next one; else enum nm_app, and the version above its 8 bits.
+ * the next one; else enum nm_app, above its 8 bits the version, and above 24 what the connection has become with the same packet.
  */
 __noinline int nm_detect(struct __sk_buff *skb, __u32 id)
 {
@@ -216,6 +264,7 @@ __noinline int nm_detect(struct __sk_buff *skb, __u32 id)
 
 	if (!w || w->p.at >= length || !w->p.length)
 		return 0;
+	w->marks = 0;
 	w->busy = 1; /* interrupted by another packet, the window stays as it is */
 	nm_barrier();
 	w->there = length - w->p.at < w->p.length ? length - w->p.at : w->p.length;
@@ -224,6 +273,10 @@ __noinline int nm_detect(struct __sk_buff *skb, __u32 id)
 		verdict = NM_APP_HTTP2;
 	if ((verdict & 0xff) == NM_APP_HTTP2 && !NM_WANTED(NM_APP_HTTP2))
 		verdict = NM_APP_UNKNOWN;
+	if (verdict >> 24 == NM_APP_HTTP2 && !NM_WANTED(NM_APP_HTTP2))
+		verdict &= 0xffffff;
+	if (verdict >> 24 == NM_APP_TLS && !NM_WANTED(NM_APP_TLS))
+		verdict &= 0xffffff;
 	nm_barrier();
 	w->busy = 0;
 	return verdict;

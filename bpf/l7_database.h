@@ -1,15 +1,58 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Databases: MySQL, PostgreSQL, MongoDB, Cassandra. */
+/* Databases: MySQL, PostgreSQL, MongoDB. */
 #pragma once
 
-/* The first packet of a MySQL or MariaDB server: a greeting of protocol 10, or the error that comes in its place. */
+/*
+ * A client's first packet, HandshakeResponse41, or the part of it that asks for TLS, which follows: capabilities, the largest packet,
+ * character set, zeros (the last four MariaDB's own capabilities).
+ */
+__noinline int nm_mysql_client(__u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	__u32 length, rest, capabilities;
+
+	if (!w)
+		return NM_NO;
+	rest = nm_rest(w);
+	if (w->s.have >= 4 && nm_byte(w, 3) != 1)
+		return NM_NO;
+	if (w->s.have < 36)
+		return w->s.have < 3 || !nm_byte(w, 2) ? NM_MORE : NM_NO;
+	length = nm_le32(w, 0) & 0xffffff;
+	capabilities = nm_le32(w, 4);
+	if (length < 32 || length > 4096 || !(capabilities & 0x200) || nm_run(id, 13, 0, 0) < 32)
+		return NM_NO;
+	if (capabilities & 1 && nm_be32(w, 32))
+		return NM_NO;
+	if (length == 32) {
+		if (!(capabilities & 0x800))
+			return NM_NO;
+		if (rest == 36)
+			return NM_APP_MYSQL;
+		if (rest < 38)
+			return NM_MORE;
+		/* Some send the ClientHello along. */
+		return nm_be16(w, 36) == 0x1603 ? NM_APP_MYSQL | NM_BECAME(NM_APP_TLS) : NM_NO;
+	}
+	/* A name, then what the capabilities say. */
+	if (length + 4 > rest)
+		return NM_MORE;
+	return length + 4 == rest && nm_run(id, 36, ' ', 255) < w->s.have ? NM_APP_MYSQL : NM_NO;
+}
+
+/*
+ * The first packet of a server, of MySQL, MariaDB or a proxy for them: a greeting of protocol 10, or the error that comes in its place.
+ * The version is whatever somebody has configured.
+ */
 __noinline int nm_detect_mysql(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
 	__u32 length, end, rest, error;
 
-	if (!w || !nm_from_server(w))
+	if (!w)
 		return NM_NO;
+	if (w->p.client == 1)
+		return nm_mysql_client(id);
 	rest = nm_rest(w);
 	if (w->s.have < 4)
 		return NM_MORE;
@@ -26,17 +69,17 @@ __noinline int nm_detect_mysql(__u32 id)
 			return NM_NO;
 		if (length + 4 > rest)
 			return NM_MORE;
-		return length + 4 <= NM_WINDOW && nm_run(id, 7, ' ', '~') == length + 4 ? NM_APP_MYSQL : NM_NO;
+		return length + 4 <= NM_WINDOW && nm_run(id, 7, ' ', 255) == length + 4 ? NM_APP_MYSQL : NM_NO;
 	}
 	if (nm_byte(w, 4) != 10)
 		return NM_NO;
-	end = nm_run(id, 5, '!', '~');
+	end = nm_run(id, 5, ' ', '~');
 	if (end > 128)
 		return NM_NO;
 	if (w->s.have < end + 28)
 		return NM_MORE;
 	/* Version, NUL, thread, 8 bytes of salt, NUL, capabilities, character set, status, capabilities, salt's length, zeros. */
-	if (end < 8 || nm_byte(w, 5) < '3' || nm_byte(w, 5) > '9' || nm_byte(w, end) || nm_byte(w, end + 13))
+	if (end < 7 || nm_byte(w, end) || nm_byte(w, end + 13))
 		return NM_NO;
 	if (nm_byte(w, end + 21) > 64 || nm_be32(w, end + 22) || nm_be16(w, end + 26) || length < end + 28)
 		return NM_NO;
@@ -94,9 +137,14 @@ __noinline int nm_detect_postgres(__u32 id)
 		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES) | NM_REQUEST; /* so that the answer is known for one */
 		return NM_APP_POSTGRES;
 	case NM_PG_CANCEL:
-		return length == 16 && rest == 16 ? NM_APP_POSTGRES : length == 16 && rest < 16 ? NM_MORE : NM_NO;
+		/* The key is longer from 3.2 on. */
+		if (length < 16 || length > 268 || rest > length)
+			return NM_NO;
+		return length == rest ? NM_APP_POSTGRES : NM_MORE;
 	case 0x30000:
+	case 0x30001:
 	case 0x30002:
+	case 0x3270f: /* 3.9999, to see whether servers negotiate */
 		if (length < 16 || length > 10000 || rest > length)
 			return NM_NO;
 		if (w->s.have < length && w->s.have < NM_WINDOW)
@@ -197,75 +245,4 @@ __noinline int nm_detect_mongodb(__u32 id)
 		return NM_NO;
 	}
 	return is == NM_YES ? NM_APP_MONGODB : is;
-}
-
-/* Is the string that has its length, of two bytes, at `at` of capitals and _, as the names of STARTUP's options are? */
-__noinline int nm_cql_name(__u32 id, __u32 at)
-{
-	struct nm_l7 *w = nm_l7_of(id);
-	__u32 length;
-
-	if (!w)
-		return NM_NO;
-	if (w->s.have < at + 2)
-		return NM_MORE;
-	length = nm_be16(w, at);
-	if (length < 5 || length > 32)
-		return NM_NO;
-	if (w->s.have < at + 2 + length)
-		return NM_MORE;
-	return nm_run(id, at + 2, 'A', '_') >= at + 2 + length;
-}
-
-/*
- * The native protocol, versions 3 to 5 (which frames its messages anew only after STARTUP): the first request is OPTIONS or
- * STARTUP. A frame without a body could be chance.
- */
-__noinline int nm_detect_cassandra(__u32 id)
-{
-	struct nm_l7 *w = nm_l7_of(id);
-	__u32 version, opcode, length, rest;
-	int is;
-
-	if (!w || !w->s.have)
-		return NM_NO;
-	version = nm_byte(w, 0);
-	if ((version & 0x7f) < 3 || (version & 0x7f) > 5)
-		return NM_NO;
-	if (version & 0x80 ? !nm_from_server(w) : !nm_from_client(w))
-		return NM_NO;
-	if (w->s.have < 9)
-		return NM_MORE;
-	opcode = nm_byte(w, 4);
-	length = nm_be32(w, 5);
-	rest = nm_rest(w);
-	/* Nothing is compressed before STARTUP was answered; a client's stream is not negative. */
-	if (nm_byte(w, 1) & ~0x1eu || nm_byte(w, 2) & 0x80 || length > 65536 || length + 9 < rest)
-		return NM_NO;
-	if ((version == 0x80 + (version & 0x7f) ? opcode == 0x02 : opcode == 0x05) && !length) {
-		w->s.weak |= NM_APP_BIT(NM_APP_CASSANDRA) | (version & 0x80 ? NM_REPLY : NM_REQUEST);
-		return NM_NO;
-	}
-	if (length + 9 > rest)
-		return rest < 4096 ? NM_MORE : NM_NO;
-	if (version & 0x80) {
-		switch (opcode) {
-		case 0x06: /* SUPPORTED: options, with lists of values */
-			is = nm_be16(w, 9) >= 1 && nm_be16(w, 9) <= 32 ? nm_cql_name(id, 11) : NM_NO;
-			break;
-		case 0x03: /* AUTHENTICATE: a class, and no more */
-			is = w->s.have >= 12 && nm_be16(w, 9) + 2 == length && nm_run(id, 11, '$', 'z') == 9 + length;
-			break;
-		case 0x00: /* ERROR: a code, a message */
-			is = w->s.have >= 16 && nm_be16(w, 9) <= 0x25 && nm_be16(w, 13) + 6 == length && length > 6 &&
-			     nm_run(id, 15, ' ', '~') >= (length + 9 < NM_WINDOW ? length + 9 : NM_WINDOW);
-			break;
-		default:
-			return NM_NO;
-		}
-	} else {
-		/* STARTUP: pairs, one of which is CQL_VERSION. */
-		is = opcode == 0x01 && nm_be16(w, 9) >= 1 && nm_be16(w, 9) <= 16 ? nm_cql_name(id, 11) : NM_NO;
-	}
-	return is == NM_YES ? NM_APP_CASSANDRA : is;
 }

@@ -37,6 +37,16 @@ static __always_inline bool nm_dns_type(__u32 type)
 	return type && type != 32 && (type <= 66 || (type >= 99 && type <= 109) || (type >= 249 && type <= 262) || type == 32769);
 }
 
+/* Is another message of TCP at `next`? What is behind the window may be. */
+static __always_inline bool nm_dns_follows(const struct nm_l7 *w, __u32 next)
+{
+	if (next + 2 > w->s.have)
+		return !w->middle;
+	if (nm_be16(w, next) < 12)
+		return false;
+	return next + 8 > w->s.have ? !w->middle : !(nm_be16(w, next + 4) & 0x40) && nm_be16(w, next + 6) <= 1;
+}
+
 /*
  * A message with one question, and room for all the records it says it has. Over TCP its length is in front. What is known of
  * it is read again behind the call: what is kept over one takes room on the stack, which is short.
@@ -69,7 +79,10 @@ __noinline int nm_detect_dns(__u32 id)
 		return NM_NO;
 	end += 4;
 	length = at ? nm_be16(w, 0) + at : w->p.length;
-	if ((__u32)end > length || length < nm_rest(w))
+	if ((__u32)end > length)
+		return NM_NO;
+	/* Over TCP another message may follow, in the middle of a connection one that is seen. */
+	if (length < nm_rest(w) && (!at || !nm_dns_follows(w, length)))
 		return NM_NO;
 	/* Judged when it is whole; a longer one is an answer, whose query was. */
 	if (length > nm_rest(w))

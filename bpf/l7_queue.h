@@ -3,6 +3,7 @@
 #pragma once
 
 #define NM_KAFKA_KEYS 93
+#define NM_KAFKA_NEWER 2 /* versions that are yet to come */
 #define NM_KAFKA_MOST (100 << 20) /* socket.request.max.bytes */
 
 /* The newest version of each request, by its key, of Kafka 4.1; 0xff: no such key. */
@@ -27,23 +28,33 @@ __noinline int nm_detect_kafka(__u32 id)
 	version = nm_be16(w, 6);
 	length = nm_be16(w, 12);
 	rest = nm_rest(w);
-	if (size < 10 || size > NM_KAFKA_MOST || key >= NM_KAFKA_KEYS || version > 18)
+	if (size < 10 || size > NM_KAFKA_MOST || key >= NM_KAFKA_KEYS)
 		return NM_NO;
-	if (version > nm_kafka_versions[nm_index(key, 128)] || nm_be32(w, 8) >> 31)
+	if (version > nm_kafka_versions[nm_index(key, 128)] + NM_KAFKA_NEWER || nm_be32(w, 8) >> 31)
 		return NM_NO;
 	/* Without a client id there is little that could be wrong: the size must fit, and only few do that. */
 	if (length == 0xffff || !length)
 		return size + 4 == rest && (key == 18 || key == 3) && size < 64 ? NM_APP_KAFKA : NM_NO;
-	if (length > 200 || length + 10 > size)
+	if (length > 240 || length + 10 > size)
 		return NM_NO;
 	if (w->s.have < 14 + length)
 		return NM_MORE;
-	if (nm_run(id, 14, '!', '~') < 14 + length)
+	if (nm_run(id, 14, ' ', '~') < 14 + length)
 		return NM_NO;
 	/* Larger than what is here: a batch of messages, to be told by its beginning. */
 	if (size + 4 > rest)
 		return w->middle ? NM_NO : NM_APP_KAFKA;
-	return size + 4 == rest ? NM_APP_KAFKA : NM_NO;
+	if (size + 4 == rest)
+		return NM_APP_KAFKA;
+	/* Another one follows, whose size is no smaller than its header. */
+	if (w->middle || size + 12 > NM_WINDOW)
+		return NM_NO;
+	if (w->s.have < size + 12)
+		return NM_MORE;
+	return nm_be32(w, size + 4) >= 10 && nm_be32(w, size + 4) < 1 << 20 &&
+			       nm_be16(w, size + 8) < NM_KAFKA_KEYS && nm_be16(w, size + 10) <= 18 + NM_KAFKA_NEWER ?
+		       NM_APP_KAFKA :
+		       NM_NO;
 }
 
 /*
@@ -61,24 +72,33 @@ __noinline int nm_detect_mqtt(__u32 id)
 	if (nm_byte(w, 0) == 0x20 && nm_from_server(w)) {
 		if (w->s.have < 4)
 			return NM_MORE;
-		/* Flags, reason; of 5 properties follow. */
-		if (nm_byte(w, 1) + 2 == nm_rest(w) && nm_byte(w, 1) < 128 && nm_byte(w, 2) < 2 &&
+		/* Flags, reason; of 5 properties follow. So may another packet. */
+		length = nm_byte(w, 1);
+		if ((length + 2 == nm_rest(w) || (length + 3 < w->s.have && nm_byte(w, length + 2) >= 0x30)) && length < 128 && nm_byte(w, 2) < 2 &&
 		    (nm_byte(w, 1) == 2 ? nm_byte(w, 3) <= 5 : nm_byte(w, 4) + 3 == nm_byte(w, 1)))
 			w->s.weak |= NM_APP_BIT(NM_APP_MQTT) | NM_REPLY;
 		return NM_NO;
 	}
 	if (nm_byte(w, 0) != 0x10 || !nm_from_client(w))
 		return NM_NO;
-	if (w->s.have < 3)
+	if (w->s.have < 6)
 		return NM_MORE;
 	length = nm_byte(w, 1) & 0x7f;
 	at = 2;
+	/* Up to four bytes; the last is not 0 but in the first. Wills may be large. */
 	if (nm_byte(w, 1) & 0x80) {
-		/* Longer than 16 KiB: nobody's client. */
-		if (nm_byte(w, 2) & 0x80 || !nm_byte(w, 2))
-			return NM_NO;
-		length |= nm_byte(w, 2) << 7;
+		length |= (nm_byte(w, 2) & 0x7f) << 7;
 		at = 3;
+		if (nm_byte(w, 2) & 0x80) {
+			length |= (nm_byte(w, 3) & 0x7f) << 14;
+			at = 4;
+			if (nm_byte(w, 3) & 0x80) {
+				length |= nm_byte(w, 4) << 21;
+				at = 5;
+			}
+		}
+		if (!nm_byte(w, at - 1))
+			return NM_NO;
 	}
 	is = NM_MATCH(w, at, "\x00\x04MQTT");
 	if (is == NM_NO) {
@@ -105,5 +125,5 @@ __noinline int nm_detect_mqtt(__u32 id)
 	/* The reserved bit, quality of service 3, a will's flags without a will; the client id's length is not left out. */
 	if (flags & 1 || (flags & 0x18) == 0x18 || (!(flags & 4) && flags & 0x38))
 		return NM_NO;
-	return length >= 12 && length < 16384 ? NM_APP_MQTT : NM_NO;
+	return length >= 12 && length < 1 << 28 ? NM_APP_MQTT : NM_NO;
 }

@@ -18,17 +18,71 @@ __noinline __u32 nm_run(__u32 id, __u32 from, __u32 low, __u32 high)
 	return NM_WINDOW;
 }
 
-/* The index of the CR LF that ends a line of printable characters; NM_NO if it does not end so. */
+/* The index behind the four bytes of `text`, first from `from` on; 0 if they are not there. `fold` is added to bytes: 0x20 for any case. */
+__noinline __u32 nm_find(__u32 id, __u32 from, __u32 text, __u32 fold)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	__u32 last = 0;
+
+	if (!w)
+		return 0;
+	for (__u32 i = 0; i < NM_WINDOW; i++) {
+		if (from + i >= w->s.have)
+			break;
+		last = last << 8 | nm_byte(w, from + i);
+		if (i >= 3 && (last | fold) == text)
+			return from + i + 1;
+	}
+	return 0;
+}
+
+/* A bit for each byte: letters, digits, `-`, `.`, and `_` in domains, `:` in addresses; text is all but most control characters. */
+static const __u64 nm_byte_kinds[3][4] = {
+	{ 0x03ff600000000000, 0x07fffffe87fffffe },
+	{ 0x07ff600000000000, 0x07fffffe07fffffe },
+	{ 0xffffffff00002600, ~0ull, ~0ull, ~0ull },
+};
+#define NM_TEXT_BYTES 2
+
+/* The index of the first byte that is no text. */
+__noinline __u32 nm_text(__u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+
+	if (!w)
+		return 0;
+	for (__u32 i = 0; i < NM_WINDOW; i++) {
+		__u32 b = nm_byte(w, i);
+
+		if (i >= w->s.have || !(nm_byte_kinds[NM_TEXT_BYTES][b >> 6] >> (b & 63) & 1))
+			return i;
+	}
+	return NM_WINDOW;
+}
+
+/* The length of the CR LF at `at`, or of the LF alone that servers take for it too; NM_NO, NM_MORE. */
+static __always_inline int nm_line_end(const struct nm_l7 *w, __u32 at)
+{
+	if (at >= w->s.have)
+		return NM_MORE;
+	if (nm_byte(w, at) == '\n')
+		return 1;
+	if (nm_byte(w, at) != '\r')
+		return NM_NO;
+	return at + 1 >= w->s.have ? NM_MORE : nm_byte(w, at + 1) == '\n' ? 2 : NM_NO;
+}
+
+/* The index of what ends a line without control characters, ASCII or not; NM_NO if it does not end so. */
 __noinline int nm_line(__u32 id, __u32 from)
 {
 	struct nm_l7 *w = nm_l7_of(id);
-	__u32 i = nm_run(id, from, ' ', '~');
+	__u32 i = nm_run(id, from, ' ', 255);
 	int end;
 
 	if (!w || i >= NM_WINDOW)
 		return NM_NO;
-	end = NM_MATCH(w, i, "\r\n");
-	return end == NM_YES ? i : end;
+	end = nm_line_end(w, i);
+	return end == NM_NO || end == NM_MORE ? end : i;
 }
 
 /* The index behind a decimal number and the CR LF that ends it; its value is `number`. */
@@ -68,8 +122,11 @@ __noinline int nm_words(__u32 id, __u32 at, __u32 end)
 		return NM_NO;
 	w->letters = 0;
 	for (int n = 1; n <= 8; n++) {
-		__u32 next = nm_run(id, at, '!', '~');
+		__u32 next = nm_run(id, at, '!', 255);
 
+		/* A space at the end is none of them. */
+		if (next == at && at == end && n > 1)
+			return n - 1;
 		if (next == at || next > end)
 			return NM_NO;
 		if (nm_run(id, at, '0', '9') != next)
@@ -97,40 +154,41 @@ __noinline int nm_detect_ssh(__u32 id)
 	if (is != NM_YES)
 		return is;
 	line = nm_line(id, at);
-	/* Some end the line with LF alone. */
-	if (line == NM_NO) {
-		int end = nm_run(id, at, ' ', '~');
-
-		return end > at && end < NM_WINDOW && nm_byte(w, end) == '\n' ? NM_APP_SSH : NM_NO;
-	}
-	if (line == NM_MORE)
-		return NM_MORE;
+	if (line == NM_NO || line == NM_MORE)
+		return line;
 	return line > at ? NM_APP_SSH : NM_NO;
 }
 
-/* Is "SMTP" in the bytes up to `end`? */
-__noinline int nm_says_smtp(__u32 id, __u32 end)
+/* A server may send other lines before (RFC 4253 4.2), of which as many are looked through as the window holds. */
+__noinline int nm_detect_ssh_behind(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
-	__u32 last = 0;
+	__u32 at, text;
 
-	if (!w)
+	if (!w || !nm_from_server(w) || nm_be32(w, 0) == 0x5353482d)
 		return NM_NO;
-	for (__u32 i = 4; i < NM_WINDOW; i++) {
-		if (i >= end)
-			break;
-		last = last << 8 | nm_byte(w, i);
-		if (last == 0x534d5450) /* in ASCII */
-			return NM_YES;
-	}
-	return NM_NO;
+	at = nm_find(id, 1, 0x5353482d, 0); /* "SSH-" */
+	text = nm_text(id);
+	if (!at)
+		return text < w->s.have ? NM_NO : NM_MORE;
+	if (text < at || at < 5 || nm_byte(w, at - 5) != '\n')
+		return NM_NO;
+	if (NM_MATCH(w, at, "2.0-") == NM_NO && NM_MATCH(w, at, "1.99") == NM_NO)
+		return NM_NO;
+	text = nm_line(id, at);
+	if (text == NM_NO || text == NM_MORE)
+		return text;
+	at += nm_byte(w, at) == '2' ? 4 : 5;
+	return text > at && nm_byte(w, at - 1) == '-' ? NM_APP_SSH : NM_NO;
 }
 
-/* A bit for each byte: letters, digits, `-`, `.`, and `_` in domains, `:` in addresses. */
-static const __u64 nm_host_bytes[2][4] = {
-	{ 0x03ff600000000000, 0x07fffffe87fffffe },
-	{ 0x07ff600000000000, 0x07fffffe07fffffe },
-};
+/* Is "SMTP" or "LMTP", in any case, in a greeting? */
+static __always_inline bool nm_says_smtp(__u32 id)
+{
+	__u32 at = nm_find(id, 4, 0x736d7470, 0x20202020) ?: nm_find(id, 4, 0x6c6d7470, 0x20202020);
+
+	return at && nm_text(id) >= at;
+}
 
 /* A domain, or an address in brackets, from `from` to `end`? Underscores are not in RFC 5321 4.1.2, but in use. */
 __noinline int nm_host(__u32 id, __u32 from, __u32 end)
@@ -138,7 +196,7 @@ __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 	struct nm_l7 *w = nm_l7_of(id);
 	bool literal;
 
-	if (!w || from + 2 > end)
+	if (!w || from + 1 > end)
 		return NM_NO;
 	literal = nm_byte(w, from) == '[';
 	if (literal) {
@@ -153,22 +211,30 @@ __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 		if (from + i >= end)
 			break;
 		/* By a table: of many comparisons the verifier follows every outcome. */
-		if (!(nm_host_bytes[literal][b >> 6] >> (b & 63) & 1))
+		if (!(nm_byte_kinds[literal][b >> 6] >> (b & 63) & 1))
 			return NM_NO;
 	}
 	return from < end;
 }
 
-/* RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. FTP greets with 220 too, so a greeting must name SMTP. */
+/*
+ * RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. Verbs are in any case (RFC 5321 2.4). FTP greets with 220 too, so a greeting must name SMTP;
+ * 554 and 421 turn the client away.
+ */
 __noinline int nm_detect_smtp(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
-	int is, end;
+	int is, end, most;
+	__u32 at = 5;
 
 	if (!w)
 		return NM_NO;
 	if (nm_from_server(w)) {
 		is = NM_MATCH(w, 0, "220");
+		if (is == NM_NO)
+			is = NM_MATCH(w, 0, "554");
+		if (is == NM_NO)
+			is = NM_MATCH(w, 0, "421");
 		if (is == NM_MORE)
 			return is;
 		if (is == NM_YES) {
@@ -179,33 +245,37 @@ __noinline int nm_detect_smtp(__u32 id)
 			end = nm_line(id, 4);
 			if (end == NM_NO || end == NM_MORE)
 				return end;
-			if (nm_says_smtp(id, end))
+			if (nm_byte(w, 0) == '2' && nm_says_smtp(id))
 				return NM_APP_SMTP;
 			w->s.weak |= NM_APP_BIT(NM_APP_SMTP) | NM_REPLY;
-			return NM_NO;
+			/* A later line may name it. */
+			return nm_byte(w, 0) == '2' && nm_byte(w, 3) == '-' ? NM_MORE : NM_NO;
 		}
 	}
 	if (!nm_from_client(w))
 		return NM_NO;
-	is = NM_MATCH(w, 0, "EHLO ");
-	if (is == NM_NO)
-		is = NM_MATCH(w, 0, "HELO ");
-	if (is == NM_NO)
-		is = NM_MATCH(w, 0, "LHLO ");
-	if (is != NM_YES)
-		return is;
+	/* By numbers: to match letter by letter in both cases would be as many ways for the verifier. */
+	is = nm_be32(w, 0) | 0x20202020;
+	if (w->s.have < 5) {
+		is >>= 24;
+		return is == 'e' || is == 'h' || is == 'l' ? NM_MORE : NM_NO;
+	}
+	if ((is != 0x65686c6f && is != 0x68656c6f && is != 0x6c686c6f) || nm_byte(w, 4) != ' ')
+		return NM_NO;
 	/* A domain, or an address in brackets. */
 	end = nm_line(id, 5);
 	if (end == NM_NO || end == NM_MORE)
 		return end;
-	return nm_host(id, 5, end) ? NM_APP_SMTP : NM_NO;
+	at = nm_run(id, 5, ' ', ' ');
+	most = nm_run(id, at, '!', '~');
+	return nm_run(id, most, ' ', ' ') == (__u32)end && nm_host(id, at, most) ? NM_APP_SMTP : NM_NO;
 }
 
-/* INFO and CONNECT carry a JSON object. PING and PONG are words of others too. */
+/* INFO and CONNECT carry a JSON object; a server takes a client's words in any case. PING and PONG are words of others too. */
 __noinline int nm_detect_nats(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
-	__u32 more = 0;
+	__u32 more = 0, word;
 	int is;
 
 	if (!w)
@@ -215,20 +285,37 @@ __noinline int nm_detect_nats(__u32 id)
 		if (is == NM_YES)
 			return NM_APP_NATS;
 		more |= is;
+		if (NM_MATCH(w, 0, "-ERR '") == NM_YES || NM_MATCH(w, 0, "+OK\r\n") == NM_YES)
+			w->s.weak |= NM_APP_BIT(NM_APP_NATS) | NM_REPLY;
 	}
 	if (nm_from_client(w)) {
-		is = NM_MATCH(w, 0, "CONNECT {\"");
-		if (is == NM_YES)
-			return NM_APP_NATS;
-		more |= is;
+		word = nm_be32(w, 0) | 0x20202020;
+		if (w->s.have > 4 && word == 0x636f6e6e && (nm_be32(w, 4) | 0x20202020) == 0x65637420) {
+			__u32 at = nm_run(id, 7, ' ', ' ');
+
+			/* An empty object, or a name in quotes. */
+			if (at > 7 && at < w->s.have && nm_byte(w, at) == '{') {
+				__u32 first = nm_byte(w, at + 1);
+
+				if (at + 1 >= w->s.have)
+					return NM_MORE;
+				if (first == '"' || first == '}')
+					return NM_APP_NATS;
+			}
+		}
+		if (w->s.have < 10 && word >> 24 == 'c')
+			more |= NM_MORE;
+		if (w->s.have >= 6 && (word == 0x70696e67 || word == 0x706f6e67) && nm_be16(w, 4) == 0x0d0a)
+			w->s.weak |= NM_APP_BIT(NM_APP_NATS) | NM_REQUEST;
 	}
 	if (NM_MATCH(w, 0, "PING\r\n") == NM_YES || NM_MATCH(w, 0, "PONG\r\n") == NM_YES)
-		w->s.weak |= NM_APP_BIT(NM_APP_NATS) | NM_REQUEST | NM_REPLY;
+		w->s.weak |= NM_APP_BIT(NM_APP_NATS) | (nm_from_client(w) ? NM_REQUEST : NM_REPLY);
 	return more;
 }
 
 /*
- * The protocol header of AMQP 0-9, 0-9-1, 1.0 (plain, TLS, SASL) and 0-10; Connection.Start of a server of 0-9-1 answers it.
+ * The protocol header of AMQP 0-8, 0-9, 0-9-1, 1.0 (plain, TLS, SASL) and 0-10; Connection.Start of a server of 0-9-1 answers it. What
+ * has asked for TLS goes on with it.
  */
 __noinline int nm_detect_amqp(__u32 id)
 {
@@ -245,20 +332,26 @@ __noinline int nm_detect_amqp(__u32 id)
 		if (w->s.have < 8)
 			return NM_MORE;
 		version = nm_be32(w, 4);
-		return version == 0x00000901 || version == 0x01010009 || version == 0x00010000 ||
+		if (version == 0x02010000)
+			w->marks |= NM_GOES_ON;
+		return version == 0x00000901 || version == 0x01010800 || version == 0x01010009 || version == 0x00010000 ||
 				       version == 0x02010000 || version == 0x03010000 || version == 0x0101000a ?
 			       NM_APP_AMQP :
 			       NM_NO;
 	}
 	if (!nm_from_server(w))
 		return NM_NO;
-	/* Method frame on channel 0, its size, class 10, method 10, version 0-9. */
+	/* Method frame on channel 0, its size, class 10, method 10, version 0-9 or 8-0. */
 	is = NM_MATCH(w, 0, "\x01\x00\x00");
 	if (is != NM_YES)
 		return is;
-	is = NM_MATCH(w, 7, "\x00\x0a\x00\x0a\x00\x09");
+	is = NM_MATCH(w, 7, "\x00\x0a\x00\x0a");
 	if (is != NM_YES)
 		return is;
+	if (w->s.have < 13)
+		return NM_MORE;
+	if (nm_be16(w, 11) != 0x0009 && nm_be16(w, 11) != 0x0800)
+		return NM_NO;
 	/* 6 bytes, a table, two long strings; frames are not larger before they were tuned. */
 	return nm_be32(w, 3) >= 18 && nm_be32(w, 3) <= 0x20000 ? NM_APP_AMQP : NM_NO;
 }

@@ -59,10 +59,13 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	length = nm_be16(w, 3);
 	if (nm_byte(w, 0) == 21) {
-		if (!nm_from_server(w) || length != 2 || nm_rest(w) > 7)
+		if (!nm_from_server(w) || length != 2)
 			return NM_NO;
 		if (w->s.have < 7)
 			return NM_MORE;
+		/* No more than another alert may come with it: that the connection closes. */
+		if (nm_rest(w) != 7 && (nm_rest(w) != 14 || nm_byte(w, 7) != 21))
+			return nm_rest(w) < 14 && nm_byte(w, 7) == 21 ? NM_MORE : NM_NO;
 		return nm_byte(w, 5) >= 1 && nm_byte(w, 5) <= 2 && nm_byte(w, 6) <= 120 ? NM_TLS(0) : NM_NO;
 	}
 	if (nm_byte(w, 0) != 22)
@@ -77,8 +80,8 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	if (version < 0x0300 || version > 0x0303 || session > 32 || hello < 38 + session)
 		return NM_NO;
-	/* Other messages may share the server's record; a ClientHello may be longer than one. */
-	if (client ? hello + 4 != length && length != 16384 : hello + 4 > length)
+	/* Other messages may share the server's record; a ClientHello may be longer than one, which may be cut short (RFC 8449). */
+	if (client ? hello + 4 != length && (hello + 4 < length || length < 512) : hello + 4 > length)
 		return NM_NO;
 	if (!client) {
 		if (version == 0x0300)

@@ -18,7 +18,8 @@ struct nm_payload {
 	__u8 protocol;  /* TCP or UDP */
 	__u8 side;      /* 0 or 1: which end sends */
 	__u8 client;    /* 1: the sender opened the connection, 0: the other end did, 2: not known */
-	__u8 pad[5];    /* 0: it is copied as a whole, which old verifiers want initialised */
+	__u8 told;      /* 1: what this side speaks was told, and may become another protocol */
+	__u8 pad[4];    /* 0: it is copied as a whole, which old verifiers want initialised */
 };
 
 #define NM_WINDOW 256
@@ -31,6 +32,7 @@ enum nm_stage {
 	NM_STAGE_TLS,       /* in the extensions of the ServerHello */
 	NM_STAGE_FRAMES,    /* HTTP/2: at a frame header */
 	NM_STAGE_FIELDS,    /* HTTP/2: in a header block */
+	NM_STAGE_NEXT,      /* at what may be another protocol than was told before */
 };
 
 struct nm_stream {
@@ -39,12 +41,12 @@ struct nm_stream {
 	__u32 left; /* bytes of the piece the window is in */
 	__u32 skip; /* of them, not to be looked at */
 	__u32 seen; /* offset in the stream of what has not been here yet */
-	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too; NM_REQUEST, NM_REPLY: and who says so */
+	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too; NM_REQUEST, NM_REPLY: and who says so; NM_SOCKS */
 	__u8 stage;
 	__u8 calls; /* packets that told nothing */
 	__u8 flags; /* HTTP/2: of the frame */
 	__u8 version; /* TLS: minor, by the ServerHello's own field */
-	__u32 pad;
+	__u32 start; /* offset in the stream at which the protocol starts: behind a prefix, or what was told */
 };
 
 /* What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. */
@@ -63,7 +65,7 @@ struct nm_l7 {
 	__u32 middle; /* the connection was met in its middle: the payload may be of anything */
 	__u32 number; /* what the latest reader has read */
 	__u32 letters; /* bit n: word n is not a number */
-	__u32 pad;
+	__u32 marks; /* of the payload at hand: NM_SOCKS, NM_GOES_ON */
 	struct nm_payload p;
 	struct nm_stream s;
 	__u8 bytes[2 * NM_WINDOW];
@@ -93,6 +95,9 @@ struct {
 #define NM_MORE 0x10000 /* so far yes */
 
 #define NM_APP_BIT(app) (1u << (app))
+#define NM_BECAME(app) ((app) << 24) /* with a verdict: and then it changed to that */
+#define NM_GOES_ON (1u << 28) /* what was told makes way for another protocol */
+#define NM_SOCKS (1u << 29)   /* SOCKS comes before */
 #define NM_REQUEST (1u << 30)
 #define NM_REPLY (1u << 31)
 
@@ -200,7 +205,8 @@ __noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
 
 static __always_inline struct nm_window *nm_window_of(__u64 flow, __u32 side)
 {
-	__u32 i = (__u64)nm_fold(flow ^ (side ? NM_K3 : 0)) * NM_WINDOWS >> 32;
+	/* Side by side: one end never takes the other's place. */
+	__u32 i = ((__u64)nm_fold(flow) * (NM_WINDOWS / 2) >> 32) * 2 + (side & 1);
 
 	return bpf_map_lookup_elem(&nm_windows, &i);
 }

@@ -4,11 +4,20 @@
 
 #define NM_LOOKS 8        /* payloads of a direction of which the beginning was seen */
 #define NM_LOOKS_MIDWAY 2 /* of others */
+#define NM_LOOKS_NEXT 0x40 /* with as many more: the protocol was told, and may change to another */
+#define NM_LOOKS_TOLD (NM_LOOKS_NEXT | 6)
 #define NM_LOOKS_NAMED 255 /* a tunnel, and that was told */
 
 /* `app_version` of DNS. */
 #define NM_ASKS 1
 #define NM_ANSWERS 2
+
+/*
+ * Which protocols go on with TLS in the same connection: SMTP and NATS where the ends agree, PostgreSQL and MySQL where the client asks.
+ * Others say so with a mark.
+ */
+#define NM_MAY_CHANGE                                                                                  \
+	(NM_APP_BIT(NM_APP_SMTP) | NM_APP_BIT(NM_APP_NATS) | NM_APP_BIT(NM_APP_POSTGRES) | NM_APP_BIT(NM_APP_MYSQL))
 
 /* At the packet in `cpu->packet`. */
 __noinline int nm_look(struct __sk_buff *skb, __u32 id)
@@ -20,7 +29,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	struct nm_facts *f;
 	struct nm_delta *d;
 	struct nm_pair *pair;
-	int verdict;
+	__u32 verdict;
 	__u8 bit;
 
 	if (!cpu || !w || w->busy)
@@ -40,16 +49,22 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	payload->flow = p->tag;
 	payload->side = p->side & 1;
 	payload->client = 2;
+	payload->told = !!(d->looks & NM_LOOKS_NEXT);
 	bit = 1 << payload->side;
 	if (pair) {
 		if (pair->looked & bit) {
 			d->looks = 0;
 			return 0;
 		}
+		/* Told by another CPU. */
+		if (pair->looked & NM_LOOKED_NEXT(bit) && !payload->told) {
+			d->looks = NM_LOOKS_TOLD;
+			payload->told = 1;
+		}
 		if (pair->isn_known & bit)
 			payload->offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - pair->isn[p->side & 1] - 1;
 		payload->client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload->side;
-	} else if (d->looks > NM_LOOKS_MIDWAY) {
+	} else if (d->looks > NM_LOOKS_MIDWAY && !payload->told) {
 		/* Another connection has the pair's place, but this entry saw the SYN, and all that follows it so far. */
 		payload->offset = d->looks == NM_LOOKS ? 0 : NM_CONTINUES;
 		if (d->state & NM_OPENING)
@@ -58,17 +73,34 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	if (payload->protocol == IPPROTO_UDP)
 		payload->offset = 0;
 	d->looks--;
+	if (d->looks == NM_LOOKS_NEXT)
+		d->looks = 0;
 	verdict = nm_detect(skb, id);
 	if (!verdict)
 		return 0;
 	d->looks = 0;
-	if (pair)
+	if (!payload->told && !(verdict >> 24) &&
+	    (w->marks & NM_GOES_ON || NM_APP_BIT(verdict & 31) & NM_MAY_CHANGE ||
+	     /* The answer to CONNECT. */
+	     ((verdict & 0xff) == NM_APP_HTTP && pair && pair->looked & NM_LOOKED_NEXT(3 - bit)))) {
+		d->looks = NM_LOOKS_TOLD;
+		if (pair)
+			pair->looked |= NM_LOOKED_NEXT(bit);
+	} else if (pair) {
 		pair->looked |= bit;
-	if ((verdict & 0xff) == NM_APP_UNKNOWN)
+	}
+	if ((verdict & 0xff) == NM_APP_UNKNOWN) {
+		d->looks = 0;
 		return 0;
+	}
 	f = nm_note(d, p);
 	if (f) {
-		f->app = verdict;
+		if (f->app)
+			f->app_next = verdict;
+		else
+			f->app = verdict;
+		if (verdict >> 24)
+			f->app_next = verdict >> 24;
 		f->app_version = verdict >> 8;
 		/* Which end asks: the QR bit, RFC 1035 4.1.1, behind the length where there is one. */
 		if (f->app == NM_APP_DNS)

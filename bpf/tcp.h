@@ -153,7 +153,7 @@ __noinline int nm_follow_closely(__u32 id)
 		}
 	}
 	/* Without a pair only the entry knows whether payload follows payload. */
-	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY)
+	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY && d->looks <= NM_LOOKS)
 		d->looks = NM_LOOKS_MIDWAY;
 	/* One byte may be a keep-alive's. */
 	if (!(d->state & NM_TRACKED) && !again && (p->payload > 1 || flags & (NM_TCP_SYN | NM_TCP_FIN)))
@@ -174,6 +174,7 @@ __noinline int nm_follow_closely(__u32 id)
 	if (p->payload && fresh) {
 		bool turn = d->state & NM_HEARD;
 
+		d->cause = p->payload <= NM_ALERT ? d->cause | NM_SHORT : d->cause & ~NM_SHORT;
 		if (nm_latency && pair && turn)
 			nm_turn(pair, p);
 		if (nm_latency && pair && (turn || flags & NM_TCP_PSH))

@@ -45,8 +45,12 @@ enum nm_cause {
 	NM_SWEPT = 2,     /* idle, new or due */
 	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet is a record of its own */
 	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one of this key; type and code are the error's */
+	NM_SHORT = 0x40,    /* beside one of these: the latest data of TCP are no longer than NM_ALERT */
 	NM_UNJUDGED = 0x80, /* beside one of these: nothing was known by which to judge whether the first segment was sent before */
 };
+
+/* Bytes of the longest alert of TLS: 5 of header, 8 of nonce, 2, 16 of tag (RFC 5288). */
+#define NM_ALERT 31
 
 /* What was seen of a key since its last record, and what must be known of it to judge the next packet. */
 struct nm_delta {
@@ -62,7 +66,7 @@ struct nm_delta {
 	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
 	__u8 state;   /* NM_SYN and so on */
-	__u8 cause;   /* enum nm_cause; of an entry only NM_UNJUDGED means anything */
+	__u8 cause;   /* enum nm_cause; of an entry only NM_SHORT and NM_UNJUDGED mean anything */
 	__u8 looks;   /* payloads that may still be looked at for the application protocol */
 };
 
@@ -140,6 +144,7 @@ enum nm_app {
 	NM_APP_GRE = 21,
 	NM_APP_IPIP = 22, /* IPv4 in IP */
 	NM_APP_SIT = 23,  /* IPv6 in IP */
+	NM_APP_WEBSOCKET = 24, /* what HTTP has changed to: not looked for by itself */
 	NM_APP_UNKNOWN = 255, /* none of these */
 };
 
@@ -173,7 +178,8 @@ struct nm_facts {
 	__u8 app;     /* enum nm_app */
 	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known; DNS: NM_ASKS, NM_ANSWERS */
 	__u8 owner;   /* whose facts these are: 1 + number of the entry among those that share them; 0: nobody's */
-	__u8 pad[2];
+	__u8 app_next; /* enum nm_app: told after `app`, of the same sender */
+	__u8 pad;
 	__u32 check;  /* of the owner's key: another may have come in its place */
 };
 
@@ -208,7 +214,7 @@ struct nm_pair {
 	__u32 touched;       /* in units of nm_probe_every */
 	__u8 flags;          /* NM_PAIR_* */
 	__u8 hardware;       /* bit a side: its packets come with the NIC's stamp */
-	__u8 looked;         /* bit a side: its application protocol is settled */
+	__u8 looked;         /* bit a side: its application protocol is settled; NM_LOOKED_NEXT of it: told, and may change */
 	__u8 isn_known;      /* bit a side; UDP: it has sent */
 	__u32 isn[2];
 	__u32 connect;       /* nanoseconds that the handshake took; 0: not known */
@@ -220,6 +226,8 @@ struct nm_pair {
 	__u32 echo[2];       /* ICMP: sequence number of the request that `data` is of */
 	__u64 align[3];
 };
+
+#define NM_LOOKED_NEXT(bit) ((bit) << 2)
 
 #define NM_PAIR_CLIENT1 0x01 /* side 1 opened, else side 0 */
 #define NM_PAIR_OPENED 0x02  /* the SYN was seen: the above holds */

@@ -51,10 +51,12 @@ pub enum App {
     Ipip,
     /// IPv6 in IPv4 or IPv6.
     Sit,
+    /// WebSocket, which HTTP has changed to (RFC 6455).
+    Websocket,
 }
 
-/// Those that payload is looked at for come first.
-const APPS: [(nm_app, App, &str); PAYLOADS + 5] = [
+/// Those that payload is looked at for come first; what is behind them is told by other means.
+const APPS: [(nm_app, App, &str); PAYLOADS + 6] = [
     (nm_app::NM_APP_HTTP, App::Http, "http"),
     (nm_app::NM_APP_HTTP2, App::Http2, "http2"),
     (nm_app::NM_APP_GRPC, App::Grpc, "grpc"),
@@ -78,6 +80,7 @@ const APPS: [(nm_app, App, &str); PAYLOADS + 5] = [
     (nm_app::NM_APP_GRE, App::Gre, "gre"),
     (nm_app::NM_APP_IPIP, App::Ipip, "ipip"),
     (nm_app::NM_APP_SIT, App::Sit, "sit"),
+    (nm_app::NM_APP_WEBSOCKET, App::Websocket, "websocket"),
 ];
 const PAYLOADS: usize = 18;
 

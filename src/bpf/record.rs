@@ -105,6 +105,8 @@ pub struct Facts {
     pub resets: u16,
     /// What the sender's payload speaks, told once.
     pub app: Option<App>,
+    /// What it spoke after that, if it changed.
+    pub app_next: Option<App>,
     /// TLS version by its minor number: 1 to 4 for 1.0 to 1.3; 0: not known.
     pub tls: u8,
     /// With DNS: the sender asks, or else answers.
@@ -133,6 +135,7 @@ impl Facts {
             zero_windows: facts.zero_windows,
             resets: facts.resets,
             app,
+            app_next: App::decode(facts.app_next),
             tls: if dns { 0 } else { facts.app_version },
             asks: (dns && facts.app_version != 0).then_some(facts.app_version == ASKS),
             samples,
@@ -177,6 +180,8 @@ pub struct Sequence {
     pub heard: bool,
     /// Nothing was known by which to judge whether the first segment was sent before.
     pub unjudged: bool,
+    /// The last data were no longer than an alert of TLS.
+    pub short: bool,
 }
 
 /// What one hook saw of one direction of a flow since its last record.
@@ -250,6 +255,7 @@ const ACKED: u8 = 0x20;
 const HEARD: u8 = 0x40;
 /// `nm_delta.cause`.
 const UNJUDGED: u8 = 0x80;
+const SHORT: u8 = 0x40;
 /// `nm_facts.app_version` of DNS.
 const ASKS: u8 = 1;
 /// As NM_INNER, of a key's `hook`.
@@ -332,6 +338,7 @@ impl Record {
                     ack: has(ACKED).then_some(delta.ack),
                     heard: has(HEARD),
                     unjudged: delta.cause & UNJUDGED != 0,
+                    short: delta.cause & SHORT != 0,
                 };
                 (self.syn, self.syn_ack) = (has(SYN), has(SYN_ACK));
             }
@@ -349,7 +356,7 @@ impl Record {
             first_ns: clock.nanoseconds(delta.first),
             last_ns: clock.nanoseconds(delta.last),
             tcp_flags: delta.tcp_flags,
-            cause: match nm_cause((delta.cause & !UNJUDGED).into()) {
+            cause: match nm_cause((delta.cause & !(UNJUDGED | SHORT)).into()) {
                 nm_cause::NM_DISPLACED => Cause::Displaced,
                 nm_cause::NM_URGENT => Cause::Urgent,
                 nm_cause::NM_SWEPT => Cause::Swept,

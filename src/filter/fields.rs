@@ -110,6 +110,7 @@ fields! {
     "reason" Text |l| one(text(l.reason));
     "reset_by" Text |l| one(text(l.reset_by));
     "app_protocol" Text |l| one(text(l.app_protocol));
+    "app_protocol_next" Text |l| one(text(l.app_protocol_next));
     "tls_version" Text |l| one(text(l.tls_version));
     "handshake_client_us" Number |l| one(l.handshake_client_us.and_then(number));
     "handshake_server_us" Number |l| one(l.handshake_server_us.and_then(number));

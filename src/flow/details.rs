@@ -75,6 +75,8 @@ pub struct Details {
     pub troubles: [Troubles; 2],
     /// Minor number of the TLS version: 1 to 4 for 1.0 to 1.3; 0: not known.
     pub tls: u8,
+    /// The first of what was told that another protocol may change to: see `app`.
+    pub(super) app_later: Option<App>,
     /// Translation of its addresses, by the kernel's connection tracking.
     pub(super) nat: Option<Box<Nat>>,
     /// Type and code of the latest ICMP error about the flow.

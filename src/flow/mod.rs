@@ -1,5 +1,6 @@
 //! Flows: connections put together from the records of both directions. Pure: no I/O, no threads, and time is an argument.
 
+mod app;
 mod details;
 mod key;
 mod naming;
@@ -34,7 +35,7 @@ pub use table::{Counts, Limits, Table};
 
 use std::sync::Arc;
 
-use crate::bpf::App;
+use crate::bpf::{App, Record};
 use details::Before;
 use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
@@ -68,6 +69,8 @@ const CLIENT_WAS_FIRST: u8 = 4;
 const BROADCAST: u8 = 8;
 /// Who opened it, which way, and what it speaks may still be settled by records that are on their way.
 const YOUNG: u8 = 16;
+/// Of each end: what it sent last was no longer than an alert of TLS.
+const LAST_WORD: [u8; 2] = [32, 64];
 
 /// A flow: what two endpoints exchange over one protocol.
 #[derive(Clone, Debug)]
@@ -84,7 +87,7 @@ pub struct Flow {
     pub first_ns: u64,
     /// How it ended; `None` while it lasts. Counted when it becomes known.
     pub outcome: Option<Outcome>,
-    /// What it speaks, once that is known.
+    /// What it speaks, once that is known: what its ends started with, if they changed to another protocol.
     pub app: Option<App>,
     /// Times, and what is rare; most flows have none.
     pub details: Option<Box<Details>>,
@@ -96,7 +99,7 @@ pub struct Flow {
     pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
-    /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG.
+    /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG, LAST_WORD.
     marks: u8,
 }
 
@@ -145,6 +148,19 @@ impl Flow {
         self.marks = if so { self.marks | mark } else { self.marks & !mark };
     }
 
+    /// What this end sent last, as far as the record knows.
+    fn note_last_word(&mut self, end: usize, record: &Record) {
+        if record.sequence.end.is_some() && record.sequence.end == self.sent[end].end() {
+            self.mark(LAST_WORD[end], record.sequence.short);
+        }
+    }
+
+    /// This end's last word was a goodbye, of TLS: it waits for no answer, and nothing is lost if it does not arrive.
+    fn said_goodbye(&self, end: usize) -> bool {
+        let encrypted = self.app == Some(App::Tls) || self.app_next() == Some(App::Tls) || self.tls_version().is_some();
+        encrypted && self.has(LAST_WORD[end])
+    }
+
     /// What is counted of it is to wait: what it is to be counted as is not settled, and a counter cannot take back a guess.
     pub fn is_held(&self) -> bool {
         self.has(YOUNG) || self.naming == Naming::Awaited
@@ -168,6 +184,11 @@ impl Flow {
     /// What its ends are called where its addresses are translated.
     pub fn nat(&self) -> Option<Nat> {
         self.details.as_ref()?.nat.as_deref().copied()
+    }
+
+    /// What its ends changed to from what they started with, in the same connection.
+    pub fn app_next(&self) -> Option<App> {
+        app::next(self.app, self.details.as_ref()?.app_later)
     }
 
     /// TLS version, once the server has chosen it.

@@ -168,6 +168,9 @@ fn judge_error(flow: &Flow) -> Option<Reason> {
     }
 }
 
+/// The longest alert of TLS that ciphers in use make, NM_ALERT of bpf/types.h.
+const ALERT_BYTES: u32 = 31;
+
 /// A RST ended it before either end had closed. That is a failure if it cut something off.
 fn judge_reset(flow: &Flow) -> Outcome {
     let (client, server) = (flow.from_client(), flow.from_server());
@@ -180,15 +183,18 @@ fn judge_reset(flow: &Flow) -> Outcome {
             _ => reset,
         };
     }
-    let retransmitted =
-        |end: u8| flow.details.as_ref().is_some_and(|d| d.troubles[usize::from(end & 1)].retransmits > 0);
-    let cut_off = server.is_unacknowledged(client)
+    let (asks, answers) = (usize::from(flow.client & 1), usize::from(!flow.client & 1));
+    let spare = |end| if flow.said_goodbye(end) { ALERT_BYTES } else { 0 };
+    let waits = client.waits() && !flow.said_goodbye(asks);
+    let unacknowledged = client.is_unacknowledged(server, spare(asks));
+    let cut_off = server.is_unacknowledged(client, spare(answers))
         || if reset == Outcome::Failed(Reason::ResetByClient) {
-            // Who says goodbye and goes, as TLS clients do, waits for nothing: what it sent is on its way before the RST. Who has waited
-            // knows that it arrived, or has sent it again.
-            client.waits() && (!client.is_unacknowledged(server) || retransmitted(flow.client))
+            // Who sends a last word and goes waits for nothing: it is on its way before the RST. Who has waited knows that it arrived, or
+            // has sent it again.
+            let retransmitted = flow.details.as_ref().is_some_and(|d| d.troubles[asks].retransmits > 0);
+            waits && (!unacknowledged || retransmitted)
         } else {
-            client.waits() || client.is_unacknowledged(server)
+            waits || unacknowledged
         };
     if cut_off { reset } else { Outcome::Ok }
 }

@@ -94,9 +94,9 @@ impl Sent {
         self.end = end.unwrap_or_default();
     }
 
-    /// The other end has not acknowledged all of it; false if that is not known.
-    pub(super) fn is_unacknowledged(&self, other: &Sent) -> bool {
-        self.has(KNOWS_END) && other.has(KNOWS_ACK) && is_behind(self.end, other.ack_or_icmp)
+    /// The other end has not acknowledged all of it, but for `spare` bytes; false if that is not known.
+    pub(super) fn is_unacknowledged(&self, other: &Sent, spare: u32) -> bool {
+        self.has(KNOWS_END) && other.has(KNOWS_ACK) && is_behind(self.end, other.ack_or_icmp.wrapping_add(spare))
     }
 
     /// It has sent data, and heard nothing since.

@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
+use super::app;
 use super::details::Details;
 use super::outcome::{RST, Verdict, judge};
 use super::past::Pasts;
@@ -21,7 +22,7 @@ use super::roles::Facing;
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer};
-use crate::bpf::{App, Cause, Record};
+use crate::bpf::{Cause, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -158,13 +159,9 @@ impl Table {
             }
             return;
         }
+        let is_past = |f: &Flow| self.is_aged(f, record.last_ns) || begins_anew(f, identity, record);
         let index = match found {
-            Some(i)
-                if self
-                    .flows
-                    .get(i)
-                    .is_some_and(|f| self.is_aged(f, record.last_ns) || begins_anew(f, identity, record)) =>
-            {
+            Some(i) if self.flows.get(i).is_some_and(is_past) => {
                 self.end(i, observer);
                 self.remove(i, observer);
                 self.open(hash, identity, record, observer)
@@ -191,14 +188,10 @@ impl Table {
         if takes_over {
             sent.own(identity, record);
         }
-        let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|&app| {
-            // One end may have told HTTP/2 before the other told what is in it.
-            flow.app.is_none() || (flow.app, app) == (Some(App::Http2), App::Grpc)
-        });
-        flow.app = app.or(flow.app);
+        let named = app::tell(flow, record);
         if !owner && !takes_over {
             // What it speaks is told once, by whichever hook had the payload first.
-            if app.is_some() {
+            if named {
                 retag(flow, observer);
             }
             observer.duplicate(record);
@@ -207,9 +200,10 @@ impl Table {
         let judged = flow.sent[sender].judged(record);
         let record = judged.as_ref().unwrap_or(record);
         flow.sent[sender].add(record);
+        flow.note_last_word(sender, record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
         // From now on it counts as what it speaks; what was counted before stays where it is.
-        if app.is_some() {
+        if named {
             retag(flow, observer);
         } else if first {
             flow.tags[sender] = observer.appeared(flow, sender);

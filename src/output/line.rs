@@ -65,6 +65,8 @@ pub struct Line {
     pub reset_by: Option<&'static str>,
     /// What its payload speaks.
     pub app_protocol: Option<&'static str>,
+    /// What it changed to in the same connection: `tls` after STARTTLS.
+    pub app_protocol_next: Option<&'static str>,
     /// `1.3`.
     pub tls_version: Option<&'static str>,
     /// SYN-ACK to ACK, microseconds.
@@ -171,6 +173,7 @@ impl Line {
             vlan: (shown.vlan != 0).then_some(shown.vlan),
             state: Some(flow.state().name()),
             app_protocol: flow.app.map(App::name),
+            app_protocol_next: flow.app_next().map(App::name),
             tls_version: flow.tls_version(),
             handshake_client_us: details.and_then(|d| d.handshake_client_ns).map(microseconds),
             handshake_server_us: details.and_then(|d| d.handshake_server_ns).map(microseconds),

@@ -126,7 +126,7 @@ fn features_while_running() {
     set(&agent, "features.latency_tracking.histogram_buckets", "2, 20, 200").unwrap();
     assert_eq!(times(), 0.0, "begun anew");
     ask();
-    let page = Page::get(&b, &agent, "/metrics");
+    let page = Page::settled(&b, &agent);
     assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.02\""]), 1.0);
     assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.005\""]), 0.0);
     page.assert_well_formed();

@@ -133,7 +133,7 @@ fn csv_has_what_json_has() {
 fn json_has_the_fields_that_are_promised() {
     needs_root!();
     let promised = "id start end duration_s protocol direction client_ip client_port server_ip server_port client_packets \
-        client_bytes server_packets server_bytes client_tcp_flags server_tcp_flags state status reason reset_by app_protocol tls_version \
+        client_bytes server_packets server_bytes client_tcp_flags server_tcp_flags state status reason reset_by app_protocol app_protocol_next tls_version \
         handshake_client_us handshake_server_us rtt_us response_us client_retransmits server_retransmits interface hook \
         icmp_type icmp_code vlan client server nat";
     for file in captures() {

@@ -14,18 +14,68 @@ pub fn le32(b: &[u8], at: usize) -> usize {
     b.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap()) as usize)
 }
 
-/// The first line, of printable ASCII, without the CR LF that ends it.
-pub fn line(b: &[u8]) -> Option<&str> {
+/// The first line, without control characters and without the CR LF or LF that ends it.
+pub fn line(b: &[u8]) -> Option<String> {
+    let end = b.iter().position(|c| *c == b'\n')?;
+    let line = b[..end].strip_suffix(b"\r").unwrap_or(&b[..end]);
+    line.iter().all(|c| *c >= 32).then(|| String::from_utf8_lossy(line).into_owned())
+}
+
+/// The same of ASCII and with CR LF, as RESP has it.
+pub fn crlf(b: &[u8]) -> Option<&str> {
     let end = b.windows(2).position(|w| w == b"\r\n")?;
     std::str::from_utf8(&b[..end]).ok().filter(|l| l.bytes().all(|c| (32..127).contains(&c)))
 }
 
+/// What is behind the header of PROXY, or what a client or a server of SOCKS says before; `None` if there is none.
+pub fn behind(b: &[u8], client: bool, asked: Option<&[u8]>) -> Option<usize> {
+    let address = |at: usize| match b.get(at)? {
+        1 => Some(at + 7),
+        3 => Some(at + 4 + usize::from(*b.get(at + 1)?)),
+        4 => Some(at + 19),
+        _ => None,
+    };
+    let nul = |at: usize| b.get(at..)?.iter().position(|c| *c == 0).map(|n| at + n + 1);
+    if client && b.starts_with(b"PROXY ") {
+        let known = ["TCP4 ", "TCP6 ", "UNKN"].iter().any(|k| b[6..].starts_with(k.as_bytes()));
+        return known
+            .then(|| b.iter().position(|c| *c == b'\n').map(|n| n + 1))
+            .flatten()
+            .filter(|end| b[end - 2] == b'\r');
+    }
+    if client && b.starts_with(b"\r\n\r\n\0\r\nQUIT\n") {
+        return (b.get(12)? & 0xfe == 0x20).then(|| be16(b, 14).map(|n| 16 + n))?;
+    }
+    match (client, *b.first()?) {
+        (true, 4) if b.get(1) == Some(&1) => {
+            let user = nul(8)?;
+            if b[4..7] == [0, 0, 0] { nul(user) } else { Some(user) }
+        }
+        (true, 5) => {
+            let mut at = 2 + usize::from(*b.get(1)?);
+            if b.get(at) == Some(&1) {
+                at += 2 + usize::from(*b.get(at + 1)?);
+                at += 1 + usize::from(*b.get(at)?);
+            }
+            (b.get(at..at + 3)? == [5, 1, 0]).then(|| address(at + 3))?
+        }
+        (false, 0) if asked.is_some_and(|a| [4, 5].contains(&a[0])) => (b.get(1) == Some(&0x5a)).then_some(8),
+        (false, 5) if asked.is_some_and(|a| [4, 5].contains(&a[0])) => {
+            let at = if b.get(1..4) == Some(&[2, 1, 0]) { 4 } else { 2 };
+            (b.get(at..at + 3)? == [5, 0, 0]).then(|| address(at + 3))?
+        }
+        _ => None,
+    }
+}
+
 /// By the parser that hyper uses.
 pub fn http(b: &[u8]) -> bool {
+    // It takes UTF-8 only, and no DEL.
+    let b = &b.iter().map(|c| if *c < 0x7f { *c } else { b'x' }).collect::<Vec<u8>>()[..];
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let _ = response.parse(b);
-    if response.code.is_some_and(|c| (100..600).contains(&c)) {
+    if response.code.is_some_and(|c| (100..1000).contains(&c)) {
         return true;
     }
     let mut request = httparse::Request::new(&mut headers);
@@ -160,6 +210,8 @@ pub fn hello(b: &[u8]) -> Option<(u32, &[u8], usize)> {
 }
 
 pub fn client_hello(b: &[u8]) -> bool {
+    // The message may go on in another record.
+    let b = &b[..record(b).unwrap_or_default().min(b.len())];
     let Some((_, mut rest, length)) = hello(b) else { return false };
     let session = vector(&mut rest, 1).is_some_and(|s| s.len() <= 32);
     let there = b.len() >= 9 + length;
@@ -234,23 +286,40 @@ pub fn mysql(b: &[u8]) -> bool {
         return false;
     }
     if b[4] == 0xff {
-        return b[7..].iter().all(|c| (32..127).contains(c)) && (1000..5000).contains(&(le32(b, 4) >> 8 & 0xffff));
+        return b[7..].iter().all(|c| *c >= 32) && (1000..5000).contains(&(le32(b, 4) >> 8 & 0xffff));
     }
     let version = b[5..].iter().take_while(|c| **c != 0).count();
-    let digit = b[5].is_ascii_digit() && b[5..5 + version].iter().all(u8::is_ascii_graphic);
+    let text = version > 0 && b[5..5 + version].iter().all(|c| (32..127).contains(c));
     // Thread, salt, its NUL.
-    b[4] == 10 && digit && b.get(5 + version + 1 + 4 + 8) == Some(&0) && b.len() > 5 + version + 31 - 5
+    b[4] == 10 && text && b.get(5 + version + 1 + 4 + 8) == Some(&0) && b.len() > 5 + version + 31 - 5
 }
 
-pub fn array(b: &[u8]) -> bool {
-    let Some(first) = line(b) else { return false };
+/// Protocol 4.1: capabilities, zeros, and a name or TLS.
+pub fn mysql_client(b: &[u8]) -> bool {
+    let length = le32(b, 0) & 0xff_ffff;
+    let fits = length + 4 == b.len() || (length == 32 && b.get(36..38) == Some(&[22, 3]));
+    b.len() >= 36 && b[3] == 1 && fits && le32(b, 4) & 0x200 != 0 && b[13..32].iter().all(|c| *c == 0)
+}
+
+pub fn array(b: &[u8], reply: bool) -> bool {
+    let Some(first) = crlf(b) else { return false };
     let rest = &b[first.len() + 2..];
-    let number = |rest: &[u8]| line(rest).is_some_and(|l| l.len() > 1 && l[1..].bytes().all(|c| c.is_ascii_digit()));
-    first[1..].parse::<u32>().is_ok_and(|n| n > 0) && (bulk(rest) || (rest.first() == Some(&b':') && number(rest)))
+    let number = |rest: &[u8]| {
+        crlf(rest).is_some_and(|l| l[1..].trim_start_matches('-').parse::<u64>().is_ok() && (reply || !l.contains('-')))
+    };
+    let element = match rest.first() {
+        Some(b'$' | b'=') => bulk(rest) || (reply && (crlf(rest).is_some_and(|l| &l[1..] == "-1" || l.len() > 3))),
+        Some(b':') => number(rest),
+        Some(b'*' | b'%' | b'~') => reply && number(rest),
+        Some(b'+' | b'-') => reply && line(rest).is_some(),
+        Some(b'_') => reply && rest.starts_with(b"_\r\n"),
+        _ => false,
+    };
+    first[1..].parse::<u32>().is_ok_and(|n| n > 0) && element
 }
 
 pub fn bulk(b: &[u8]) -> bool {
-    let Some(first) = line(b).filter(|l| l.starts_with('$')) else { return false };
+    let Some(first) = crlf(b).filter(|l| l.starts_with(['$', '=', '!'])) else { return false };
     let Ok(length) = first[1..].parse::<usize>() else { return false };
     b[first.len() + 2..].get(length..length + 2) == Some(b"\r\n")
 }
@@ -259,9 +328,11 @@ pub fn kafka(b: &[u8]) -> bool {
     let Some(size) = be32(b, 0) else { return false };
     let [Some(key), Some(version), Some(client)] = [4, 6, 12].map(|at| be16(b, at)) else { return false };
     let name = b.get(14..14 + client.min(14) + client.saturating_sub(14));
-    let named = client > 0 && client < 0x8000 && name.is_some_and(|n| n.iter().all(u8::is_ascii_graphic));
+    let named = client > 0 && client < 0x8000 && name.is_some_and(|n| n.iter().all(|c| (32..127).contains(c)));
     let nameless = (client == 0 || client == 0xffff) && size + 4 == b.len();
-    key <= 92 && version <= 18 && b[8] < 0x80 && size + 4 >= b.len() && (named || nameless)
+    let last = size + 4 >= b.len()
+        || (be32(b, size + 4).is_some_and(|n| n >= 10) && be16(b, size + 8).is_some_and(|k| k <= 92));
+    key <= 92 && version <= 20 && b[8] < 0x80 && last && (named || nameless)
 }
 
 pub fn bson(b: &[u8], at: usize, length: usize) -> bool {
@@ -273,17 +344,24 @@ pub fn bson(b: &[u8], at: usize, length: usize) -> bool {
 }
 
 pub fn amqp(b: &[u8]) -> bool {
-    let header = b.starts_with(b"AMQP") && b.len() >= 8 && (b[5] == 1 || b[6] == 9 || b[6] == 10);
-    let start = b.len() >= 13 && b[..3] == [1, 0, 0] && b[7..13] == [0, 10, 0, 10, 0, 9];
+    let header = b.starts_with(b"AMQP") && b.len() >= 8 && (b[5] == 1 || b[6] == 9);
+    let start = b.len() >= 13
+        && b[..3] == [1, 0, 0]
+        && b[7..11] == [0, 10, 0, 10]
+        && (b[11..13] == [0, 9] || b[11..13] == [8, 0]);
     header || start
 }
 
-pub fn ssh(b: &[u8]) -> bool {
+pub fn ssh(b: &[u8], server: bool) -> bool {
+    // Lines, of which the first that starts so counts; others may be before it if a server sends them.
     let text = String::from_utf8_lossy(b);
-    let Some(line) = text.split('\n').next() else { return false };
-    let line = line.trim_end_matches('\r');
+    let Some(end) = text.rfind('\n') else { return false };
+    let control = |c: char| c.is_ascii_control() && !"\r\n\t\x7f".contains(c);
+    let Some(at) = text[..end].split('\n').position(|line| line.starts_with("SSH-")) else { return false };
+    let line = text.split('\n').nth(at).unwrap().trim_end_matches('\r');
+    let before: String = text.split('\n').take(at).collect();
     let software = line.strip_prefix("SSH-2.0-").or(line.strip_prefix("SSH-1.99-"));
-    b.contains(&b'\n') && software.is_some_and(|s| !s.is_empty() && s.bytes().all(|c| (32..127).contains(&c)))
+    software.is_some_and(|s| !s.is_empty() && !s.contains(control)) && !before.contains(control) && (at == 0 || server)
 }
 
 /// RFC 9000 16.

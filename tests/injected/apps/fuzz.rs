@@ -77,7 +77,8 @@ fn generate(rng: &mut StdRng, pool: &[Sample]) -> (Kind, Vec<u8>) {
         2 => {
             let (a, b) = (&pool.choose(rng).unwrap().bytes, &pool.choose(rng).unwrap().bytes);
             let bytes = [&a[..rng.random_range(1..=a.len())], &b[rng.random_range(0..b.len())..]].concat();
-            (Kind::Spliced, bytes)
+            // More than a page is no packet.
+            (Kind::Spliced, bytes[..bytes.len().min(3000)].to_vec())
         }
         _ => {
             let mut bytes = pool.choose(rng).unwrap().bytes.clone();
@@ -106,6 +107,7 @@ fn no_verdict_is_wrong() {
     let mut verdicts = BTreeMap::<Kind, (u64, u64)>::new();
     let mut apps = BTreeMap::<u8, u64>::new();
     let mut wrong = Vec::new();
+    let mut of_app = BTreeMap::<App, u64>::new();
     for flow in 1..=PAYLOADS {
         let (kind, bytes) = generate(&mut rng, &pool);
         let port = *PORTS.choose(&mut rng).unwrap();
@@ -157,14 +159,19 @@ fn no_verdict_is_wrong() {
         counts.1 += 1;
         *apps.entry(verdict.app()).or_default() += 1;
         let app = App::all()[usize::from(verdict.app()) - 1];
-        if let Err(reason) = said.allows(app, verdict.0 >> 8) {
+        if let Err(reason) = said.allows(app, verdict.0 >> 8 & 0xff, verdict.0 >> 24) {
+            let of_app = of_app.entry(app).or_default();
+            *of_app += 1;
+            if *of_app > 3 {
+                continue; // those of the others are worth more
+            }
             wrong.push(format!("{app:?} {} {reason} ({kind:?}): {said}", verdict.0 >> 8));
         } else if kind == Kind::Random {
             eprintln!("by chance {app:?}: {said}");
         }
     }
     eprintln!("{PAYLOADS} payloads in {:?}; payloads and verdicts {verdicts:?}; by protocol {apps:?}", begun.elapsed());
-    assert!(wrong.is_empty(), "{} wrong verdicts:\n{}", wrong.len(), wrong[..wrong.len().min(10)].join("\n"));
+    assert!(wrong.is_empty(), "wrong verdicts {of_app:?}:\n{}", wrong.join("\n"));
     // A generator that never comes near a protocol tests nothing.
     for app in 1..=App::all().len() as u8 {
         assert!(apps.get(&app).is_some_and(|n| *n > 100), "protocol {app} is told too rarely: {apps:?}");

@@ -66,6 +66,55 @@ pub fn lookalikes() -> Vec<Sample> {
         tcp("OPTIONS of Cassandra", App::Cassandra, true, &cql(4, 5, b"")),
         tcp("STARTUP of version 7", App::Cassandra, true, &cql(7, 1, b"\0\x01\0\x0bCQL_VERSION\0\x053.0.0")),
     ];
+    // Whole exchanges of neighbours: what the other end said, and the answer.
+    all.extend([
+        tcp("POP3's USER", App::Redis, true, b"USER bob\r\n").after(b"+OK POP3 server ready\r\n"),
+        tcp("POP3's CAPA", App::Redis, true, b"CAPA\r\n").after(b"+OK Dovecot ready.\r\n"),
+        tcp("POP3's AUTH", App::Redis, true, b"AUTH PLAIN\r\n").after(b"+OK\r\n"),
+        tcp("POP3's QUIT", App::Redis, true, b"QUIT\r\n").after(b"+OK\r\n"),
+        tcp("POP3's error", App::Redis, false, b"-ERR unknown command\r\n").after(b"STLS\r\n"),
+        tcp("IMAP's login", App::Redis, true, b"a1 LOGIN bob secret\r\n").after(b"* OK IMAP4rev1 ready\r\n"),
+        tcp("IMAP's capabilities", App::Redis, false, b"* CAPABILITY IMAP4rev1\r\na1 OK done\r\n")
+            .after(b"a1 CAPABILITY\r\n"),
+        tcp("FTP's USER", App::Smtp, true, b"USER anonymous\r\n").after(b"220 (vsFTPd 3.0.3)\r\n"),
+        tcp("FTP, turned away", App::Smtp, false, b"421 Too many connections\r\n"),
+        tcp("IRC's registration", App::Redis, true, b"NICK bob\r\nUSER bob 0 * :Bob\r\n"),
+        tcp("IRC's PING", App::Redis, false, b"PING :irc.example.org\r\n").after(b"NICK bob\r\n"),
+        tcp("IRC's TIME", App::Redis, false, b":irc.example.org 391 bob :now\r\n").after(b"TIME\r\n"),
+        tcp("SIP", App::Http, true, b"INVITE sip:bob@example.org SIP/2.0\r\nVia: SIP/2.0/TCP a\r\n\r\n"),
+        tcp("SIP's answer", App::Http, false, b"SIP/2.0 200 OK\r\n\r\n"),
+        tcp("RTSP's OPTIONS", App::Http, true, b"OPTIONS rtsp://a/b RTSP/1.0\r\nCSeq: 1\r\n\r\n"),
+        tcp("a GET of Redis that HTTP answers", App::Redis, true, b"GET key\r\n")
+            .after(b"HTTP/1.0 400 Bad Request\r\n"),
+        tcp("a word of Redis in prose", App::Redis, true, b"type something, if you like\r\n").after(b"Hello!\r\n"),
+        tcp("an echo of a word", App::Redis, false, b"time\r\n").after(b"time\r\n"),
+        tcp("beanstalkd's stats", App::Memcached, false, b"OK 900\r\n---\n").after(b"stats\r\n"),
+        tcp("NNTP", App::Smtp, false, b"200 news.example.org InterNetNews NNRP server ready\r\n"),
+        tcp("a line before SSH of no known version", App::Ssh, false, b"hello\r\nSSH-3.0-a\r\n"),
+        tcp("SSH in the middle of a line", App::Ssh, false, b"welcome to SSH-2.0-a\r\n"),
+        tcp("lines before SSH, from a client", App::Ssh, true, b"hello\r\nSSH-2.0-a\r\n"),
+        tcp("PROXY of no known family", App::Http, true, b"PROXY TCP9 a b 1 2\r\nGET / HTTP/1.1\r\n\r\n"),
+        tcp("PROXY with LF", App::Http, true, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\nGET / HTTP/1.1\r\n\r\n"),
+        tcp("PROXY from a server", App::Http, false, b"PROXY UNKNOWN\r\nHTTP/1.1 200 OK\r\n\r\n"),
+        tcp("PROXY and nothing that is known", App::Http, true, b"PROXY UNKNOWN\r\nhello world, how are you?\r\n"),
+        tcp("SOCKS that nobody asked for", App::Http, false, b"\x05\0\x05\0\0\x01\0\0\0\0\0\0HTTP/1.1 200 OK\r\n\r\n"),
+        tcp("SOCKS 5, BIND", App::Http, true, b"\x05\x01\0\x05\x02\0\x01\xc0\0\x02\x01\0\x50GET / HTTP/1.1\r\n\r\n"),
+        tcp("SOCKS 5, refused", App::Http, false, b"\x05\0\x05\x05\0\x01\0\0\0\0\0\0HTTP/1.1 200 OK\r\n\r\n")
+            .after(b"\x05\x01\0"),
+        tcp(
+            "a login of MySQL without its zeros",
+            App::Mysql,
+            true,
+            &[&mysql_login(0x00be_a685, 0)[..20], &[1; 30]].concat(),
+        ),
+        tcp(
+            "a request of memcached with extras that do not fit",
+            App::Memcached,
+            true,
+            &memcached(0x80, 0, b"key", &[0; 4], 0, b""),
+        ),
+        tcp("a will without its flag", App::Mqtt, true, b"\x10\x10\0\x04MQTT\x04\x28\0\x3c\0\x04test"),
+    ]);
     let udp = Sample::udp;
     let query = dns(0x0100, [1, 0, 0, 0], QUESTION);
     all.extend([

@@ -45,15 +45,46 @@ impl Said<'_> {
     }
 
     /// May the payload be said to be of `app`, version `version`? Why not, else.
-    pub fn allows(&self, app: App, version: u32) -> Result<(), &'static str> {
+    pub fn allows(&self, app: App, version: u32, next: u32) -> Result<(), &'static str> {
+        // Either end may have a prefix.
+        let at = behind(self.bytes, self.by_client(), None).or(behind(self.bytes, !self.by_server(), self.before));
+        let bytes = [Some(0), at, behind(self.bytes, false, self.before)];
+        let other = self.before.map(|b| behind(b, true, None).filter(|at| *at < b.len()).unwrap_or(0));
+        let mut verdict = Err("");
+        for at in bytes.into_iter().flatten().filter(|at| *at == 0 || *at < self.bytes.len()) {
+            for other in [Some(0), other].into_iter().flatten() {
+                let before = self.before.map(|b| &b[other..]);
+                verdict = Said { bytes: &self.bytes[at..], before, ..*self }.allows_plainly(app, version, next);
+                if verdict.is_ok() || self.udp {
+                    return verdict;
+                }
+            }
+        }
+        verdict
+    }
+
+    fn allows_plainly(&self, app: App, version: u32, next: u32) -> Result<(), &'static str> {
         let b = self.bytes;
+        let text = String::from_utf8_lossy(b).to_ascii_lowercase();
+        let upgrade =
+            |to: &str| app == App::Http && text.contains(" 101") && text.contains("\nupgrade:") && text.contains(to);
+        let changes = match next {
+            0 => true,
+            2 => upgrade("h2c"),
+            24 => upgrade("webs"),
+            4 => app == App::Mysql && b.len() > 37 && b[36] == 22,
+            _ => false,
+        };
+        if !changes {
+            return Err("does not change");
+        }
         let fine = match app {
             App::Http => http(b),
             App::Http2 => self.http2(),
             App::Grpc => self.http2() && grpc(b) == Some(true),
             App::Tls => self.tls(version),
             App::Dns => self.dns(),
-            App::Mysql => self.by_server() && mysql(b),
+            App::Mysql => (self.by_server() && mysql(b)) || (self.client == 1 && mysql_client(b)),
             App::Postgres => self.postgres(),
             App::Redis => self.redis(),
             App::Kafka => self.by_client() && kafka(b),
@@ -63,10 +94,10 @@ impl Said<'_> {
             App::Nats => self.nats(),
             App::Mqtt => self.mqtt(),
             App::Cassandra => self.cassandra(),
-            App::Ssh => ssh(b),
+            App::Ssh => ssh(b, self.by_server()),
             App::Smtp => self.smtp(),
             App::Quic => self.quic(),
-            App::Vxlan | App::Geneve | App::Gre | App::Ipip | App::Sit => false, // not told from payload
+            App::Websocket | App::Vxlan | App::Geneve | App::Gre | App::Ipip | App::Sit => false, // not told from payload
         };
         if !fine {
             return Err("not by the specification");
@@ -95,7 +126,8 @@ impl Said<'_> {
         }
         match (b[0], b[5]) {
             (21, level) => {
-                self.by_server() && b.len() == 7 && record == 7 && (level == 1 || level == 2) && version == 0
+                let alerts = b.len() == 7 || (b.len() == 14 && b[7] == 21);
+                self.by_server() && alerts && record == 7 && (level == 1 || level == 2) && version == 0
             }
             (22, 1) => self.by_client() && version == 0 && client_hello(b),
             (22, 2) => self.by_server() && server_hello(b, version),
@@ -107,7 +139,11 @@ impl Said<'_> {
         if self.udp {
             return dns(self.bytes);
         }
-        be16(self.bytes, 0).is_some_and(|n| n + 2 >= self.bytes.len()) && dns(&self.bytes[2..])
+        // Another message may follow.
+        let Some(length) = be16(self.bytes, 0).map(|n| n + 2) else { return false };
+        let next = self.bytes.get(length..).unwrap_or_default();
+        let follows = be16(next, 0).is_none_or(|n| n >= 12);
+        length > 2 && follows && dns(&self.bytes[2..length.min(self.bytes.len())])
     }
 
     fn postgres(&self) -> bool {
@@ -120,11 +156,18 @@ impl Said<'_> {
         if !self.by_client() {
             return false;
         }
-        if encrypt(b) || (b.len() == 16 && b[..8] == [0, 0, 0, 16, 4, 0xd2, 0x16, 0x2e]) {
+        let cancel = (16..=268).contains(&b.len()) && be32(b, 0) == Some(b.len()) && b[4..8] == [4, 0xd2, 0x16, 0x2e];
+        if encrypt(b) || cancel {
             return true;
         }
         let Some(length) = be32(b, 0) else { return false };
-        if b.len() < 13 || b.len() > length || length > 10000 || b[4..7] != [0, 3, 0] || (b[7] != 0 && b[7] != 2) {
+        let grease = |b: &[u8]| b[6..8] == [0x27, 0x0f];
+        if b.len() < 13
+            || b.len() > length
+            || length > 10000
+            || b[4..6] != [0, 3]
+            || (b[6..8] > [0, 2][..] && !grease(b))
+        {
             return false;
         }
         b[8..].split(|c| *c == 0).step_by(2).take_while(|name| !name.is_empty()).any(|name| name == b"user")
@@ -133,16 +176,27 @@ impl Said<'_> {
     fn redis(&self) -> bool {
         let b = self.bytes;
         match b.first() {
-            Some(b'*') => array(b),
-            Some(b'%' | b'~' | b'>') => self.by_server() && array(b),
-            Some(b'$') => self.by_server() && bulk(b),
-            Some(b'P' | b'p') => b[..6].eq_ignore_ascii_case(b"PING\r\n") && (self.at(6379) || self.company(b"+-:")),
-            Some(b'+' | b'-' | b':') => {
-                let known = [&b"+PONG\r\n"[..], b"-NOAUTH ", b"-DENIED ", b"-WRONGTYPE ", b"-LOADING "];
-                line(b).is_some()
-                    && ((self.by_server() && known.iter().any(|k| b.starts_with(k)))
-                        || self.at(6379)
-                        || self.company(b"Pp+-:"))
+            Some(b'*' | b'%' | b'~' | b'>' | b'|')
+                if (b[0] == b'*' || self.by_server()) && array(b, self.by_server()) =>
+            {
+                true
+            }
+            Some(b'$' | b'=' | b'!') if self.by_server() && bulk(b) => true,
+            Some(c) if c.is_ascii_alphabetic() => {
+                line(b).is_some() && self.by_client() && (self.at(6379) || self.company(b"+-:$*_#,("))
+            }
+            Some(b'+' | b'-' | b':' | b'$' | b'*' | b'_' | b'#' | b',' | b'(' | b'=' | b'%' | b'~' | b'>' | b'|') => {
+                let errors = "NOAUTH DENIED WRONGTYPE LOADING NOPERM WRONGPASS NOPROTO MISCONF READONLY CLUSTERDOWN MASTERDOWN \
+                    NOSCRIPT";
+                let line = line(b).unwrap_or_default();
+                let word = line.split(' ').next().unwrap_or_default().as_bytes();
+                // Of long words, the first eight letters and how many there are.
+                let same = |e: &[u8]| e.len() + 1 == word.len() && e[..e.len().min(8)] == word[1..word.len().min(9)];
+                let known = b.starts_with(b"+PONG\r\n")
+                    || word == b"+FULLRESYNC"
+                    || (b[0] == b'-' && errors.split_whitespace().any(|e| same(e.as_bytes())));
+                let typed = self.before.is_some_and(|b| b[0].is_ascii_alphabetic());
+                !line.is_empty() && self.by_server() && (known || self.at(6379) || typed)
             }
             _ => false,
         }
@@ -179,13 +233,15 @@ impl Said<'_> {
         if b[0] >= 0x80 {
             let (key, extras, body) = (be16(b, 2), b.get(4).copied(), be32(b, 8));
             let (Some(key), Some(extras), Some(body)) = (key, extras, body) else { return false };
-            let whole = body + 24 == b.len() && key + usize::from(extras) <= body && key <= 250;
+            let next = b.get(body + 24).is_some_and(|magic| *magic == b[0]);
+            let named = key > 0 && !self.middle;
+            let whole = (body + 24 == b.len() || next || named) && key + usize::from(extras) <= body && key <= 250;
             return whole
                 && b[5] == 0
                 && (if b[0] == 0x80 { self.by_client() } else { b[0] == 0x81 && self.by_server() });
         }
         let Some(line) = line(b) else { return false };
-        let words: Vec<&str> = line.split(' ').collect();
+        let words: Vec<&str> = line.strip_suffix(' ').unwrap_or(&line).split(' ').collect();
         let number = |n: usize| words.get(n).is_some_and(|w| !w.is_empty() && w.bytes().all(|c| c.is_ascii_digit()));
         let noreply = |n: usize| words.len() == n || (words.len() == n + 1 && words[n] == "noreply");
         let strong = !words.contains(&"")
@@ -202,32 +258,43 @@ impl Said<'_> {
                 _ => false,
             };
         let words = |line: &str, list: &str| {
-            let first = line.split([' ', '\r']).next().unwrap_or_default();
-            !first.is_empty() && list.split(' ').any(|w| w == first)
+            let first = line.split([' ', '\r', '\n']).next().unwrap_or_default();
+            // Of long words, the first eight letters and how many there are.
+            let same = |w: &str| w.len() == first.len() && w[..w.len().min(8)] == first[..first.len().min(8)];
+            !first.is_empty() && first.is_ascii() && list.split_whitespace().any(same)
         };
-        let requests = "get delete touch version stats flush_all mg ms md ma me mn";
-        let replies = "STORED NOT_STORED EXISTS NOT_FOUND DELETED TOUCHED END OK VERSION HD VA EN MN NF NS";
+        let requests = "get delete touch version stats flush_all mg ms md ma me mn verbosity quit slabs lru lru_crawler \
+            cache_memlimit";
+        let replies = "STORED NOT_STORED EXISTS NOT_FOUND DELETED TOUCHED END OK VERSION HD VA EN MN NF NS EX ME ERROR RESET \
+            CLIENT_ERROR SERVER_ERROR";
         let either = format!("{requests} {replies}");
         let other = self.before.map(String::from_utf8_lossy);
-        strong || (words(line, &either) && (self.at(11211) || other.is_some_and(|o| words(&o, &either))))
+        strong || (words(&line, &either) && (self.at(11211) || other.is_some_and(|o| words(&o, &either))))
     }
 
     fn nats(&self) -> bool {
         let b = self.bytes;
-        let ping = |b: &[u8]| b.starts_with(b"PING\r\n") || b.starts_with(b"PONG\r\n");
+        let ping = |b: &[u8]| {
+            let start = b[..b.len().min(6)].to_ascii_uppercase();
+            start == b"PING\r\n" || start == b"PONG\r\n" || start.starts_with(b"-ERR") || start.starts_with(b"+OK")
+        };
+        let text = String::from_utf8_lossy(b).to_ascii_lowercase();
+        let connect = text.strip_prefix("connect ").is_some_and(|rest| rest.trim_start().starts_with('{'));
         (self.by_server() && b.starts_with(b"INFO {"))
-            || (self.by_client() && b.starts_with(b"CONNECT {"))
+            || (self.by_client() && connect)
             || (ping(b) && (self.at(4222) || self.before.is_some_and(ping)))
     }
 
     fn mqtt(&self) -> bool {
         let b = self.bytes;
         if b[0] == 0x20 {
-            let exact = b.len() >= 4 && usize::from(b[1]) + 2 == b.len();
+            let end = usize::from(b[1]) + 2;
+            let exact = b.len() >= 4 && (end == b.len() || b.get(end).is_some_and(|kind| *kind >= 0x30));
             return self.by_server() && exact && b[2] <= 1 && self.at(1883);
         }
-        let at = if b[1] & 0x80 == 0 { 2 } else { 3 };
-        let length = usize::from(b[1] & 0x7f) + if at == 3 { usize::from(b[2]) << 7 } else { 0 };
+        let Some(size) = b.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0) else { return false };
+        let at = 2 + size;
+        let length = b[1..at].iter().rev().fold(0, |n, byte| n << 7 | usize::from(byte & 0x7f));
         let (level, flags) = if b[at..].starts_with(b"\0\x04MQTT") {
             (b[at + 6] & 0x7f, b[at + 7])
         } else if b[at..].starts_with(b"\0\x06MQIsdp") {
@@ -247,7 +314,7 @@ impl Said<'_> {
         let b = self.bytes;
         let Some(length) = be32(b, 5) else { return false };
         let answer = b[0] & 0x80 != 0;
-        if !(3..=5).contains(&(b[0] & 0x7f)) || b[2] & 0x80 != 0 || b.len() < 9 || b.len() > length + 9 {
+        if ![3, 4, 5, 6, 65, 66].contains(&(b[0] & 0x7f)) || b[2] & 0x80 != 0 || b.len() < 9 || b.len() > length + 9 {
             return false;
         }
         if answer && !self.by_server() || !answer && !self.by_client() {
@@ -259,17 +326,23 @@ impl Said<'_> {
             6 if answer => b.len() == length + 9 && text.chars().filter(char::is_ascii_uppercase).count() >= 5,
             3 if answer => be16(b, 9) == Some(length - 2),
             0 if answer => be16(b, 13).is_some_and(|n| n + 6 == length),
-            5 | 2 => length == 0 && (self.at(9042) || self.before.is_some_and(|o| (o[0] & 0x7f) < 6)),
+            5 | 2 => {
+                length == 0 && (self.at(9042) || self.before.is_some_and(|o| (o[0] & 0x7f) < 7 || (o[0] & 0x7f) > 64))
+            }
             _ => false,
         }
     }
 
     fn smtp(&self) -> bool {
         let Some(line) = line(self.bytes) else { return false };
-        let greeting = (line.starts_with("220 ") || line.starts_with("220-")) && self.by_server();
-        let hello = ["EHLO ", "HELO ", "LHLO "].iter().any(|h| line.starts_with(h)) && self.by_client();
+        let coded = |code: &str| line.starts_with(code) && [Some(&b' '), Some(&b'-')].contains(&line.as_bytes().get(3));
+        let greeting = ["220", "554", "421"].iter().any(|code| coded(code)) && self.by_server();
+        let lower = line.to_ascii_lowercase();
+        let hello = ["ehlo ", "helo ", "lhlo "].iter().any(|h| lower.starts_with(h)) && self.by_client();
+        let text = String::from_utf8_lossy(self.bytes).to_ascii_lowercase();
+        let names = coded("220") && (text.contains("smtp") || text.contains("lmtp"));
         let host = |h: &str| !h.is_empty() && !h.contains([' ', '@', '/', ',', ';']);
-        (greeting && (line.contains("SMTP") || self.at(25) || self.at(587))) || (hello && host(&line[5..]))
+        (greeting && (names || self.at(25) || self.at(587))) || (hello && host(line[5..].trim_matches(' ')))
     }
 
     fn quic(&self) -> bool {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use netmon::bpf::{App, Frame, Hook, Injector, Options};
 
 use super::samples::{Sample, samples};
-use super::{lookalikes, verdict};
+use super::{lookalikes, number, verdict};
 use crate::needs_root;
 use crate::support::detect::Verdict;
 use crate::support::kernel::{Kernel, small};
@@ -68,11 +68,11 @@ impl Network {
     fn told(&mut self) -> HashMap<u16, Verdict> {
         let mut told = HashMap::new();
         for record in self.kernel.flush() {
-            let Some((app, version)) = record.facts.as_ref().and_then(|f| f.app.map(|app| (app, f.tls))) else {
-                continue;
-            };
+            let Some(facts) = record.facts.as_ref() else { continue };
+            let Some(app) = facts.app else { continue };
+            let next = facts.app_next.map_or(0, |next| u32::from(number(next)) << 24);
             let client = [record.source.port, record.destination.port].into_iter().find(|p| (20001..30000).contains(p));
-            let again = told.insert(client.unwrap(), verdict(app, version.into()));
+            let again = told.insert(client.unwrap(), Verdict(verdict(app, facts.tls.into()).0 | next));
             assert_eq!(again, None, "told once");
         }
         told

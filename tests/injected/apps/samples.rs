@@ -2,8 +2,9 @@
 
 use netmon::bpf::App;
 
-use super::verdict;
+use super::implementations::implementations;
 use super::wire::*;
+use super::{number, verdict};
 use crate::support::detect::Verdict;
 
 /// The first bytes of one end.
@@ -20,24 +21,40 @@ pub struct Sample {
     pub port: u16,
     /// What the other end said before, without which these do not tell.
     pub before: Option<Vec<u8>>,
+    /// What the connection changes to with these bytes.
+    pub next: Option<App>,
     pub bytes: Vec<u8>,
 }
 
 impl Sample {
     pub fn tcp(name: &'static str, app: App, client: bool, bytes: &[u8]) -> Sample {
-        Sample { name, app, version: 0, udp: false, client, port: 33333, before: None, bytes: bytes.to_vec() }
+        Sample {
+            name,
+            app,
+            version: 0,
+            udp: false,
+            client,
+            port: 33333,
+            before: None,
+            next: None,
+            bytes: bytes.to_vec(),
+        }
     }
 
     pub fn udp(name: &'static str, app: App, client: bool, bytes: &[u8]) -> Sample {
         Sample { udp: true, ..Sample::tcp(name, app, client, bytes) }
     }
 
-    fn at(self, port: u16) -> Sample {
+    pub fn at(self, port: u16) -> Sample {
         Sample { port, ..self }
     }
 
-    fn after(self, before: &[u8]) -> Sample {
+    pub fn after(self, before: &[u8]) -> Sample {
         Sample { before: Some(before.to_vec()), ..self }
+    }
+
+    pub fn next(self, next: App) -> Sample {
+        Sample { next: Some(next), ..self }
     }
 
     fn version(self, version: u32) -> Sample {
@@ -45,7 +62,7 @@ impl Sample {
     }
 
     pub fn verdict(&self) -> Verdict {
-        verdict(self.app, self.version)
+        Verdict(verdict(self.app, self.version).0 | self.next.map_or(0, |next| u32::from(number(next)) << 24))
     }
 }
 
@@ -94,7 +111,8 @@ fn http_samples(all: &mut Vec<Sample>) {
     all.push(Sample::tcp("GET of a long target", App::Http, true, &long));
     all.push(Sample::tcp("200", App::Http, false, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
     all.push(Sample::tcp("404, 1.0", App::Http, false, b"HTTP/1.0 404 Not Found\r\n\r\n"));
-    all.push(Sample::tcp("101", App::Http, false, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"));
+    let switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n";
+    all.push(Sample::tcp("101", App::Http, false, switching).next(App::Http2));
     all.push(Sample::tcp("no reason", App::Http, false, b"HTTP/1.1 204 \r\n\r\n"));
     let json = [&hex("82 86 84 5f10")[..], b"application/json"].concat();
     all.push(Sample::tcp("HTTP/2 client", App::Http2, true, &http2(5, &json)));
@@ -298,5 +316,6 @@ pub fn samples() -> Vec<Sample> {
     store_samples(&mut all);
     database_samples(&mut all);
     other_samples(&mut all);
+    implementations(&mut all);
     all
 }

@@ -40,6 +40,22 @@ pub fn mysql(version: &str) -> Vec<u8> {
     [&(body.len() as u32).to_le_bytes()[..3], &[0], &body].concat()
 }
 
+/// A client's first packet, with a name and the answer to the salt.
+pub fn mysql_login(capabilities: u32, maria: u32) -> Vec<u8> {
+    let mut body = mysql_ssl_body(capabilities, maria);
+    body.extend([&b"app\0\x14"[..], &[b'z'; 20], b"mysql_native_password\0"].concat());
+    [&(body.len() as u32).to_le_bytes()[..3], &[1], &body].concat()
+}
+
+fn mysql_ssl_body(capabilities: u32, maria: u32) -> Vec<u8> {
+    [&capabilities.to_le_bytes()[..], &[0, 0, 0, 1, 45], &[0; 19], &maria.to_le_bytes()].concat()
+}
+
+/// The same up to the name: TLS comes first.
+pub fn mysql_ssl() -> Vec<u8> {
+    [&[32, 0, 0, 1][..], &mysql_ssl_body(0x00be_ae85, 0)].concat()
+}
+
 pub fn mongo(answer: u32, opcode: u32, body: &[u8]) -> Vec<u8> {
     let words = [body.len() as u32 + 16, 7, answer, opcode];
     [&words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>(), body].concat()

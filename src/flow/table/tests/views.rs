@@ -1,6 +1,7 @@
 //! Who owns a flow that is seen by itself and in a tunnel.
 
 use super::*;
+use crate::bpf::App;
 
 /// A router may see a packet by itself and, at the same hook, in a tunnel.
 #[test]
