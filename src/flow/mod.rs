@@ -4,6 +4,7 @@ mod details;
 mod key;
 mod naming;
 mod nat;
+mod network;
 mod observer;
 mod outcome;
 mod party;
@@ -20,6 +21,7 @@ pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
 pub use naming::{Named, Naming};
 pub use nat::{Identity, Nat, Tracked, Translations};
+pub use network::{Network, Networks};
 pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
 pub use party::{Parties, Party};
@@ -45,6 +47,8 @@ pub struct Sent {
     pub last_ns: u64,
     /// Interface index of the owner; 0: nothing seen yet.
     pub ifindex: u32,
+    /// Where the owner's addresses are unique.
+    network: Network,
     /// VLAN id at the owner; 0: none.
     pub vlan: u16,
     /// OR of the TCP flags.
@@ -89,7 +93,16 @@ impl Sent {
         self.ifindex == record.ifindex && self.view == view(identity, record)
     }
 
-    fn own(&mut self, identity: &Identity, record: &Record) {
+    /// The owner saw it under translated addresses, and this is where the error came in: errors about many connections may have
+    /// one flow there, and each of them another where it was translated.
+    fn is_given_up_to(&self, identity: &Identity, record: &Record) -> bool {
+        matches!(record.protocol, outcome::ICMP | outcome::ICMPV6)
+            && self.view & TRANSLATED != 0
+            && view(identity, record) & TRANSLATED == 0
+    }
+
+    fn own(&mut self, identity: &Identity, record: &Record, network: Network) {
+        self.network = network;
         self.ifindex = record.ifindex;
         self.view = view(identity, record);
         self.vlan = record.vlan;
@@ -160,6 +173,11 @@ impl Flow {
     /// Time of the last packet.
     pub fn last_ns(&self) -> u64 {
         self.sent[0].last_ns.max(self.sent[1].last_ns)
+    }
+
+    /// Packets of this network may be its own: the host's network carries those of all others.
+    fn meets(&self, network: Network) -> bool {
+        network == 0 || self.sent.iter().all(|sent| sent.network == 0 || sent.network == network)
     }
 
     fn is_over(&self) -> bool {

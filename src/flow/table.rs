@@ -1,22 +1,28 @@
 //! The table of flows: merges records, expires what is silent, stays within its bound.
 
 mod expiry;
+mod whose;
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
+use self::whose::Whose;
 use super::details::Details;
+use super::network::Sight;
 use super::outcome::{RST, Verdict, conclude, judge};
 use super::quotes::{Quote, Quotes};
 use super::reuse::begins_anew;
 use super::roles::{self, Facing};
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
-use super::{CLIENT_IS_KNOWN, CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer, Sent};
+use super::{
+    CLIENT_IS_KNOWN, CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Networks, Observer, Sent,
+};
 use crate::bpf::{App, Cause, Record};
 
 /// Bounds of a table.
@@ -58,6 +64,7 @@ pub struct Table {
     counts: Counts,
     quotes: Quotes,
     facing: Facing,
+    networks: Arc<Networks>,
     generation: u32,
 }
 
@@ -83,6 +90,7 @@ impl Table {
             counts: Counts::new(),
             quotes: Quotes::default(),
             facing: Facing::default(),
+            networks: Arc::default(),
             generation: 0,
         }
     }
@@ -129,12 +137,9 @@ impl Table {
 
     /// Adds a record to the flow that it belongs to.
     pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer) {
-        let Identity { key, sender, tracked } = *identity;
-        let hash = self.hash(&key);
-        let found = self
-            .index
-            .find(spread(hash), |&(h, i)| h == hash && self.flows.get(i).is_some_and(|f| f.key == key))
-            .map(|&(_, i)| i);
+        let Whose { identity, network, hash, found } = self.whose(identity, record);
+        let identity = &identity;
+        let Identity { key, sender, tracked, .. } = *identity;
         if record.cause == Cause::Quoted {
             let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };
             match found {
@@ -157,6 +162,7 @@ impl Table {
         self.correct_roles(index, identity, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
         if let Some(tracked) = tracked
+            && tracked.nat.is_some()
             && flow.nat() != Some(tracked.nat)
         {
             flow.details.get_or_insert_default().nat = Some(Box::new(tracked.nat));
@@ -169,16 +175,18 @@ impl Table {
         let sent = &mut flow.sent[sender];
         let owner = sent.is_owner(identity, record);
         let first = sent.ifindex == 0;
-        let takes_over = first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS);
-        if takes_over {
-            sent.own(identity, record);
+        let sight = self.networks.sight(record);
+        let silent = !owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS;
+        let takes_over = sight != Sight::Again && (first || silent);
+        if takes_over || sent.is_given_up_to(identity, record) {
+            sent.own(identity, record, network);
         }
         let app = record.facts.as_ref().and_then(|facts| facts.app).filter(|&app| {
             // One end may have told HTTP/2 before the other told what is in it.
             flow.app.is_none() || (flow.app, app) == (Some(App::Http2), App::Grpc)
         });
         flow.app = app.or(flow.app);
-        if !owner && !takes_over {
+        if !owner && !takes_over && sight != Sight::First {
             // What it speaks is told once, by whichever hook had the payload first.
             if app.is_some() {
                 retag(flow, observer);

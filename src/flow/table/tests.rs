@@ -1,6 +1,7 @@
 mod ages;
 mod answers;
 mod conversations;
+mod places;
 mod times;
 mod views;
 
