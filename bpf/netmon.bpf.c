@@ -56,7 +56,7 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	}
 	p.cpu = id;
 	p.packets = nm_segments(skb, p.headers);
-	p.bytes = nm_wire(skb) + (__u64)(p.packets - 1) * p.headers;
+	p.bytes = nm_wire(skb) - p.unsent + (__u64)(p.packets - 1) * (p.headers - p.unsent);
 	if (skb->vlan_present)
 		p.bytes += p.packets * sizeof(struct vlan_hdr);
 	nm_count(&books->seen[hook & 1], p.packets, p.bytes);

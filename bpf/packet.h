@@ -7,6 +7,11 @@
 #define NM_ETH_P_8021Q 0x8100
 #define NM_ETH_P_8021AD 0x88a8
 #define NM_ETH_P_QINQ1 0x9100 /* what QinQ used before 802.1ad */
+#define NM_ETH_P_MPLS_UC 0x8847
+#define NM_ETH_P_MPLS_MC 0x8848
+#define NM_ETH_P_PPP_SES 0x8864
+#define NM_PPP_IP 0x0021
+#define NM_PPP_IPV6 0x0057
 #define NM_VLAN_VID 0x0fff
 
 #define NM_IP_OFFSET 0x1fff
@@ -62,7 +67,8 @@ struct nm_packet {
 	__u8 side;     /* of its connection, see struct nm_pair */
 	__u8 v6;
 	__u8 tunnel;   /* enum nm_app; as the parsers leave it, what it may be, with NM_TUNNEL_CUT */
-	__u8 pad[2];
+	__u8 unsent;   /* bytes of `headers` that no segment has on the wire */
+	__u8 pad;
 	__u32 cpu;
 	__u32 slot;    /* number of its entry: set and way */
 	__u64 tag;     /* of its connection */
@@ -158,6 +164,14 @@ static __always_inline __u32 nm_segments(struct __sk_buff *skb, __u32 headers)
 	if (!size || skb->len <= headers)
 		return 1;
 	return (skb->len - headers + size - 1) / size;
+}
+
+/* The interface that the packet is seen at. A replayed packet has the number of the capture's interface in its second word. */
+static __always_inline __u32 nm_place(struct __sk_buff *skb)
+{
+	__u32 place = nm_clock == NM_CLOCK_CAPTURE ? skb->cb[1] : 0;
+
+	return place ? place : skb->ifindex;
 }
 
 /* The id of a VLAN tag that the driver took out of the packet, or will put in; 0: none. */

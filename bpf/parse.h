@@ -30,7 +30,7 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 h
 		total = bpf_ntohs(ip->tot_len) + l3;
 		headers = l3 + sizeof(*ip);
 		p->word[0] = *(const __u64 *)&ip->saddr;
-		p->word[1] = nm_key_ports(*(const __u32 *)tcp, skb->ifindex);
+		p->word[1] = nm_key_ports(*(const __u32 *)tcp, nm_place(skb));
 		p->word[2] = nm_key_rest(protocol, hook, nm_offloaded_vlan(skb));
 		verdict = NM_FLOW4;
 	} else if (type == bpf_htons(NM_ETH_P_IPV6)) {
@@ -46,7 +46,7 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 h
 		p->word[1] = ((const __u64 *)&ip->saddr)[1];
 		p->word[2] = ((const __u64 *)&ip->saddr)[2];
 		p->word[3] = ((const __u64 *)&ip->saddr)[3];
-		p->word[4] = nm_key_ports(*(const __u32 *)tcp, skb->ifindex);
+		p->word[4] = nm_key_ports(*(const __u32 *)tcp, nm_place(skb));
 		p->word[5] = nm_key_rest(protocol, hook, nm_offloaded_vlan(skb));
 		verdict = NM_FLOW6;
 	} else {
@@ -59,12 +59,14 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 h
 			goto odd;
 		nm_packet_tcp(p, tcp);
 		p->tunnel = 0;
+		p->unsent = 0;
 		headers += length;
 	} else if (protocol == IPPROTO_UDP) {
 		p->tcp_flags = 0;
 		p->opening = ethernet ? nm_broadcast(data) : 0;
 		p->urgent = 0;
 		p->tunnel = nm_tunnel_of_port(tcp->dest);
+		p->unsent = 0;
 		headers += sizeof(struct udphdr);
 	} else {
 		goto odd;

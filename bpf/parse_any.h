@@ -37,6 +37,9 @@ struct nm_extension {
 	__be32 identification;
 };
 
+#define NM_OPTION_JUMBO 0xc2 /* RFC 2675 */
+#define NM_SHIMS 6           /* tags, labels and the like that are walked besides two tags */
+
 #define NM_EXT_LENGTH(ext) ((ext) & 0xfff)
 #define NM_EXT_NEXT(ext) ((ext) >> 16 & 0xff)
 #define NM_EXT_FIRST (1 << 24) /* first of several fragments */
@@ -242,6 +245,20 @@ static __always_inline int nm_parse4(struct nm_cursor *c, struct nm_packet *p)
 	return NM_FLOW4;
 }
 
+/*
+ * BIG TCP: a packet of more than 64 KiB that is yet to be cut into segments, or was put together of them, may say its length in a
+ * Hop-by-Hop header of 8 bytes (RFC 2675), which the kernel takes off before a driver or its own segmentation gets the packet.
+ */
+static __always_inline bool nm_has_unsent_jumbo(struct nm_cursor *c, __u8 protocol)
+{
+	const __u8 *h;
+
+	if (protocol != NM_HOPOPTS || !(c->skb->gso_size || c->skb->gso_segs))
+		return false;
+	h = nm_header(c, 8);
+	return h && h[0] == IPPROTO_TCP && !h[1] && h[2] == NM_OPTION_JUMBO && h[3] == 4;
+}
+
 static __always_inline int nm_parse6(struct nm_cursor *c, struct nm_packet *p)
 {
 	const struct ipv6hdr *ip = nm_header(c, sizeof(*ip));
@@ -262,6 +279,8 @@ static __always_inline int nm_parse6(struct nm_cursor *c, struct nm_packet *p)
 	w = (const __u64 *)p->key6.saddr;
 	t.protocol = ip->nexthdr;
 	c->at += sizeof(*ip);
+	if (!total && nm_has_unsent_jumbo(c, t.protocol))
+		p->unsent = 8;
 	if (!nm_parse_payload(c, &t, p, true, w[0] * NM_K1 ^ w[1] ^ w[2] * NM_K4 ^ w[3] * NM_K3))
 		return NM_BROKEN;
 	p->key6.sport = t.sport;
@@ -274,6 +293,42 @@ static __always_inline bool nm_is_vlan(__be16 type)
 {
 	return type == bpf_htons(NM_ETH_P_8021Q) || type == bpf_htons(NM_ETH_P_8021AD) ||
 	       type == bpf_htons(NM_ETH_P_QINQ1);
+}
+
+/*
+ * What lies between Ethernet and IP besides the VLAN tags that are told: more tags, a stack of MPLS labels (RFC 3032), a PPPoE
+ * session (RFC 2516). The type of what follows, its length in the upper half; NM_EXT_CUT if the packet ends before. Under
+ * MPLS nothing but the first bits tell IP: what else may be there (RFC 4385) starts with zeroes.
+ */
+__noinline int nm_shims(struct __sk_buff *skb, __u32 at, __u32 type, __u32 end)
+{
+	__u32 start = at;
+	__u8 h[8];
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < NM_SHIMS; i++) {
+		if (nm_is_vlan(bpf_htons(type))) {
+			if (at + 4 > end || bpf_skb_load_bytes(skb, at, h, 4))
+				return NM_EXT_CUT;
+			type = h[2] << 8 | h[3];
+			at += 4;
+		} else if (type == NM_ETH_P_MPLS_UC || type == NM_ETH_P_MPLS_MC) {
+			if (at + 5 > end || bpf_skb_load_bytes(skb, at, h, 5))
+				return NM_EXT_CUT;
+			if (h[2] & 1)
+				type = h[4] >> 4 == 4 ? NM_ETH_P_IP : h[4] >> 4 == 6 ? NM_ETH_P_IPV6 : 0;
+			at += 4;
+		} else if (type == NM_ETH_P_PPP_SES) {
+			if (at + 8 > end || bpf_skb_load_bytes(skb, at, h, 8))
+				return NM_EXT_CUT;
+			type = h[0] == 0x11 && !h[1] ? h[6] << 8 | h[7] : 0;
+			type = type == NM_PPP_IP ? NM_ETH_P_IP : type == NM_PPP_IPV6 ? NM_ETH_P_IPV6 : 0;
+			at += 8;
+		} else {
+			break;
+		}
+	}
+	return (at - start) << 16 | (type & 0xffff);
 }
 
 /* From where `c` stands; `type` is that of the network header where it starts with that, `outer` a VLAN id known already. */
@@ -312,16 +367,24 @@ static __always_inline int nm_parse_from(struct nm_cursor *c, struct nm_packet *
 			c->at += sizeof(*vlan);
 		}
 	}
+	if (type != bpf_htons(NM_ETH_P_IP) && type != bpf_htons(NM_ETH_P_IPV6)) {
+		int shims = nm_shims(skb, c->at, bpf_ntohs(type), c->end);
+
+		if (shims < 0)
+			return NM_BROKEN;
+		type = bpf_htons(shims & 0xffff);
+		c->at += shims >> 16;
+	}
 	p->headers = c->at;
 	if (type == bpf_htons(NM_ETH_P_IP)) {
-		p->key4.ifindex = skb->ifindex;
+		p->key4.ifindex = nm_place(skb);
 		p->key4.hook = hook;
 		p->key4.vlan = outer;
 		p->key4.inner_vlan = inner;
 		return nm_parse4(c, p);
 	}
 	if (type == bpf_htons(NM_ETH_P_IPV6)) {
-		p->key6.ifindex = skb->ifindex;
+		p->key6.ifindex = nm_place(skb);
 		p->key6.hook = hook;
 		p->key6.vlan = outer;
 		p->key6.inner_vlan = inner;

@@ -28,15 +28,38 @@ static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, __u32 at, __u
 	return true;
 }
 
+/* Where the quoted packet's transport header is, behind what nm_parse_extensions walks too; 0: a later fragment, or cut before. */
+static __always_inline __u32 nm_quoted_transport(struct __sk_buff *skb, __u32 at, __u8 *protocol, bool v6)
+{
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < NM_EXTENSIONS; i++) {
+		int ext = nm_extension(skb, at, *protocol, v6);
+
+		if (ext == NM_EXT_NONE)
+			break;
+		if (ext == NM_EXT_CUT || ext & NM_EXT_LATER)
+			return 0;
+		*protocol = NM_EXT_NEXT(ext);
+		at += NM_EXT_LENGTH(ext);
+	}
+	return at;
+}
+
 static __always_inline int nm_quote4(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
 {
 	struct nm_entry4 *entry = (void *)&cpu->scratch;
 	struct nm_quoted ports;
 	struct iphdr ip;
+	__u32 at, length;
 
 	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 4 ||
-	    ip.frag_off & bpf_htons(NM_IP_OFFSET) ||
-	    !nm_quoted_ports(skb, p->headers + (*(__u8 *)&ip & 15) * 4, ip.protocol, &ports))
+	    ip.frag_off & bpf_htons(NM_IP_OFFSET))
+		return 0;
+	length = (*(__u8 *)&ip & 15) * 4;
+	if (length < sizeof(ip))
+		return 0;
+	at = nm_quoted_transport(skb, p->headers + length, &ip.protocol, false);
+	if (!at || !nm_quoted_ports(skb, at, ip.protocol, &ports))
 		return 0;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->key = p->key4;
@@ -59,9 +82,12 @@ static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	struct nm_entry6 *entry = &cpu->scratch.entry;
 	struct nm_quoted ports;
 	struct ipv6hdr ip;
+	__u32 at;
 
-	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 6 ||
-	    !nm_quoted_ports(skb, p->headers + sizeof(ip), ip.nexthdr, &ports))
+	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 6)
+		return 0;
+	at = nm_quoted_transport(skb, p->headers + sizeof(ip), &ip.nexthdr, true);
+	if (!at || !nm_quoted_ports(skb, at, ip.nexthdr, &ports))
 		return 0;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->key = p->key6;

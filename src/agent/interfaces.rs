@@ -14,7 +14,7 @@ use super::news::News;
 use super::shared::Shared;
 use crate::bpf::{self, Attachments, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
-use crate::flow::Facing;
+use crate::flow::{Facing, Networks};
 use crate::metrics::{Interface, InterfaceStatus};
 
 /// What could not be attached is tried again after this long.
@@ -34,6 +34,7 @@ struct Interfaces {
     /// What is known of each, by index.
     known: BTreeMap<u32, Interface>,
     facing: Facing,
+    networks: Arc<Networks>,
     retry_at: Option<Instant>,
     gone: VecDeque<(Instant, u32)>,
     news: News,
@@ -58,6 +59,7 @@ impl Following {
             shared,
             known: BTreeMap::new(),
             facing: Facing::default(),
+            networks: Arc::default(),
             retry_at: None,
             gone: VecDeque::new(),
             news: News::default(),
@@ -199,6 +201,13 @@ impl Interfaces {
             self.shared.face(Facing::clone(&facing));
             self.facing = facing;
         }
+        let links = self.monitor.links();
+        let networks = Networks::new(links, |link| self.selection.judge(link, links) == Choice::Watch);
+        if networks != self.networks {
+            self.shared.divide(&networks);
+            self.networks = networks;
+        }
+        self.shared.nat().own_addresses(self.monitor.addresses());
         for index in self.monitor.take_removed() {
             if let Some(name) = self.leave(index) {
                 self.news.left(index, &name, Instant::now());

@@ -1,5 +1,6 @@
 //! Keeps the translations of addresses up to date, so that a connection is one flow under whatever addresses it is seen.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{Builder, JoinHandle};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{Clock, Conntrack, Spread, Tracking, Translated, list_translated};
+use crate::bpf::{Clock, Conntrack, Endpoint, Spread, Tracking, Translated, list_translated};
 use crate::config::Config;
 use crate::flow::Translations;
 use crate::metrics::NatCounts;
@@ -77,6 +78,13 @@ impl Nat {
         if !whole {
             self.resyncs.fetch_add(1, Ordering::Relaxed);
             self.missed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The addresses of this host.
+    pub(super) fn own_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
+        if self.conntrack.is_some() {
+            self.write().own_addresses(addresses.map(|address| Endpoint::of(address, 0).address).collect());
         }
     }
 

@@ -20,7 +20,7 @@ use super::report::Report;
 use super::shard::{Shard, ShardSink, lock};
 use crate::bpf::{self, Books, Bpf, Clock, ProgramInfo, ProgramStatsReader, TimestampSource};
 use crate::config::{Buckets, Config, Given, Key, Settings};
-use crate::flow::{Counts, Facing, Flow, Limits, Rates};
+use crate::flow::{Counts, Facing, Flow, Limits, Networks, Rates};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
@@ -211,6 +211,13 @@ impl Shared {
     pub(super) fn face(&self, workloads: Facing) {
         for shard in &*self.shards {
             lock(shard).table.face(Facing::clone(&workloads));
+        }
+    }
+
+    /// Tells all tables in which networks addresses are unique.
+    pub(super) fn divide(&self, networks: &Arc<Networks>) {
+        for shard in &*self.shards {
+            lock(shard).table.divide(Arc::clone(networks));
         }
     }
 

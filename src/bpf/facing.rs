@@ -26,6 +26,7 @@
 //! Tap devices of virtual machines count as uplinks: nothing tells them from those of a VPN.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -58,6 +59,7 @@ fn judge(links: &mut BTreeMap<u32, Link>, places: &Places) {
     };
     for link in links.values_mut() {
         link.workload = if link.is_bridge() { fronts(link.index) } else { faces(link) };
+        link.addressed = places.addressed.contains(&link.index);
     }
 }
 
@@ -86,16 +88,17 @@ pub(super) struct Places {
     /// Those with a default route.
     ways_out: HashSet<u32>,
     on_subnets: HashSet<u32>,
+    addressed: HashSet<u32>,
+    /// All addresses of this host.
+    pub(super) own: HashSet<IpAddr>,
 }
 
 impl Places {
     fn read() -> Result<Places> {
         let mut places = Places::default();
         dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
-            if let RouteNetlinkMessage::NewAddress(address) = message
-                && is_on_subnet(&address)
-            {
-                places.on_subnets.insert(address.header.index);
+            if let RouteNetlinkMessage::NewAddress(address) = message {
+                places.take(&address);
             }
         })
         .context("list the addresses")?;
@@ -109,10 +112,29 @@ impl Places {
     }
 }
 
+impl Places {
+    fn take(&mut self, address: &AddressMessage) {
+        if is_on_subnet(address) {
+            self.on_subnets.insert(address.header.index);
+        }
+        if address.header.scope != AddressScope::Link {
+            self.addressed.insert(address.header.index);
+        }
+        self.own.extend(address.attributes.iter().filter_map(|attribute| match attribute {
+            // Of a point-to-point link, `Address` is the other end.
+            AddressAttribute::Local(ip) => Some(*ip),
+            AddressAttribute::Address(ip) if ip.is_ipv6() => Some(*ip),
+            _ => None,
+        }));
+    }
+}
+
 /// True if what is known of places holds no longer.
 pub(super) fn concerns_places(message: &RouteNetlinkMessage) -> bool {
     match message {
-        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => is_on_subnet(address),
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            address.header.scope != AddressScope::Link
+        }
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => !default_over(route).is_empty(),
         _ => false,
     }
@@ -162,7 +184,7 @@ mod tests {
         };
         let mut links = (1..).zip(shapes).map(|(index, shape)| (index, link(index, shape))).collect();
         let [ways_out, on_subnets] = [ways_out, on_subnets].map(|list| list.iter().copied().collect());
-        judge(&mut links, &Places { ways_out, on_subnets });
+        judge(&mut links, &Places { ways_out, on_subnets, ..Places::default() });
         links.values().filter(|link| link.workload).map(|link| link.index).collect()
     }
 

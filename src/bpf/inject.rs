@@ -13,6 +13,8 @@ use super::skel::types::__sk_buff;
 pub struct Frame {
     /// Interface that the packet is seen at; 0: loopback.
     pub ifindex: u32,
+    /// In place of that, with a clock as below: the number of an interface that is none of this host's; 0: it is.
+    pub place: u32,
     /// Segments of a GSO packet; 0: not one.
     pub gso_segs: u32,
     /// Payload bytes of each of them.
@@ -44,6 +46,7 @@ impl Injector {
             (offset_of!(__sk_buff, gso_segs), frame.gso_segs),
             (offset_of!(__sk_buff, gso_size), frame.gso_size),
             (offset_of!(__sk_buff, cb), frame.wire_bytes),
+            (offset_of!(__sk_buff, cb) + 4, frame.place),
         ] {
             let shift = offset % 8 * 8;
             context[offset / 8] |= u64::from(value) << shift; // both supported architectures are little-endian

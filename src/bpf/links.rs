@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoPortKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::facing;
@@ -30,6 +30,12 @@ pub struct Link {
     pub repeats: Option<u32>,
     /// It is the host's end of a pair, and a pod or container has the other: what enters the host here has left a workload.
     pub workload: bool,
+    /// What it was made on, or the other end of a pair, if that is in this namespace.
+    pub lower: Option<u32>,
+    /// The id of a VLAN device.
+    pub vlan: Option<u16>,
+    /// It has an address of more than link scope.
+    pub addressed: bool,
     /// The end of a pair whose other end is in another namespace.
     pub(super) peer_elsewhere: bool,
 }
@@ -67,6 +73,11 @@ impl Link {
         self.kind != PHYSICAL
     }
 
+    /// Both ends of the pair are in this namespace.
+    pub fn has_peer_here(&self) -> bool {
+        matches!(self.kind.as_str(), "veth" | "netkit") && self.lower.is_some()
+    }
+
     pub(super) fn is_bridge(&self) -> bool {
         self.kind == "bridge"
     }
@@ -83,6 +94,9 @@ impl Link {
             master: None,
             repeats: None,
             workload: false,
+            lower: None,
+            vlan: None,
+            addressed: false,
             peer_elsewhere: false,
         }
     }
@@ -99,6 +113,9 @@ impl Link {
             master: None,
             repeats: None,
             workload: false,
+            lower: None,
+            vlan: None,
+            addressed: false,
             peer_elsewhere: false,
         };
         let (mut ends, mut elsewhere, mut vlan, mut bonded, mut lower) = (false, false, false, false, None);
@@ -117,6 +134,12 @@ impl Link {
                                 vlan = matches!(kind, InfoKind::Vlan);
                                 link.kind = kind.to_string();
                             }
+                            LinkInfo::Data(InfoData::Vlan(data)) => {
+                                link.vlan = data.iter().find_map(|item| match item {
+                                    InfoVlan::Id(id) => Some(*id),
+                                    _ => None,
+                                });
+                            }
                             LinkInfo::PortKind(kind) => {
                                 bonded = matches!(kind, InfoPortKind::Bond | InfoPortKind::Team);
                             }
@@ -128,6 +151,7 @@ impl Link {
             }
         }
         link.peer_elsewhere = ends && elsewhere;
+        link.lower = lower.filter(|_| !elsewhere);
         if vlan && !elsewhere {
             link.repeats = lower;
         } else if bonded {
@@ -191,7 +215,7 @@ fn each_link(mut take: impl FnMut(LinkMessage)) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_route::link::{InfoData, InfoVlan, LinkHeader};
+    use netlink_packet_route::link::LinkHeader;
 
     use super::*;
 

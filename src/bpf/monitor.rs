@@ -1,6 +1,7 @@
 //! Keeps track of the interfaces of this network namespace.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -56,6 +57,11 @@ impl LinkMonitor {
         &self.links
     }
 
+    /// The addresses of this host, as far as they matter: there is a bridge, or an end of a pair.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.places.iter().flat_map(|places| places.own.iter().copied())
+    }
+
     /// Those that have gone since the last call; another may be there under the same index.
     pub fn take_removed(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.removed)
@@ -108,6 +114,7 @@ fn apply(links: &mut BTreeMap<u32, Link>, removed: &mut Vec<u32>, message: Route
             let Some(mut link) = Link::of(&message) else { return false };
             let known = links.get(&link.index);
             link.workload = known.is_some_and(|known| known.workload);
+            link.addressed = known.is_some_and(|known| known.addressed);
             let differs = known != Some(&link);
             links.insert(link.index, link);
             differs

@@ -162,6 +162,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Of an address of the standard library.
+    pub fn of(ip: IpAddr, port: u16) -> Endpoint {
+        let mut address = [0; 16];
+        match ip {
+            IpAddr::V4(ip) => address[..4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => address = ip.octets(),
+        }
+        Endpoint { address, port }
+    }
+
     /// The address as the standard library has it; `v6` tells the family.
     pub fn ip(&self, v6: bool) -> IpAddr {
         let a = self.address;

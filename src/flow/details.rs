@@ -2,7 +2,7 @@
 
 use super::nat::Nat;
 use super::quotes::ErrorKind;
-use super::{CLIENT_IS_KNOWN, Flow, Outcome};
+use super::{CLIENT_IS_KNOWN, Flow, Network, Outcome};
 use crate::bpf::{App, Facts, Measure, Sample};
 
 /// A summary of times, in nanoseconds.
@@ -85,12 +85,16 @@ pub struct Details {
     pub(super) icmp_error_ns: u64,
     /// Kinds of ICMP errors that were counted: one bit each.
     pub(super) errors_counted: u16,
-    /// Which end sent the first RST, and when.
-    pub(super) reset: Option<(u8, u64)>,
+    /// Which end sent the first RST.
+    pub(super) reset: Option<u8>,
+    /// And when.
+    reset_ns: u64,
     /// The shortest round trip to each end, from where it was seen: one may be near and the other far.
     nearest_ns: [Option<u64>; 2],
     /// Time of the record that told the latest round trip.
     rtt_ns: u64,
+    /// Where it was seen, if that is another network than the host's.
+    pub(super) network: Network,
     /// What `response` would be if the other end were the client: while that is not certain.
     pub(super) if_other: Option<Box<Stat>>,
     /// What became of its connection before, where it goes on after a pause.
@@ -163,8 +167,9 @@ impl Details {
 
     /// Which end sent the first RST is told by time: records come in any order.
     pub(super) fn reset_by(&mut self, sender: usize, at_ns: u64) {
-        if self.reset.is_none_or(|(first, first_ns)| (at_ns, sender as u8) < (first_ns, first)) {
-            self.reset = Some((sender as u8, at_ns));
+        let sender = sender as u8;
+        if self.reset.is_none_or(|first| (at_ns, sender) < (self.reset_ns, first)) {
+            (self.reset, self.reset_ns) = (Some(sender), at_ns);
         }
     }
 

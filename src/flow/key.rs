@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use crate::bpf::{Endpoint, Record};
 
 /// Both endpoints, the lower one first, and the protocol. Interface, hook and VLAN are no part of it: the same packets
-/// seen elsewhere are the same flow.
+/// seen elsewhere are the same flow, unless that is in another network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
     /// The two ends.

@@ -5,6 +5,7 @@ mod details;
 mod key;
 mod naming;
 mod nat;
+mod network;
 mod observer;
 mod outcome;
 mod party;
@@ -23,6 +24,7 @@ pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
 pub use naming::{Named, Naming};
 pub use nat::{Identity, Nat, Tracked, Translations};
+pub use network::{Network, Networks};
 pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
 pub use party::{Parties, Party};
@@ -71,6 +73,8 @@ const BROADCAST: u8 = 8;
 const YOUNG: u8 = 16;
 /// Of each end: what it sent last was no longer than an alert of TLS.
 const LAST_WORD: [u8; 2] = [32, 64];
+/// It was seen in a network of its own.
+const APART: u8 = 128;
 
 /// A flow: what two endpoints exchange over one protocol.
 #[derive(Clone, Debug)]
@@ -99,7 +103,7 @@ pub struct Flow {
     pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
-    /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG, LAST_WORD.
+    /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG, LAST_WORD, APART.
     marks: u8,
 }
 
@@ -112,6 +116,21 @@ impl Flow {
     /// Time of the last packet.
     pub fn last_ns(&self) -> u64 {
         self.sent[0].last_ns.max(self.sent[1].last_ns)
+    }
+
+    /// Packets of this network may be its own: the host's network carries those of all others.
+    fn meets(&self, network: Network) -> bool {
+        // Few flows are in another network than the host's: those that are know it beside the flow.
+        let known = if self.has(APART) { self.details.as_ref().map_or(0, |details| details.network) } else { 0 };
+        network == 0 || known == 0 || network == known
+    }
+
+    /// Its packets are of this network, or of all that the host's carries.
+    fn is_in(&mut self, network: Network) {
+        if network != 0 {
+            self.mark(APART, true);
+            self.details.get_or_insert_default().network = network;
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -204,7 +223,7 @@ impl Flow {
 
     /// Who sent the first RST: 0 the client, 1 the server.
     pub fn reset_by(&self) -> Option<u8> {
-        self.details.as_ref()?.reset.map(|(sender, _)| u8::from(sender != self.client))
+        self.details.as_ref()?.reset.map(|sender| u8::from(sender != self.client))
     }
 
     /// What the client sent.

@@ -1,10 +1,13 @@
 //! Translated addresses: a connection that passes hooks under two sets of endpoints is one flow.
 
+mod errors;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 
+use self::errors::Errors;
 use super::FlowKey;
 use crate::bpf::{Endpoint, Record, Tracking, Translated};
 
@@ -17,6 +20,13 @@ pub struct Nat {
     pub server: Option<Endpoint>,
 }
 
+impl Nat {
+    /// Something is translated.
+    pub(super) fn is_some(&self) -> bool {
+        self.client.is_some() || self.server.is_some()
+    }
+}
+
 /// Which flow a record belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -26,6 +36,8 @@ pub struct Identity {
     pub sender: usize,
     /// What the kernel's connection tracking knows of it.
     pub tracked: Option<Tracked>,
+    /// The flow must be there: else the record is of the one that it names itself.
+    pub only_if_known: bool,
 }
 
 /// What the kernel's connection tracking knows of a flow.
@@ -43,7 +55,7 @@ impl Identity {
     /// As the record itself has it.
     pub fn of(record: &Record) -> Identity {
         let (key, sender) = FlowKey::of(record);
-        Identity { key, sender, tracked: None }
+        Identity { key, sender, tracked: None, only_if_known: false }
     }
 }
 
@@ -73,6 +85,7 @@ pub struct Translations {
     next: u64,
     lists: u64,
     refused: u64,
+    errors: Errors,
 }
 
 /// Two endpoints as a flow's key, and which end of it the first is.
@@ -92,7 +105,7 @@ impl Translations {
     /// None yet; at most so many.
     pub fn new(most: usize) -> Translations {
         let (entries, index, ended) = (HashMap::new(), HashMap::new(), VecDeque::new());
-        Translations { most, entries, index, ended, next: 0, lists: 0, refused: 0 }
+        Translations { most, entries, index, ended, next: 0, lists: 0, refused: 0, errors: Errors::new() }
     }
 
     /// How many there are.
@@ -136,6 +149,7 @@ impl Translations {
             return;
         }
         self.next += 1;
+        self.errors.add(translated);
         self.entries.insert(self.next, Entry { translated: *translated, ended_ns: None, listed: lists, by_list });
         for ends in names(translated) {
             // An earlier one that had this key goes on under its other key, for as long as records of it may come.
@@ -192,6 +206,7 @@ impl Translations {
 
     fn remove(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else { return };
+        self.errors.remove(&entry.translated);
         for ends in names(&entry.translated) {
             let (key, _) = key_of(&entry.translated, ends);
             if self.index.get(&key) == Some(&id) {
@@ -200,8 +215,17 @@ impl Translations {
         }
     }
 
+    /// The addresses of this host.
+    pub fn own_addresses(&mut self, addresses: HashSet<[u8; 16]>) {
+        self.errors.own(addresses);
+    }
+
     /// Whose record it is, if its endpoints are translated.
     pub fn identify(&self, record: &Record) -> Option<Identity> {
+        self.of_connection(record).or_else(|| self.errors.identify(record))
+    }
+
+    fn of_connection(&self, record: &Record) -> Option<Identity> {
         let (seen, sender) = FlowKey::of(record);
         let entry = self.entries.get(self.index.get(&seen)?)?;
         let translated = &entry.translated;
@@ -212,7 +236,8 @@ impl Translations {
         let [dialled, answered] = [translated.dialled, translated.answered];
         let other = |end: usize| (dialled[end] != answered[end]).then_some(answered[end]);
         let nat = Nat { client: other(0), server: other(1) };
-        Some(Identity { key, sender, tracked: Some(Tracked { client, nat, translated: seen != key }) })
+        let tracked = Some(Tracked { client, nat, translated: seen != key });
+        Some(Identity { key, sender, tracked, only_if_known: false })
     }
 }
 

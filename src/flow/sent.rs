@@ -117,6 +117,12 @@ impl Sent {
         self.ifindex == record.ifindex && self.bits & VIEW == view(identity, record)
     }
 
+    /// The owner saw it under translated addresses, and this is where the error came in: errors about many connections may have
+    /// one flow there, and each of them another where it was translated.
+    pub(super) fn is_given_up_to(&self, identity: &Identity, record: &Record) -> bool {
+        matches!(record.protocol, ICMP | ICMPV6) && self.has(TRANSLATED) && view(identity, record) & TRANSLATED == 0
+    }
+
     pub(super) fn own(&mut self, identity: &Identity, record: &Record) {
         self.ifindex = record.ifindex;
         self.bits = self.bits & !VIEW | view(identity, record);

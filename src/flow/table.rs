@@ -2,18 +2,22 @@
 
 mod expiry;
 mod opening;
+mod whose;
 mod young;
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
+use self::whose::Whose;
 use super::app;
 use super::details::Details;
+use super::network::Sight;
 use super::outcome::{RST, Verdict, judge};
 use super::past::Pasts;
 use super::quotes::{Quote, Quotes};
@@ -21,7 +25,7 @@ use super::reuse::begins_anew;
 use super::roles::Facing;
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
-use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Observer};
+use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Networks, Observer};
 use crate::bpf::{Cause, Record};
 
 /// Bounds of a table.
@@ -66,6 +70,7 @@ pub struct Table {
     quotes: Quotes,
     pasts: Pasts,
     facing: Facing,
+    networks: Arc<Networks>,
     generation: u32,
 }
 
@@ -93,6 +98,7 @@ impl Table {
             quotes: Quotes::default(),
             pasts: Pasts::new(limits.max_flows),
             facing: Facing::default(),
+            networks: Arc::default(),
             generation: 0,
         }
     }
@@ -144,12 +150,9 @@ impl Table {
 
     /// Adds a record to the flow that it belongs to.
     pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer) {
-        let Identity { key, sender, tracked } = *identity;
-        let hash = self.hash(&key);
-        let found = self
-            .index
-            .find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flows.get(i).is_some_and(|f| f.key == key))
-            .map(|&(_, i)| i);
+        let Whose { identity, network, hash, found } = self.whose(identity, record);
+        let identity = &identity;
+        let Identity { key, sender, tracked, .. } = *identity;
         if record.cause == Cause::Quoted {
             let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };
             match found {
@@ -172,6 +175,7 @@ impl Table {
         self.correct_roles(index, identity, record, observer);
         let Some(flow) = self.flows.get_mut(index) else { return };
         if let Some(tracked) = tracked
+            && tracked.nat.is_some()
             && flow.nat() != Some(tracked.nat)
         {
             flow.details.get_or_insert_default().nat = Some(Box::new(tracked.nat));
@@ -184,12 +188,15 @@ impl Table {
         let sent = &mut flow.sent[sender];
         let owner = sent.is_owner(identity, record);
         let first = sent.ifindex == 0;
-        let takes_over = first || (!owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS);
-        if takes_over {
+        let sight = self.networks.sight(record);
+        let silent = !owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS;
+        let takes_over = sight != Sight::Again && (first || silent);
+        if takes_over || sent.is_given_up_to(identity, record) {
             sent.own(identity, record);
+            flow.is_in(network);
         }
         let named = app::tell(flow, record);
-        if !owner && !takes_over {
+        if !owner && !takes_over && sight != Sight::First {
             // What it speaks is told once, by whichever hook had the payload first.
             if named {
                 retag(flow, observer);

@@ -102,6 +102,11 @@ impl Capture {
         &self.interfaces
     }
 
+    /// How many of them belong to earlier sections.
+    pub(super) fn earlier(&self) -> usize {
+        self.earlier
+    }
+
     /// The next packet; false at the end. An error says what is wrong, and where.
     pub(super) fn next(&mut self, packet: &mut Packet) -> Result<bool> {
         let found = match self.format {

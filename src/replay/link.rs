@@ -7,6 +7,7 @@ use super::capture::Packet;
 const ETHERNET: usize = 14;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
+const NOT_IP: u16 = 0xffff;
 /// "sent by us", packet type of the cooked formats.
 const SENT: u16 = 4;
 
@@ -22,25 +23,35 @@ pub(super) enum Link {
     Cooked,
     /// The same, version 2.
     Cooked2,
+    /// PPP, with or without an address and a control byte.
+    Ppp,
+    /// The same behind a byte for the direction, or with one in place of the address.
+    PppDirected,
+    /// What a rule of netfilter logged, with what it knew of the packet.
+    Nflog,
 }
 
 /// LINKTYPE_ numbers, <https://www.tcpdump.org/linktypes.html>.
-const LINKS: [(u32, Link); 10] = [
+const LINKS: [(u32, Link); 15] = [
     (0, Link::Null),
     (1, Link::Ethernet),
+    (9, Link::Ppp),
     (12, Link::Raw), // DLT_RAW, as some systems write it
     (14, Link::Raw), // the same, on OpenBSD
     (101, Link::Raw),
+    (50, Link::Ppp),
     (108, Link::Null),
     (113, Link::Cooked),
+    (166, Link::PppDirected),
+    (204, Link::PppDirected),
     (228, Link::Raw),
     (229, Link::Raw),
+    (239, Link::Nflog),
     (276, Link::Cooked2),
 ];
 
 /// Some of the others, for the message.
-const OTHERS: [(u32, &str); 10] = [
-    (9, "PPP"),
+const OTHERS: [(u32, &str); 8] = [
     (105, "IEEE 802.11"),
     (119, "IEEE 802.11 with Prism header"),
     (127, "IEEE 802.11 with radiotap header"),
@@ -48,7 +59,6 @@ const OTHERS: [(u32, &str); 10] = [
     (189, "USB"),
     (195, "IEEE 802.15.4"),
     (220, "USB"),
-    (239, "NFLOG"),
     (253, "netlink"),
 ];
 
@@ -63,6 +73,18 @@ pub(super) struct Framed {
     pub(super) surplus: u32,
     /// It left through the interface; `None`: the capture does not tell.
     pub(super) outgoing: Option<bool>,
+    /// The capturing host's number of the interface; 0: the capture does not tell.
+    pub(super) ifindex: u32,
+}
+
+/// What is known of a packet by what it was captured with.
+struct Header {
+    /// Its bytes, which come before the IP packet.
+    length: usize,
+    /// Ethernet's type of what follows; `None`: it is cut off.
+    kind: Option<u16>,
+    outgoing: Option<bool>,
+    ifindex: u32,
 }
 
 impl Link {
@@ -74,7 +96,12 @@ impl Link {
                 let name = OTHERS.iter().find(|o| o.0 == number).map_or_else(String::new, |o| format!(" ({})", o.1));
                 bail!(
                     "packets of link type {number}{name} cannot be replayed: Ethernet (1), raw IP (101, 228, 229), Linux cooked \
-                     (113, 276) and BSD loopback (0, 108) can"
+                     (113, 276), BSD loopback (0, 108), PPP (9, 50, 166, 204) and NFLOG (239) can{}",
+                    if name.contains("802.11") {
+                        "; of a wireless interface, capture without monitor mode"
+                    } else {
+                        ""
+                    }
                 )
             }
         }
@@ -82,6 +109,11 @@ impl Link {
 
     /// Each packet tells whether it came or left.
     pub(super) fn tells_direction(self) -> bool {
+        matches!(self, Link::Cooked | Link::Cooked2 | Link::PppDirected | Link::Nflog)
+    }
+
+    /// A packet may have been captured at each interface that it passes.
+    pub(super) fn is_cooked(self) -> bool {
         matches!(self, Link::Cooked | Link::Cooked2)
     }
 
@@ -89,25 +121,100 @@ impl Link {
     /// captured with: what `frame.len` is to tshark.
     pub(super) fn frame(self, packet: &Packet, frame: &mut Vec<u8>) -> Result<Framed, TooShort> {
         let data = &packet.data;
-        let field = |at: usize| Some(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?]));
-        let header = match self {
-            Link::Ethernet => None,
-            Link::Raw => Some((0, ip_type(data.first()), None)),
-            Link::Null => Some((4, ip_type(data.get(4)), None)),
-            Link::Cooked => Some((16, field(14), field(0))),
-            Link::Cooked2 => Some((20, field(0), data.get(10).map(|&kind| kind.into()))),
-        };
         frame.clear();
-        let Some((length, kind, sent)) = header else {
+        let Some(header) = self.header(data) else {
             frame.extend_from_slice(data);
-            return enough(frame, packet.outgoing, 0);
+            return enough(frame, packet.outgoing, 0, 0);
         };
-        let rest = data.get(length..).ok_or(TooShort)?;
+        let rest = data.get(header.length..).ok_or(TooShort)?;
         frame.extend([0; 12]);
-        frame.extend(kind.ok_or(TooShort)?.to_be_bytes());
+        frame.extend(header.kind.ok_or(TooShort)?.to_be_bytes());
         frame.extend_from_slice(rest);
-        enough(frame, packet.outgoing.or(sent.map(|kind| kind == SENT)), ETHERNET.saturating_sub(length) as u32)
+        let surplus = ETHERNET.saturating_sub(header.length) as u32;
+        enough(frame, packet.outgoing.or(header.outgoing), header.ifindex, surplus)
     }
+
+    /// What the packet was captured with; `None`: an Ethernet header.
+    fn header(self, data: &[u8]) -> Option<Header> {
+        let field = |at: usize| Some(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?]));
+        let plain = |length, kind| Header { length, kind, outgoing: None, ifindex: 0 };
+        let sent = |kind: u16| kind == SENT;
+        Some(match self {
+            Link::Ethernet => return None,
+            Link::Raw => plain(0, ip_type(data.first())),
+            Link::Null => plain(4, ip_type(data.get(4))),
+            Link::Cooked => Header { outgoing: field(0).map(sent), ..plain(16, field(14)) },
+            Link::Cooked2 => {
+                let ifindex = field(4).zip(field(6)).map_or(0, |(high, low)| u32::from(high) << 16 | u32::from(low));
+                Header { outgoing: data.get(10).map(|&kind| sent(kind.into())), ifindex, ..plain(20, field(0)) }
+            }
+            Link::Ppp => ppp(data, 0),
+            Link::PppDirected => Header { outgoing: data.first().map(|&direction| direction != 0), ..ppp(data, 1) },
+            Link::Nflog => nflog(data),
+        })
+    }
+}
+
+/// RFC 1661 and 1662: address and control may be left out, and so may the upper byte of the protocol, which is even. `at`: of the
+/// bytes before it, one may stand in place of the address.
+fn ppp(data: &[u8], mut at: usize) -> Header {
+    match data.get(at..) {
+        Some([0xff, 0x03, ..]) => at += 2,
+        Some([0x03, ..]) if at > 0 => at += 1,
+        _ => {}
+    }
+    let short = data.get(at).is_some_and(|first| first & 1 != 0);
+    let length = at + if short { 1 } else { 2 };
+    let protocol = data.get(at..length).map(|bytes| bytes.iter().fold(0, |all, &byte| all << 8 | u16::from(byte)));
+    let kind = protocol.map(|protocol| match protocol {
+        0x0021 => IPV4,
+        0x0057 => IPV6,
+        _ => NOT_IP,
+    });
+    Header { length, kind, outgoing: None, ifindex: 0 }
+}
+
+// Of <linux/netfilter/nfnetlink_log.h>; hooks of <linux/netfilter.h>.
+const NFLOG_HEADER: usize = 4;
+const NFULA_PACKET_HDR: u16 = 1;
+const NFULA_IFINDEX_INDEV: u16 = 4;
+const NFULA_IFINDEX_OUTDEV: u16 = 5;
+const NFULA_PAYLOAD: u16 = 9;
+const HOOK_OUTPUT: u8 = 3;
+const HOOK_POSTROUTING: u8 = 4;
+
+/// Attributes of a length (which includes these four bytes), a type and a value each, in the byte order of the capturing host:
+/// it is taken for a little-endian one, as what netmon runs on, unless that makes no sense.
+fn nflog(data: &[u8]) -> Header {
+    let mut header = Header { length: data.len(), kind: None, outgoing: None, ifindex: 0 };
+    let mut at = NFLOG_HEADER;
+    while let Some(&[a, b, c, d]) = data.get(at..at + 4) {
+        let [little, big] = [u16::from_le_bytes([a, b]), u16::from_be_bytes([a, b])].map(usize::from);
+        let swapped = (little < 4 || little > data.len() - at) && (4..=data.len() - at).contains(&big);
+        let (length, kind) =
+            if swapped { (big, u16::from_be_bytes([c, d])) } else { (little, u16::from_le_bytes([c, d])) };
+        if length < 4 {
+            break;
+        }
+        let value = data.get(at + 4..data.len().min(at + length)).unwrap_or_default();
+        match (kind & 0x7fff, value) {
+            (NFULA_PACKET_HDR, &[_, _, hook, ..]) => {
+                header.outgoing = Some(hook == HOOK_OUTPUT || hook == HOOK_POSTROUTING)
+            }
+            (NFULA_IFINDEX_INDEV, &[a, b, c, d]) => header.ifindex = u32::from_be_bytes([a, b, c, d]),
+            (NFULA_IFINDEX_OUTDEV, &[a, b, c, d]) if header.ifindex == 0 => {
+                header.ifindex = u32::from_be_bytes([a, b, c, d]);
+            }
+            (NFULA_PAYLOAD, value) => {
+                header.length = at + 4;
+                header.kind = ip_type(value.first());
+                break; // it comes last
+            }
+            _ => {}
+        }
+        at += length.next_multiple_of(4);
+    }
+    header
 }
 
 /// The version is in the upper half of the first byte; what is neither is left to the programs to refuse.
@@ -115,19 +222,19 @@ fn ip_type(first: Option<&u8>) -> Option<u16> {
     match first? >> 4 {
         4 => Some(IPV4),
         6 => Some(IPV6),
-        _ => Some(0xffff),
+        _ => Some(NOT_IP),
     }
 }
 
 /// The kernel runs programs on nothing shorter.
-fn enough(frame: &[u8], outgoing: Option<bool>, surplus: u32) -> Result<Framed, TooShort> {
+fn enough(frame: &[u8], outgoing: Option<bool>, ifindex: u32, surplus: u32) -> Result<Framed, TooShort> {
     let kind = frame.get(12..14).ok_or(TooShort)?;
     let least = match u16::from_be_bytes([kind[0], kind[1]]) {
         IPV4 => ETHERNET + 20,
         IPV6 => ETHERNET + 40,
         _ => ETHERNET,
     };
-    if frame.len() < least { Err(TooShort) } else { Ok(Framed { surplus, outgoing }) }
+    if frame.len() < least { Err(TooShort) } else { Ok(Framed { surplus, outgoing, ifindex }) }
 }
 
 #[cfg(test)]
@@ -149,8 +256,9 @@ mod tests {
     fn headers_become_ethernet() {
         let v4 = [&[0x45][..], &[1; 30]].concat();
         let v6 = [&[0x60][..], &[1; 50]].concat();
-        let tells = |outgoing| Framed { surplus: 0, outgoing: Some(outgoing) };
-        let surplus = |surplus| Framed { surplus, outgoing: None };
+        let tells = |outgoing| Framed { surplus: 0, outgoing: Some(outgoing), ifindex: 0 };
+        let at_7 = |outgoing| Framed { ifindex: 7, ..tells(outgoing) };
+        let surplus = |surplus| Framed { surplus, outgoing: None, ifindex: 0 };
         for raw in [12, 14, 101] {
             assert_eq!(framed(raw, &v4), Ok((surplus(14), ethernet(0x0800, &v4))));
             assert_eq!(framed(raw, &v6), Ok((surplus(14), ethernet(0x86dd, &v6))));
@@ -162,11 +270,58 @@ mod tests {
         sll[1] = 0;
         assert_eq!(framed(113, &sll), Ok((tells(false), ethernet(0x86dd, &v6))));
         let mut sll2 = [&[0x08, 0, 0, 0, 0, 0, 0, 7, 0, 1, 4, 6, 1, 2, 3, 4, 5, 6, 0, 0][..], &v4].concat();
-        assert_eq!(framed(276, &sll2), Ok((tells(true), ethernet(0x0800, &v4))));
+        assert_eq!(framed(276, &sll2), Ok((at_7(true), ethernet(0x0800, &v4))));
         sll2[10] = 3;
-        assert_eq!(framed(276, &sll2), Ok((tells(false), ethernet(0x0800, &v4))));
+        assert_eq!(framed(276, &sll2), Ok((at_7(false), ethernet(0x0800, &v4))));
         let plain = ethernet(0x0806, &[7; 28]);
         assert_eq!(framed(1, &plain), Ok((surplus(0), plain.clone())));
+    }
+
+    #[test]
+    fn ppp_with_and_without_what_may_be_left_out() {
+        let v4 = [&[0x45][..], &[1; 30]].concat();
+        let v6 = [&[0x60][..], &[1; 50]].concat();
+        let framed_as = |link, start: &[u8], ip: &[u8]| framed(link, &[start, ip].concat()).unwrap();
+        let told = |length: usize, outgoing| Framed { surplus: (14 - length) as u32, outgoing, ifindex: 0 };
+        assert_eq!(framed_as(9, &[0xff, 3, 0, 0x21], &v4), (told(4, None), ethernet(0x0800, &v4)));
+        assert_eq!(framed_as(9, &[0, 0x57], &v6), (told(2, None), ethernet(0x86dd, &v6)));
+        assert_eq!(framed_as(50, &[0xff, 3, 0x21], &v4), (told(3, None), ethernet(0x0800, &v4)));
+        assert_eq!(framed_as(166, &[1, 3, 0, 0x21], &v4), (told(4, Some(true)), ethernet(0x0800, &v4)));
+        assert_eq!(framed_as(204, &[0, 0xff, 3, 0, 0x57], &v6), (told(5, Some(false)), ethernet(0x86dd, &v6)));
+        let lcp = [0xff, 3, 0xc0, 0x21, 1, 1, 0, 4];
+        assert_eq!(framed(9, &lcp).unwrap().1, ethernet(0xffff, &lcp[4..]), "no IP");
+        assert_eq!(framed(9, &[0xff, 3]), Err(TooShort));
+    }
+
+    #[test]
+    fn nflog_has_the_packet_in_its_last_attribute() {
+        let v4 = [&[0x45][..], &[1; 30]].concat();
+        let attribute = |kind: u16, value: &[u8], swapped: bool| {
+            let order = |n: u16| if swapped { n.to_be_bytes() } else { n.to_le_bytes() };
+            let mut all = [&order(value.len() as u16 + 4)[..], &order(kind), value].concat();
+            all.resize(all.len().next_multiple_of(4), 0);
+            all
+        };
+        for swapped in [false, true] {
+            let logged = |hook: u8, device: u16| {
+                [
+                    vec![2, 0, 0, 5],
+                    attribute(1, &[8, 0, hook, 0], swapped),
+                    attribute(10, b"rule 7\0", swapped),
+                    attribute(device, &[0, 0, 0, 3], swapped),
+                    attribute(9, &v4, swapped),
+                ]
+                .concat()
+            };
+            // Header and attributes before the packet: 4 + 8 + 12 + 8, and the 4 bytes of its own.
+            let told = |outgoing| Framed { surplus: 0, outgoing: Some(outgoing), ifindex: 3 };
+            let mut padded = v4.clone();
+            padded.resize(32, 0);
+            assert_eq!(framed(239, &logged(1, 4)), Ok((told(false), ethernet(0x0800, &padded))));
+            assert_eq!(framed(239, &logged(4, 5)), Ok((told(true), ethernet(0x0800, &padded))));
+        }
+        assert_eq!(framed(239, &[2, 0, 0, 5]), Err(TooShort));
+        assert_eq!(framed(239, &[2, 0, 0, 5, 0, 0, 9, 0]), Err(TooShort));
     }
 
     #[test]
@@ -184,6 +339,7 @@ mod tests {
     fn unknown_link_types_are_named() {
         let error = Link::of(127).unwrap_err().to_string();
         assert!(error.contains("link type 127 (IEEE 802.11 with radiotap header)") && error.contains("Ethernet (1)"));
+        assert!(error.contains("without monitor mode"), "{error}");
         assert!(Link::of(147).unwrap_err().to_string().contains("link type 147 cannot"));
     }
 }

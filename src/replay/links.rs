@@ -1,10 +1,14 @@
 //! What is known of the interfaces that a capture's packets come from.
 
 use anyhow::{Result, bail};
+use foldhash::HashMap;
 
 use super::capture::{Capture, Packet};
 use super::link::Link;
 use crate::output::Naming;
+
+/// Interfaces told apart at most.
+const MOST: usize = 1 << 16;
 
 /// The link of each interface that had a packet.
 #[derive(Debug, Default)]
@@ -13,10 +17,50 @@ pub(super) struct Links {
     known: Vec<Option<State>>,
     /// What can be said of the interface of all flows.
     pub(super) naming: Naming,
+    pub(super) places: Places,
     with_packets: usize,
     /// Packets that cannot be replayed.
     pub(super) skipped: u64,
     why: String,
+}
+
+/// Numbers for all interfaces that packets were seen at, from 1 on: those of the capture, and of each those that its packets
+/// tell of. An interface that several sections of a capture have under one name, or without one in the same place, is one.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// By number in the capture.
+    interfaces: Vec<u32>,
+    named: HashMap<Name, u32>,
+    numbers: HashMap<(u32, u32), u32>,
+}
+
+/// Of an interface of the capture: its name, or its place in its section.
+type Name = (Option<String>, usize);
+
+impl Places {
+    /// The number of the packet's interface; `ifindex` is what the packet itself tells of it.
+    pub(super) fn of(&mut self, packet: &Packet, ifindex: u32) -> u32 {
+        let interface = self.interfaces.get(packet.interface).copied().unwrap_or(0);
+        if let Some(&number) = self.numbers.get(&(interface, ifindex)) {
+            return number;
+        }
+        let number = self.numbers.len() as u32 + 1;
+        if self.numbers.len() >= MOST {
+            return number; // one for all the others
+        }
+        self.numbers.insert((interface, ifindex), number);
+        number
+    }
+
+    /// An interface of the capture has a packet.
+    fn learn(&mut self, number: usize, name: Option<String>, in_section: usize) {
+        let name = if name.is_some() { (name, 0) } else { (None, in_section) };
+        let next = self.named.len() as u32 + 1;
+        if self.interfaces.len() <= number {
+            self.interfaces.resize(number + 1, 0);
+        }
+        self.interfaces[number] = *self.named.entry(name).or_insert(next);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +95,10 @@ impl Links {
                 let tells = packet.outgoing.is_some() || link.tells_direction();
                 let first = self.with_packets == 0;
                 self.naming.directions = tells && (first || self.naming.directions);
-                // The programs see all packets at one interface: of several, none could be told.
+                // A flow may have been seen at several.
                 self.naming.interface = interface.name.clone().filter(|_| first);
                 self.with_packets += 1;
+                self.places.learn(packet.interface, interface.name.clone(), packet.interface - capture.earlier());
                 State::Usable(link)
             }
             Err(error) => {

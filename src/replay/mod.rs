@@ -2,6 +2,7 @@
 //! same stages as the agent; a file takes the place of the interfaces.
 
 mod capture;
+mod copies;
 mod flows;
 mod link;
 mod links;
@@ -103,7 +104,7 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
         }
         if let Some(link) = links.of(capture, &packet) {
             player.flows().name(&links.naming);
-            player.play(&packet, link).context("give a packet to the programs")?;
+            player.play(&packet, link, &mut links.places).context("give a packet to the programs")?;
         }
         if let Some(failure) = player.flows().failure() {
             return Err(failure.into());
@@ -124,14 +125,14 @@ fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration
     };
     log::info!(
         "{} packets{}, {} flows in {:.3} s; not in a flow: {} not IP, {} malformed, {} too short, {} duplicate",
-        counts.played + counts.too_short,
+        counts.played + counts.too_short + counts.copies,
         inner,
         book.printed,
         took.as_secs_f64(),
         seen.not_ip.packets,
         seen.malformed.packets,
         counts.too_short,
-        book.duplicate.packets,
+        book.duplicate.packets + counts.copies,
     );
     if seen.left_out.packets > 0 {
         log::info!("{} packets are of flows that are not in the sample", seen.left_out.packets);

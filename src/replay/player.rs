@@ -7,8 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::capture::Packet;
+use super::copies::{Cooked, Copies};
 use super::flows::{Book, Flows};
-use super::link::{Link, TooShort};
+use super::link::{Framed, Link, TooShort};
+use super::links::Places;
 use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
 use crate::worker;
 
@@ -26,6 +28,7 @@ pub(super) struct Player<W: Write> {
     reader: RingReader,
     clock: Arc<Clock>,
     flows: Flows<W>,
+    copies: Copies,
     records: Vec<Record>,
     frame: Vec<u8>,
     /// The capture's time.
@@ -41,6 +44,8 @@ pub(super) struct Player<W: Write> {
 pub(super) struct Counts {
     /// Given to the programs.
     pub(super) played: u64,
+    /// Left out, for the same packet was seen at another interface.
+    pub(super) copies: u64,
     /// The capture has less of them than the kernel takes.
     pub(super) too_short: u64,
     /// Much earlier than the packet before them.
@@ -59,6 +64,7 @@ impl<W: Write + Send + 'static> Player<W> {
             reader: ring.reader(Arc::clone(&clock))?,
             clock,
             flows,
+            copies: Copies::default(),
             records: Vec::new(),
             frame: Vec::new(),
             now_ns: 0,
@@ -74,12 +80,20 @@ impl<W: Write + Send + 'static> Player<W> {
         &mut self.flows
     }
 
-    /// Gives the packet to the programs, at its time.
-    pub(super) fn play(&mut self, packet: &Packet, link: Link) -> Result<()> {
+    /// Gives the packet to the programs, at its time and as seen at its interface: `places` numbers them.
+    pub(super) fn play(&mut self, packet: &Packet, link: Link, places: &mut Places) -> Result<()> {
         let mut frame = std::mem::take(&mut self.frame);
-        let framed = link.frame(packet, &mut frame);
-        let result = match framed {
-            Ok(framed) => self.inject(packet, &frame, framed.surplus, framed.outgoing.unwrap_or(false)),
+        let result = match link.frame(packet, &mut frame) {
+            Ok(framed) => match self.way(packet, link, &frame, &framed) {
+                Some(outgoing) => {
+                    let place = places.of(packet, framed.ifindex);
+                    self.inject(packet, &frame, Framed { outgoing: Some(outgoing), ..framed }, place)
+                }
+                None => {
+                    self.counts.copies += 1;
+                    Ok(())
+                }
+            },
             Err(TooShort) => {
                 self.counts.too_short += 1;
                 Ok(())
@@ -89,7 +103,18 @@ impl<W: Write + Send + 'static> Player<W> {
         result
     }
 
-    fn inject(&mut self, packet: &Packet, frame: &[u8], surplus: u32, outgoing: bool) -> Result<()> {
+    /// Whether it left, if it is no copy.
+    fn way(&mut self, packet: &Packet, link: Link, frame: &[u8], framed: &Framed) -> Option<bool> {
+        let outgoing = framed.outgoing.unwrap_or(false);
+        if !link.is_cooked() {
+            return Some(outgoing);
+        }
+        let ifindex = (framed.ifindex != 0).then_some(framed.ifindex);
+        self.copies.way(&Cooked { at_ns: packet.at_ns, outgoing, frame, wire_bytes: packet.wire_bytes, ifindex })
+    }
+
+    fn inject(&mut self, packet: &Packet, frame: &[u8], framed: Framed, place: u32) -> Result<()> {
+        let surplus = framed.surplus;
         let at_ns = self.advance(packet.at_ns)?;
         if surplus != self.surplus {
             self.flush()?; // what is in the cache has the surplus of the packets before
@@ -97,8 +122,8 @@ impl<W: Write + Send + 'static> Player<W> {
             self.flows.correct(surplus);
         }
         let wire_bytes = packet.wire_bytes.saturating_add(surplus);
-        let frame_of = Frame { at_ns, wire_bytes, ..Frame::default() };
-        self.hooks[usize::from(outgoing)].inject(frame, frame_of, 1)?;
+        let frame_of = Frame { at_ns, wire_bytes, place, ..Frame::default() };
+        self.hooks[usize::from(framed.outgoing.unwrap_or(false))].inject(frame, frame_of, 1)?;
         self.counts.played += 1;
         self.since_drain += 1;
         if self.since_drain == BATCH {

@@ -14,6 +14,9 @@ use super::{Expect, Flags, Key};
 /// Extension headers walked. As NM_EXTENSIONS.
 const EXTENSIONS: usize = 8;
 
+/// Tags, labels and the like besides two tags. As NM_SHIMS.
+const SHIMS: usize = 6;
+
 /// Tells what to expect of packets, in their order: the first fragment of a datagram speaks for the others.
 #[derive(Default)]
 pub struct Oracle {
@@ -99,6 +102,39 @@ impl Oracle {
             ids.push(tag.vlan_identifier().value());
             ethertype = tag.ether_type();
             rest = &rest[4..];
+        }
+        for _ in 0..SHIMS {
+            match (ethertype, rest) {
+                (tag, [_, _, high, low, ..]) if is_tag(tag) => {
+                    ethertype = EtherType(u16::from_be_bytes([*high, *low]));
+                    rest = &rest[4..];
+                }
+                // RFC 3032: the bottom of the stack is marked, and what follows is not named.
+                (EtherType(0x8847 | 0x8848), [_, _, bottom, _, first, ..]) => {
+                    if bottom & 1 != 0 {
+                        ethertype = match first >> 4 {
+                            4 => ether_type::IPV4,
+                            6 => ether_type::IPV6,
+                            _ => EtherType(0),
+                        };
+                    }
+                    rest = &rest[4..];
+                    self.count("label");
+                }
+                // RFC 2516: version and type 1, a session's data, then PPP's number of the protocol.
+                (EtherType(0x8864), [start, code, _, _, _, _, high, low, ..]) => {
+                    ethertype = match (start, code, high, low) {
+                        (0x11, 0, 0, 0x21) => ether_type::IPV4,
+                        (0x11, 0, 0, 0x57) => ether_type::IPV6,
+                        _ => EtherType(0),
+                    };
+                    rest = &rest[8..];
+                    self.count("session");
+                }
+                (EtherType(0x8847 | 0x8848 | 0x8864), _) => return Err(Broken),
+                (tag, _) if is_tag(tag) => return Err(Broken),
+                _ => break,
+            }
         }
         // Id 0 is a priority, not a VLAN.
         ids.retain(|id| *id != 0);

@@ -5,19 +5,19 @@ use crate::bpf::{Cause, Hook};
 
 const SECOND: u64 = 1_000_000_000;
 
-fn end(host: u8, port: u16) -> Endpoint {
+pub(super) fn end(host: u8, port: u16) -> Endpoint {
     let mut address = [0; 16];
     address[3] = host;
     Endpoint { address, port }
 }
 
 /// Pod 1 dials service 2, backend 3 answers and knows the pod as node 4.
-fn both() -> Translated {
+pub(super) fn both() -> Translated {
     let (dialled, answered) = ([end(1, 1000), end(2, 80)], [end(4, 5000), end(3, 8080)]);
     Translated { protocol: 6, v6: false, dialled, answered }
 }
 
-fn record(source: Endpoint, destination: Endpoint, ifindex: u32, hook: Hook) -> Record {
+pub(super) fn record(source: Endpoint, destination: Endpoint, ifindex: u32, hook: Hook) -> Record {
     Record {
         v6: false,
         source,

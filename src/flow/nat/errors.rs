@@ -1,0 +1,148 @@
+//! ICMP errors about translated connections. The kernel translates such an error back as it forwards it (RFC 5508, 4.2): it comes in
+//! under the addresses of one side and leaves under those of the other. Errors have no connection of their own that conntrack
+//! tells of; their addresses are those of the connections that they are about.
+
+use foldhash::{HashMap, HashMapExt, HashSet};
+
+use super::{Identity, Nat, Tracked, Translated};
+use crate::bpf::{Endpoint, Hook, Record};
+use crate::flow::FlowKey;
+use crate::flow::outcome::{ICMP, ICMPV6};
+
+type Address = [u8; 16];
+
+/// IPv6, whom an error goes to, and whom it comes from: `None` is anybody, as a router on the way.
+type Leaving = (bool, Address, Option<Address>);
+
+/// What errors are called where they leave, of all connections that are translated.
+#[derive(Debug)]
+pub(super) struct Errors {
+    /// The connection that came last under these addresses, and how many have them.
+    of: HashMap<Leaving, (Entering, u32)>,
+    /// Addresses of this host: what leaves from one of them may have been made here.
+    own: HashSet<Address>,
+}
+
+/// What an error was called where it came in: whom it was for, and whom from, if that is another.
+type Entering = (Address, Option<Address>);
+
+/// Errors to the client, and to the server; either from the other end, or from anybody.
+fn names(translated: &Translated) -> impl Iterator<Item = (Leaving, Entering)> {
+    let Translated { dialled, answered, v6, .. } = translated;
+    let [dialled, answered] = [dialled, answered].map(|ends| ends.map(|end| end.address));
+    let ways = [
+        ([dialled[0], dialled[1]], [answered[0], answered[1]]),
+        ([answered[1], answered[0]], [dialled[1], dialled[0]]),
+    ];
+    let v6 = *v6;
+    ways.into_iter().flat_map(move |([to, from], [was_to, was_from])| {
+        let ends = (to != was_to || from != was_from).then_some(((v6, to, Some(from)), (was_to, Some(was_from))));
+        let anybody = (to != was_to).then_some(((v6, to, None), (was_to, None)));
+        ends.into_iter().chain(anybody)
+    })
+}
+
+fn is_error(record: &Record) -> bool {
+    match record.protocol {
+        ICMP => matches!(record.icmp_type, 3 | 4 | 5 | 11 | 12),
+        ICMPV6 => record.icmp_type < 128,
+        _ => false,
+    }
+}
+
+impl Errors {
+    pub(super) fn new() -> Errors {
+        Errors { of: HashMap::new(), own: HashSet::default() }
+    }
+
+    pub(super) fn add(&mut self, translated: &Translated) {
+        for (leaving, entering) in names(translated) {
+            let known = self.of.entry(leaving).or_insert((entering, 0));
+            *known = (entering, known.1 + 1);
+        }
+    }
+
+    pub(super) fn remove(&mut self, translated: &Translated) {
+        for (leaving, _) in names(translated) {
+            if let Some(known) = self.of.get_mut(&leaving) {
+                known.1 -= 1;
+                if known.1 == 0 {
+                    self.of.remove(&leaving);
+                }
+            }
+        }
+    }
+
+    pub(super) fn own(&mut self, addresses: HashSet<Address>) {
+        self.own = addresses;
+    }
+
+    /// The flow that a leaving error belongs to, by the addresses that it came in with.
+    pub(super) fn identify(&self, record: &Record) -> Option<Identity> {
+        if record.hook != Hook::Egress || record.inner || self.of.is_empty() || !is_error(record) {
+            return None;
+        }
+        let [from, to] = [record.source.address, record.destination.address];
+        let found = self.of.get(&(record.v6, to, Some(from))).or_else(|| self.of.get(&(record.v6, to, None)));
+        let &((was_to, was_from), _) = found?;
+        let was_from = was_from.unwrap_or(from);
+        let [source, destination] = [was_from, was_to].map(|address| Endpoint { address, port: 0 });
+        let (key, sender) = FlowKey::of(&Record { source, destination, ..record.clone() });
+        let nat = Nat { client: None, server: None };
+        let tracked = Some(Tracked { client: sender, nat, translated: true });
+        Some(Identity { key, sender, tracked, only_if_known: self.own.contains(&from) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{both, end, record};
+    use super::super::{Tracking, Translations};
+    use super::*;
+
+    fn error(from: u8, to: u8) -> Record {
+        let host = |host| Endpoint { port: 0, ..end(host, 0) };
+        Record { protocol: ICMP, icmp_type: 3, icmp_code: 3, ..record(host(from), host(to), 1, Hook::Egress) }
+    }
+
+    /// Pod 1 dials service 2, backend 3 answers and knows the pod as node 4.
+    fn translations() -> Translations {
+        let mut translations = Translations::new(10);
+        translations.apply(&Tracking::Begun(both()), 0);
+        translations
+    }
+
+    fn entered(translations: &Translations, record: &Record) -> Option<(u8, u8)> {
+        let identity = translations.identify(record)?;
+        let host = |at: usize| identity.key.ends[at].address[3];
+        Some((host(identity.sender), host(1 - identity.sender)))
+    }
+
+    #[test]
+    fn what_leaves_translated_is_what_came_in() {
+        let translations = translations();
+        assert_eq!(entered(&translations, &error(2, 1)), Some((3, 4)), "of the backend, to the pod as of the service");
+        assert_eq!(entered(&translations, &error(9, 1)), Some((9, 4)), "of a router");
+        assert_eq!(entered(&translations, &error(4, 3)), Some((1, 2)), "of the pod, to the backend as of the node");
+        assert_eq!(entered(&translations, &error(9, 8)), None, "of others");
+        assert_eq!(entered(&translations, &Record { hook: Hook::Ingress, ..error(2, 1) }), None, "as it came in");
+        assert_eq!(entered(&translations, &Record { icmp_type: 8, ..error(2, 1) }), None, "no error");
+    }
+
+    #[test]
+    fn what_the_host_may_have_sent_itself_needs_to_be_known() {
+        let mut translations = translations();
+        translations.own_addresses([end(9, 0).address].into_iter().collect());
+        assert!(translations.identify(&error(9, 1)).unwrap().only_if_known);
+        assert!(!translations.identify(&error(2, 1)).unwrap().only_if_known);
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let mut translations = translations();
+        translations.apply(&Tracking::Ended(both()), 0);
+        translations.expire(100_000_000_000);
+        assert!(translations.errors.of.is_empty());
+        assert_eq!(entered(&translations, &error(2, 1)), None);
+    }
+}

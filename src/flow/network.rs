@@ -1,0 +1,187 @@
+//! Where addresses are unique. Ports of a bridge that the host has no address on, and interfaces of a VRF, are networks of their
+//! own: two tenants may have the same addresses there, and packets with the same ends are two flows. Everything else is one
+//! network, the host's: what routes, tunnels and uplinks carry may be of any, so a packet seen there is taken for the one that was
+//! seen in a network of its own.
+//!
+//! Packets without a source address (a client that asks for one by DHCP, an address being probed) are told apart by where they
+//! enter the host: there each is seen once, and whoever sees it after that sees it again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
+
+use crate::bpf::{Hook, Link, Record};
+
+/// The number of a network; 0: the host's.
+pub type Network = u16;
+
+/// Of all interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// Of an interface.
+    interfaces: HashMap<u32, Network>,
+    /// Of what an interface has under these VLAN ids.
+    tagged: HashMap<(u32, u16, u16), Network>,
+    /// Where packets enter the host, or leave its own stack.
+    entrances: HashSet<(u32, Hook)>,
+    /// Where they were seen before.
+    passages: HashSet<(u32, Hook)>,
+    /// Bridges have ports that are VLANs of these.
+    trunks: HashSet<u32>,
+    /// Bridges have tunnels for ports: what is in a tunnel's packet passes there too.
+    tunnels: bool,
+}
+
+/// What a hook sees of the packets without a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Whoever saw them first owns them.
+    Unknown,
+    /// None of them has been seen before.
+    First,
+    /// All have.
+    Again,
+}
+
+impl Networks {
+    /// By the interfaces, of which those are seen that `is_watched` says.
+    pub fn new(links: &BTreeMap<u32, Link>, is_watched: impl Fn(&Link) -> bool) -> Arc<Networks> {
+        let mut networks = Networks::default();
+        let segments = Segments::of(links);
+        for link in links.values() {
+            let network = segments.network(link.index);
+            if network == 0 {
+                continue;
+            }
+            networks.interfaces.insert(link.index, network);
+            if let (Some(id), Some(lower)) = (link.vlan, link.lower) {
+                let outer = links.get(&lower).and_then(|lower| Some((lower.lower?, lower.vlan?)));
+                let tags = outer.map_or((lower, id, 0), |(root, outer)| (root, outer, id));
+                networks.tagged.insert(tags, network);
+            }
+        }
+        networks.find_entrances(links, is_watched);
+        Arc::new(networks)
+    }
+
+    fn find_entrances(&mut self, links: &BTreeMap<u32, Link>, is_watched: impl Fn(&Link) -> bool) {
+        // A VLAN's packets are seen at the interface that it is of.
+        let seen =
+            |link: &Link| is_watched(link) || link.repeats.and_then(|of| links.get(&of)).is_some_and(&is_watched);
+        let is_port = |link: &Link, bridge: u32| link.master == Some(bridge);
+        for bridge in links.values().filter(|link| link.kind == "bridge") {
+            let ports = || links.values().filter(|link| is_port(link, bridge.index));
+            if !is_watched(bridge) || !ports().all(seen) {
+                continue;
+            }
+            self.entrances.insert((bridge.index, Hook::Egress));
+            self.passages.insert((bridge.index, Hook::Ingress));
+            for port in ports() {
+                self.tunnels |= ["vxlan", "geneve", "gretap", "ip6gretap"].contains(&port.kind.as_str());
+                self.trunks.extend(port.lower.filter(|_| port.vlan.is_some()));
+                let from_here = if port.has_peer_here() { &mut self.passages } else { &mut self.entrances };
+                from_here.insert((port.index, Hook::Ingress));
+                self.passages.insert((port.index, Hook::Egress));
+            }
+        }
+        let alone = |link: &&Link| {
+            let master = link.master.and_then(|master| links.get(&master));
+            let kind = ["physical", "bond", "team", "veth", "netkit", "tun"].contains(&link.kind.as_str());
+            kind && master.is_none_or(|master| master.kind == "vrf") && link.repeats.is_none() && !link.has_peer_here()
+        };
+        for link in links.values().filter(alone) {
+            self.entrances.extend([(link.index, Hook::Ingress), (link.index, Hook::Egress)]);
+        }
+    }
+
+    /// The one that the record's packets are of.
+    pub(super) fn of(&self, record: &Record) -> Network {
+        if self.interfaces.is_empty() || record.inner {
+            return 0;
+        }
+        let tags = (record.ifindex, record.vlan, record.inner_vlan);
+        let tagged = || self.tagged.get(&tags).or_else(|| self.tagged.get(&(tags.0, tags.1, 0)));
+        let found = if record.vlan == 0 { None } else { tagged() };
+        found.or_else(|| self.interfaces.get(&record.ifindex)).copied().unwrap_or(0)
+    }
+
+    /// Whether the record's packets were seen before they came to where it was made.
+    pub(super) fn sight(&self, record: &Record) -> Sight {
+        match record.inner {
+            _ if record.source.address != [0; 16] => return Sight::Unknown,
+            true if self.tunnels => return Sight::Again,
+            true => return Sight::Unknown,
+            false => {}
+        }
+        let place = (record.ifindex, record.hook);
+        let from_a_bridge = record.hook == Hook::Egress && record.vlan != 0 && self.trunks.contains(&record.ifindex);
+        if from_a_bridge || self.passages.contains(&place) {
+            Sight::Again
+        } else if self.entrances.contains(&place) {
+            Sight::First
+        } else {
+            Sight::Unknown
+        }
+    }
+}
+
+/// Interfaces between which packets go without being routed.
+struct Segments {
+    /// Of each the next one of its segment, the last one of itself.
+    next: HashMap<u32, u32>,
+    networks: HashMap<u32, Network>,
+}
+
+impl Segments {
+    fn of(links: &BTreeMap<u32, Link>) -> Segments {
+        let mut segments = Segments { next: HashMap::default(), networks: HashMap::default() };
+        for link in links.values() {
+            let master = link.master.and_then(|master| links.get(&master));
+            if let Some(master) = master.filter(|m| ["bridge", "vrf", "bond", "team"].contains(&m.kind.as_str())) {
+                segments.join(link.index, master.index);
+            }
+            let shares = link.has_peer_here() || ["macvlan", "macvtap", "ipvlan"].contains(&link.kind.as_str());
+            if let Some(lower) = link.lower.filter(|_| shares) {
+                segments.join(link.index, lower);
+            }
+        }
+        // By its lowest bridge or VRF: the number stays when others come and go.
+        let mut heads: BTreeMap<u32, (u32, bool, bool)> = BTreeMap::new();
+        for link in links.values().filter(|link| ["bridge", "vrf"].contains(&link.kind.as_str())) {
+            heads.entry(segments.last(link.index)).or_insert((link.index, false, false)).1 |= link.kind == "vrf";
+        }
+        for link in links.values().filter(|link| link.addressed) {
+            if let Some(head) = heads.get_mut(&segments.last(link.index)) {
+                head.2 = true;
+            }
+        }
+        for (last, (head, is_vrf, addressed)) in heads {
+            if is_vrf || !addressed {
+                segments.networks.insert(last, (head % u32::from(Network::MAX)) as Network + 1);
+            }
+        }
+        segments
+    }
+
+    fn last(&self, mut index: u32) -> u32 {
+        while let Some(&next) = self.next.get(&index) {
+            index = next;
+        }
+        index
+    }
+
+    fn join(&mut self, one: u32, other: u32) {
+        let (one, other) = (self.last(one), self.last(other));
+        if one != other {
+            self.next.insert(one, other);
+        }
+    }
+
+    fn network(&self, index: u32) -> Network {
+        self.networks.get(&self.last(index)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! The same packet at several places counts once, different packets at several places each.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::bpf::{Endpoint, Link};
+use crate::flow::Networks;
+use crate::flow::outcome::{ICMP, UDP};
+
+/// Two bridges, 10 and 20, each with ports 1 and 2 more; an uplink, 1.
+fn divided(addressed: bool) -> (Table, Log) {
+    let mut links = BTreeMap::new();
+    let mut add = |index: u32, kind: &str, master: Option<u32>| {
+        let mut link = Link::sample(index, &index.to_string(), kind);
+        (link.master, link.addressed) = (master, addressed && kind == "bridge");
+        links.insert(index, link);
+    };
+    add(1, "physical", None);
+    for bridge in [10, 20] {
+        add(bridge, "bridge", None);
+        add(bridge + 1, "veth", Some(bridge));
+        add(bridge + 2, "veth", Some(bridge));
+    }
+    let mut table = table(100);
+    table.divide(Networks::new(&links, |_| true));
+    (table, Log::default())
+}
+
+fn at(ifindex: u32, hook: Hook, record: &Record) -> Record {
+    Record { ifindex, hook, ..record.clone() }
+}
+
+/// Comes in at the first port of a bridge, leaves by the second.
+fn bridged(bridge: u32, record: &Record) -> [Record; 2] {
+    [at(bridge + 1, Hook::Ingress, record), at(bridge + 2, Hook::Egress, record)]
+}
+
+/// In every order that keeps nothing of the other.
+fn orders(records: &[Record]) -> Vec<Vec<Record>> {
+    (0..records.len()).map(|n| records[n..].iter().chain(&records[..n]).cloned().collect()).collect()
+}
+
+fn counted(addressed: bool, records: &[Record]) -> (usize, u64, u64) {
+    let (mut table, mut log) = divided(addressed);
+    for record in records {
+        table.merge(record, &mut log);
+    }
+    (table.len(), log.sent, log.duplicate)
+}
+
+#[test]
+fn tenants_with_the_same_addresses_are_two_flows() {
+    let record = Record { protocol: UDP, tcp_flags: 0, ..packet(1, 101) };
+    let both = [bridged(10, &record), bridged(20, &record)].concat();
+    for records in orders(&both) {
+        assert_eq!(counted(false, &records), (2, 2, 2), "{records:?}");
+    }
+    for records in orders(&bridged(10, &record)) {
+        assert_eq!(counted(false, &records), (1, 1, 1), "one bridge");
+    }
+}
+
+#[test]
+fn what_the_host_routes_from_one_bridge_to_the_other_counts_once() {
+    let record = packet(1, 101);
+    let both = [bridged(10, &record), bridged(20, &record)].concat();
+    for records in orders(&both) {
+        assert_eq!(counted(true, &records), (1, 1, 3), "{records:?}");
+    }
+}
+
+/// As in a tunnel, or under a tag that nobody has taken off.
+#[test]
+fn an_uplink_may_carry_the_packets_of_any_network() {
+    let record = packet(1, 101);
+    let all = [&bridged(10, &record)[..], &[at(1, Hook::Egress, &record)]].concat();
+    for records in orders(&all) {
+        assert_eq!(counted(false, &records), (1, 1, 2), "{records:?}");
+    }
+}
+
+#[test]
+fn clients_without_an_address_are_counted_each() {
+    let source = Endpoint { address: [0; 16], port: 68 };
+    let record = Record { protocol: UDP, tcp_flags: 0, source, destination: end(255, 67), ..packet(1, 101) };
+    // Both ports of a bridge send, and each gets what the other sends; so does the bridge itself.
+    let all = [
+        at(11, Hook::Ingress, &record),
+        at(12, Hook::Ingress, &record),
+        at(11, Hook::Egress, &record),
+        at(12, Hook::Egress, &record),
+        at(10, Hook::Ingress, &record),
+    ];
+    for records in orders(&all) {
+        for addressed in [false, true] {
+            let (_, sent, duplicate) = counted(addressed, &records);
+            assert_eq!((sent, duplicate), (2, 3), "{records:?}");
+        }
+    }
+    // The host's own client, through the bridge.
+    let own = [at(10, Hook::Egress, &record), at(11, Hook::Egress, &record), at(12, Hook::Egress, &record)];
+    for records in orders(&own) {
+        assert_eq!(counted(true, &records).1, 1, "{records:?}");
+    }
+}
+
+/// Errors about connections of two pods come in as one flow.
+#[test]
+fn errors_count_where_they_come_in() {
+    let icmp = |to: u8, packets: u64| {
+        let (source, destination) = (Endpoint { port: 0, ..end(9, 0) }, Endpoint { port: 0, ..end(to, 0) });
+        Record { protocol: ICMP, icmp_type: 3, tcp_flags: 0, packets, source, destination, ..packet(1, 101) }
+    };
+    let came = at(1, Hook::Ingress, &icmp(4, 5));
+    let untranslated = Identity::of(&came);
+    let (key, sender) = FlowKey::of(&came);
+    let nat = crate::flow::Nat { client: None, server: None };
+    let tracked = Some(crate::flow::Tracked { client: sender, nat, translated: true });
+    let translated = Identity { key, sender, tracked, only_if_known: false };
+    let (mut table, mut log) = (table(100), Log::default());
+    table.merge_as(&translated, &at(7, Hook::Egress, &icmp(1, 1)), &mut log); // it may be told first
+    for pod in [1, 2] {
+        table.merge_as(&untranslated, &came, &mut log);
+        table.merge_as(&translated, &at(7 + u32::from(pod), Hook::Egress, &icmp(pod, 5)), &mut log);
+    }
+    let flow = table.iter().next().unwrap();
+    assert_eq!((table.len(), log.sent, log.duplicate), (1, 6, 15));
+    assert_eq!((flow.from_client().ifindex, flow.nat()), (1, None));
+    // Of this host itself: there is no such flow.
+    let maybe = Identity { only_if_known: true, ..translated };
+    let (mut table, mut log) = (super::table(100), Log::default());
+    table.merge_as(&maybe, &at(7, Hook::Egress, &icmp(1, 1)), &mut log);
+    assert_eq!(table.iter().next().unwrap().key, FlowKey::of(&icmp(1, 1)).0);
+}

@@ -1,0 +1,42 @@
+//! Which flow a record belongs to.
+
+use std::sync::Arc;
+
+use super::{Table, spread};
+use crate::bpf::Record;
+use crate::flow::{Flow, FlowKey, Identity, Network, Networks};
+
+/// What was found out of a record.
+pub(super) struct Whose {
+    pub(super) identity: Identity,
+    pub(super) network: Network,
+    pub(super) hash: u64,
+    /// The flow, if it is there.
+    pub(super) found: Option<u32>,
+}
+
+impl Table {
+    /// From now on, addresses are unique in these networks.
+    pub fn divide(&mut self, networks: Arc<Networks>) {
+        self.networks = networks;
+    }
+
+    pub(super) fn whose(&self, identity: &Identity, record: &Record) -> Whose {
+        let network = self.networks.of(record);
+        let whose = |identity: &Identity| {
+            let hash = self.hash(&identity.key);
+            Whose { identity: *identity, network, hash, found: self.find(hash, &identity.key, network) }
+        };
+        match whose(identity) {
+            Whose { found: None, .. } if identity.only_if_known => whose(&Identity::of(record)),
+            whose => whose,
+        }
+    }
+
+    fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
+        let is_it = |flow: &Flow| flow.key == *key && flow.meets(network);
+        let found =
+            self.index.find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flows.get(i).is_some_and(is_it));
+        found.map(|&(_, index)| index)
+    }
+}
