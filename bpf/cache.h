@@ -66,6 +66,7 @@ static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet 
 	} else if (nm_name_tunnel(d, p)) {
 		return false;
 	} else if (protocol == IPPROTO_UDP) {
+		d->looks = nm_apps ? NM_LOOKS_DATAGRAMS : 0;
 		return nm_answer(p->cpu);
 	} else if (nm_is_icmp(protocol)) {
 		nm_echo(p->cpu);

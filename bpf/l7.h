@@ -168,12 +168,36 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 	} /* else seen before, or behind a hole */
 	if (verdict == NM_MORE && w->s.calls >= NM_H2_CALLS && w->s.stage >= NM_STAGE_FRAMES)
 		verdict = NM_APP_HTTP2;
+	/* It began with what looks like frames, and that is all there is to say. */
+	if (verdict == NM_APP_HTTP2 && w->s.stage == NM_STAGE_FIELDS && w->s.version) {
+		w->s.stage = 0;
+		return NM_NO;
+	}
 	/* What may be is company for the other end, and what is so far may be more with the next packet. */
-	if (w->s.weak || verdict == NM_MORE)
-		nm_keep(w);
+	if (w->s.weak || verdict == NM_MORE) {
+		if (nm_keep(id) && verdict == NM_MORE)
+			return NM_MORE;
+	}
 	if (verdict == NM_MORE)
 		return NM_NO;
 	return verdict ? verdict : w->s.weak ? NM_NO : NM_APP_UNKNOWN;
+}
+
+/* The payload at hand, and then one that came too early and has its turn now. */
+static __always_inline int nm_detect_pieces(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
+{
+	int verdict = NM_NO;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		if (w->p.offset + w->p.length > w->s.seen)
+			w->s.seen = w->p.offset + w->p.length;
+		verdict = nm_detect_stream(skb, w, id);
+		if (verdict != NM_MORE)
+			break;
+		w->early = 1;
+	}
+	return verdict == NM_MORE ? NM_NO : verdict;
 }
 
 static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
@@ -185,7 +209,7 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		w->p.offset = 0;
 		nm_advance(skb, id, 0);
 		verdict = nm_detect_datagram(skb, id);
-		return verdict == NM_MORE ? NM_NO : verdict ? verdict : NM_APP_UNKNOWN;
+		return verdict == NM_MORE ? NM_NO : verdict; /* the next datagram may tell, whatever this one is */
 	}
 	w->middle = w->p.offset == NM_MIDSTREAM;
 	if (w->middle) {
@@ -194,14 +218,25 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		verdict = nm_detect_middle(skb, id);
 		return verdict && verdict != NM_MORE ? verdict : nm_settle(w);
 	}
-	/* Without what came before, later bytes mean nothing. A first segment that comes again starts again. */
-	if (w->p.offset && !nm_recall(w))
-		return NM_NO;
+	/* A first segment that comes again starts again. */
+	if (w->p.offset && !nm_recall(id)) {
+		if (w->p.offset == NM_CONTINUES)
+			return NM_NO;
+		/* Without what came before, later bytes mean nothing: but for this. */
+		verdict = NM_WANTED(NM_APP_GRPC) ? nm_http2_again(skb, id) : NM_NO;
+		if (verdict == NM_MORE) {
+			if (!nm_keep(id))
+				return NM_NO;
+			w->early = 1;
+		} else if (verdict) {
+			return verdict;
+		} else if (!nm_leave(skb, id)) {
+			return NM_NO;
+		}
+	}
 	if (w->p.offset == NM_CONTINUES)
 		w->p.offset = w->s.seen;
-	if (w->p.offset + w->p.length > w->s.seen)
-		w->s.seen = w->p.offset + w->p.length;
-	return nm_detect_stream(skb, w, id);
+	return nm_detect_pieces(skb, w, id);
 }
 
 /*
@@ -218,6 +253,7 @@ __noinline int nm_detect(struct __sk_buff *skb, __u32 id)
 		return 0;
 	w->busy = 1; /* interrupted by another packet, the window stays as it is */
 	nm_barrier();
+	w->early = 0;
 	w->there = length - w->p.at < w->p.length ? length - w->p.at : w->p.length;
 	verdict = nm_detect_any(skb, w, id);
 	if ((verdict & 0xff) == NM_APP_GRPC && !NM_WANTED(NM_APP_GRPC))

@@ -122,6 +122,7 @@ __noinline int nm_follow_closely(__u32 id)
 	d = nm_delta_at(p->slot, p->v6);
 	if (!d)
 		return 0;
+	p->turns = 0;
 	flags = p->tcp_flags;
 	pair = nm_pair_of(cpu, p, !(flags & NM_TCP_RST));
 	if (flags & NM_TCP_RST) {
@@ -163,22 +164,33 @@ __noinline int nm_follow_closely(__u32 id)
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);
 	}
+	if (nm_latency && pair && fresh && (p->payload || flags & NM_TCP_FIN))
+		nm_follow_probe(pair, p);
+	/* What the SYN-ACK refused is sent again: only now it asks. */
+	if (nm_latency && pair && !fresh && p->payload && pair->flags & NM_PAIR_REFUSED && nm_pair_client(pair) == p->side) {
+		pair->flags &= ~NM_PAIR_REFUSED;
+		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
+	}
 	if (nm_latency && pair && p->payload && fresh) {
-		bool turn = d->state & NM_HEARD;
+		bool turn = d->state & NM_HEARD, http2 = pair->flags & NM_PAIR_HTTP2;
 
-		if (turn)
+		if (http2)
+			p->turns = turn || flags & NM_TCP_PSH;
+		if (turn && !http2)
 			nm_turn(pair, p);
-		if (turn || flags & NM_TCP_PSH)
+		if ((turn || flags & (NM_TCP_PSH | NM_TCP_SYN)) && !http2)
 			pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
-		if (nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1])) {
+		if (nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1]) &&
+		    !(flags & NM_TCP_SYN)) {
 			nm_probe(cpu, pair, p, p->seq + p->payload);
 			d->probed = nm_units(p);
 		}
-		d->state &= ~NM_HEARD;
+		if (!http2)
+			d->state &= ~NM_HEARD;
 	}
 	if (pair && flags & NM_TCP_FIN)
 		pair->flags |= NM_PAIR_CLOSED;
-	return d->looks && p->payload;
+	return p->payload && (d->looks || p->turns);
 }
 
 /* A segment of an entry that is there. Data in order that answers nothing, or an ACK that moves on, is all most are. */

@@ -10,7 +10,7 @@ mod latency;
 mod time;
 mod tshark;
 mod tunnels;
-mod written;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::fs;
