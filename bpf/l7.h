@@ -188,7 +188,8 @@ static __always_inline int nm_detect_pieces(struct __sk_buff *skb, struct nm_l7 
 {
 	int verdict = NM_NO;
 
-#pragma clang loop unroll(disable)
+/* Not a loop: Linux 5.10 wants those to go back by a jump, and the compiler lays this one out otherwise. */
+#pragma unroll
 	for (int i = 0; i < 2; i++) {
 		if (w->p.offset + w->p.length > w->s.seen)
 			w->s.seen = w->p.offset + w->p.length;
