@@ -67,7 +67,7 @@ struct nm_window {
 	__u8 early[NM_WINDOW];
 };
 
-/* What a CPU works on. The second half of `bytes` stays unused: it keeps the verifier sure of sums of two indices. */
+/* What a CPU works on. The second halves stay unused: they keep the verifier sure of sums of two indices. */
 struct nm_l7 {
 	__u32 busy;
 	__u32 there;  /* bytes of the payload that are in the packet */
@@ -78,7 +78,7 @@ struct nm_l7 {
 	struct nm_payload p;
 	struct nm_stream s;
 	__u8 bytes[2 * NM_WINDOW];
-	__u8 ahead[NM_WINDOW];
+	__u8 ahead[2 * NM_WINDOW];
 };
 
 struct {
@@ -205,11 +205,13 @@ __noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
 	/* For old verifiers: from 1 to the size of the window. */
 	size = (size - 1) & (NM_WINDOW - 1);
 	if (w->early) {
-		for (__u32 i = 0; i < NM_WINDOW; i++) {
-			if (i > size)
-				break;
-			w->bytes[nm_index(w->s.have + i, NM_WINDOW)] = w->ahead[nm_index(from + i, NM_WINDOW)];
-		}
+		/* All of it: what is too much is behind what the window has. */
+		const __u8 *source = w->ahead + (from & (NM_WINDOW - 1));
+		__u8 *to = w->bytes + (w->s.have & (NM_WINDOW - 1));
+
+#pragma unroll
+		for (int i = 0; i < NM_WINDOW; i += 8)
+			*(__u64 *)(to + i) = *(const __u64 *)(source + i);
 	} else if (bpf_skb_load_bytes(skb, w->p.at + from, w->bytes + (w->s.have & (NM_WINDOW - 1)), size + 1))
 		return NM_NO;
 	w->s.have += size + 1;
