@@ -93,7 +93,7 @@ static __always_inline __u16 nm_segment(const struct nm_packet *p)
 }
 
 /* The sender goes on before its probe was acknowledged: an ACK that covers this too may have waited for it. */
-static __always_inline void nm_follow_probe(struct nm_pair *pair, struct nm_packet *p)
+static __noinline void nm_follow_probe(struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 side = p->side & 1;
 	__u32 end = p->seq + p->payload + !!(p->tcp_flags & NM_TCP_FIN);
@@ -125,8 +125,11 @@ static __always_inline void nm_probe(struct nm_cpu *cpu, struct nm_pair *pair, s
 static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p, __u32 before)
 {
 	__u8 peer = !p->side;
-	__u64 probe = pair->probe[peer], stamp = pair->probe_time[peer], later = pair->later[peer], ns, kind;
-	__u32 end = probe >> 32, size = pair->segment[peer];
+	__u64 probe = pair->probe[peer], stamp = pair->probe_time[peer], ns, kind;
+	__u32 end = probe >> 32;
+/* Read again each time: what is kept takes room on the stack. */
+#define later pair->later[peer]
+#define size pair->segment[peer]
 	bool both;
 
 	if (!probe || (__s32)(p->ack - end) < 0)
@@ -150,6 +153,8 @@ static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p
 		kind = both ? NM_RTT_LONE : NM_RTT_WAITED;
 	nm_sample(p, kind, ns);
 	return true;
+#undef later
+#undef size
 }
 
 /* Sent again: an ACK may be of either (Karn's rule), or was held back by what was missing. */

@@ -172,20 +172,20 @@ __noinline int nm_follow_closely(__u32 id)
 		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
 	}
 	if (nm_latency && pair && p->payload && fresh) {
-		bool turn = d->state & NM_HEARD, http2 = pair->flags & NM_PAIR_HTTP2;
+		bool turn = d->state & NM_HEARD;
 
-		if (http2)
+		if (pair->flags & NM_PAIR_HTTP2)
 			p->turns = turn || flags & NM_TCP_PSH;
-		if (turn && !http2)
+		if (turn && !(pair->flags & NM_PAIR_HTTP2))
 			nm_turn(pair, p);
-		if ((turn || flags & (NM_TCP_PSH | NM_TCP_SYN)) && !http2)
+		if ((turn || flags & (NM_TCP_PSH | NM_TCP_SYN)) && !(pair->flags & NM_PAIR_HTTP2))
 			pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
 		if (nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1]) &&
 		    !(flags & NM_TCP_SYN)) {
 			nm_probe(cpu, pair, p, p->seq + p->payload);
 			d->probed = nm_units(p);
 		}
-		if (!http2)
+		if (!(pair->flags & NM_PAIR_HTTP2))
 			d->state &= ~NM_HEARD;
 	}
 	if (pair && flags & NM_TCP_FIN)
