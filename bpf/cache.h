@@ -57,7 +57,7 @@ static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet 
 		d->icmp = d->probed - NM_PROBE_WINDOW;
 		/* An ACK alone may end a handshake; but under a flood of flows most entries begin and end with one. */
 		if (room || p->opening || p->payload || p->urgent)
-			return nm_follow_closely(p->cpu);
+			return nm_follow_closely(p->cpu, p->tcp_flags);
 		if (p->tcp_flags & NM_TCP_ACK) {
 			d->state |= NM_TRACKED | NM_ACKED | NM_HEARD;
 			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
@@ -67,6 +67,7 @@ static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet 
 	} else if (nm_name_tunnel(d, p)) {
 		return false;
 	} else if (protocol == IPPROTO_UDP) {
+		d->looks = nm_apps ? NM_LOOKS_DATAGRAMS : 0;
 		return nm_answer(p->cpu);
 	} else if (nm_is_icmp(protocol)) {
 		nm_echo(p->cpu);

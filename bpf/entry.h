@@ -88,7 +88,7 @@ static __always_inline void nm_delta_told(struct nm_delta *d)
 	d->packets = 0;
 	d->bytes = 0;
 	d->first = 0;
-	d->cause = 0;
+	d->cause &= NM_SHORT;
 	d->tcp_flags = 0;
 	d->state &= ~(NM_OPENING | NM_NOTED);
 }

@@ -149,21 +149,21 @@ static __always_inline int nm_settle(const struct nm_l7 *w)
 
 static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
 {
-	int verdict = NM_MORE, is;
+	int verdict = NM_MORE;
 
 	w->s.calls++;
 	if (nm_advance(skb, id, 0)) {
 		switch (w->s.stage) {
 		case NM_STAGE_FIRST:
-			is = w->s.start ? NM_NO : nm_prefix(skb, id);
+			w->prefix = w->s.start ? NM_NO : nm_prefix(skb, id);
 			w->s.weak |= w->marks & NM_SOCKS;
-			if (is == NM_SURE || (is == NM_YES && !w->s.have))
+			if (w->prefix == NM_SURE || (w->prefix == NM_YES && !w->s.have))
 				break;
 			verdict = nm_detect_start(skb, id);
 			if (verdict == NM_NO || verdict == NM_MORE)
 				verdict = nm_settle(w) ?: verdict;
-			if (verdict == NM_NO && is == NM_MORE)
-				verdict = is;
+			if (verdict == NM_NO && w->prefix == NM_MORE)
+				verdict = NM_MORE;
 			if (verdict == NM_MORE && w->s.stage == NM_STAGE_FIRST && w->s.have == NM_WINDOW)
 				verdict = NM_NO;
 			break;
@@ -184,9 +184,16 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 		verdict = NM_APP_HTTP2;
 	if (verdict == NM_APP_HTTP)
 		w->s.weak = 0; /* Redis has a GET too */
+	/* It began with what looks like frames, and that is all there is to say. */
+	if (verdict == NM_APP_HTTP2 && w->s.stage == NM_STAGE_FIELDS && w->s.version) {
+		w->s.stage = 0;
+		return NM_NO;
+	}
 	/* What may be is company for the other end, and what is so far may be more with the next packet. */
-	if (w->s.weak || verdict == NM_MORE)
-		nm_keep(w);
+	if (w->s.weak || verdict == NM_MORE) {
+		if (nm_keep(id) && verdict == NM_MORE)
+			return NM_MORE;
+	}
 	if (verdict == NM_MORE)
 		return NM_NO;
 	return verdict ? verdict : w->s.weak ? NM_NO : NM_APP_UNKNOWN;
@@ -205,7 +212,7 @@ static __always_inline int nm_detect_next(struct __sk_buff *skb, struct nm_l7 *w
 		return NM_NO;
 	if (!known)
 		w->p.offset = 0;
-	else if (nm_recall(w))
+	else if (nm_recall(id))
 		waits = w->s.stage == NM_STAGE_NEXT || w->s.stage == NM_STAGE_TLS;
 	if (!waits || !nm_advance(skb, id, 0)) {
 		__builtin_memset(&w->s, 0, sizeof(w->s));
@@ -218,9 +225,11 @@ static __always_inline int nm_detect_next(struct __sk_buff *skb, struct nm_l7 *w
 	if (verdict != NM_MORE)
 		w->s.stage = NM_STAGE_FIRST;
 	if (known && (verdict == NM_MORE || waits))
-		nm_keep(w);
+		nm_keep(id);
 	return verdict == NM_MORE ? NM_NO : verdict;
 }
+
+#define NM_IN_TURN 0x20000 /* it is a piece of a stream, in its turn */
 
 static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
 {
@@ -231,7 +240,7 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		w->p.offset = 0;
 		nm_advance(skb, id, 0);
 		verdict = nm_detect_datagram(skb, id);
-		return verdict == NM_MORE ? NM_NO : verdict ? verdict : NM_APP_UNKNOWN;
+		return verdict == NM_MORE ? NM_NO : verdict; /* the next datagram may tell, whatever this one is */
 	}
 	if (w->p.told)
 		return nm_detect_next(skb, w, id);
@@ -242,33 +251,60 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		verdict = nm_detect_middle(skb, id);
 		return verdict && verdict != NM_MORE ? verdict : nm_settle(w);
 	}
-	/* Without what came before, later bytes mean nothing. A first segment that comes again starts again. */
-	if (w->p.offset && !nm_recall(w))
-		return NM_NO;
+	/* A first segment that comes again starts again. */
+	if (w->p.offset && !nm_recall(id)) {
+		if (w->p.offset == NM_CONTINUES)
+			return NM_NO;
+		/* Without what came before, later bytes mean nothing: but for this. */
+		verdict = NM_WANTED(NM_APP_GRPC) ? nm_http2_again(skb, id) : NM_NO;
+		if (verdict == NM_MORE) {
+			if (!nm_keep(id))
+				return NM_NO;
+			w->early = 1;
+		} else if (verdict) {
+			return verdict;
+		} else if (!nm_leave(skb, id)) {
+			return NM_NO;
+		}
+	}
 	if (w->p.offset == NM_CONTINUES)
 		w->p.offset = w->s.seen;
-	if (w->p.offset + w->p.length > w->s.seen)
-		w->s.seen = w->p.offset + w->p.length;
-	return nm_detect_stream(skb, w, id);
+	return NM_IN_TURN;
 }
 
-/*
- * The protocol of the connection that the payload in `nm_l7` is of, by what one end sends: 0, not decided, to be asked again with
- * the next one; else enum nm_app, above its 8 bits the version, and above 24 what the connection has become with the same packet.
- */
-__noinline int nm_detect(struct __sk_buff *skb, __u32 id)
+#define NM_SECOND 2 /* `busy`: the payload at hand is done, and one that came too early has its turn */
+
+/* One payload: as nm_detect, or NM_MORE if it is to be called again for another. */
+__noinline int nm_detect_piece(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
 	__u32 length = skb->len;
-	int verdict;
+	int verdict = NM_IN_TURN;
 
-	if (!w || w->p.at >= length || !w->p.length)
+	if (!w)
 		return 0;
-	w->marks = 0;
-	w->busy = 1; /* interrupted by another packet, the window stays as it is */
-	nm_barrier();
-	w->there = length - w->p.at < w->p.length ? length - w->p.at : w->p.length;
-	verdict = nm_detect_any(skb, w, id);
+	if (w->busy != NM_SECOND) {
+		if (w->p.at >= length || !w->p.length)
+			return 0;
+		w->marks = 0;
+		w->busy = 1; /* interrupted by another packet, the window stays as it is */
+		nm_barrier();
+		w->early = 0;
+		w->there = length - w->p.at < w->p.length ? length - w->p.at : w->p.length;
+		verdict = nm_detect_any(skb, w, id);
+	}
+	if (verdict == NM_IN_TURN) {
+		if (w->p.offset + w->p.length > w->s.seen)
+			w->s.seen = w->p.offset + w->p.length;
+		verdict = nm_detect_stream(skb, w, id);
+		if (verdict == NM_MORE && w->busy != NM_SECOND) {
+			w->early = 1;
+			w->busy = NM_SECOND;
+			return NM_MORE;
+		}
+		if (verdict == NM_MORE)
+			verdict = NM_NO;
+	}
 	if ((verdict & 0xff) == NM_APP_GRPC && !NM_WANTED(NM_APP_GRPC))
 		verdict = NM_APP_HTTP2;
 	if ((verdict & 0xff) == NM_APP_HTTP2 && !NM_WANTED(NM_APP_HTTP2))
@@ -280,4 +316,15 @@ __noinline int nm_detect(struct __sk_buff *skb, __u32 id)
 	nm_barrier();
 	w->busy = 0;
 	return verdict;
+}
+
+/*
+ * The protocol of the connection that the payload in `nm_l7` is of, by what one end sends: 0, not decided, to be asked again with
+ * the next one; else enum nm_app, above its 8 bits the version, and above 24 what the connection has become with the same packet.
+ */
+static __always_inline int nm_detect(struct __sk_buff *skb, __u32 id)
+{
+	int verdict = nm_detect_piece(skb, id);
+
+	return verdict == NM_MORE ? nm_detect_piece(skb, id) : verdict;
 }

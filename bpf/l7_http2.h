@@ -7,7 +7,8 @@
 
 #define NM_H2_FRAMES 8  /* looked at in one packet */
 #define NM_H2_FIELDS 48 /* header fields, likewise */
-#define NM_H2_CALLS 7   /* packets without a verdict; nm_detect is called for about eight */
+#define NM_H2_CALLS 60  /* packets without a verdict; nm_look looks at a few more */
+#define NM_H2_CONTROLS 16 /* frames of a payload that may all be of control */
 #define NM_H2_FRAME 16384 /* before a side allows more, RFC 9113 4.2 */
 
 #define NM_H2_HEADERS 1
@@ -214,6 +215,114 @@ __noinline int nm_http2_frames(struct __sk_buff *skb, __u32 id)
 		return NM_MORE;
 	}
 	return NM_APP_HTTP2;
+}
+
+/* Is the head of a frame at the start of the window: one with which a payload begins that leads to a call? */
+static __always_inline bool nm_http2_begins(const struct nm_l7 *w)
+{
+	__u32 length = nm_be32(w, 0) >> 8, flags = nm_byte(w, 4), stream = nm_be32(w, 5);
+
+	switch (nm_byte(w, 3)) {
+	case NM_H2_HEADERS:
+		return length && length <= NM_H2_FRAME && !(flags & ~0x2d) && stream && !(stream >> 31);
+	case NM_H2_CONTINUATION:
+		return length && length <= NM_H2_FRAME && !(flags & ~NM_H2_END_HEADERS) && stream && !(stream >> 31);
+	case NM_H2_SETTINGS:
+		return !stream && length % 6 == 0 && flags <= 1;
+	case 6: /* PING */
+		return !stream && length == 8 && flags <= 1;
+	case 8: /* WINDOW_UPDATE */
+		return length == 4 && !flags;
+	}
+	return false;
+}
+
+/*
+ * A payload of which is not known what came before it. Most begin with a frame, and a HEADERS, or what continues it, that has gRPC's
+ * content-type needs nothing else to be told: whichever CPU has it first, and whatever was missed.
+ */
+static __always_inline int nm_http2_again(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	int is = NM_NO;
+
+	if (!w)
+		return NM_NO;
+	w->s.base = w->p.offset;
+	nm_advance(skb, id, 0);
+	if (w->s.have < 9 || !nm_http2_begins(w)) {
+		is = NM_NO;
+	} else if (nm_byte(w, 3) == NM_H2_CONTINUATION) {
+		w->s.left = nm_be32(w, 0) >> 8;
+		w->s.flags = nm_byte(w, 4);
+		w->s.stage = NM_STAGE_FIELDS;
+		nm_advance(skb, id, 9);
+		is = NM_MORE;
+	} else {
+		is = nm_http2_frames(skb, id);
+	}
+	if (is == NM_MORE && w->s.stage == NM_STAGE_FIELDS)
+		is = nm_http2_fields(skb, id);
+	/* What it goes on with is a matter of the block alone. */
+	w->s.version = is == NM_MORE && w->s.stage == NM_STAGE_FIELDS;
+	if (w->s.version)
+		return NM_MORE;
+	w->s.stage = 0;
+	return is == NM_APP_GRPC ? is : NM_NO;
+}
+
+/*
+ * Do frames that ask nothing and answer nothing fill what is from `at` to `end`: SETTINGS, PING, WINDOW_UPDATE and their like?
+ * A stretch of other frames' data does not look so: each length has to lead to the next head, and the last one to the end.
+ */
+__noinline int nm_http2_control(struct __sk_buff *skb, __u32 at, __u32 end)
+{
+	__u32 length, stream, word[3] = {};
+	__u8 *head = (__u8 *)word;
+
+	if (end - at >= 24 && !bpf_skb_load_bytes(skb, at, head, 8) && word[0] == bpf_htonl(0x50524920) &&
+	    word[1] == bpf_htonl(0x2a204854))
+		at += 24; /* "PRI * HT", the preface */
+	for (int i = 0; i < NM_H2_CONTROLS; i++) {
+		if (end - at < 9 || bpf_skb_load_bytes(skb, at, head, 9))
+			return 0;
+		length = head[0] << 16 | head[1] << 8 | head[2];
+		stream = head[5] << 24 | head[6] << 16 | head[7] << 8 | head[8];
+		switch (head[3]) {
+		case 2: /* PRIORITY */
+			if (length != 5)
+				return 0;
+			break;
+		case 3: /* RST_STREAM */
+		case 8: /* WINDOW_UPDATE */
+			if (length != 4)
+				return 0;
+			break;
+		case NM_H2_SETTINGS:
+			if (stream || length % 6)
+				return 0;
+			break;
+		case 6: /* PING */
+			if (stream || length != 8)
+				return 0;
+			break;
+		case 7:  /* GOAWAY */
+		case 10: /* ALTSVC */
+		case 12: /* ORIGIN */
+		case 16: /* PRIORITY_UPDATE */
+			if (stream)
+				return 0;
+			break;
+		default:
+			return 0;
+		}
+		if (length > end - at - 9)
+			return 0;
+		at += 9 + length;
+		if (at == end)
+			return 1;
+	}
+	return 0;
 }
 
 /* A client's preface, RFC 9113 3.4; a server's is SETTINGS, here with one to 16 parameters that are known. */

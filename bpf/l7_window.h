@@ -19,11 +19,11 @@ struct nm_payload {
 	__u8 side;      /* 0 or 1: which end sends */
 	__u8 client;    /* 1: the sender opened the connection, 0: the other end did, 2: not known */
 	__u8 told;      /* 1: what this side speaks was told, and may become another protocol */
-	__u8 pad[4];    /* 0: it is copied as a whole, which old verifiers want initialised */
+	__u32 isn;      /* of this side: tells connections apart that have the same ports; 0: not known */
 };
 
 #define NM_WINDOW 256
-#define NM_WINDOWS 192 /* kept for the next packet; with their heads, 57 KiB */
+#define NM_WINDOWS 192 /* kept for the next packet; with their heads, 108 KiB */
 
 /* Where a detector that goes through the stream piece by piece stands: the window starts with the next piece. */
 enum nm_stage {
@@ -45,20 +45,30 @@ struct nm_stream {
 	__u8 stage;
 	__u8 calls; /* packets that told nothing */
 	__u8 flags; /* HTTP/2: of the frame */
-	__u8 version; /* TLS: minor, by the ServerHello's own field */
+	__u8 version; /* TLS: minor, by the ServerHello's own field; HTTP/2: 1 if what came before the header block is not known */
 	__u32 start; /* offset in the stream at which the protocol starts: behind a prefix, or what was told */
 };
 
-/* What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. */
+/*
+ * What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. It is not locked from
+ * one packet to the next: while one CPU is at a packet another may have the following one, or have been at it before. Whoever
+ * finds that the window does not reach its payload leaves the beginning of that here, and goes; who puts the window back takes
+ * it up. What is behind is never put in place of what is further on.
+ */
 struct nm_window {
 	struct bpf_spin_lock lock;
 	__u32 side;
 	__u64 flow;
+	__u32 isn;
+	__u32 early_at;     /* offset in the stream of a payload that came before its turn */
+	__u32 early_length; /* bytes it has */
+	__u32 early_have;   /* bytes of it in `early`; 0: none */
 	struct nm_stream stream;
 	__u8 bytes[NM_WINDOW];
+	__u8 early[NM_WINDOW];
 };
 
-/* What a CPU works on. The second half of `bytes` stays unused: it keeps the verifier sure of sums of two indices. */
+/* What a CPU works on. The second halves stay unused: they keep the verifier sure of sums of two indices. */
 struct nm_l7 {
 	__u32 busy;
 	__u32 there;  /* bytes of the payload that are in the packet */
@@ -66,9 +76,12 @@ struct nm_l7 {
 	__u32 number; /* what the latest reader has read */
 	__u32 letters; /* bit n: word n is not a number */
 	__u32 marks; /* of the payload at hand: NM_SOCKS, NM_GOES_ON */
+	__u32 early;   /* the payload is in `ahead`, not in the packet */
+	__u32 prefix;  /* what nm_prefix said: on the stack there is no room for it */
 	struct nm_payload p;
 	struct nm_stream s;
 	__u8 bytes[2 * NM_WINDOW];
+	__u8 ahead[2 * NM_WINDOW];
 };
 
 struct {
@@ -197,7 +210,15 @@ __noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
 		size = NM_WINDOW - w->s.have;
 	/* For old verifiers: from 1 to the size of the window. */
 	size = (size - 1) & (NM_WINDOW - 1);
-	if (bpf_skb_load_bytes(skb, w->p.at + from, w->bytes + (w->s.have & (NM_WINDOW - 1)), size + 1))
+	if (w->early) {
+		/* All of it: what is too much is behind what the window has. */
+		const __u8 *source = w->ahead + (from & (NM_WINDOW - 1));
+		__u8 *to = w->bytes + (w->s.have & (NM_WINDOW - 1));
+
+#pragma unroll
+		for (int i = 0; i < NM_WINDOW; i += 8)
+			*(__u64 *)(to + i) = *(const __u64 *)(source + i);
+	} else if (bpf_skb_load_bytes(skb, w->p.at + from, w->bytes + (w->s.have & (NM_WINDOW - 1)), size + 1))
 		return NM_NO;
 	w->s.have += size + 1;
 	return NM_YES;
@@ -211,34 +232,123 @@ static __always_inline struct nm_window *nm_window_of(__u64 flow, __u32 side)
 	return bpf_map_lookup_elem(&nm_windows, &i);
 }
 
-/* Puts the window into the table. */
-static __always_inline void nm_keep(const struct nm_l7 *w)
+static __always_inline bool nm_is_of(const struct nm_window *kept, const struct nm_l7 *w)
 {
-	struct nm_window *kept = nm_window_of(w->p.flow, w->p.side);
-
-	if (!kept)
-		return;
-	bpf_spin_lock(&kept->lock);
-	kept->flow = w->p.flow;
-	kept->side = w->p.side;
-	kept->stream = w->s;
-	__builtin_memcpy(kept->bytes, w->bytes, NM_WINDOW);
-	bpf_spin_unlock(&kept->lock);
+	return kept->flow == w->p.flow && kept->side == w->p.side && kept->isn == w->p.isn;
 }
 
-/* Takes it out again; false if it is not there. */
-static __always_inline bool nm_recall(struct nm_l7 *w)
+/* Offset in the stream of what comes next. */
+static __always_inline __u32 nm_next(const struct nm_stream *s)
 {
-	struct nm_window *kept = nm_window_of(w->p.flow, w->p.side);
+	return s->base + s->have;
+}
+
+static __always_inline void nm_take(struct nm_l7 *w, const struct nm_window *kept)
+{
+	w->s = kept->stream;
+	__builtin_memcpy(w->bytes, kept->bytes, NM_WINDOW);
+}
+
+/* Puts the window into the table. True if what comes next is there: it is then the payload at hand. */
+__noinline int nm_keep(__u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	struct nm_window *kept;
+	bool more = false;
+	__u32 next;
+
+	if (!w)
+		return false;
+	kept = nm_window_of(w->p.flow, w->p.side);
+	if (!kept)
+		return false;
+	next = nm_next(&w->s);
+	bpf_spin_lock(&kept->lock);
+	if (!nm_is_of(kept, w)) {
+		kept->flow = w->p.flow;
+		kept->side = w->p.side;
+		kept->isn = w->p.isn;
+		kept->early_have = 0;
+		kept->stream.base = 0;
+		kept->stream.have = 0;
+	}
+	if ((__s32)(next - nm_next(&kept->stream)) >= 0) {
+		kept->stream = w->s;
+		__builtin_memcpy(kept->bytes, w->bytes, NM_WINDOW);
+		if (!w->early && next - kept->early_at < kept->early_have) {
+			w->p.offset = kept->early_at;
+			w->p.length = kept->early_length;
+			w->there = kept->early_have;
+			__builtin_memcpy(w->ahead, kept->early, NM_WINDOW);
+			kept->early_have = 0;
+			more = true;
+		}
+	}
+	bpf_spin_unlock(&kept->lock);
+	return more;
+}
+
+/* Takes it out again; false if it is not there, or does not reach the payload. */
+__noinline int nm_recall(__u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	struct nm_window *kept;
 	bool known;
 
+	if (!w)
+		return false;
+	kept = nm_window_of(w->p.flow, w->p.side);
 	if (!kept)
 		return false;
 	bpf_spin_lock(&kept->lock);
-	known = kept->flow == w->p.flow && kept->side == w->p.side;
+	known = nm_is_of(kept, w) &&
+		(w->p.offset == NM_CONTINUES || (__s32)(w->p.offset - nm_next(&kept->stream)) <= 0);
+	if (known)
+		nm_take(w, kept);
+	bpf_spin_unlock(&kept->lock);
+	return known;
+}
+
+/*
+ * Leaves the beginning of a payload whose turn has not come: of two, the earlier one's. True if its turn has come meanwhile: the
+ * window is then taken out.
+ */
+__noinline int nm_leave(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	struct nm_window *kept;
+	bool known;
+	__u32 size;
+
+	if (!w)
+		return false;
+	kept = nm_window_of(w->p.flow, w->p.side);
+	size = w->there < NM_WINDOW ? w->there : NM_WINDOW;
+	if (!kept || !size)
+		return false;
+	/* For old verifiers: from 1 to the size of the window. */
+	size = (size - 1) & (NM_WINDOW - 1);
+	if (bpf_skb_load_bytes(skb, w->p.at, w->ahead, size + 1))
+		return false;
+	bpf_spin_lock(&kept->lock);
+	known = nm_is_of(kept, w) && nm_next(&kept->stream) && (__s32)(w->p.offset - nm_next(&kept->stream)) <= 0;
 	if (known) {
-		w->s = kept->stream;
-		__builtin_memcpy(w->bytes, kept->bytes, NM_WINDOW);
+		nm_take(w, kept);
+	} else {
+		if (!nm_is_of(kept, w)) {
+			kept->flow = w->p.flow;
+			kept->side = w->p.side;
+			kept->isn = w->p.isn;
+			kept->early_have = 0;
+			__builtin_memset(&kept->stream, 0, sizeof(kept->stream));
+		}
+		if (!kept->early_have || (__s32)(kept->early_at - w->p.offset) > 0 ||
+		    (__s32)(kept->early_at + kept->early_have - nm_next(&kept->stream)) <= 0) {
+			kept->early_at = w->p.offset;
+			kept->early_length = w->p.length;
+			kept->early_have = size + 1;
+			__builtin_memcpy(kept->early, w->ahead, NM_WINDOW);
+		}
 	}
 	bpf_spin_unlock(&kept->lock);
 	return known;

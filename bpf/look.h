@@ -4,7 +4,9 @@
 
 #define NM_LOOKS 8        /* payloads of a direction of which the beginning was seen */
 #define NM_LOOKS_MIDWAY 2 /* of others */
-#define NM_LOOKS_NEXT 0x40 /* with as many more: the protocol was told, and may change to another */
+#define NM_LOOKS_DATAGRAMS 16 /* datagrams: others may come first, of STUN say, or in a version that the server does not know */
+#define NM_LOOKS_HTTP2 64 /* payloads of HTTP/2 before its first HEADERS is found; most connections begin with it */
+#define NM_LOOKS_NEXT 0x80 /* with as many more: the protocol was told, and may change to another */
 #define NM_LOOKS_TOLD (NM_LOOKS_NEXT | 6)
 #define NM_LOOKS_NAMED 255 /* a tunnel, and that was told */
 
@@ -19,6 +21,41 @@
 #define NM_MAY_CHANGE                                                                                  \
 	(NM_APP_BIT(NM_APP_SMTP) | NM_APP_BIT(NM_APP_NATS) | NM_APP_BIT(NM_APP_POSTGRES) | NM_APP_BIT(NM_APP_MYSQL))
 
+/* The payload in `cpu->packet`, of HTTP/2, may be a turn in the conversation: one that only controls it is none. */
+__noinline int nm_turn_http2(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+	struct nm_delta *d;
+	struct nm_pair *pair;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	d = nm_delta_at(p->slot, p->v6);
+	pair = nm_pair_again(p);
+	if (!d || !pair || nm_http2_control(skb, p->headers, p->headers + p->payload))
+		return 0;
+	if (d->state & NM_HEARD)
+		nm_turn(pair, p);
+	pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
+	d->state &= ~NM_HEARD;
+	return 0;
+}
+
+/* The payload that was looked at is of HTTP/2: the connection is, and what is asked and answered is told by frames. */
+static __always_inline void nm_is_http2(struct __sk_buff *skb, struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p,
+					bool first)
+{
+	bool known = pair->flags & NM_PAIR_HTTP2;
+
+	pair->flags |= NM_PAIR_HTTP2;
+	if (first)
+		d->looks = NM_LOOKS_HTTP2;
+	if (!known && nm_http2_control(skb, p->headers, p->headers + p->payload))
+		pair->data[p->side & 1] = 0; /* it asked nothing */
+}
+
 /* At the packet in `cpu->packet`. */
 __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 {
@@ -30,7 +67,8 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	struct nm_delta *d;
 	struct nm_pair *pair;
 	__u32 verdict;
-	__u8 bit;
+	bool tcp;
+	__u8 bit, app;
 
 	if (!cpu || !w || w->busy)
 		return 0;
@@ -47,10 +85,16 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	payload->sport = bpf_ntohs(p->v6 ? p->key6.sport : p->key4.sport);
 	payload->dport = bpf_ntohs(p->v6 ? p->key6.dport : p->key4.dport);
 	payload->flow = p->tag;
+	payload->isn = 0;
 	payload->side = p->side & 1;
 	payload->client = 2;
 	payload->told = !!(d->looks & NM_LOOKS_NEXT);
 	bit = 1 << payload->side;
+	tcp = payload->protocol == IPPROTO_TCP;
+	if (pair && tcp && p->turns)
+		nm_turn_http2(skb, id);
+	if (!d->looks)
+		return 0;
 	if (pair) {
 		if (pair->looked & bit) {
 			d->looks = 0;
@@ -61,8 +105,13 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 			d->looks = NM_LOOKS_TOLD;
 			payload->told = 1;
 		}
-		if (pair->isn_known & bit)
-			payload->offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - pair->isn[p->side & 1] - 1;
+		if (tcp && pair->isn_known & bit) {
+			payload->isn = pair->isn[p->side & 1];
+			payload->offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - payload->isn - 1;
+		}
+		/* An entry of another CPU than that which saw the beginning; and the last look of those. */
+		if (pair->flags & NM_PAIR_HTTP2 && payload->offset != NM_MIDSTREAM && d->looks <= NM_LOOKS_MIDWAY + 1)
+			d->looks = d->looks == NM_LOOKS_MIDWAY ? NM_LOOKS_HTTP2 : 1;
 		payload->client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload->side;
 	} else if (d->looks > NM_LOOKS_MIDWAY && !payload->told) {
 		/* Another connection has the pair's place, but this entry saw the SYN, and all that follows it so far. */
@@ -70,12 +119,25 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 		if (d->state & NM_OPENING)
 			payload->client = !!(d->state & NM_SYN);
 	}
-	if (payload->protocol == IPPROTO_UDP)
+	if (!tcp)
 		payload->offset = 0;
 	d->looks--;
 	if (d->looks == NM_LOOKS_NEXT)
 		d->looks = 0;
 	verdict = nm_detect(skb, id);
+	app = verdict & 0xff;
+	if (pair && tcp &&
+	    (app ? app == NM_APP_HTTP2 || app == NM_APP_GRPC :
+		   (w->s.stage >= NM_STAGE_FRAMES && !w->s.version) ||
+			   (w->middle && nm_http2_control(skb, p->headers, p->headers + p->payload))))
+		nm_is_http2(skb, d, pair, p, w->s.calls == 1);
+	/* Enough was looked at. */
+	if (!verdict && !d->looks) {
+		if (!tcp)
+			verdict = NM_APP_UNKNOWN;
+		else if (pair && !payload->told && !w->middle && pair->flags & NM_PAIR_HTTP2 && NM_WANTED(NM_APP_HTTP2))
+			verdict = NM_APP_HTTP2;
+	}
 	if (!verdict)
 		return 0;
 	d->looks = 0;

@@ -49,6 +49,11 @@ static __always_inline bool nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 		ns = nm_since(pair->opened, p);
 		if (nm_latency && ns != NM_NEVER && !(pair->flags & NM_PAIR_RETRIED))
 			nm_sample(p, NM_HANDSHAKE_SERVER, ns);
+		/* Data of the SYN, RFC 7413, that were not taken. */
+		if (pair->data[!side] && p->ack == pair->isn[!side] + 1) {
+			pair->data[!side] = 0;
+			pair->flags |= NM_PAIR_REFUSED;
+		}
 	}
 	pair->isn[side] = p->seq;
 	pair->isn_known |= 1 << side;
@@ -73,22 +78,59 @@ static __always_inline void nm_measure_ack(struct nm_pair *pair, struct nm_packe
 	}
 }
 
+/* A full segment has this many bytes at least: of the smallest MTU that IPv6 allows, and some options. */
+#define NM_FULL_SEGMENT 1000
+
+/* What is known of the probe's segments; 0 if they are not full: two of those are acknowledged at once (RFC 9293 3.8.6.3). */
+static __always_inline __u16 nm_segment(const struct nm_packet *p)
+{
+	__u32 size = p->packets > 1 ? p->payload / p->packets : p->payload;
+
+	if (size < NM_FULL_SEGMENT || size >= 1 << (16 - NM_SEGMENT_SHIFT))
+		return 0;
+	return size << NM_SEGMENT_SHIFT | (p->packets > 1 ? NM_SEGMENT_MANY : 0) |
+	       (p->tcp_flags & NM_TCP_PSH ? NM_SEGMENT_PUSHED : 0);
+}
+
+/* The sender goes on before its probe was acknowledged: an ACK that covers this too may have waited for it. */
+static __noinline void nm_follow_probe(struct nm_pair *pair, struct nm_packet *p)
+{
+	__u8 side = p->side & 1;
+	__u32 end = p->seq + p->payload + !!(p->tcp_flags & NM_TCP_FIN);
+	__u64 ns;
+
+	if (!pair->probe[side])
+		return;
+	ns = nm_since(pair->probe_time[side], p);
+	pair->later[side] = (__u64)end << 32 | (ns < 0xffffffff ? ns : 0xffffffff);
+}
+
 /* Start to wait for the ACK of what ends at `end`. */
 static __always_inline void nm_probe(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p, __u32 end)
 {
 	__u64 stamp = nm_stamp(cpu, pair, p);
 	__u8 side = p->side & 1;
 
+	pair->later[side] = 0;
+	pair->segment[side] = nm_segment(p);
 	pair->probe_time[side] = stamp;
 	pair->probe[side] = (__u64)end << 32 | (__u32)stamp;
 }
 
-/* The ACK moves on from `before`: does it cover what the other side waits for? True if so. */
+/*
+ * The ACK moves on from `before`: does it cover what the other side waits for? True if so. Whoever receives may wait with an ACK for
+ * a second segment or for an answer to carry it, so the time is from the latest segment that is covered, if that is known, and what it is
+ * tells how far it can be trusted.
+ */
 static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p, __u32 before)
 {
 	__u8 peer = !p->side;
-	__u64 probe = pair->probe[peer], stamp = pair->probe_time[peer], ns;
+	__u64 probe = pair->probe[peer], stamp = pair->probe_time[peer], ns, kind;
 	__u32 end = probe >> 32;
+/* Read again each time: what is kept takes room on the stack. */
+#define later pair->later[peer]
+#define size pair->segment[peer]
+	bool both;
 
 	if (!probe || (__s32)(p->ack - end) < 0)
 		return false;
@@ -96,9 +138,23 @@ static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p
 	if ((__s32)(end - before) <= 0 || (__u32)stamp != (__u32)probe)
 		return false;
 	ns = nm_since(stamp, p);
-	if (ns != NM_NEVER)
-		nm_sample(p, p->ack == end || p->payload ? NM_RTT_LONE : NM_RTT, ns);
+	both = later && (__s32)(p->ack - (__u32)(later >> 32)) >= 0;
+	if (ns == NM_NEVER || (both && (__u32)later > ns))
+		return true;
+	if (both)
+		ns -= (__u32)later;
+	if (p->payload || p->tcp_flags & NM_TCP_FIN)
+		kind = NM_RTT_WAITED;
+	else if (p->ack == end)
+		kind = size & NM_SEGMENT_MANY && end - before >= size >> NM_SEGMENT_SHIFT ? NM_RTT : NM_RTT_LONE;
+	else if (size && p->ack - end >= size >> NM_SEGMENT_SHIFT && (both || !(size & NM_SEGMENT_PUSHED)))
+		kind = NM_RTT;
+	else
+		kind = both ? NM_RTT_LONE : NM_RTT_WAITED;
+	nm_sample(p, kind, ns);
 	return true;
+#undef later
+#undef size
 }
 
 /* Sent again: an ACK may be of either (Karn's rule), or was held back by what was missing. */

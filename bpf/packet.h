@@ -68,7 +68,7 @@ struct nm_packet {
 	__u8 v6;
 	__u8 tunnel;   /* enum nm_app; as the parsers leave it, what it may be, with NM_TUNNEL_CUT */
 	__u8 unsent;   /* bytes of `headers` that no segment has on the wire */
-	__u8 pad;
+	__u8 turns;    /* may be a turn of HTTP/2's conversation: what is in it tells */
 	__u32 cpu;
 	__u32 slot;    /* number of its entry: set and way */
 	__u64 tag;     /* of its connection */

@@ -33,6 +33,7 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 		to = nm_endpoint4(p->key4.daddr, p->key4.dport);
 		tag = (__u64)p->key4.protocol << 32 | p->key4.ifindex;
 	}
+	p->tag = 0;
 	if (from == to)
 		return 0; /* talks to itself: the sides look the same */
 	/* The interface too: only there is the time between two packets that of the path behind it. */
@@ -64,6 +65,16 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 	if (pair->touched != units)
 		pair->touched = units;
 	return pair;
+}
+
+/* The pair that nm_pair_of has found of this packet, 0 if it was none, or another has its place meanwhile. */
+static __always_inline struct nm_pair *nm_pair_again(const struct nm_packet *p)
+{
+	struct nm_pair *pair = p->tag ? nm_pair_at(p->tag, 0) : 0;
+
+	if (pair && pair->tag != p->tag)
+		pair = nm_pair_at(p->tag, 1);
+	return pair && pair->tag == p->tag ? pair : 0;
 }
 
 /* The side that opened; 2: not known. */

@@ -105,15 +105,48 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	}
 }
 
-/* The whole of it, for the packet in `cpu->packet`; true if its payload is to be looked at. */
-__noinline int nm_follow_closely(__u32 id)
+#define NM_CARRIES 1 /* data, or a FIN */
+#define NM_FRESH 2   /* that were not sent before */
+
+/*
+ * Of the SYN or SYN-ACK in `cpu->packet`: true if it was sent before. What follows for a segment comes in several functions: in one it
+ * takes more stack than Linux 5.10 has, and its compiler gives up on the jumps.
+ */
+__noinline int nm_shake(__u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	struct nm_packet *p;
 	struct nm_facts *f;
 	struct nm_delta *d;
 	struct nm_pair *pair;
-	bool fresh, again = false;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	d = nm_delta_at(p->slot, p->v6);
+	pair = nm_pair_of(cpu, p, true);
+	if (!d || !pair)
+		return 0;
+	if (!(p->tcp_flags & NM_TCP_ACK ? nm_measure_syn_ack(cpu, pair, p) : nm_measure_syn(cpu, pair, p)))
+		return 0;
+	/* The first was seen by another CPU: a timer sends the next wherever it runs. */
+	if (!(d->state & NM_TRACKED)) {
+		f = nm_note(d, p);
+		if (f)
+			f->retransmits++;
+	}
+	return 1;
+}
+
+/* What the numbers and flags of the packet in `cpu->packet` say; `again`: its SYN was sent before. */
+__noinline int nm_judge(__u32 id, __u32 again)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+	struct nm_facts *f;
+	struct nm_delta *d;
+	struct nm_pair *pair;
+	bool fresh;
 	__u8 flags;
 
 	if (!cpu)
@@ -122,6 +155,7 @@ __noinline int nm_follow_closely(__u32 id)
 	d = nm_delta_at(p->slot, p->v6);
 	if (!d)
 		return 0;
+	p->turns = 0;
 	flags = p->tcp_flags;
 	pair = nm_pair_of(cpu, p, !(flags & NM_TCP_RST));
 	if (flags & NM_TCP_RST) {
@@ -142,22 +176,12 @@ __noinline int nm_follow_closely(__u32 id)
 		if (f)
 			f->zero_windows++;
 	}
-	if (pair && flags & NM_TCP_SYN) {
-		again = flags & NM_TCP_ACK ? nm_measure_syn_ack(cpu, pair, p) : nm_measure_syn(cpu, pair, p);
-
-		/* The first was seen by another CPU: a timer sends the next wherever it runs. */
-		if (again && !(d->state & NM_TRACKED)) {
-			f = nm_note(d, p);
-			if (f)
-				f->retransmits++;
-		}
-	}
-	/* Without a pair only the entry knows whether payload follows payload. */
-	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY && d->looks <= NM_LOOKS)
-		d->looks = NM_LOOKS_MIDWAY;
 	/* One byte may be a keep-alive's. */
 	if (!(d->state & NM_TRACKED) && !again && (p->payload > 1 || flags & (NM_TCP_SYN | NM_TCP_FIN)))
 		d->cause |= NM_UNJUDGED;
+	/* Without a pair only the entry knows whether payload follows payload. */
+	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY && d->looks <= NM_LOOKS)
+		d->looks = NM_LOOKS_MIDWAY;
 	fresh = nm_sequence(d, pair, p);
 	if (flags & NM_TCP_ACK)
 		nm_acknowledge(d, pair, p);
@@ -171,23 +195,61 @@ __noinline int nm_follow_closely(__u32 id)
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);
 	}
+	return p->payload || flags & NM_TCP_FIN ? NM_CARRIES | (fresh ? NM_FRESH : 0) : 0;
+}
+
+/* What the data of the packet in `cpu->packet` are to the conversation; true if they are to be looked at. */
+__noinline int nm_converse(__u32 id, __u32 fresh)
+{
+	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
+	struct nm_packet *p;
+	struct nm_delta *d;
+	struct nm_pair *pair;
+
+	if (!cpu)
+		return 0;
+	p = nm_packet_of(cpu);
+	d = nm_delta_at(p->slot, p->v6);
+	if (!d)
+		return 0;
+	pair = nm_pair_again(p);
+	if (nm_latency && pair && fresh)
+		nm_follow_probe(pair, p);
+	/* What the SYN-ACK refused is sent again: only now it asks. */
+	if (nm_latency && pair && !fresh && p->payload && pair->flags & NM_PAIR_REFUSED && nm_pair_client(pair) == p->side) {
+		pair->flags &= ~NM_PAIR_REFUSED;
+		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
+	}
 	if (p->payload && fresh) {
-		bool turn = d->state & NM_HEARD;
+		bool http2 = pair && pair->flags & NM_PAIR_HTTP2, turn = d->state & NM_HEARD;
 
 		d->cause = p->payload <= NM_ALERT ? d->cause | NM_SHORT : d->cause & ~NM_SHORT;
-		if (nm_latency && pair && turn)
-			nm_turn(pair, p);
-		if (nm_latency && pair && (turn || flags & NM_TCP_PSH))
-			pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
-		if (nm_latency && pair && nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1])) {
-			nm_probe(cpu, pair, p, p->seq + p->payload);
-			d->probed = nm_units(p);
+		if (nm_latency && pair) {
+			if (http2)
+				p->turns = turn || p->tcp_flags & NM_TCP_PSH;
+			else if (turn)
+				nm_turn(pair, p);
+			if (!http2 && (turn || p->tcp_flags & (NM_TCP_PSH | NM_TCP_SYN)))
+				pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
+			if (nm_probe_due(d, p) && (nm_probe_every || !pair->probe[p->side & 1]) && !(p->tcp_flags & NM_TCP_SYN)) {
+				nm_probe(cpu, pair, p, p->seq + p->payload);
+				d->probed = nm_units(p);
+			}
 		}
-		d->state &= ~NM_HEARD;
+		if (!http2)
+			d->state &= ~NM_HEARD;
 	}
-	if (pair && flags & NM_TCP_FIN)
+	if (pair && p->tcp_flags & NM_TCP_FIN)
 		pair->flags |= NM_PAIR_CLOSED;
-	return d->looks && p->payload;
+	return p->payload && (d->looks || p->turns);
+}
+
+/* All of it, for the packet in `cpu->packet`, whose flags these are; true if its payload is to be looked at. */
+static __always_inline int nm_follow_closely(__u32 id, __u8 flags)
+{
+	__u32 again = (flags & (NM_TCP_SYN | NM_TCP_RST)) == NM_TCP_SYN ? nm_shake(id) : 0, told = nm_judge(id, again);
+
+	return told & NM_CARRIES ? nm_converse(id, !!(told & NM_FRESH)) : 0;
 }
 
 /* A segment of an entry that is there. Data in order that answers nothing, or an ACK that moves on, is all most are. */
@@ -216,5 +278,5 @@ static __always_inline bool nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu,
 			return false;
 		}
 	}
-	return flags && nm_follow_closely(nm_hand_over(skb, cpu, p));
+	return flags && nm_follow_closely(nm_hand_over(skb, cpu, p), flags);
 }

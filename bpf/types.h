@@ -154,9 +154,10 @@ enum nm_sample {
 	NM_HANDSHAKE_CLIENT = 2, /* SYN-ACK to the sender's ACK */
 	NM_CONNECT = 3,          /* the sender's first SYN to its ACK */
 	NM_RTT = 4,              /* data of the other end to the sender's ACK */
-	NM_RTT_LONE = 5,         /* the same; the ACK covers that segment alone, or rides on data: it may have been delayed */
+	NM_RTT_LONE = 5,         /* the same; nothing made the other end acknowledge at once: it may have been delayed */
 	NM_RESPONSE = 6,         /* last byte of the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
+	NM_RTT_WAITED = 8,       /* as NM_RTT; the ACK rides on data or a FIN, or covers what was sent at an unknown time: it waited for that */
 };
 
 #define NM_SAMPLES 4
@@ -218,16 +219,21 @@ struct nm_pair {
 	__u8 isn_known;      /* bit a side; UDP: it has sent */
 	__u32 isn[2];
 	__u32 connect;       /* nanoseconds that the handshake took; 0: not known */
-	__u32 pad;
+	__u16 segment[2];    /* of each side: size of its probe's segments, and NM_SEGMENT_* */
 	/* The second cache line: what changes with each turn of a conversation. */
 	__u64 opened;        /* stamps: the first SYN, the SYN-ACK */
 	__u64 answered;
 	__u64 data[2];       /* stamps: what the side sent last, until the other has answered */
 	__u32 echo[2];       /* ICMP: sequence number of the request that `data` is of */
-	__u64 align[3];
+	__u64 later[2];      /* of each side, sent after its probe: end of the segment in the upper half, nanoseconds since the probe */
+	__u64 align[1];
 };
 
 #define NM_LOOKED_NEXT(bit) ((bit) << 2)
+
+#define NM_SEGMENT_SHIFT 2
+#define NM_SEGMENT_PUSHED 1 /* the probe ended what was written: the next may come any time later */
+#define NM_SEGMENT_MANY 2   /* it was several segments: they are acknowledged at once */
 
 #define NM_PAIR_CLIENT1 0x01 /* side 1 opened, else side 0 */
 #define NM_PAIR_OPENED 0x02  /* the SYN was seen: the above holds */
@@ -235,6 +241,8 @@ struct nm_pair {
 #define NM_PAIR_REPEATED 0x08 /* SYN-ACK repeated */
 #define NM_PAIR_DONE 0x10    /* handshake over */
 #define NM_PAIR_CLOSED 0x20  /* FIN or RST: others may have the slot */
+#define NM_PAIR_REFUSED 0x40 /* the SYN had data, and the SYN-ACK does not acknowledge them: they come again */
+#define NM_PAIR_HTTP2 0x80   /* speaks HTTP/2: not every payload asks or answers */
 
 #define NM_PAIRS 2048 /* a CPU, all in one table */
 

@@ -54,9 +54,11 @@ pub enum Measure {
     Connect,
     /// From data of the other end to the sender's ACK.
     Rtt,
-    /// The same, where the ACK covers that one segment, or rides on data: it may have been held back, for another segment (RFC
-    /// 9293 3.8.6.3) or for the answer.
+    /// The same, where nothing made the sender acknowledge at once: it may have held the ACK back for another segment (RFC 9293
+    /// 3.8.6.3).
     RttLone,
+    /// The same, where the ACK rides on data or a FIN, or covers what was sent at a time that is not known: it waited for that.
+    RttWaited,
     /// From the last byte of the other end to the sender's first byte of an answer.
     Response,
     /// From an ICMP echo request to the sender's reply.
@@ -74,6 +76,7 @@ impl Measure {
             nm_sample::NM_CONNECT => Measure::Connect,
             nm_sample::NM_RTT => Measure::Rtt,
             nm_sample::NM_RTT_LONE => Measure::RttLone,
+            nm_sample::NM_RTT_WAITED => Measure::RttWaited,
             nm_sample::NM_RESPONSE => Measure::Response,
             nm_sample::NM_ECHO => Measure::Echo,
             _ => return None,

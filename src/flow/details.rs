@@ -103,6 +103,9 @@ pub struct Details {
 
 /// An ACK may be held back for this long and more (RFC 9293 3.8.6.3 allows 500 ms, Linux takes 40).
 const DELAYED_ACK_NS: u64 = 20_000_000;
+/// An ACK that waits for data to ride on is as late as they are. It counts if the data came at once: a quarter later than the
+/// nearest, as queues make it, and what a program takes to wake up.
+const PROMPT_NS: u64 = 100_000;
 
 impl Details {
     /// Takes note of a sample of `sender`, told by a record of `at_ns`; false if it says nothing about the flow.
@@ -124,7 +127,10 @@ impl Details {
             Measure::RttLone if ns >= details.nearest_ns[sender].map_or(u64::MAX, |least| least + DELAYED_ACK_NS) => {
                 return false;
             }
-            Measure::Rtt | Measure::RttLone | Measure::Echo => {
+            Measure::RttWaited if details.nearest_ns[sender].is_none_or(|least| ns > least + least / 4 + PROMPT_NS) => {
+                return false;
+            }
+            Measure::Rtt | Measure::RttLone | Measure::RttWaited | Measure::Echo => {
                 details.is_as_near_as(sender, ns);
                 // Either direction's record may come first: the latest is not the last to come.
                 let latest = if at_ns >= details.rtt_ns { ns } else { details.rtt.last_ns };

@@ -167,10 +167,12 @@ impl Flow {
         self.marks = if so { self.marks | mark } else { self.marks & !mark };
     }
 
-    /// What this end sent last, as far as the record knows.
+    /// What this end sends last, as far as the record knows. To be asked before the record is added.
     fn note_last_word(&mut self, end: usize, record: &Record) {
-        if record.sequence.end.is_some() && record.sequence.end == self.sent[end].end() {
-            self.mark(LAST_WORD[end], record.sequence.short);
+        let short = record.sequence.short;
+        // Of the same data, a CPU that did not see them says nothing.
+        if self.sent[end].goes_on_in(record) || short && record.sequence.end == self.sent[end].end() {
+            self.mark(LAST_WORD[end], short);
         }
     }
 

@@ -88,6 +88,12 @@ impl Sent {
         self.has(KNOWS_END).then_some(self.end)
     }
 
+    /// The record has more than what was sent so far.
+    pub(super) fn goes_on_in(&self, record: &Record) -> bool {
+        let more = |end| self.end().is_none_or(|known| is_behind(end, known));
+        record.sequence.end.is_some_and(more)
+    }
+
     /// As known from before this flow.
     pub(super) fn set_end(&mut self, end: Option<u32>) {
         self.set(KNOWS_END, end.is_some());
@@ -139,12 +145,15 @@ impl Sent {
     }
 
     /// The record as it had been told if the program had known that its segment was sent before, which it could not: nothing was
-    /// left there of what came before a pause. A record of more than one segment does not tell which was the first.
+    /// left there of what came before a pause. A record of more than one segment does not tell which was the first, unless that
+    /// is a SYN.
     pub(super) fn judged(&self, record: &Record) -> Option<Record> {
         let (known, end) = (self.end()?, record.sequence.end?);
         // Records of several CPUs come in any order: what was sent earlier, or within the same jiffy, proves nothing.
         let later = record.first_ns > self.last_ns.saturating_add(PAUSE_NS);
-        if !record.sequence.unjudged || record.packets != 1 || !later || is_behind(end, known) {
+        let opens_again = (record.syn || record.syn_ack) && self.has_sent(record);
+        let is_old = record.packets == 1 && !is_behind(end, known);
+        if !record.sequence.unjudged || !later || !(opens_again || is_old) {
             return None;
         }
         let mut judged = record.clone();

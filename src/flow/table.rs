@@ -206,8 +206,8 @@ impl Table {
         }
         let judged = flow.sent[sender].judged(record);
         let record = judged.as_ref().unwrap_or(record);
-        flow.sent[sender].add(record);
         flow.note_last_word(sender, record);
+        flow.sent[sender].add(record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
         // From now on it counts as what it speaks; what was counted before stays where it is.
         if named {

@@ -96,7 +96,7 @@ impl Pairs {
             Measure::Connect => (Timed::Connect, More::Nothing),
             Measure::HandshakeClient => (Timed::Handshake, More::Side("client")),
             Measure::HandshakeServer => (Timed::Handshake, More::Side("server")),
-            Measure::Rtt | Measure::RttLone | Measure::Echo => (Timed::Rtt, More::Nothing),
+            Measure::Rtt | Measure::RttLone | Measure::RttWaited | Measure::Echo => (Timed::Rtt, More::Nothing),
             Measure::Response => (Timed::Response, More::App(flow.app)),
         };
         let histograms = &mut self.timed[timed as usize];

@@ -21,7 +21,6 @@ mod roles;
 mod sizes;
 
 /// The flows of one of the inputs.
-#[allow(dead_code)]
 fn flows(input: &str) -> Vec<Value> {
     replay::replay(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/inputs").join(input))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netmon::bpf::Measure::{Connect, Echo, HandshakeClient, HandshakeServer, Response, Rtt, RttLone};
+use netmon::bpf::Measure::{Connect, Echo, HandshakeClient, HandshakeServer, Response, Rtt, RttLone, RttWaited};
 use netmon::bpf::{Options, TimestampSource};
 
 use super::pin;
@@ -167,9 +167,38 @@ fn a_round_trip_is_from_data_to_the_ack_that_covers_it() {
         talk.tcp(1200 * MS, Client, ACK, 1301, 5001, &[b'a'; 100]);
         talk.tcp(1217 * MS, Server, ACK, 5001, 1401, b"");
         let [_, server] = talk.told();
-        let trips: Vec<_> = server.samples.iter().filter(|s| [Rtt, RttLone].contains(&s.0)).collect();
-        // The first ACK covers more than the probe; the last one nothing behind it, so it may have been held back.
-        assert_eq!(trips, [&(Rtt, 12 * MS), &(RttLone, 17 * MS)]);
+        let trips: Vec<_> = server.samples.iter().filter(|s| [Rtt, RttLone, RttWaited].contains(&s.0)).collect();
+        // The first ACK covers what came after the probe: it counts from there. Nothing made either come at once.
+        assert_eq!(trips, [&(RttLone, 11 * MS), &(RttLone, 17 * MS)]);
+    });
+}
+
+/// What an ACK covers tells whether it can have been held back (RFC 9293 3.8.6.3).
+#[test]
+fn two_full_segments_are_acknowledged_at_once() {
+    needs_root!();
+    let full = [b'a'; 1448];
+    both(|talk| {
+        talk.open();
+        // In order, the second one pushed; an ACK of both.
+        talk.tcp(1000 * MS, Client, ACK, 1001, 5001, &full);
+        talk.tcp(1001 * MS, Client, ACK | PSH, 2449, 5001, &full);
+        talk.tcp(1090 * MS, Server, ACK, 5001, 3897, b"");
+        // Of the first alone.
+        talk.tcp(2100 * MS, Client, ACK, 3897, 5001, &full);
+        talk.tcp(2101 * MS, Client, ACK | PSH, 5345, 5001, &full);
+        talk.tcp(2190 * MS, Server, ACK, 5001, 5345, b"");
+        talk.tcp(2191 * MS, Server, ACK, 5001, 6793, b"");
+        // A full one and a small one; and both again with an answer.
+        talk.tcp(3200 * MS, Client, ACK, 6793, 5001, &full);
+        talk.tcp(3201 * MS, Client, ACK | PSH, 8241, 5001, b"end");
+        talk.tcp(3245 * MS, Server, ACK, 5001, 8244, b"");
+        talk.tcp(4300 * MS, Client, ACK, 8244, 5001, &full);
+        talk.tcp(4301 * MS, Client, ACK | PSH, 9692, 5001, &full);
+        talk.tcp(4350 * MS, Server, ACK | PSH, 5001, 11140, b"that");
+        let [_, server] = talk.told();
+        let trips: Vec<_> = server.samples.into_iter().filter(|s| [Rtt, RttLone, RttWaited].contains(&s.0)).collect();
+        assert_eq!(trips, [(Rtt, 89 * MS), (RttLone, 90 * MS), (RttLone, 44 * MS), (RttWaited, 49 * MS)]);
     });
 }
 
@@ -185,7 +214,7 @@ fn sequence_numbers_wrap() {
         talk.tcp(15 * MS, Server, ACK | PSH, 5001, isn.wrapping_add(101), b"b");
         talk.tcp(16 * MS, Client, ACK, isn.wrapping_add(101), 5002, b"");
         let [client, server] = talk.told();
-        assert_eq!(server.samples, [(HandshakeServer, MS), (RttLone, 5 * MS), (Response, 5 * MS)]);
+        assert_eq!(server.samples, [(HandshakeServer, MS), (RttWaited, 5 * MS), (Response, 5 * MS)]);
         assert_eq!((client.retransmits, server.retransmits), (0, 0));
     });
 }
@@ -278,7 +307,7 @@ fn stamps_of_the_nic_are_used_where_both_sides_carry_them() {
     talk.tcp(20 * MS, Client, ACK | PSH, 1001, 5001, b"what");
     talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
     let [_, server] = talk.told();
-    assert_eq!(server.samples[1..], [(RttLone, 50 * MS), (Response, 50 * MS)]);
+    assert_eq!(server.samples[1..], [(RttWaited, 50 * MS), (Response, 50 * MS)]);
     // Until the second side had shown a stamp, the kernel's clock: the test ran in no time.
     assert!(matches!(server.samples[0], (HandshakeServer, ns) if ns < 10 * MS), "{:?}", server.samples);
     let [kernel, hardware] = talk.kernel.misses().stamps;

@@ -252,32 +252,62 @@ pub fn server_hello(b: &[u8], version: u32) -> bool {
     version == legacy & 0xff || version == 0
 }
 
-pub fn dns(b: &[u8]) -> bool {
-    let Some(counts) = (2..6).map(|n| be16(b, n * 2)).collect::<Option<Vec<_>>>() else { return false };
-    let flags = be16(b, 2).unwrap_or_default();
-    let records: usize = counts[1..].iter().sum();
-    // Opcode, reserved bit, response code.
-    if counts[0] != 1 || flags & 0x7840 != 0 || flags & 15 > 10 {
-        return false;
-    }
-    if flags & 0x8000 == 0 && (counts[1] + counts[2] != 0 || counts[3] > 2) {
-        return false;
-    }
-    let mut at = 12;
+/// A name at `at`, which pointers may end: what is behind it, and its labels.
+fn name(b: &[u8], mut at: usize) -> Option<(usize, Vec<&[u8]>)> {
     let mut labels = Vec::new();
     loop {
-        let Some(length) = b.get(at).map(|n| usize::from(*n)) else { return false };
-        at += 1 + length;
+        let length = usize::from(*b.get(at)?);
         match length {
-            0 => break,
-            1..=63 => labels.push(&b[(at - length).min(b.len())..at.min(b.len())]),
-            _ => return false,
+            0 => return Some((at + 1, labels)),
+            1..=63 => labels.push(b.get(at + 1..=at + length)?),
+            0xc0.. => return (be16(b, at)? & 0x3fff < at).then_some((at + 2, labels)),
+            _ => return None,
         }
+        at += 1 + length;
     }
-    let netbios = labels.len() == 1 && labels[0].len() == 32 && labels[0].iter().all(|c| (b'A'..=b'P').contains(c));
-    let (Some(kind), Some(class)) = (be16(b, at), be16(b, at + 2)) else { return false };
-    let class = [1, 3, 4, 254, 255].contains(&(class & 0x7fff));
-    !netbios && kind != 0 && class && b.len() >= at + 4 + 11 * records && (records > 0 || b.len() == at + 4)
+}
+
+/// A message of `length` bytes, of which `b` are there.
+pub fn dns(b: &[u8], length: usize, tcp: bool) -> bool {
+    let Some(counts) = (2..6).map(|n| be16(b, n * 2)).collect::<Option<Vec<_>>>() else { return false };
+    let flags = be16(b, 2).unwrap_or_default();
+    let (opcode, answer, truncated) = (flags >> 11 & 15, flags & 0x8000 != 0, flags & 0x200 != 0);
+    if opcode == 6 {
+        return tcp && counts.iter().sum::<usize>() == 0 && be16(b, 14).is_some_and(|n| n + 16 <= length);
+    }
+    let records: usize = counts[1..].iter().sum();
+    // Reserved bit, response code.
+    if ![0, 1, 2, 4, 5].contains(&opcode) || flags & 0x40 != 0 || flags & 15 > 11 || counts[0] > 1 {
+        return false;
+    }
+    let transfers = counts[1] == 0 && counts[2] == 1;
+    if !answer && (counts[0] == 0 || flags & 0x28f != 0 || (opcode < 4 && counts[1] + counts[2] != 0 && !transfers)) {
+        return false;
+    }
+    if answer && counts[0] == 0 && counts[1] == 0 {
+        return false;
+    }
+    let class = |n: usize| [1, 3, 4, 254, 255].contains(&(n & 0x7fff));
+    let mut at = 12;
+    if counts[0] == 1 {
+        let Some((end, labels)) = name(b, at) else { return false };
+        let netbios = labels.len() == 1 && labels[0].len() == 32 && labels[0].iter().all(|c| (b'A'..=b'P').contains(c));
+        let (Some(kind), Some(of)) = (be16(b, end), be16(b, end + 2)) else { return false };
+        if netbios || kind == 0 || !class(of) || (!answer && opcode == 0 && transfers && kind != 251) {
+            return false;
+        }
+        at = end + 4;
+    }
+    if records == 0 {
+        return at == length;
+    }
+    if at == length {
+        return answer && truncated && counts[0] == 1;
+    }
+    // The first of the records, if it is there.
+    let first = name(b, at).and_then(|(end, _)| Some((be16(b, end)?, be16(b, end + 2)?, end + 10 + be16(b, end + 8)?)));
+    let fits = first.is_none_or(|(kind, of, end)| kind != 0 && (kind == 41 || class(of)) && end <= length);
+    fits && (truncated || length >= at + 11 * records) && (counts[0] == 1 || first.is_some())
 }
 
 pub fn mysql(b: &[u8]) -> bool {

@@ -137,13 +137,13 @@ impl Said<'_> {
 
     fn dns(&self) -> bool {
         if self.udp {
-            return dns(self.bytes);
+            return dns(self.bytes, self.bytes.len(), false);
         }
         // Another message may follow.
         let Some(length) = be16(self.bytes, 0).map(|n| n + 2) else { return false };
         let next = self.bytes.get(length..).unwrap_or_default();
         let follows = be16(next, 0).is_none_or(|n| n >= 12);
-        length > 2 && follows && dns(&self.bytes[2..length.min(self.bytes.len())])
+        length > 2 && follows && dns(&self.bytes[2..length.min(self.bytes.len())], length - 2, true)
     }
 
     fn postgres(&self) -> bool {
@@ -353,21 +353,25 @@ impl Said<'_> {
         let version = be32(b, 1).unwrap_or_default();
         let dcid = usize::from(b[5]);
         let Some(scid) = b.get(6 + dcid).map(|n| usize::from(*n)) else { return false };
+        let mut at = 7 + dcid + scid;
+        if version == 0 {
+            let known = |v: &[u8]| matches!(v, [0, 0, 0, 1] | [0x6b, 0x33, 0x43, 0xcf] | [0xff, 0, 0, 22..=34]);
+            let list = b.get(at..).unwrap_or_default();
+            return self.client != 1 && dcid + scid >= 8 && list.len().is_multiple_of(4) && list.chunks(4).any(known);
+        }
         if dcid > 20 || scid > 20 {
             return false;
         }
-        let mut at = 7 + dcid + scid;
-        if version == 0 {
-            let known = |v: &[u8]| v == [0, 0, 0, 1] || v == [0x6b, 0x33, 0x43, 0xcf];
-            return self.client == 0 && (b.len() - at).is_multiple_of(4) && b[at..].chunks(4).any(known);
-        }
         let kind = match version {
-            1 => b[0] >> 4 & 3,
+            1 | 0xff00_0016..=0xff00_0022 => b[0] >> 4 & 3,
             0x6b33_43cf => (b[0] >> 4 & 3).wrapping_sub(1) & 3,
             _ => return false,
         };
-        if b[0] & 0x40 == 0 || kind == 3 {
+        if b[0] & 0x40 == 0 {
             return false;
+        }
+        if kind == 3 {
+            return self.client != 1 && scid > 0 && b.len() > at + 16;
         }
         if kind == 0 {
             let Some((token, size)) = varint(b, at) else { return false };

@@ -46,13 +46,35 @@ fn delayed_acks_are_no_round_trips() {
         // The server is far: its ACKs are as late as its SYN-ACK.
         server(&[(Measure::RttLone, 81), (Measure::RttLone, 99), (Measure::RttLone, 120)]),
         client(&[(Measure::RttLone, 2), (Measure::RttLone, 41)]),
-        // An ACK of several segments, or with data, was not held back.
+        // An ACK of two full segments was not held back.
         client(&[(Measure::Rtt, 41)]),
     ]);
     assert_eq!((seen.rtt.count, seen.rtt.min_ns, seen.rtt.max_ns), (4, 2 * MS, 99 * MS));
     assert_eq!(measured, 6, "what is left out is left out of the metrics too");
     let (seen, _) = details(&[client(&[(Measure::RttLone, 41)])]);
     assert_eq!(seen.rtt.count, 1, "nothing else is known");
+}
+
+/// An ACK that waited for data to ride on is a round trip only if they came at once.
+#[test]
+fn acks_that_ride_on_answers_are_no_round_trips() {
+    let (seen, measured) = details(&[
+        client(&[(Measure::HandshakeClient, 1)]),
+        server(&[(Measure::HandshakeServer, 20)]),
+        server(&[(Measure::RttWaited, 21), (Measure::RttWaited, 25), (Measure::RttWaited, 26)]),
+        client(&[(Measure::RttWaited, 1), (Measure::RttWaited, 2), (Measure::RttWaited, 15)]),
+    ]);
+    assert_eq!((seen.rtt.count, seen.rtt.min_ns, seen.rtt.max_ns, measured), (3, MS, 25 * MS, 5));
+    // The way got longer, as two full segments show.
+    let (seen, _) = details(&[server(&[
+        (Measure::HandshakeServer, 1),
+        (Measure::Rtt, 100),
+        (Measure::RttWaited, 100),
+        (Measure::Rtt, 102),
+    ])]);
+    assert_eq!((seen.rtt.count, seen.rtt.max_ns), (2, 102 * MS));
+    let (seen, _) = details(&[client(&[(Measure::RttWaited, 1)])]);
+    assert_eq!(seen.rtt.count, 0, "nothing else is known");
 }
 
 #[test]
