@@ -11,6 +11,7 @@
 #include "packet.h"
 #include "clock.h"
 #include "fragment.h"
+#include "shims.h"
 #include "parse_any.h"
 #include "parse.h"
 #include "books.h"

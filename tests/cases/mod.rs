@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::replay;
 
 mod apps;
+mod copies;
 mod datagrams;
 mod lifetimes;
 mod moments;

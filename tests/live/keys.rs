@@ -193,19 +193,20 @@ fn series_stay_within_their_limit() {
     assert!(packets >= 200.0, "what has no series of its own is counted: {packets}");
 }
 
-/// A connection with so many requests and answers. Between them there is time for a record: it has room for four samples.
+/// A connection with so many requests and answers. Between them there is time for a record: it has room for four samples. A request is
+/// of several segments, which are acknowledged at once; of one, the ACK would wait for the answer.
 fn converse(a: &Netns, b: &Netns, requests: usize) {
     let listener = listen(b, "10.9.0.2:0".parse().unwrap());
     let to = listener.local_addr().unwrap();
     let server = thread::spawn(move || {
-        let (mut stream, mut request) = (listener.accept().unwrap().0, [0]);
+        let (mut stream, mut request) = (listener.accept().unwrap().0, [0; 5000]);
         while stream.read_exact(&mut request).is_ok() {
-            stream.write_all(&request).unwrap();
+            stream.write_all(b"!").unwrap();
         }
     });
     let mut client = a.run(|| TcpStream::connect(to)).unwrap();
     for _ in 0..requests {
-        client.write_all(b"?").unwrap();
+        client.write_all(&[b'?'; 5000]).unwrap();
         client.read_exact(&mut [0]).unwrap();
         thread::sleep(Duration::from_millis(20));
     }

@@ -160,7 +160,8 @@ fn overlapping_segments_change_no_verdict() {
     }
 }
 
-/// The second segment first: nothing is said of it, and the verdict comes when the hole is filled.
+/// The second segment first: nothing is said of it, but for a call of gRPC that begins there, and the verdict comes when the hole is
+/// filled.
 #[test]
 fn a_hole_is_not_bridged() {
     needs_root!();
@@ -170,7 +171,9 @@ fn a_hole_is_not_bridged() {
             talk.next();
             let (a, b) = sample.bytes.split_at(at);
             let p = talk.payload(sample, at);
-            assert_eq!(talk.detector.ask(p, b), Verdict::UNDECIDED, "{} from {at} on", sample.name);
+            let alone = talk.detector.ask(p, b);
+            let is_call = sample.app == App::Grpc && alone == sample.verdict();
+            assert!(is_call || alone == Verdict::UNDECIDED, "{} from {at} on: {alone:?}", sample.name);
             let said = talk.say(sample, &[a, b]);
             assert_eq!(*said.last().unwrap(), sample.verdict(), "{} from {at} on", sample.name);
         }
