@@ -32,7 +32,8 @@ pub(super) fn begins_anew(flow: &Flow, identity: &Identity, record: &Record) -> 
         return false;
     }
     // Its own RST, to what a forgotten connection of these ports is answered by (RFC 5961 4), does not make a sender give up.
-    if flow.outcome.is_none() && record.syn && repeated && !acknowledged(flow.from_client()) {
+    let same_attempt = record.syn && repeated || record.syn_ack && answers(flow, identity, record);
+    if flow.outcome.is_none() && same_attempt && !acknowledged(flow.from_client()) {
         return false;
     }
     // An ICMP error does not make every sender give up: the same SYN comes again, or an answer after all.
@@ -55,6 +56,12 @@ pub(super) fn begins_anew(flow: &Flow, identity: &Identity, record: &Record) -> 
 /// More than anybody acknowledges between two records, less than two sequences of chance lie apart.
 const FAR: u32 = 1 << 26;
 
+/// The record's SYN-ACK is the server's, to the SYN that the flow has.
+fn answers(flow: &Flow, identity: &Identity, record: &Record) -> bool {
+    let answered = record.sequence.ack.zip(flow.from_client().end());
+    usize::from(flow.client) != identity.sender && answered.is_some_and(|(ack, end)| ack.wrapping_sub(end) <= FAR)
+}
+
 /// The flow is open, and was never closed as far as anybody saw: its ends may be gone. A SYN of another sequence opens another
 /// connection; so does the answer to one that is still to be told.
 fn opens_another(flow: &Flow, identity: &Identity, record: &Record) -> bool {
@@ -68,8 +75,8 @@ fn opens_another(flow: &Flow, identity: &Identity, record: &Record) -> bool {
         (true, false) => another && by_client,
         (false, true) => another && !by_client,
         (false, false) => {
-            let answered = record.sequence.ack.zip(client.end());
-            !by_client && answered.is_some_and(|(ack, end)| ack.wrapping_sub(end) > FAR)
+            let known = record.sequence.ack.is_some() && client.end().is_some();
+            !by_client && known && !answers(flow, identity, record)
         }
     }
 }
