@@ -393,11 +393,3 @@ pub fn ssh(b: &[u8], server: bool) -> bool {
     let software = line.strip_prefix("SSH-2.0-").or(line.strip_prefix("SSH-1.99-"));
     software.is_some_and(|s| !s.is_empty() && !s.contains(control)) && !before.contains(control) && (at == 0 || server)
 }
-
-/// RFC 9000 16.
-pub fn varint(b: &[u8], at: usize) -> Option<(usize, usize)> {
-    let size = 1 << (b.get(at)? >> 6);
-    let bytes = b.get(at..at + size)?;
-    let value = bytes.iter().fold(0u64, |v, byte| v << 8 | u64::from(*byte));
-    Some(((value & ((1 << (size * 8 - 2)) - 1)) as usize, size))
-}

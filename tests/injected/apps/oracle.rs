@@ -3,6 +3,7 @@
 use netmon::bpf::App;
 
 use super::formats::*;
+use super::wire::varint;
 
 /// All that a verdict can rest on.
 pub struct Said<'a> {

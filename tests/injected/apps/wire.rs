@@ -129,3 +129,11 @@ pub fn http2(flags: u8, block: &[u8]) -> Vec<u8> {
 pub fn grpc_block() -> Vec<u8> {
     hex("83 86 84 5f8b1d75d0620d263d4c4d6564 4002746508747261696c657273")
 }
+
+/// RFC 9000 16.
+pub fn varint(b: &[u8], at: usize) -> Option<(usize, usize)> {
+    let size = 1 << (b.get(at)? >> 6);
+    let bytes = b.get(at..at + size)?;
+    let value = bytes.iter().fold(0u64, |v, byte| v << 8 | u64::from(*byte));
+    Some(((value & ((1 << (size * 8 - 2)) - 1)) as usize, size))
+}
