@@ -61,7 +61,7 @@ static __always_inline bool nm_has_news(const struct nm_delta *d)
 
 static __always_inline void nm_delta_tell(struct nm_delta *d, __u8 cause)
 {
-	d->cause = cause | (d->cause & (NM_SHORT | NM_UNJUDGED));
+	d->cause = cause | (d->cause & (NM_SHORT | NM_UNJUDGED | NM_STAMPED));
 	if (!d->packets)
 		d->first = d->last;
 }

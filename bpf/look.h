@@ -76,7 +76,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	d = nm_delta_at(p->slot, p->v6);
 	if (!d)
 		return 0;
-	pair = nm_pair_of(cpu, p, false);
+	pair = nm_pair_again(p); /* whoever wants a look has asked for it */
 	payload = &w->p; /* not on the stack, where the verifier would follow every way to fill it */
 	payload->at = p->headers;
 	payload->length = p->payload;

@@ -60,6 +60,16 @@ static __always_inline bool nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 	return false;
 }
 
+/* When the first SYN was, as NM_CONNECT and NM_OPENED tell it; 0: not known. */
+static __always_inline __u64 nm_opened(const struct nm_pair *pair, const struct nm_packet *p)
+{
+	__u64 stamp = pair->opened;
+
+	if (!stamp || stamp & NM_STAMP_HARDWARE || (stamp ^ nm_stamp_tag(p)) >> 48)
+		return 0;
+	return (stamp >> NM_OPENED_UNIT) << (64 - 18) >> (64 - 18 - NM_OPENED_SHIFT);
+}
+
 /* The ACK that ends the handshake. Which SYN-ACK it answers is not known if that was repeated (Karn's rule). */
 static __always_inline void nm_measure_ack(struct nm_pair *pair, struct nm_packet *p)
 {
@@ -72,9 +82,24 @@ static __always_inline void nm_measure_ack(struct nm_pair *pair, struct nm_packe
 	if (client != NM_NEVER && !(pair->flags & NM_PAIR_REPEATED))
 		nm_sample(p, NM_HANDSHAKE_CLIENT, client);
 	connect = nm_since(pair->opened, p);
-	if (connect != NM_NEVER) {
-		nm_sample(p, NM_CONNECT, connect);
+	if (connect < 1ull << NM_OPENED_SHIFT) {
+		nm_sample(p, NM_CONNECT, connect | nm_opened(pair, p));
 		pair->connect = connect < 0xffffffff ? connect : 0xffffffff;
+	}
+}
+
+/* The sender closes, or refuses. It sends no more data to probe with: what tells when that is due has room for the time. */
+static __always_inline void nm_measure_close(struct nm_delta *d, const struct nm_pair *pair, struct nm_packet *p)
+{
+	__u64 ns = nm_precise(p), opened;
+
+	d->probed = ns;
+	d->icmp = ns >> 16;
+	d->cause |= NM_STAMPED;
+	if (pair && p->tcp_flags & NM_TCP_RST && !(pair->flags & NM_PAIR_DONE) && nm_pair_client(pair) == !p->side) {
+		opened = nm_opened(pair, p);
+		if (opened)
+			nm_sample(p, NM_OPENED, opened);
 	}
 }
 

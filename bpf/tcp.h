@@ -93,7 +93,8 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 		/* Without a probe on its way in all of the window, the next one is a while off. */
 		if (nm_latency &&
 		    (!pair || nm_covered(pair, p, d->ack) ||
-		     (!pair->probe[!p->side] && (__u16)(nm_units(p) - d->icmp) >= nm_probe_every + NM_PROBE_WINDOW)))
+		     (!pair->probe[!p->side] && (__u16)(nm_units(p) - d->icmp) >= nm_probe_every + NM_PROBE_WINDOW)) &&
+		    !(d->cause & NM_STAMPED))
 			d->icmp = nm_units(p);
 		d->ack = p->ack;
 		d->state |= NM_HEARD;
@@ -104,6 +105,9 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 			f->duplicate_acks++;
 	}
 }
+
+/* A SYN or SYN-ACK: nm_shake is asked. */
+#define NM_SHAKES(flags) (((flags) & (NM_TCP_SYN | NM_TCP_RST)) == NM_TCP_SYN)
 
 #define NM_CARRIES 1 /* data, or a FIN */
 #define NM_FRESH 2   /* that were not sent before */
@@ -157,11 +161,13 @@ __noinline int nm_judge(__u32 id, __u32 again)
 		return 0;
 	p->turns = 0;
 	flags = p->tcp_flags;
-	pair = nm_pair_of(cpu, p, !(flags & NM_TCP_RST));
+	pair = NM_SHAKES(flags) ? nm_pair_again(p) : nm_pair_of(cpu, p, !(flags & NM_TCP_RST));
 	if (flags & NM_TCP_RST) {
 		f = nm_note(d, p);
 		if (f)
 			f->resets++;
+		if (nm_latency)
+			nm_measure_close(d, pair, p);
 		if (pair)
 			pair->flags |= NM_PAIR_CLOSED;
 		/* Its sequence number need not be in order, RFC 9293 3.10.7. What it acknowledges it does not cut off. */
@@ -239,6 +245,9 @@ __noinline int nm_converse(__u32 id, __u32 fresh)
 		if (!http2)
 			d->state &= ~NM_HEARD;
 	}
+	/* The second FIN ends it. */
+	if (nm_latency && p->tcp_flags & NM_TCP_FIN && (!pair || pair->flags & NM_PAIR_CLOSED))
+		nm_measure_close(d, pair, p);
 	if (pair && p->tcp_flags & NM_TCP_FIN)
 		pair->flags |= NM_PAIR_CLOSED;
 	return p->payload && (d->looks || p->turns);
@@ -247,7 +256,7 @@ __noinline int nm_converse(__u32 id, __u32 fresh)
 /* All of it, for the packet in `cpu->packet`, whose flags these are; true if its payload is to be looked at. */
 static __always_inline int nm_follow_closely(__u32 id, __u8 flags)
 {
-	__u32 again = (flags & (NM_TCP_SYN | NM_TCP_RST)) == NM_TCP_SYN ? nm_shake(id) : 0, told = nm_judge(id, again);
+	__u32 again = NM_SHAKES(flags) ? nm_shake(id) : 0, told = nm_judge(id, again);
 
 	return told & NM_CARRIES ? nm_converse(id, !!(told & NM_FRESH)) : 0;
 }

@@ -45,6 +45,7 @@ enum nm_cause {
 	NM_SWEPT = 2,     /* idle, new or due */
 	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet is a record of its own */
 	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one of this key; type and code are the error's */
+	NM_STAMPED = 0x20,  /* beside one of these: `probed` and `icmp` are low and high half of the time of the latest FIN or RST */
 	NM_SHORT = 0x40,    /* beside one of these: the latest data of TCP are no longer than NM_ALERT */
 	NM_UNJUDGED = 0x80, /* beside one of these: nothing was known by which to judge whether the first segment was sent before */
 };
@@ -66,7 +67,7 @@ struct nm_delta {
 	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
 	__u8 state;   /* NM_SYN and so on */
-	__u8 cause;   /* enum nm_cause; of an entry only NM_SHORT and NM_UNJUDGED mean anything */
+	__u8 cause;   /* enum nm_cause; of an entry only what stands beside one */
 	__u8 looks;   /* payloads that may still be looked at for the application protocol */
 };
 
@@ -152,17 +153,18 @@ enum nm_app {
 enum nm_sample {
 	NM_HANDSHAKE_SERVER = 1, /* SYN to the sender's SYN-ACK */
 	NM_HANDSHAKE_CLIENT = 2, /* SYN-ACK to the sender's ACK */
-	NM_CONNECT = 3,          /* the sender's first SYN to its ACK */
+	NM_CONNECT = 3,          /* the sender's first SYN to its ACK; above NM_OPENED_SHIFT when that SYN was */
 	NM_RTT = 4,              /* data of the other end to the sender's ACK */
 	NM_RTT_LONE = 5,         /* the same; nothing made the other end acknowledge at once: it may have been delayed */
 	NM_RESPONSE = 6,         /* last byte of the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
 	NM_RTT_WAITED = 8,       /* as NM_RTT; the ACK rides on data or a FIN, or covers what was sent at an unknown time: it waited for that */
+	NM_OPENED = 9,           /* no time: the first SYN of the other end, which the sender refuses, was when NM_OPENED_SHIFT says */
 };
 
 #define NM_SAMPLES 4
-#define NM_SAMPLE_KIND(s) ((s) >> 56)
-#define NM_SAMPLE_NS(s) ((s) & 0xffffffffffffffull)
+#define NM_OPENED_SHIFT 38 /* the time below is 274 s at most: a SYN is not tried for as long */
+#define NM_OPENED_UNIT 8   /* without so many of its low bits, the point in time has room for 18 */
 
 /* What is rare: kept beside the entries, one for several sets, and written with its entry's record. */
 struct nm_facts {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -51,13 +51,15 @@ pub(super) struct Lines {
     shared: Arc<Shared>,
     names: BTreeMap<u32, String>,
     clock_offset_ns: i64,
+    tick_ns: u64,
 }
 
 impl Lines {
     pub(super) fn new(shared: &Arc<Shared>) -> Lines {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
         let names = shared.interfaces().into_iter().map(|(index, interface)| (index, interface.name)).collect();
-        Lines { shared: Arc::clone(shared), names, clock_offset_ns: since_1970 - Clock::now_ns() as i64 }
+        // It is known wherever the programs run.
+        let tick_ns = Clock::kernel_tick().map_or(1_000_000, |tick| tick.as_nanos() as u64);
+        Lines { shared: Arc::clone(shared), names, clock_offset_ns: Clock::offset_to_1970(), tick_ns }
     }
 
     pub(super) fn line(&mut self, shard: usize, flow: &Flow) -> Line {
@@ -67,7 +69,8 @@ impl Lines {
             self.names.insert(first.ifindex, name.clone());
             Some(name)
         });
-        let naming = Naming { clock_offset_ns: self.clock_offset_ns, interface, directions: true };
+        let (clock_offset_ns, tick_ns) = (self.clock_offset_ns, self.tick_ns);
+        let naming = Naming { clock_offset_ns, tick_ns, interface, directions: true };
         let id = u64::from(flow.id()) * self.shared.workers() as u64 + shard as u64;
         Line::new(id, flow, &naming)
     }

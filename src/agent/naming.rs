@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::bpf::{Clock, Endpoint};
 use crate::flow::{Flow, Named, Parties};
@@ -38,7 +38,7 @@ impl Namer {
             names,
             generation: 0,
             looked: Instant::now(),
-            clock_offset_ns: clock_offset_ns(),
+            clock_offset_ns: Clock::offset_to_1970(),
             shared: HashMap::new(),
             strangers: HashMap::new(),
         }
@@ -51,7 +51,7 @@ impl Namer {
             return None;
         }
         self.looked = Instant::now();
-        self.clock_offset_ns = clock_offset_ns();
+        self.clock_offset_ns = Clock::offset_to_1970();
         let generation = names.generation();
         let news = generation != std::mem::replace(&mut self.generation, generation);
         if news {
@@ -114,11 +114,6 @@ impl Namer {
         self.shared.insert(key, Arc::clone(&parties));
         parties
     }
-}
-
-fn clock_offset_ns() -> i64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
-    since_1970 - Clock::now_ns() as i64
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -65,7 +65,6 @@ impl Shared {
         let stop = Arc::new(AtomicBool::new(false));
         *lock(&live.trace) = Some(Running { trace: Arc::clone(&trace), stop: Arc::clone(&stop) });
         log::info!("packets are traced for {}", humantime::format_duration(time));
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
         let now = Instant::now();
         trace.allow(RATE);
         let tracing = Tracing {
@@ -79,7 +78,7 @@ impl Shared {
             until: now + time,
             allowed: RATE as f64,
             allowed_at: now,
-            clock_offset_ns: since_1970 - Clock::now_ns() as i64,
+            clock_offset_ns: Clock::offset_to_1970(),
             ended: false,
         };
         let placed = self.put_in_place(Arc::new(programs));

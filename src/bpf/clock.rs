@@ -2,7 +2,7 @@
 //! CLOCK_MONOTONIC, so one offset and the tick's length translate. In replayed captures a tick is a nanosecond of their clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_getres, clock_gettime};
@@ -22,10 +22,13 @@ pub struct Clock {
 const AHEAD: u64 = 1 << 24;
 
 impl Clock {
-    /// The tick is the resolution of the coarse clocks; `CONFIG_HZ` itself is not always readable.
+    /// The length of a tick of the kernel: the resolution of its coarse clocks. `CONFIG_HZ` itself is not always readable.
+    pub fn kernel_tick() -> Result<Duration> {
+        Ok(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("read the length of a jiffy")?.into())
+    }
+
     pub(super) fn of_kernel() -> Result<Clock> {
-        let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("read the length of a jiffy")?;
-        let tick_ns = Duration::from(tick).as_nanos() as u64;
+        let tick_ns = Clock::kernel_tick()?.as_nanos() as u64;
         Ok(Clock { tick_ns, origin_ns: AtomicU64::new(u64::MAX), latest: AtomicU64::new(0), capture: false })
     }
 
@@ -86,6 +89,18 @@ impl Clock {
     pub fn now_ns() -> u64 {
         // The clock exists on every kernel that runs the programs.
         clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| Duration::from(t).as_nanos() as u64)
+    }
+
+    /// From CLOCK_MONOTONIC to nanoseconds since 1970, now: to be added.
+    pub fn offset_to_1970() -> i64 {
+        let reading = |_| {
+            let before = Clock::now_ns();
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+            let took = Clock::now_ns() - before;
+            (took, since_1970.wrapping_sub(before + took / 2) as i64)
+        };
+        // What interrupts a reading makes it wrong by as long as that takes.
+        (0..5).map(reading).min().map_or(0, |(_, offset)| offset)
     }
 }
 

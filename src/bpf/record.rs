@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::app::App;
 use super::clock::Clock;
-use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_facts, nm_hook, nm_sample};
+use super::facts::{Facts, Moment};
+use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_facts, nm_hook};
 
 /// The hook that saw a packet, named from the interface's point of view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,118 +41,6 @@ pub enum Cause {
     /// No packet: an ICMP error quotes one that `source` sent to `destination`. Type and code are the error's; `v6` tells
     /// ICMP from ICMPv6.
     Quoted,
-}
-
-/// What a sample measured. "The sender" is that of the record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
-    /// From the SYN to the sender's SYN-ACK.
-    HandshakeServer,
-    /// From the SYN-ACK to the sender's ACK.
-    HandshakeClient,
-    /// From the sender's first SYN to the ACK that ends the handshake.
-    Connect,
-    /// From data of the other end to the sender's ACK.
-    Rtt,
-    /// The same, where nothing made the sender acknowledge at once: it may have held the ACK back for another segment (RFC 9293
-    /// 3.8.6.3).
-    RttLone,
-    /// The same, where the ACK rides on data or a FIN, or covers what was sent at a time that is not known: it waited for that.
-    RttWaited,
-    /// From the last byte of the other end to the sender's first byte of an answer.
-    Response,
-    /// From an ICMP echo request to the sender's reply.
-    Echo,
-}
-
-/// Bits of a sample that are its time, bpf/types.h.
-const NANOSECONDS: u64 = (1 << 56) - 1;
-
-impl Measure {
-    fn decode(value: u64) -> Option<Measure> {
-        Some(match nm_sample(u32::try_from(value).ok()?) {
-            nm_sample::NM_HANDSHAKE_SERVER => Measure::HandshakeServer,
-            nm_sample::NM_HANDSHAKE_CLIENT => Measure::HandshakeClient,
-            nm_sample::NM_CONNECT => Measure::Connect,
-            nm_sample::NM_RTT => Measure::Rtt,
-            nm_sample::NM_RTT_LONE => Measure::RttLone,
-            nm_sample::NM_RTT_WAITED => Measure::RttWaited,
-            nm_sample::NM_RESPONSE => Measure::Response,
-            nm_sample::NM_ECHO => Measure::Echo,
-            _ => return None,
-        })
-    }
-}
-
-/// A time that was measured at one interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// What was measured.
-    pub measure: Measure,
-    /// Nanoseconds.
-    pub ns: u64,
-}
-
-/// What is rare, and so not in every record. Counters are of what the sender sent since its last record.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// TCP segments with bytes that were sent before.
-    pub retransmits: u16,
-    /// TCP segments that were overtaken by later ones.
-    pub out_of_order: u16,
-    /// ACKs that say the same as the one before (RFC 5681).
-    pub duplicate_acks: u16,
-    /// Segments that announce a window of 0.
-    pub zero_windows: u16,
-    /// Segments with RST.
-    pub resets: u16,
-    /// What the sender's payload speaks, told once.
-    pub app: Option<App>,
-    /// What it spoke after that, if it changed.
-    pub app_next: Option<App>,
-    /// TLS version by its minor number: 1 to 4 for 1.0 to 1.3; 0: not known.
-    pub tls: u8,
-    /// With DNS: the sender asks, or else answers.
-    pub asks: Option<bool>,
-    samples: [Option<Sample>; 4],
-}
-
-impl Facts {
-    /// What was measured, in the order in which it was.
-    pub fn samples(&self) -> impl Iterator<Item = Sample> {
-        self.samples.iter().flatten().copied()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Facts> {
-        let facts = plain::from_bytes::<nm_facts>(bytes).ok()?;
-        let mut samples = [None; 4];
-        for (slot, sample) in samples.iter_mut().zip(&facts.sample[..usize::from(facts.samples).min(4)]) {
-            *slot = Some(Sample { measure: Measure::decode(sample >> 56)?, ns: sample & NANOSECONDS });
-        }
-        let app = App::decode(facts.app);
-        let dns = app == Some(App::Dns);
-        Some(Facts {
-            retransmits: facts.retransmits,
-            out_of_order: facts.out_of_order,
-            duplicate_acks: facts.duplicate_acks,
-            zero_windows: facts.zero_windows,
-            resets: facts.resets,
-            app,
-            app_next: App::decode(facts.app_next),
-            tls: if dns { 0 } else { facts.app_version },
-            asks: (dns && facts.app_version != 0).then_some(facts.app_version == ASKS),
-            samples,
-        })
-    }
-
-    /// Of other origin than a program.
-    pub fn of_samples(samples: &[Sample]) -> Facts {
-        let mut facts = Facts::default();
-        for (slot, sample) in facts.samples.iter_mut().zip(samples) {
-            *slot = Some(*sample);
-        }
-        facts
-    }
 }
 
 /// An address and a port, the port 0 for protocols without one. IPv4 addresses fill the first four bytes.
@@ -195,6 +83,8 @@ pub struct Sequence {
     pub unjudged: bool,
     /// The last data were no longer than an alert of TLS.
     pub short: bool,
+    /// When the latest FIN or RST was.
+    pub closed: Option<Moment>,
 }
 
 /// What one hook saw of one direction of a flow since its last record.
@@ -252,8 +142,6 @@ pub struct Record {
 unsafe impl plain::Plain for nm_entry4 {}
 // SAFETY: as above.
 unsafe impl plain::Plain for nm_entry6 {}
-// SAFETY: as above.
-unsafe impl plain::Plain for nm_facts {}
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -269,14 +157,12 @@ const HEARD: u8 = 0x40;
 /// `nm_delta.cause`.
 const UNJUDGED: u8 = 0x80;
 const SHORT: u8 = 0x40;
-/// `nm_facts.app_version` of DNS.
-const ASKS: u8 = 1;
+const STAMPED: u8 = 0x20;
 /// As NM_INNER, of a key's `hook`.
 const INNER: u8 = 2;
 
 // The layout that bpf/types.h promises; a record's size tells its family.
 const _: () = assert!(size_of::<nm_delta>() == 40 && size_of::<nm_entry4>() == 64 && size_of::<nm_entry6>() == 88);
-const _: () = assert!(size_of::<nm_facts>() == 64);
 
 /// The largest record in a ring, its header included.
 pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_entry6>() + size_of::<nm_facts>() + 8;
@@ -352,6 +238,9 @@ impl Record {
                     heard: has(HEARD),
                     unjudged: delta.cause & UNJUDGED != 0,
                     short: delta.cause & SHORT != 0,
+                    closed: (delta.cause & STAMPED != 0)
+                        .then(|| Moment::of(u32::from(delta.icmp) << 16 | u32::from(delta.probed), 32))
+                        .flatten(),
                 };
                 (self.syn, self.syn_ack) = (has(SYN), has(SYN_ACK));
             }
@@ -369,7 +258,7 @@ impl Record {
             first_ns: clock.nanoseconds(delta.first),
             last_ns: clock.nanoseconds(delta.last),
             tcp_flags: delta.tcp_flags,
-            cause: match nm_cause((delta.cause & !(UNJUDGED | SHORT)).into()) {
+            cause: match nm_cause((delta.cause & !(UNJUDGED | SHORT | STAMPED)).into()) {
                 nm_cause::NM_DISPLACED => Cause::Displaced,
                 nm_cause::NM_URGENT => Cause::Urgent,
                 nm_cause::NM_SWEPT => Cause::Swept,

@@ -3,7 +3,7 @@
 use super::nat::Nat;
 use super::quotes::ErrorKind;
 use super::{CLIENT_IS_KNOWN, Flow, Network, Outcome};
-use crate::bpf::{App, Facts, Measure, Sample};
+use crate::bpf::{App, Facts, Measure, Moment, Sample};
 
 /// A summary of times, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,9 @@ pub struct Details {
     pub(super) app_later: Option<App>,
     /// Translation of its addresses, by the kernel's connection tracking.
     pub(super) nat: Option<Box<Nat>>,
+    /// When its first SYN was, and its latest FIN or RST.
+    pub(super) opened: Option<Moment>,
+    pub(super) closed: Option<Moment>,
     /// Type and code of the latest ICMP error about the flow.
     pub icmp_error: Option<(u8, u8)>,
     /// When it came.
@@ -89,8 +92,8 @@ pub struct Details {
     pub(super) reset: Option<u8>,
     /// And when.
     reset_ns: u64,
-    /// The shortest round trip to each end, from where it was seen: one may be near and the other far.
-    nearest_ns: [Option<u64>; 2],
+    /// The shortest round trip to each end, from where it was seen: one may be near and the other far. At most four seconds.
+    nearest_ns: [Option<u32>; 2],
     /// Time of the record that told the latest round trip.
     rtt_ns: u64,
     /// Where it was seen, if that is another network than the host's.
@@ -124,10 +127,10 @@ impl Details {
                 details.is_as_near_as(sender, ns);
             }
             Measure::Connect => details.connect_ns = Some(ns),
-            Measure::RttLone if ns >= details.nearest_ns[sender].map_or(u64::MAX, |least| least + DELAYED_ACK_NS) => {
+            Measure::RttLone if ns >= details.nearest(sender).map_or(u64::MAX, |least| least + DELAYED_ACK_NS) => {
                 return false;
             }
-            Measure::RttWaited if details.nearest_ns[sender].is_none_or(|least| ns > least + least / 4 + PROMPT_NS) => {
+            Measure::RttWaited if details.nearest(sender).is_none_or(|least| ns > least + least / 4 + PROMPT_NS) => {
                 return false;
             }
             Measure::Rtt | Measure::RttLone | Measure::RttWaited | Measure::Echo => {
@@ -148,10 +151,14 @@ impl Details {
         true
     }
 
+    fn nearest(&self, end: usize) -> Option<u64> {
+        self.nearest_ns[end].map(u64::from)
+    }
+
     /// A round trip to this end took so long.
     fn is_as_near_as(&mut self, end: usize, ns: u64) {
-        let least = self.nearest_ns[end].map_or(ns, |least| least.min(ns));
-        self.nearest_ns[end] = Some(least);
+        let ns = u32::try_from(ns).unwrap_or(u32::MAX);
+        self.nearest_ns[end] = Some(self.nearest_ns[end].map_or(ns, |least| least.min(ns)));
     }
 
     /// Client and server change places.
@@ -169,6 +176,7 @@ impl Details {
         troubles.zero_windows += u32::from(facts.zero_windows);
         troubles.resets += u32::from(facts.resets);
         self.tls = self.tls.max(facts.tls);
+        self.opened = self.opened.or(facts.opened);
     }
 
     /// Which end sent the first RST is told by time: records come in any order.

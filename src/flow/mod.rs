@@ -37,7 +37,7 @@ pub use table::{Counts, Limits, Table};
 
 use std::sync::Arc;
 
-use crate::bpf::{App, Record};
+use crate::bpf::{App, Moment, Record};
 use details::Before;
 use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
@@ -107,6 +107,12 @@ pub struct Flow {
     marks: u8,
 }
 
+/// The stamp that belongs to a packet of this tick, else the start of the tick. Where it starts is known to a tick, too.
+fn precisely(stamp: Option<Moment>, tick_at_ns: u64, tick_ns: u64) -> (u64, bool) {
+    let stamp = stamp.and_then(|stamp| stamp.within(tick_at_ns.saturating_sub(tick_ns), 3 * tick_ns));
+    (stamp.unwrap_or(tick_at_ns), stamp.is_some())
+}
+
 impl Flow {
     /// Tells it from the others of its table, until four billion later.
     pub fn id(&self) -> u32 {
@@ -116,6 +122,16 @@ impl Flow {
     /// Time of the last packet.
     pub fn last_ns(&self) -> u64 {
         self.sent[0].last_ns.max(self.sent[1].last_ns)
+    }
+
+    /// When it started, and whether that is known better than to the tick of the clock of its packets: a SYN has a stamp.
+    pub fn start(&self, tick_ns: u64) -> (u64, bool) {
+        precisely(self.details.as_ref().and_then(|details| details.opened), self.first_ns, tick_ns)
+    }
+
+    /// When its last packet was, likewise: FIN and RST have stamps. An acknowledgement of the FIN in the same tick has none.
+    pub fn end(&self, tick_ns: u64) -> (u64, bool) {
+        precisely(self.details.as_ref().and_then(|details| details.closed), self.last_ns(), tick_ns)
     }
 
     /// Packets of this network may be its own: the host's network carries those of all others.

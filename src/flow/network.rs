@@ -96,6 +96,7 @@ impl Networks {
     }
 
     /// The one that the record's packets are of.
+    #[inline]
     pub(super) fn of(&self, record: &Record) -> Network {
         if self.interfaces.is_empty() || record.inner {
             return 0;
@@ -107,6 +108,7 @@ impl Networks {
     }
 
     /// Whether the record's packets were seen before they came to where it was made.
+    #[inline]
     pub(super) fn sight(&self, record: &Record) -> Sight {
         match record.inner {
             _ if record.source.address != [0; 16] => return Sight::Unknown,

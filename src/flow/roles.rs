@@ -102,17 +102,15 @@ fn opens(record: &Record) -> bool {
     record.protocol == TCP && record.syn
 }
 
-/// The client by this record, if it is another than was thought: a guess gives way to evidence, and a guess by who spoke
+/// The client by this record and what it proves, if that is another than was thought: a guess gives way to evidence, and a guess by who spoke
 /// first to an earlier packet.
-pub(super) fn corrected(flow: &Flow, identity: &Identity, record: &Record) -> Option<usize> {
-    let client = match evidence(identity, record) {
+pub(super) fn corrected(flow: &Flow, evidence: Option<usize>, sender: usize, record: &Record) -> Option<usize> {
+    let client = match evidence {
         // Both ends sent a SYN: the earlier one opened.
-        Some(_) if flow.has(CLIENT_IS_KNOWN) && !(opens(record) && record.first_ns < flow.first_ns) => return None,
+        _ if flow.has(CLIENT_IS_KNOWN) && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
-        None if flow.has(CLIENT_IS_KNOWN) || by_ports(&flow.key).is_some() || !spoke_first(flow, record) => {
-            return None;
-        }
-        None => identity.sender,
+        None if by_ports(&flow.key).is_some() || !spoke_first(flow, record) => return None,
+        None => sender,
     };
     (usize::from(flow.client) != client).then_some(client)
 }

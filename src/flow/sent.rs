@@ -148,12 +148,15 @@ impl Sent {
     /// left there of what came before a pause. A record of more than one segment does not tell which was the first, unless that
     /// is a SYN.
     pub(super) fn judged(&self, record: &Record) -> Option<Record> {
+        if !record.sequence.unjudged {
+            return None;
+        }
         let (known, end) = (self.end()?, record.sequence.end?);
         // Records of several CPUs come in any order: what was sent earlier, or within the same jiffy, proves nothing.
         let later = record.first_ns > self.last_ns.saturating_add(PAUSE_NS);
         let opens_again = (record.syn || record.syn_ack) && self.has_sent(record);
         let is_old = record.packets == 1 && !is_behind(end, known);
-        if !record.sequence.unjudged || !later || !(opens_again || is_old) {
+        if !later || !(opens_again || is_old) {
             return None;
         }
         let mut judged = record.clone();

@@ -26,7 +26,7 @@ use super::roles::Facing;
 use super::slab::Slab;
 use super::wheel::{Entry, Wheel};
 use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Networks, Observer};
-use crate::bpf::{Cause, Record};
+use crate::bpf::{Cause, Moment, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
@@ -150,8 +150,8 @@ impl Table {
 
     /// Adds a record to the flow that it belongs to.
     pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer) {
-        let Whose { identity, network, hash, found } = self.whose(identity, record);
-        let identity = &identity;
+        let Whose { its_own, network, hash, found } = self.whose(identity, record);
+        let identity = its_own.as_ref().unwrap_or(identity);
         let Identity { key, sender, tracked, .. } = *identity;
         if record.cause == Cause::Quoted {
             let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };
@@ -269,6 +269,10 @@ pub(super) fn retag(flow: &mut Flow, observer: &mut impl Observer) {
 fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Observer) {
     if record.tcp_flags & RST != 0 {
         flow.details.get_or_insert_default().reset_by(sender, record.last_ns);
+    }
+    if record.sequence.closed.is_some() {
+        let details = flow.details.get_or_insert_default();
+        details.closed = Moment::later(details.closed, record.sequence.closed);
     }
     let Some(facts) = &record.facts else { return };
     flow.details.get_or_insert_default().add(sender, facts);

@@ -100,15 +100,17 @@ impl Pairs {
             Measure::Response => (Timed::Response, More::App(flow.app)),
         };
         let histograms = &mut self.timed[timed as usize];
-        let mut key = PairKey { ends: Some(ends), more };
-        if !histograms.contains_key(&key) {
-            key = index.time_key(timed, key);
-        }
         let buckets = &self.buckets;
+        let record = |counted: &mut Counted<Histogram>| {
+            counted.count.record(buckets, sample.ns);
+            counted.last_ns = counted.last_ns.max(flow.last_ns());
+        };
+        let key = PairKey { ends: Some(ends), more };
+        if let Some(counted) = histograms.get_mut(&key) {
+            return record(counted);
+        }
         let empty = || Counted { count: Histogram::new(buckets), last_ns: 0 };
-        let counted = histograms.entry(key).or_insert_with(empty);
-        counted.count.record(buckets, sample.ns);
-        counted.last_ns = counted.last_ns.max(flow.last_ns());
+        record(histograms.entry(index.time_key(timed, key)).or_insert_with(empty));
     }
 
     /// Counts what went wrong between these ends, or how their flow ended.
@@ -120,13 +122,15 @@ impl Pairs {
             _ => More::Nothing,
         };
         let counters = &mut self.counters[counter as usize];
-        let mut key = PairKey { ends: Some(ends), more };
-        if !counters.contains_key(&key) {
-            key = index.count_key(counter, key);
+        let add = |counted: &mut Counted<u64>| {
+            counted.count += count;
+            counted.last_ns = counted.last_ns.max(flow.last_ns());
+        };
+        let key = PairKey { ends: Some(ends), more };
+        match counters.get_mut(&key) {
+            Some(counted) => add(counted),
+            None => add(counters.entry(index.count_key(counter, key)).or_default()),
         }
-        let counted = counters.entry(key).or_default();
-        counted.count += count;
-        counted.last_ns = counted.last_ns.max(flow.last_ns());
     }
 
     /// Adds another worker's sums.

@@ -14,6 +14,8 @@ use crate::flow::{Direction, Flow, Sent, Stat, protocol_name};
 pub struct Naming {
     /// From the flow's clock to nanoseconds since 1970.
     pub clock_offset_ns: i64,
+    /// Packets are known to be of a tick of this length; 0: each has a time of its own.
+    pub tick_ns: u64,
     /// Name of its interface.
     pub interface: Option<String>,
     /// Hooks tell the direction, and are worth telling.
@@ -143,14 +145,15 @@ impl Line {
         // What the client sent speaks for the flow; only where it sent nothing, the server's does.
         let shown = if from_client.packets > 0 { from_client } else { from_server };
         let details = flow.details.as_deref();
+        let (start, end) = Time::of(flow, naming.tick_ns);
         let retransmits =
             |end: usize| (protocol == TCP).then(|| details.map_or(0, |d| u64::from(d.troubles[end].retransmits)));
         let icmp = |value| ICMP.contains(&protocol).then_some(value);
         Line {
             id,
-            start: time(flow.first_ns, naming),
-            end: time(flow.last_ns(), naming),
-            duration_s: flow.last_ns().saturating_sub(flow.first_ns) as f64 / 1e9,
+            start: start.rfc3339(naming),
+            end: end.rfc3339(naming),
+            duration_s: start.seconds_to(end),
             protocol: protocol_name(protocol).into_owned(),
             direction: naming.directions.then(|| Direction::name(flow.direction)),
             client_ip: Some(client_end.ip(flow.key.v6)),
@@ -210,9 +213,49 @@ impl Stats {
     }
 }
 
-fn time(ns: u64, naming: &Naming) -> String {
-    let at = UNIX_EPOCH + Duration::from_nanos(ns.saturating_add_signed(naming.clock_offset_ns));
-    humantime::format_rfc3339_nanos(at).to_string()
+/// A point in time, and how many digits of it are known.
+#[derive(Clone, Copy)]
+enum Time {
+    Nanos(u64),
+    Micros(u64),
+    Millis(u64),
+}
+
+impl Time {
+    /// When a flow starts and ends.
+    fn of(flow: &Flow, tick_ns: u64) -> (Time, Time) {
+        if tick_ns == 0 {
+            return (Time::Nanos(flow.first_ns), Time::Nanos(flow.last_ns()));
+        }
+        let known = |(ns, precise)| if precise { Time::Micros(ns) } else { Time::Millis(ns) };
+        (known(flow.start(tick_ns)), known(flow.end(tick_ns)))
+    }
+
+    fn ns(self) -> u64 {
+        match self {
+            Time::Nanos(ns) | Time::Micros(ns) | Time::Millis(ns) => ns,
+        }
+    }
+
+    fn rfc3339(self, naming: &Naming) -> String {
+        let at = UNIX_EPOCH + Duration::from_nanos(self.ns().saturating_add_signed(naming.clock_offset_ns));
+        match self {
+            Time::Nanos(_) => humantime::format_rfc3339_nanos(at),
+            Time::Micros(_) => humantime::format_rfc3339_micros(at),
+            Time::Millis(_) => humantime::format_rfc3339_millis(at),
+        }
+        .to_string()
+    }
+
+    /// With the digits that are known of both.
+    fn seconds_to(self, end: Time) -> f64 {
+        let ns = end.ns().saturating_sub(self.ns());
+        match (self, end) {
+            (Time::Nanos(_), Time::Nanos(_)) => ns as f64 / 1e9,
+            (Time::Micros(_), Time::Micros(_)) => (ns / 1000) as f64 / 1e6,
+            _ => (ns / 1_000_000) as f64 / 1e3,
+        }
+    }
 }
 
 fn flags(protocol: u8, sent: &Sent) -> Option<String> {

@@ -24,6 +24,7 @@ mod keys;
 mod kill;
 mod limits;
 pub mod metrics;
+mod moments;
 mod named;
 pub mod nat;
 pub mod net;

@@ -16,10 +16,11 @@ impl Table {
         observer: &mut impl Observer,
     ) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let client = roles::corrected(flow, identity, record);
-        let known = flow.has(CLIENT_IS_KNOWN) || roles::evidence(identity, record).is_some();
-        flow.mark(CLIENT_IS_KNOWN, known);
         let sender = identity.sender;
+        let known = flow.has(CLIENT_IS_KNOWN);
+        let evidence = if known && !record.syn { None } else { roles::evidence(identity, record) };
+        let client = roles::corrected(flow, evidence, sender, record);
+        flow.mark(CLIENT_IS_KNOWN, known || evidence.is_some());
         if record.first && usize::from(client.map_or(flow.client, |client| client as u8)) == sender {
             flow.mark(CLIENT_WAS_FIRST, true);
         }

@@ -8,7 +8,8 @@ use crate::flow::{Flow, FlowKey, Identity, Network, Networks};
 
 /// What was found out of a record.
 pub(super) struct Whose {
-    pub(super) identity: Identity,
+    /// It is the flow that the record itself names, not the one that was asked for.
+    pub(super) its_own: Option<Identity>,
     pub(super) network: Network,
     pub(super) hash: u64,
     /// The flow, if it is there.
@@ -23,16 +24,17 @@ impl Table {
 
     pub(super) fn whose(&self, identity: &Identity, record: &Record) -> Whose {
         let network = self.networks.of(record);
-        let whose = |identity: &Identity| {
-            let hash = self.hash(&identity.key);
-            Whose { identity: *identity, network, hash, found: self.find(hash, &identity.key, network) }
-        };
-        match whose(identity) {
-            Whose { found: None, .. } if identity.only_if_known => whose(&Identity::of(record)),
-            whose => whose,
+        let hash = self.hash(&identity.key);
+        let found = self.find(hash, &identity.key, network);
+        if found.is_some() || !identity.only_if_known {
+            return Whose { its_own: None, network, hash, found };
         }
+        let own = Identity::of(record);
+        let hash = self.hash(&own.key);
+        Whose { its_own: Some(own), network, hash, found: self.find(hash, &own.key, network) }
     }
 
+    #[inline]
     fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
         let is_it = |flow: &Flow| flow.key == *key && flow.meets(network);
         let found =
