@@ -29,6 +29,7 @@ mod sampling;
 mod spread;
 mod stats;
 mod trace;
+mod timens;
 mod traced;
 mod trial;
 mod verifier;

@@ -8,6 +8,7 @@ pub mod agent;
 mod apps;
 pub mod binary;
 mod churn;
+mod clock;
 mod conservation;
 pub mod control;
 mod debug;
