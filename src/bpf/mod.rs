@@ -44,7 +44,7 @@ pub use attach::{Attachments, Mode, PRIORITY as CLSACT_PRIORITY};
 pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
 pub use clock::Clock;
-pub use conntrack::{Conntrack, Tracking, Translated, list_translated};
+pub use conntrack::{Conntrack, ConntrackQueue, Tracking, Translated, list_translated};
 pub use hooked::{Hooked, Place, list_hooked};
 pub use inject::{Frame, Injector};
 pub use leftovers::remove_leftovers;

@@ -23,7 +23,7 @@ mod wheel;
 pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
 pub use naming::{Named, Naming};
-pub use nat::{Identity, Nat, Tracked, Translations};
+pub use nat::{Errors as NatErrors, Identity, Lookup, Nat, News, Tracked, Translations};
 pub use network::{Network, Networks};
 pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
