@@ -102,7 +102,7 @@ impl Shared {
         for shard in &*self.shards {
             let mut shard = lock(shard);
             let (table, mut observing, _) = shard.parts();
-            table.set_limits(limits, Clock::now_ns(), &mut observing);
+            table.set_limits(limits, &mut observing);
         }
     }
 

@@ -32,6 +32,7 @@ pub use quotes::ErrorKind;
 pub use rates::{Looked, Rate, Rates, Told};
 pub use roles::Facing;
 pub use sent::Sent;
+pub use slab::Slab;
 pub use state::State;
 pub use table::{Counts, Limits, Table};
 
@@ -41,6 +42,7 @@ use crate::bpf::{App, Record};
 use details::Before;
 use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
+use wheel::{Link, Linked};
 
 /// Who opened the flow: the endpoint on this side of the interface, or the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,8 +105,16 @@ pub struct Flow {
     pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
+    /// Where it is on the wheel.
+    link: Link,
     /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG, LAST_WORD, APART.
     marks: u8,
+}
+
+impl Linked for Flow {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
 }
 
 impl Flow {

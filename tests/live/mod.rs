@@ -18,6 +18,7 @@ mod discovery;
 mod ended;
 mod exact;
 mod files;
+mod flood;
 pub mod foreign;
 mod framing;
 mod held;
