@@ -10,7 +10,7 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-static test-kernels \
+.PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-flood test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
 
@@ -53,6 +53,10 @@ lint: ## Check the format, clippy with warnings denied, and the dependencies
 test: ## Run all tests, as root where they need it; ARGS=name for some
 	@scripts/deps test
 	scripts/test $(ARGS)
+
+test-flood: ## Run the tests under floods of five minutes each, as root; the numbers are printed
+	@scripts/deps test
+	scripts/test live::flood -- --ignored --nocapture --test-threads 1
 
 test-static: build-static ## Run the static programs in an empty folder, as root
 	@scripts/deps static

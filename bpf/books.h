@@ -10,6 +10,7 @@
  */
 __noinline int nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 {
+	struct nm_books_used *used;
 	struct nm_books *b;
 	__u32 i;
 
@@ -17,8 +18,12 @@ __noinline int nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 	for (int probe = 0; probe < NM_PROBES; probe++) {
 		i = cpu * (NM_INTERFACES + 1) + ((ifindex + probe) & (NM_INTERFACES - 1));
 		b = bpf_map_lookup_elem(&nm_interfaces, &i);
-		if (b && !b->ifindex)
+		if (b && !b->ifindex) {
 			b->ifindex = ifindex;
+			used = bpf_map_lookup_elem(&nm_books_used, &cpu);
+			if (used)
+				used->slot[(ifindex + probe) & (NM_INTERFACES - 1)] = 1;
+		}
 		if (b && b->ifindex == ifindex)
 			return i;
 	}

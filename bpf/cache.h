@@ -202,12 +202,13 @@ __noinline int nm_install(__u32 id, __u32 v6)
 	void *set;
 	__u32 i;
 
+	/* Neither can be, for the caller has found both. The fate is one that gives the cache free, as the caller has taken it. */
 	if (!cpu)
-		return NM_BECOMES(NM_FATE_PAST_LOST, 0);
+		return NM_BECOMES(NM_FATE_LOST, 0);
 	i = nm_packet_of(cpu)->slot / NM_WAYS;
 	set = v6 ? bpf_map_lookup_elem(&nm_cache6, &i) : bpf_map_lookup_elem(&nm_cache4, &i);
 	if (!set)
-		return NM_BECOMES(NM_FATE_PAST_LOST, 0);
+		return NM_BECOMES(NM_FATE_LOST, 0);
 	return v6 ? nm_install_in(cpu, set, sizeof(struct nm_key6)) : nm_install_in(cpu, set, sizeof(struct nm_key4));
 }
 

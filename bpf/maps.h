@@ -60,6 +60,14 @@ struct {
 	__type(value, struct nm_books);
 } nm_interfaces SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nm_books_used);
+} nm_books_used SEC(".maps");
+
 /* Shared by all CPUs: a datagram's fragments need not arrive on the same one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -16,7 +16,8 @@ static __always_inline bool nm_pair_free(const struct nm_pair *pair, __u32 units
 }
 
 /*
- * The pair of the packet's connection, 0 if it is not there; `take` a place if one is free. `p->tag` and `p->side` are set.
+ * The pair of the packet's connection, 0 if it is not there; `take` a place if one is free. `p->tag` and `p->side` are set, the tag to 0
+ * if it has none.
  */
 static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_packet *p, bool take)
 {
@@ -34,13 +35,13 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 		tag = (__u64)p->key4.protocol << 32 | p->key4.ifindex;
 	}
 	p->tag = 0;
+	p->side = from > to;
 	if (from == to)
 		return 0; /* talks to itself: the sides look the same */
 	/* The interface too: only there is the time between two packets that of the path behind it. */
 	tag = ((from + to) ^ tag) * NM_K1;
 	tag = (tag ^ tag >> 32) * NM_K3 | 1;
 	p->tag = tag;
-	p->side = from > to;
 	pair = nm_pair_at(tag, 0);
 	if (!pair)
 		return 0;

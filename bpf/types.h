@@ -269,6 +269,12 @@ struct nm_books {
 };
 
 #define NM_INTERFACES 1024 /* slots on each CPU, a power of two; interfaces that find none share one more */
+
+/* Which of them are in use: whoever reads the books need not look at all. */
+struct nm_books_used {
+	__u8 slot[NM_INTERFACES];
+};
+
 #define NM_MAX_RINGS 64
 
 /* What one CPU keeps for itself, in whole cache lines. */

@@ -11,7 +11,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 use super::shared::Shared;
-use crate::bpf::Clock;
+use crate::bpf::{Clock, give_back_memory};
 use crate::config::Config;
 use crate::metrics::resident_bytes;
 
@@ -27,6 +27,10 @@ const FILL: f64 = 0.85;
 const FLOW_BYTES: f64 = 640.0;
 /// Fewer flows would free nothing worth it.
 const FLOWS_LEAST: usize = 1000;
+/// Between two times that the allocator is asked for what it keeps.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
+/// More than this is worth asking for.
+const WORTH_BYTES: u64 = 16 << 20;
 /// Looks at CPU time above the limit, or well below it, that change what is done.
 const PATIENCE: [u32; 2] = [3, 10];
 /// Well below the limit.
@@ -93,6 +97,35 @@ impl Memory {
     }
 }
 
+/// When the allocator is to give back what was freed: it keeps it for what it might be used for.
+#[derive(Debug)]
+struct Heap {
+    asked: Instant,
+    /// Resident after that.
+    left: u64,
+    /// The most flows since.
+    most: usize,
+}
+
+impl Heap {
+    fn new(now: Instant) -> Heap {
+        Heap { asked: now, left: 0, most: 0 }
+    }
+
+    /// Many flows are gone, or much has become resident that may have been given up since.
+    fn is_due(&mut self, flows: usize, resident: u64, now: Instant) -> bool {
+        self.most = self.most.max(flows);
+        let gone = (self.most - flows) as f64 * FLOW_BYTES > (WORTH_BYTES as f64).max(resident as f64 / 4.0);
+        let grown = resident > self.left + self.left / 4 + WORTH_BYTES;
+        (gone || grown) && now.duration_since(self.asked) >= GIVE_BACK_EVERY
+    }
+
+    fn give_back(&mut self, flows: usize, now: Instant) {
+        give_back_memory();
+        *self = Heap { asked: now, left: resident_bytes().unwrap_or_default(), most: flows };
+    }
+}
+
 /// Which step of doing less it takes.
 #[derive(Debug, Default)]
 struct Cpu {
@@ -133,13 +166,14 @@ impl Limiting {
             .name("nm-limits".to_owned())
             .spawn(move || {
                 let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
+                let mut heap = Heap::new(Instant::now());
                 let mut bounded = false;
                 let mut expired = Instant::now();
                 let mut last = (Instant::now(), cpu_time());
                 loop {
                     let config = shared.live.running();
                     shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rest(Clock::now_ns());
-                    bounded = shared.keep_memory(&config, &mut memory, bounded);
+                    bounded = shared.keep_memory(&config, &mut memory, &mut heap, bounded);
                     if last.0.elapsed() >= CPU_EVERY {
                         let now = (Instant::now(), cpu_time() + shared.program_time());
                         let used =
@@ -170,14 +204,18 @@ impl Limiting {
 
 impl Shared {
     /// True if the table is smaller than it was asked to be.
-    fn keep_memory(&self, config: &Config, memory: &mut Memory, bounded: bool) -> bool {
-        let Some((limit, resident)) = config.memory_limit.zip(resident_bytes()) else {
+    fn keep_memory(&self, config: &Config, memory: &mut Memory, heap: &mut Heap, bounded: bool) -> bool {
+        let (flows, now) = (self.flow_count(), Instant::now());
+        let resident = resident_bytes();
+        if heap.is_due(flows, resident.unwrap_or_default(), now) {
+            heap.give_back(flows, now);
+        }
+        let Some((limit, resident)) = config.memory_limit.zip(resident) else {
             if bounded {
                 self.bound_flows(config.max_flows);
             }
             return false;
         };
-        let flows = self.flow_count();
         let (bound, shed) = memory.bound(limit, resident, flows);
         let bound = bound.min(config.max_flows);
         if shed {
@@ -195,6 +233,10 @@ impl Shared {
             log::info!("{} MiB are in use: there is room for flows again", resident >> 20);
         }
         self.bound_flows(bound);
+        if shed {
+            // Else nobody could tell whether that was enough.
+            heap.give_back(self.flow_count(), now);
+        }
         tight
     }
 

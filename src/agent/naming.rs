@@ -17,6 +17,7 @@ const SHARED_MOST: usize = 1 << 14;
 const STRANGERS_MOST: usize = 1 << 14;
 /// And for how long.
 const STRANGE_FOR: Duration = Duration::from_secs(300);
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// What a worker asks.
 pub(super) struct Namer {
@@ -30,6 +31,8 @@ pub(super) struct Namer {
     shared: HashMap<[usize; 2], Arc<Parties>>,
     /// Waited for in vain, and until when nobody waits for them again.
     strangers: HashMap<IpAddr, Instant>,
+    /// When those were last let go that are none any more.
+    tidied: Instant,
 }
 
 impl Namer {
@@ -41,6 +44,7 @@ impl Namer {
             clock_offset_ns: Clock::offset_to_1970(),
             shared: HashMap::new(),
             strangers: HashMap::new(),
+            tidied: Instant::now(),
         }
     }
 
@@ -56,7 +60,7 @@ impl Namer {
         let news = generation != std::mem::replace(&mut self.generation, generation);
         if news {
             // Parties that are no more would stay in memory.
-            self.shared.clear();
+            self.shared = HashMap::new();
         }
         Some(news)
     }
@@ -87,8 +91,11 @@ impl Namer {
     /// One of the flow's ends was waited for in vain: the next flows of its address do not wait.
     pub(super) fn nameless(&mut self, flow: &Flow) {
         let now = Instant::now();
-        if self.strangers.len() >= STRANGERS_MOST {
+        // A flood of them must not have all looked at again and again.
+        if now.duration_since(self.tidied) >= TIDY_EVERY {
+            self.tidied = now;
             self.strangers.retain(|_, until| *until > now);
+            self.strangers.shrink_to(2 * self.strangers.len());
         }
         let Some((answers, addresses)) = self.ask(flow) else { return };
         for (answer, ip) in answers.iter().zip(addresses) {
@@ -108,7 +115,7 @@ impl Namer {
             return Arc::clone(shared);
         }
         if self.shared.len() >= SHARED_MOST {
-            self.shared.clear();
+            self.shared = HashMap::new();
         }
         let parties = Arc::new(parties);
         self.shared.insert(key, Arc::clone(&parties));

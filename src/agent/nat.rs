@@ -1,17 +1,18 @@
 //! Keeps the translations of addresses up to date, so that a connection is one flow under whatever addresses it is seen.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use crate::bpf::{Clock, Conntrack, Endpoint, Spread, Tracking, Translated, list_translated};
+use super::live::lock;
+use crate::bpf::{Clock, Conntrack, ConntrackQueue, Endpoint, Record, Spread, Tracking, Translated, list_translated};
 use crate::config::Config;
-use crate::flow::Translations;
+use crate::flow::{Identity, Lookup, NatErrors, News, Translations};
 use crate::metrics::NatCounts;
 
 /// Between two looks for what the thread has to do: rare things that must not hold up a worker.
@@ -20,101 +21,163 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// are looked for in a new list.
 const LIST_EVERY: Duration = Duration::from_secs(300);
 
-/// What all workers share.
+/// What all workers share. On a record's way there is no lock that all of them take: each looks up the connections whose records come
+/// to it in a place of its own, and only who finds that the kernel has told something takes the others' locks.
 pub(super) struct Nat {
     /// `None`: the kernel does not tell of translations, or is not to.
-    conntrack: Option<Mutex<Conntrack>>,
-    translations: RwLock<Translations>,
+    told: Option<Told>,
+    translations: Mutex<Translations>,
+    /// How many there are.
+    known: AtomicUsize,
+    /// One a worker, of the keys whose records come by its ring.
+    lookups: Box<[Mutex<Lookup>]>,
+    /// ICMP errors may come by any ring; they are few.
+    errors: RwLock<NatErrors>,
     spread: Spread,
     resyncs: AtomicU64,
     /// Some were missed: all are to be read anew.
     missed: AtomicBool,
 }
 
+/// What the kernel tells.
+struct Told {
+    conntrack: Mutex<Conntrack>,
+    queue: ConntrackQueue,
+    /// Somebody has taken something from the queue, and it is not known to all yet.
+    in_hand: AtomicBool,
+}
+
 impl Nat {
     /// Knows every translation that is in force, and at most so many.
-    pub(super) fn new(config: &Config, spread: Spread) -> Arc<Nat> {
-        let mut translations = Translations::new(config.max_flows);
-        let conntrack = config.nat.then(|| Conntrack::new(config.nat_queue_bytes)).and_then(|conntrack| {
-            let list = translations.begin_list();
-            let told = conntrack.and_then(|mut conntrack| {
-                conntrack.follow_ipvs()?;
-                Ok((conntrack, all()?))
-            });
-            match told {
-                Ok((conntrack, all)) => {
-                    translations.end_list(list, &all, Clock::now_ns());
-                    log::info!("conntrack tells of translated addresses: {} connections have such", all.len());
-                    Some(Mutex::new(conntrack))
-                }
-                Err(error) => {
-                    log::warn!("what NAT translates is counted under both addresses: {error:#}");
-                    None
-                }
-            }
-        });
-        Arc::new(Nat {
-            conntrack,
-            translations: RwLock::new(translations),
+    pub(super) fn new(config: &Config, spread: Spread, workers: usize) -> Arc<Nat> {
+        let mut nat = Nat {
+            told: None,
+            translations: Mutex::new(Translations::new(config.max_flows)),
+            known: AtomicUsize::new(0),
+            lookups: (0..workers).map(|_| Mutex::default()).collect(),
+            errors: RwLock::default(),
             spread,
             resyncs: AtomicU64::new(0),
             missed: AtomicBool::new(false),
-        })
+        };
+        if config.nat {
+            match nat.begin(config.nat_queue_bytes) {
+                Ok(told) => nat.told = Some(told),
+                Err(error) => log::warn!("what NAT translates is counted under both addresses: {error:#}"),
+            }
+        }
+        Arc::new(nat)
+    }
+
+    fn begin(&self, queue_bytes: usize) -> Result<Told> {
+        let list = self.translations().begin_list();
+        let mut conntrack = Conntrack::new(queue_bytes)?;
+        conntrack.follow_ipvs()?;
+        let all = all()?;
+        self.change(|translations, news| translations.end_list(list, &all, Clock::now_ns(), news));
+        log::info!("conntrack tells of translated addresses: {} connections have such", all.len());
+        let queue = conntrack.queue()?;
+        Ok(Told { conntrack: Mutex::new(conntrack), queue, in_hand: AtomicBool::new(false) })
     }
 
     /// To be called after records were read and before they are merged: the translations of all of them are known then.
     pub(super) fn refresh(&self, now_ns: u64) {
-        let Some(conntrack) = &self.conntrack else { return };
-        let mut conntrack = conntrack.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut news: Vec<Tracking> = Vec::new();
-        let whole = conntrack.read(|tracking| news.push(tracking)).unwrap_or_else(|error| {
+        let Some(told) = &self.told else { return };
+        if told.queue.is_empty() {
+            // What was in the queue when the records were read may be in somebody's hands.
+            fence(Ordering::SeqCst);
+            if !told.in_hand.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+        let mut conntrack = lock(&told.conntrack);
+        told.in_hand.store(true, Ordering::SeqCst);
+        let mut read: Vec<Tracking> = Vec::new();
+        let whole = conntrack.read(|tracking| read.push(tracking)).unwrap_or_else(|error| {
             log::debug!("{error:#}");
             false
         });
-        if !news.is_empty() {
-            let mut translations = self.write();
-            news.iter().for_each(|tracking| translations.apply(tracking, now_ns));
+        if !read.is_empty() {
+            self.change(|translations, news| {
+                read.iter().for_each(|tracking| translations.apply(tracking, now_ns, news));
+            });
         }
+        told.in_hand.store(false, Ordering::SeqCst);
         if !whole {
             self.resyncs.fetch_add(1, Ordering::Relaxed);
             self.missed.store(true, Ordering::Relaxed);
         }
     }
 
+    /// Changes what is in force, and tells all who look it up.
+    fn change(&self, change: impl FnOnce(&mut Translations, &mut Vec<News>)) {
+        let mut translations = self.translations();
+        let mut news = Vec::new();
+        change(&mut translations, &mut news);
+        if news.is_empty() {
+            return;
+        }
+        for (ring, lookup) in self.lookups.iter().enumerate() {
+            let mut lookup = lock(lookup);
+            for news in &news {
+                lookup.learn(news, |key| self.spread.ring(&key.ends, key.v6) == ring);
+            }
+        }
+        let mut errors = self.errors.write().unwrap_or_else(PoisonError::into_inner);
+        news.iter().for_each(|news| errors.learn(news));
+        self.known.store(translations.len(), Ordering::Relaxed);
+    }
+
+    /// Whose records these are, which came by ring `ring`, in `identities`, which is empty if none has translated addresses.
+    pub(super) fn identify(&self, ring: usize, records: &[Record], identities: &mut Vec<Option<Identity>>) {
+        identities.clear();
+        if self.known.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let lookup = lock(&self.lookups[ring]);
+        identities.extend(records.iter().map(|record| lookup.identify(record).or_else(|| self.of_error(record))));
+    }
+
+    fn of_error(&self, record: &Record) -> Option<Identity> {
+        NatErrors::concern(record)
+            .then(|| self.errors.read().unwrap_or_else(PoisonError::into_inner).identify(record))?
+    }
+
     /// The addresses of this host.
     pub(super) fn own_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
-        if self.conntrack.is_some() {
-            self.write().own_addresses(addresses.map(|address| Endpoint::of(address, 0).address).collect());
+        if self.told.is_some() {
+            let own = addresses.map(|address| Endpoint::of(address, 0).address).collect();
+            self.errors.write().unwrap_or_else(PoisonError::into_inner).own(own);
         }
     }
 
+    /// So many translations may be known; those above it go on.
+    pub(super) fn bound(&self, most: usize) {
+        self.translations().bound(most);
+    }
+
     /// `listed` is when the last list was read.
-    fn look(&self, listed: &mut Instant) -> Result<()> {
+    fn look(&self, told: &Told, listed: &mut Instant) -> Result<()> {
         let missed = self.missed.swap(false, Ordering::Relaxed);
         if missed {
             log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
         }
-        let balanced = match &self.conntrack {
-            Some(conntrack) => conntrack.lock().unwrap_or_else(PoisonError::into_inner).follow_ipvs()?,
-            None => false,
-        };
+        let balanced = lock(&told.conntrack).follow_ipvs()?;
         if balanced {
             log::info!("IPVS balances here: following all connections, for it does not mark those it translates");
         }
-        if missed || balanced || listed.elapsed() >= LIST_EVERY && self.read().has_listed() {
+        if missed || balanced || listed.elapsed() >= LIST_EVERY && self.translations().has_listed() {
             *listed = Instant::now();
-            let list = self.write().begin_list();
+            let list = self.translations().begin_list();
             let all = all()?;
-            self.write().end_list(list, &all, Clock::now_ns());
+            self.change(|translations, news| translations.end_list(list, &all, Clock::now_ns(), news));
         }
-        if !self.read().is_empty() {
-            self.write().expire(Clock::now_ns());
-        }
+        self.change(|translations, news| translations.expire(Clock::now_ns(), news));
         Ok(())
     }
 
     pub(super) fn counts(&self) -> NatCounts {
-        let translations = self.read();
+        let translations = self.translations();
         NatCounts {
             translations: translations.len() as u64,
             refused: translations.refused(),
@@ -127,12 +190,8 @@ impl Nat {
         self.spread
     }
 
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Translations> {
-        self.translations.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Translations> {
-        self.translations.write().unwrap_or_else(PoisonError::into_inner)
+    fn translations(&self) -> MutexGuard<'_, Translations> {
+        lock(&self.translations)
     }
 }
 
@@ -151,7 +210,7 @@ pub(super) struct Upkeep {
 impl Upkeep {
     /// `None` if there is nothing to keep up.
     pub(super) fn start(nat: Arc<Nat>) -> Result<Option<Upkeep>> {
-        if nat.conntrack.is_none() {
+        if nat.told.is_none() {
             return Ok(None);
         }
         let (stop, stopped) = bounded::<()>(0);
@@ -160,7 +219,8 @@ impl Upkeep {
             .spawn(move || {
                 let mut listed = Instant::now();
                 while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    if let Err(error) = nat.look(&mut listed) {
+                    let looked = nat.told.as_ref().map_or(Ok(()), |told| nat.look(told, &mut listed));
+                    if let Err(error) = looked {
                         log::warn!("{error:#}");
                     }
                 }
@@ -174,5 +234,43 @@ impl Upkeep {
         if self.thread.join().is_err() {
             log::error!("the thread that keeps up translations panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_what_others_hold() {
+        let config = Config { nat: false, ..Config::default() };
+        let nat = Nat::new(&config, Spread::sample(4), 4);
+        let end = |host: u8, port: u16| Endpoint::of(IpAddr::from([10, 0, 0, host]), port);
+        let ends = [end(1, 1000), end(2, 80)];
+        let translated = Translated { protocol: 6, v6: false, dialled: ends, answered: [end(1, 1000), end(3, 8080)] };
+        nat.change(|all, news| all.apply(&Tracking::Begun(translated), 0, news));
+        let [source, destination] = ends;
+        let record = Record { protocol: 6, source, destination, ..Record::default() };
+        let ring = nat.spread().ring(&ends, false);
+        // All that another worker may hold, whatever it is doing.
+        let _translations = nat.translations();
+        let _lookups: Vec<_> = nat
+            .lookups
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != ring)
+            .map(|(_, lookup)| lock(lookup))
+            .collect();
+        let _errors = nat.errors.write().unwrap();
+        let (asking, (done, answer)) = (Arc::clone(&nat), bounded(1));
+        let thread = std::thread::spawn(move || {
+            let mut identities = Vec::new();
+            asking.refresh(0);
+            asking.identify(ring, &[record], &mut identities);
+            let _ = done.send(identities);
+        });
+        let identities = answer.recv_timeout(Duration::from_secs(10)).expect("it waits for a lock that others hold");
+        assert_eq!(identities[0].and_then(|identity| identity.tracked?.nat.server), Some(end(3, 8080)));
+        thread.join().unwrap();
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct ShardSink {
     shards: Arc<[Arc<Mutex<Shard>>]>,
     own: usize,
     nat: Arc<Nat>,
+    /// Whose the records are that are being merged, if they have translated addresses.
+    identities: Vec<Option<Identity>>,
     /// Of other shards: which, the record's number, whose it is.
     elsewhere: Vec<(usize, usize, Identity)>,
     until_sample: usize,
@@ -67,17 +69,16 @@ pub(super) struct ShardSink {
 
 impl ShardSink {
     pub(super) fn new(shards: Arc<[Arc<Mutex<Shard>>]>, own: usize, nat: Arc<Nat>) -> ShardSink {
-        ShardSink { shards, own, nat, elsewhere: Vec::new(), until_sample: 0 }
+        ShardSink { shards, own, nat, identities: Vec::new(), elsewhere: Vec::new(), until_sample: 0 }
     }
 
     fn merge_own(&mut self, records: &[Record]) {
-        let translations = self.nat.read();
-        let translations = (!translations.is_empty()).then_some(translations);
+        self.nat.identify(self.own, records, &mut self.identities);
         let mut shard = lock(&self.shards[self.own]);
         let (table, mut observing, processing) = shard.parts();
         for (number, record) in records.iter().enumerate() {
             let started = (self.until_sample == 0).then(Instant::now);
-            match translations.as_ref().and_then(|translations| translations.identify(record)) {
+            match self.identities.get(number).copied().flatten() {
                 None => table.merge(record, &mut observing),
                 Some(identity) => match self.nat.spread().ring(&identity.key.ends, identity.key.v6) {
                     ring if ring == self.own => table.merge_as(&identity, record, &mut observing),

@@ -72,7 +72,7 @@ impl Shared {
             leaving: Mutex::default(),
             timestamps: config.features.timestamps,
             shards,
-            nat: Nat::new(&config, bpf.spread()),
+            nat: Nat::new(&config, bpf.spread(), workers),
             names: naming.names.clone(),
             reading: naming.progress(),
             interfaces: Mutex::default(),
@@ -98,10 +98,11 @@ impl Shared {
 
     /// New bounds for all tables.
     pub(super) fn limit(&self, limits: Limits) {
+        self.nat.bound(limits.max_flows.saturating_mul(self.shards.len()));
         for shard in &*self.shards {
             let mut shard = lock(shard);
             let (table, mut observing, _) = shard.parts();
-            table.set_limits(limits, Clock::now_ns(), &mut observing);
+            table.set_limits(limits, &mut observing);
         }
     }
 
@@ -112,6 +113,7 @@ impl Shared {
 
     /// So many flows may be in all tables together; those above it leave at once.
     pub(super) fn bound_flows(&self, most: usize) {
+        self.nat.bound(most);
         for shard in &*self.shards {
             let mut shard = lock(shard);
             let (table, mut observing, _) = shard.parts();

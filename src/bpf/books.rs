@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 use super::load::INTERFACES;
 use super::mapped::Mapped;
-use super::skel::types::{nm_books, nm_cpu, nm_tally};
+use super::skel::types::{nm_books, nm_books_used, nm_cpu, nm_tally};
 
 /// Packets and their bytes, on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,6 +117,8 @@ pub struct Misses {
 #[derive(Debug)]
 pub struct Books {
     interfaces: Mapped<nm_books>,
+    /// Which of them are in use, by CPU: all together they are many megabytes on a large host.
+    used: Mapped<nm_books_used>,
     state: Mapped<nm_cpu>,
     cpus: usize,
     /// Of interfaces that are gone.
@@ -123,15 +126,20 @@ pub struct Books {
 }
 
 impl Books {
-    pub(super) fn new(interfaces: Mapped<nm_books>, state: Mapped<nm_cpu>, cpus: usize) -> Books {
-        Books { interfaces, state, cpus, retired: Mutex::default() }
+    pub(super) fn new(
+        interfaces: Mapped<nm_books>,
+        used: Mapped<nm_books_used>,
+        state: Mapped<nm_cpu>,
+        cpus: usize,
+    ) -> Books {
+        Books { interfaces, used, state, cpus, retired: Mutex::default() }
     }
 
     /// By interface index; 0 stands for the interfaces that are gone, or found no books of their own.
     pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::<u32, InterfaceBooks>::new();
-        for b in (0..self.slots()).filter_map(|i| self.interfaces.read(i)) {
+        for b in self.slots().filter_map(|(cpu, slot)| self.read(cpu, slot)) {
             let books = InterfaceBooks::from(b);
             if books != InterfaceBooks::default() {
                 *all.entry(b.ifindex).or_default() += books;
@@ -147,16 +155,33 @@ impl Books {
     /// cache knows the interface any more.
     pub fn retire(&self, ifindex: u32) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        for i in 0..self.slots() {
-            if let Some(b) = self.interfaces.read(i).filter(|b| b.ifindex == ifindex) {
+        for (cpu, slot) in self.slots() {
+            if let Some(b) = self.read(cpu, slot).filter(|b| b.ifindex == ifindex) {
                 *retired += b.into();
-                self.interfaces.clear(i);
+                // Once it is all zeros another interface may take it, and is to find it marked as it left it.
+                self.used.store_byte(cpu, slot, 0);
+                fence(Ordering::SeqCst);
+                self.interfaces.clear(cpu * (INTERFACES + 1) + slot);
             }
         }
     }
 
-    fn slots(&self) -> usize {
-        self.cpus * (INTERFACES + 1)
+    fn read(&self, cpu: usize, slot: usize) -> Option<nm_books> {
+        self.interfaces.read(cpu * (INTERFACES + 1) + slot)
+    }
+
+    /// What is in use: CPU, and the place there. The one that interfaces without a place share always is.
+    fn slots(&self) -> impl Iterator<Item = (usize, usize)> {
+        let of_cpu = |cpu: usize| {
+            let used = self.used.read(cpu).map_or([0; INTERFACES], |used| used.slot);
+            (0..INTERFACES).filter(move |slot| used[*slot] != 0).chain([INTERFACES]).map(move |slot| (cpu, slot))
+        };
+        (0..self.cpus).flat_map(of_cpu)
+    }
+
+    /// How many books a look at all of them reads.
+    pub fn in_use(&self) -> usize {
+        self.slots().count()
     }
 
     /// Of all CPUs.

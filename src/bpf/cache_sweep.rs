@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -24,6 +26,9 @@ const NO_SET: u32 = 1 << 16; // NM_GROUPS * NM_GROUP_MAX
 const SWEEP_DONE: u32 = 0xffff_fffe;
 const SWEEP_BUSY: u32 = 0xffff_ffff;
 
+/// A packet takes microseconds, and some milliseconds where a virtual machine's processor is taken away meanwhile.
+const BUSY_MOST: Duration = Duration::from_millis(100);
+
 /// Sweeps the caches of all CPUs.
 #[derive(Debug)]
 pub struct Sweeper {
@@ -31,11 +36,13 @@ pub struct Sweeper {
     state: Mapped<nm_cpu>,
     cpus: usize,
     clock: Arc<Clock>,
+    /// It was said that a cache is in use all the time.
+    complained: AtomicBool,
 }
 
 impl Sweeper {
     pub(super) fn new(program: OwnedFd, state: Mapped<nm_cpu>, cpus: usize, clock: Arc<Clock>) -> Sweeper {
-        Sweeper { program, state, cpus, clock }
+        Sweeper { program, state, cpus, clock, complained: AtomicBool::new(false) }
     }
 
     /// Reads both clocks before any packet is stamped, again and again until a jiffy was met at its start.
@@ -68,14 +75,24 @@ impl Sweeper {
         let Some(state) = self.state.read(cpu) else { return Ok(()) };
         for v6 in [(false, state.live4), (true, state.live6)].into_iter().filter(|f| f.1 != 0).map(|f| f.0) {
             let mut set = 0;
+            let mut busy_since = None;
             while set != SWEEP_DONE {
-                match self.run(cpu, true, v6, set, what) {
-                    // It came in the middle of a packet: come again.
-                    Ok(SWEEP_BUSY) => {}
-                    Ok(next) => set = next,
+                let ran = match self.run(cpu, true, v6, set, what) {
                     // Offline: its cache waits until it is back, or until no program can be using it.
                     Err(Errno::ENXIO) if what == Sweep::Due => return Ok(()),
-                    Err(Errno::ENXIO) => set = self.run(cpu, false, v6, set, what)?,
+                    Err(Errno::ENXIO) => self.run(cpu, false, v6, set, what),
+                    ran => ran,
+                };
+                match ran {
+                    // It came in the middle of a packet: come again, but do not keep the other CPUs waiting for it.
+                    Ok(SWEEP_BUSY) if busy_since.get_or_insert_with(Instant::now).elapsed() > BUSY_MOST => {
+                        if !self.complained.swap(true, Ordering::Relaxed) {
+                            log::warn!("the cache of CPU {cpu} is in use all the time: what it holds is told of later");
+                        }
+                        return Ok(());
+                    }
+                    Ok(SWEEP_BUSY) => {}
+                    Ok(next) => (set, busy_since) = (next, None),
                     Err(errno) => return Err(errno.into()),
                 }
             }

@@ -1,11 +1,16 @@
 //! Ticks as nanoseconds. The packet path stamps with jiffies because they cost nothing; the kernel derives them from
 //! CLOCK_MONOTONIC, so one offset and the tick's length translate. In replayed captures a tick is a nanosecond of their clock.
+//!
+//! That is the kernel's own CLOCK_MONOTONIC, which programs read; in a time namespace the process's is another.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_getres, clock_gettime};
+
+use super::timens;
 
 /// Translates ticks into CLOCK_MONOTONIC, or into the time of a capture.
 #[derive(Debug)]
@@ -85,10 +90,13 @@ impl Clock {
         (duration.as_nanos() as u64).div_ceil(self.tick_ns).max(1)
     }
 
-    /// CLOCK_MONOTONIC now, in nanoseconds.
+    /// The kernel's CLOCK_MONOTONIC now, in nanoseconds.
     pub fn now_ns() -> u64 {
+        // Where it is not to be known, the agent does not start.
+        static AHEAD_NS: LazyLock<i64> = LazyLock::new(|| timens::offset_ns().unwrap_or_default());
         // The clock exists on every kernel that runs the programs.
-        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| Duration::from(t).as_nanos() as u64)
+        let own = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| Duration::from(t).as_nanos() as u64);
+        own.saturating_add_signed(-*AHEAD_NS)
     }
 
     /// From CLOCK_MONOTONIC to nanoseconds since 1970, now: to be added.

@@ -1,11 +1,13 @@
 //! Connections whose addresses the kernel translates, as its connection tracking (conntrack) tells of them.
 
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockFilter;
 
 use super::netlink::{Changes, Family, dump};
@@ -89,6 +91,18 @@ fn ipvs_is_used() -> bool {
     table.lines().any(|line| ["TCP", "UDP", "SCTP", "FWM"].iter().any(|kind| line.starts_with(kind)))
 }
 
+/// Whether something is there to be read, for whoever does not read.
+#[derive(Debug)]
+pub struct ConntrackQueue(OwnedFd);
+
+impl ConntrackQueue {
+    /// Nothing was told since all was read; nor could something not be told.
+    pub fn is_empty(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+}
+
 /// Tells of connections with translated addresses.
 #[derive(Debug)]
 pub struct Conntrack {
@@ -102,6 +116,11 @@ impl Conntrack {
         let changes = Changes::of(&[GROUP_NEW, GROUP_DESTROY], &filter(), queue_bytes)
             .context("ask to be told of connections")?;
         Ok(Conntrack { changes, filtered: true })
+    }
+
+    /// To ask whether there is something to be read.
+    pub fn queue(&self) -> Result<ConntrackQueue> {
+        self.changes.duplicate().map(ConntrackQueue)
     }
 
     /// True if the host has come to balance by IPVS, of which is told from now on: what is there already is to be listed.

@@ -132,6 +132,7 @@ impl<'obj> Bpf<'obj> {
         open.maps.nm_pairs.set_max_entries(pairs(cpus))?;
         open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
+        open.maps.nm_books_used.set_max_entries(count)?;
         open.maps.nm_interfaces.set_max_entries(count * (INTERFACES as u32 + 1))?;
         last(open.open_object_mut());
         let skel = open.load().map_err(super::preflight::explain_load_error)?;
@@ -176,7 +177,8 @@ impl<'obj> Bpf<'obj> {
     /// A handle to read the books with.
     pub fn books(&self) -> Result<Books> {
         let interfaces = Mapped::new(&self.skel.maps.nm_interfaces, self.cpus * (INTERFACES + 1))?;
-        Ok(Books::new(interfaces, Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
+        let used = Mapped::new(&self.skel.maps.nm_books_used, self.cpus)?;
+        Ok(Books::new(interfaces, used, Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
     }
 
     /// A handle to choose which share of the flows is tracked.
@@ -225,7 +227,7 @@ impl<'obj> Bpf<'obj> {
     pub fn kernel_bytes(&self) -> u64 {
         let maps = &self.skel.maps;
         let size = |m: &dyn MapCore| u64::from(m.max_entries()) * u64::from(m.value_size());
-        let arrays: [&dyn MapCore; 10] = [
+        let arrays: [&dyn MapCore; 11] = [
             &maps.nm_cache4,
             &maps.nm_cache6,
             &maps.nm_facts4,
@@ -235,6 +237,7 @@ impl<'obj> Bpf<'obj> {
             &maps.nm_l7s,
             &maps.nm_cpus,
             &maps.nm_interfaces,
+            &maps.nm_books_used,
             &maps.nm_fragments,
         ];
         arrays.into_iter().map(size).sum::<u64>() + self.ring_bytes()

@@ -1,7 +1,9 @@
 //! Array maps mapped into memory: reading a counter costs a load, not a system call.
 
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use libbpf_rs::MapCore;
@@ -33,10 +35,23 @@ impl<T: Copy> Mapped<T> {
         Ok(Mapped { start: start.cast(), entries, bytes })
     }
 
-    /// A copy of entry `i`; fields that the kernel is writing may be of different moments, each is whole.
+    /// A copy of entry `i`; words of eight bytes that the kernel is writing may be of different moments, each is whole.
     pub(super) fn read(&self, i: usize) -> Option<T> {
-        // SAFETY: in bounds of the mapping; T is plain integers, valid for any bytes.
-        (i < self.entries).then(|| unsafe { self.start.add(i).read_volatile() })
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        if i >= self.entries {
+            return None;
+        }
+        let mut copy = MaybeUninit::<T>::uninit();
+        for word in 0..size_of::<T>() / 8 {
+            // SAFETY: both are in bounds, of the mapping and of the copy. The mapping starts with a page and its entries are whole words,
+            // so the word is aligned; whoever else writes to it does so in one piece.
+            unsafe {
+                let from = AtomicU64::from_ptr(self.start.add(i).cast::<u64>().add(word).as_ptr());
+                copy.as_mut_ptr().cast::<u64>().add(word).write_unaligned(from.load(Ordering::Relaxed));
+            }
+        }
+        // SAFETY: all of its words are written; T is plain integers, valid for any bytes.
+        Some(unsafe { copy.assume_init() })
     }
 
     /// Sets the four bytes at `offset` of entry `i`, in one piece. Only for what no program writes to.
@@ -45,6 +60,14 @@ impl<T: Copy> Mapped<T> {
         if i < self.entries && offset + 4 <= size_of::<T>() {
             // SAFETY: in bounds of the entry, and aligned as the entry is.
             unsafe { self.start.add(i).byte_add(offset).cast::<u32>().write_volatile(value) };
+        }
+    }
+
+    /// Sets the byte at `offset` of entry `i`.
+    pub(super) fn store_byte(&self, i: usize, offset: usize, value: u8) {
+        if i < self.entries && offset < size_of::<T>() {
+            // SAFETY: in bounds of the entry.
+            unsafe { self.start.add(i).cast::<u8>().add(offset).write_volatile(value) };
         }
     }
 

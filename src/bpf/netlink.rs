@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -137,6 +137,11 @@ impl<M: Family> Changes<M> {
         }
         socket.set_non_blocking(true).context("make a netlink socket non-blocking")?;
         Ok(Changes { socket, decoder: Decoder::default(), messages: PhantomData })
+    }
+
+    /// The socket once more: to ask whether there is something to be read.
+    pub(super) fn duplicate(&self) -> Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned().context("duplicate a netlink socket")
     }
 
     /// The filter is not to be asked any more.

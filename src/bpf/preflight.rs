@@ -10,6 +10,8 @@ use libbpf_rs::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procfs::process::Process;
 
+use super::timens;
+
 /// Linux capability numbers, include/uapi/linux/capability.h.
 const CAP_NET_ADMIN: u64 = 12;
 const CAP_SYS_ADMIN: u64 = 21;
@@ -30,6 +32,7 @@ pub fn check_host() -> Result<()> {
             "the kernel has no BTF ({BTF} is missing): netmon needs Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y"
         );
     }
+    timens::offset_ns()?;
     if is_preempt_rt() && !has_preempt_disable() {
         bail!("this PREEMPT_RT kernel has no bpf_preempt_disable: netmon needs Linux 6.10 or newer there");
     }

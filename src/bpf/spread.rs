@@ -15,6 +15,12 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// Over so many rings.
+    #[cfg(test)]
+    pub fn sample(rings: u32) -> Spread {
+        Spread { seed: 7, rings }
+    }
+
     /// The ring of a flow between two endpoints, in either order.
     pub fn ring(&self, ends: &[Endpoint; 2], v6: bool) -> usize {
         let [a, b] = ends.map(|end| self.hash(&end, v6));

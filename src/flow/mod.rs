@@ -23,7 +23,7 @@ mod wheel;
 pub use details::{Details, Stat, Troubles};
 pub use key::{FlowKey, protocol_name};
 pub use naming::{Named, Naming};
-pub use nat::{Identity, Nat, Tracked, Translations};
+pub use nat::{Errors as NatErrors, Identity, Lookup, Nat, News, Tracked, Translations};
 pub use network::{Network, Networks};
 pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
@@ -32,6 +32,7 @@ pub use quotes::ErrorKind;
 pub use rates::{Looked, Rate, Rates, Told};
 pub use roles::Facing;
 pub use sent::Sent;
+pub use slab::Slab;
 pub use state::State;
 pub use table::{Counts, Limits, Table};
 
@@ -41,6 +42,7 @@ use crate::bpf::{App, Moment, Record};
 use details::Before;
 use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
+use wheel::{Link, Linked};
 
 /// Who opened the flow: the endpoint on this side of the interface, or the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +105,8 @@ pub struct Flow {
     pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
     generation: u32,
+    /// Where it is on the wheel.
+    link: Link,
     /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG, LAST_WORD, APART.
     marks: u8,
 }
@@ -111,6 +115,12 @@ pub struct Flow {
 fn precisely(stamp: Option<Moment>, tick_at_ns: u64, tick_ns: u64) -> (u64, bool) {
     let stamp = stamp.and_then(|stamp| stamp.within(tick_at_ns.saturating_sub(tick_ns), 3 * tick_ns));
     (stamp.unwrap_or(tick_at_ns), stamp.is_some())
+}
+
+impl Linked for Flow {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
 }
 
 impl Flow {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::table::{Table, retag};
-use super::wheel::Entry;
+use super::table::{Entry, Table, retag};
 use super::{Observer, Parties};
 
 /// What became of the question who the ends of a flow are.

@@ -1,13 +1,16 @@
 //! Translated addresses: a connection that passes hooks under two sets of endpoints is one flow.
 
 mod errors;
+mod lookup;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::{HashMap, HashMapExt, HashSet};
+use foldhash::{HashMap, HashMapExt};
 
-use self::errors::Errors;
+pub use self::errors::Errors;
+pub use self::lookup::Lookup;
 use super::FlowKey;
 use crate::bpf::{Endpoint, Record, Tracking, Translated};
 
@@ -61,10 +64,21 @@ impl Identity {
 
 /// Records of a connection may come this long after the kernel forgot it.
 const LINGER: Duration = Duration::from_secs(10);
+/// So much may stay: growing and shrinking in turn costs more.
+const ROOM: usize = 1024;
+
+/// What has changed, for those who look connections up.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// Records of it may come.
+    Begun(Arc<Translated>),
+    /// No records of it come any more.
+    Over(Arc<Translated>),
+}
 
 #[derive(Debug)]
 struct Entry {
-    translated: Translated,
+    translated: Arc<Translated>,
     /// When the kernel forgot it.
     ended_ns: Option<u64>,
     /// Number of the list that had it last, or that was the latest when it began.
@@ -73,19 +87,18 @@ struct Entry {
     by_list: bool,
 }
 
-/// The translations in force.
+/// The translations in force. Whoever looks them up is told what changes.
 #[derive(Debug)]
 pub struct Translations {
     most: usize,
     entries: HashMap<u64, Entry>,
-    /// Under all keys of each.
+    /// Under the endpoints that the client knows.
     index: HashMap<FlowKey, u64>,
     /// In the order in which they ended.
     ended: VecDeque<u64>,
     next: u64,
     lists: u64,
     refused: u64,
-    errors: Errors,
 }
 
 /// Two endpoints as a flow's key, and which end of it the first is.
@@ -105,7 +118,7 @@ impl Translations {
     /// None yet; at most so many.
     pub fn new(most: usize) -> Translations {
         let (entries, index, ended) = (HashMap::new(), HashMap::new(), VecDeque::new());
-        Translations { most, entries, index, ended, next: 0, lists: 0, refused: 0, errors: Errors::new() }
+        Translations { most, entries, index, ended, next: 0, lists: 0, refused: 0 }
     }
 
     /// How many there are.
@@ -129,16 +142,20 @@ impl Translations {
     }
 
     /// Takes note of what the kernel tells.
-    pub fn apply(&mut self, tracking: &Tracking, now_ns: u64) {
+    pub fn apply(&mut self, tracking: &Tracking, now_ns: u64, news: &mut Vec<News>) {
         match tracking {
-            Tracking::Begun(translated) => self.begin(translated, false),
-            Tracking::Ended(translated) => self.end(translated, now_ns),
+            Tracking::Begun(translated) => self.begin(translated, false, news),
+            Tracking::Ended(translated) => {
+                if let Some(id) = self.find(translated) {
+                    self.end(id, now_ns);
+                }
+            }
         }
     }
 
-    fn begin(&mut self, translated: &Translated, by_list: bool) {
+    fn begin(&mut self, translated: &Translated, by_list: bool, news: &mut Vec<News>) {
         let lists = self.lists;
-        if let Some((_, entry)) = self.find(translated)
+        if let Some(entry) = self.find(translated).and_then(|id| self.entries.get_mut(&id))
             && entry.ended_ns.is_none()
         {
             entry.listed = lists;
@@ -149,33 +166,45 @@ impl Translations {
             return;
         }
         self.next += 1;
-        self.errors.add(translated);
-        self.entries.insert(self.next, Entry { translated: *translated, ended_ns: None, listed: lists, by_list });
-        for ends in names(translated) {
-            // An earlier one that had this key goes on under its other key, for as long as records of it may come.
-            self.index.insert(key_of(translated, ends).0, self.next);
-        }
+        let translated = Arc::new(*translated);
+        news.push(News::Begun(Arc::clone(&translated)));
+        self.index.insert(key_of(&translated, translated.dialled).0, self.next);
+        self.entries.insert(self.next, Entry { translated, ended_ns: None, listed: lists, by_list });
     }
 
-    fn end(&mut self, translated: &Translated, now_ns: u64) {
-        if let Some((id, entry)) = self.find(translated)
-            && entry.ended_ns.is_none()
-        {
+    fn end(&mut self, id: u64, now_ns: u64) {
+        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.ended_ns.is_none()) {
             entry.ended_ns = Some(now_ns);
             self.ended.push_back(id);
         }
     }
 
     /// Drops those that ended some time ago.
-    pub fn expire(&mut self, now_ns: u64) {
+    pub fn expire(&mut self, now_ns: u64, news: &mut Vec<News>) {
         let until = now_ns.saturating_sub(LINGER.as_nanos() as u64);
         while let Some(&id) = self.ended.front() {
             if self.entries.get(&id).and_then(|entry| entry.ended_ns).is_some_and(|ended| ended > until) {
-                return;
+                break;
             }
             self.ended.pop_front();
-            self.remove(id);
+            self.remove(id, news);
         }
+        self.give_back();
+    }
+
+    /// Lets go of the room that a burst has taken, where little of it is in use.
+    fn give_back(&mut self) {
+        let Translations { entries, index, ended, .. } = self;
+        if entries.capacity() > 4 * entries.len() + ROOM {
+            entries.shrink_to(2 * entries.len());
+            index.shrink_to(2 * index.len());
+            ended.shrink_to(2 * ended.len());
+        }
+    }
+
+    /// From now on at most so many; those above it go on.
+    pub fn bound(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// A list of all that are in force is about to be read; its number.
@@ -185,59 +214,33 @@ impl Translations {
     }
 
     /// That list had `all`: what began before it and is not in it has ended.
-    pub fn end_list(&mut self, number: u64, all: &[Translated], now_ns: u64) {
+    pub fn end_list(&mut self, number: u64, all: &[Translated], now_ns: u64, news: &mut Vec<News>) {
         for translated in all {
             // What ended while the list was read must not come back.
-            if self.find(translated).is_none_or(|(_, entry)| entry.ended_ns.is_none()) {
-                self.begin(translated, true);
+            let there = self.find(translated).and_then(|id| self.entries.get(&id));
+            if there.is_none_or(|entry| entry.ended_ns.is_none()) {
+                self.begin(translated, true, news);
             }
         }
-        let stale = self.entries.values().filter(|entry| entry.listed < number).map(|entry| entry.translated);
-        for translated in stale.collect::<Vec<_>>() {
-            self.end(&translated, now_ns);
+        // By number: another may be known under its endpoints by now, of which an end was missed.
+        let stale = self.entries.iter().filter(|(_, entry)| entry.listed < number).map(|(id, _)| *id);
+        for id in stale.collect::<Vec<_>>() {
+            self.end(id, now_ns);
         }
     }
 
-    fn find(&mut self, translated: &Translated) -> Option<(u64, &mut Entry)> {
+    fn find(&self, translated: &Translated) -> Option<u64> {
         let id = *self.index.get(&key_of(translated, translated.dialled).0)?;
-        let entry = self.entries.get_mut(&id).filter(|entry| entry.translated == *translated)?;
-        Some((id, entry))
+        self.entries.get(&id).is_some_and(|entry| *entry.translated == *translated).then_some(id)
     }
 
-    fn remove(&mut self, id: u64) {
-        let Some(entry) = self.entries.remove(&id) else { return };
-        self.errors.remove(&entry.translated);
-        for ends in names(&entry.translated) {
-            let (key, _) = key_of(&entry.translated, ends);
-            if self.index.get(&key) == Some(&id) {
-                self.index.remove(&key);
-            }
+    fn remove(&mut self, id: u64, news: &mut Vec<News>) {
+        let Some(Entry { translated, .. }) = self.entries.remove(&id) else { return };
+        let key = key_of(&translated, translated.dialled).0;
+        if self.index.get(&key) == Some(&id) {
+            self.index.remove(&key);
         }
-    }
-
-    /// The addresses of this host.
-    pub fn own_addresses(&mut self, addresses: HashSet<[u8; 16]>) {
-        self.errors.own(addresses);
-    }
-
-    /// Whose record it is, if its endpoints are translated.
-    pub fn identify(&self, record: &Record) -> Option<Identity> {
-        self.of_connection(record).or_else(|| self.errors.identify(record))
-    }
-
-    fn of_connection(&self, record: &Record) -> Option<Identity> {
-        let (seen, sender) = FlowKey::of(record);
-        let entry = self.entries.get(self.index.get(&seen)?)?;
-        let translated = &entry.translated;
-        let (key, client) = key_of(translated, translated.dialled);
-        let mut names = names(translated).into_iter().map(|ends| key_of(translated, ends));
-        let (_, seen_client) = names.find(|(name, _)| *name == seen)?;
-        let sender = if sender == seen_client { client } else { 1 - client };
-        let [dialled, answered] = [translated.dialled, translated.answered];
-        let other = |end: usize| (dialled[end] != answered[end]).then_some(answered[end]);
-        let nat = Nat { client: other(0), server: other(1) };
-        let tracked = Some(Tracked { client, nat, translated: seen != key });
-        Some(Identity { key, sender, tracked, only_if_known: false })
+        news.push(News::Over(translated));
     }
 }
 

@@ -88,33 +88,41 @@ pub(super) struct Quote {
 
 /// Errors wait here for their flow: they are told at once, the packets they quote up to a sweep later.
 #[derive(Debug, Default)]
-pub(super) struct Quotes(HashMap<FlowKey, Quote>);
+pub(super) struct Quotes {
+    waiting: HashMap<FlowKey, Quote>,
+    /// When those were last let go that had waited for too long.
+    tidied_ns: u64,
+}
 
 const MOST: usize = 4096;
 /// As for records: what has not come by then will not.
 const WAIT_NS: u64 = 5_000_000_000;
+const TIDY_NS: u64 = 1_000_000_000;
 
 impl Quotes {
     /// False if too many wait already.
     pub(super) fn put(&mut self, key: FlowKey, quote: Quote) -> bool {
-        if self.0.len() >= MOST {
-            self.0.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
+        // A flood of them must not have all looked at again and again.
+        if quote.at_ns >= self.tidied_ns.saturating_add(TIDY_NS) {
+            self.tidied_ns = quote.at_ns;
+            self.waiting.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
+            self.waiting.shrink_to(2 * self.waiting.len());
         }
-        let room = self.0.len() < MOST;
+        let room = self.waiting.len() < MOST;
         // What is no reason to fail gives way to what is, and not the other way round.
         let soft = ErrorKind::of(key.v6, quote.icmp_type, quote.icmp_code).is_soft();
-        if room && !(soft && self.0.contains_key(&key)) {
-            self.0.insert(key, quote);
+        if room && !(soft && self.waiting.contains_key(&key)) {
+            self.waiting.insert(key, quote);
         }
         room
     }
 
     /// Those about a flow that has just appeared.
     pub(super) fn take(&mut self, key: &FlowKey, now_ns: u64) -> Option<Quote> {
-        if self.0.is_empty() {
+        if self.waiting.is_empty() {
             return None;
         }
-        self.0.remove(key).filter(|quote| quote.at_ns.saturating_add(WAIT_NS) > now_ns)
+        self.waiting.remove(key).filter(|quote| quote.at_ns.saturating_add(WAIT_NS) > now_ns)
     }
 }
 

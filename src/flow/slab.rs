@@ -1,71 +1,184 @@
-//! Storage of the flows: chunks that never move, so that growing copies nothing.
+//! Storage that takes what is in it: small blocks that never move, the lowest free place is taken first, and a block that has become
+//! empty is given back. So a place is kept for as long as what is in it, and a burst leaves nothing behind but the blocks of what
+//! has outlived it.
 
-use super::Flow;
+/// Places of a block: one bit each of a word.
+const BLOCK: usize = u64::BITS as usize;
+/// Blocks of a page.
+const PAGE: usize = 64;
 
-const CHUNK: usize = 4096;
-
-/// Flows by index.
-#[derive(Default)]
-pub(super) struct Slab {
-    chunks: Vec<Vec<Option<Flow>>>,
-    free: Vec<u32>,
+/// Values by index.
+#[derive(Debug)]
+pub struct Slab<T> {
+    /// Without room: nothing is in it.
+    blocks: Vec<Vec<Option<T>>>,
+    /// A bit for each place of each block that is taken.
+    taken: Vec<u64>,
+    /// A bit for each block that has a free place.
+    room: Vec<u64>,
+    /// No word of `room` before this one has a bit.
+    first: usize,
 }
 
-impl Slab {
-    pub(super) fn insert(&mut self, flow: Flow) -> u32 {
-        if let Some(i) = self.free.pop() {
-            if let Some(slot) = self.slot(i) {
-                *slot = Some(flow);
+impl<T> Default for Slab<T> {
+    fn default() -> Slab<T> {
+        Slab { blocks: Vec::new(), taken: Vec::new(), room: Vec::new(), first: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    /// Puts a value in; its index.
+    pub fn insert(&mut self, value: T) -> u32 {
+        let block = self.block_with_room();
+        let place = self.taken[block].trailing_ones() as usize;
+        self.taken[block] |= 1 << place;
+        if self.taken[block] == u64::MAX {
+            self.room[block / BLOCK] &= !(1 << (block % BLOCK));
+        }
+        let places = &mut self.blocks[block];
+        match places.get_mut(place) {
+            Some(free) => *free = Some(value),
+            // The lowest free place is the first that was never taken.
+            None => {
+                places.reserve_exact(BLOCK - places.len());
+                places.push(Some(value));
             }
-            return i;
         }
-        if self.chunks.last().is_none_or(|c| c.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+        (block * BLOCK + place) as u32
+    }
+
+    fn block_with_room(&mut self) -> usize {
+        while let Some(&word) = self.room.get(self.first) {
+            if word != 0 {
+                return self.first * BLOCK + word.trailing_zeros() as usize;
+            }
+            self.first += 1;
         }
-        let chunk = self.chunks.len() - 1;
-        self.chunks[chunk].push(Some(flow));
-        (chunk * CHUNK + self.chunks[chunk].len() - 1) as u32
+        let block = self.blocks.len();
+        self.blocks.push(Vec::new());
+        self.taken.push(0);
+        self.room.resize(block / BLOCK + 1, 0);
+        self.room[block / BLOCK] |= 1 << (block % BLOCK);
+        self.first = block / BLOCK;
+        block
     }
 
-    fn slot(&mut self, i: u32) -> Option<&mut Option<Flow>> {
-        self.chunks.get_mut(i as usize / CHUNK)?.get_mut(i as usize % CHUNK)
+    /// The value with this index.
+    pub fn get(&self, index: u32) -> Option<&T> {
+        self.blocks.get(index as usize / BLOCK)?.get(index as usize % BLOCK)?.as_ref()
     }
 
-    pub(super) fn get(&self, i: u32) -> Option<&Flow> {
-        self.chunks.get(i as usize / CHUNK)?.get(i as usize % CHUNK)?.as_ref()
+    /// The value with this index.
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.blocks.get_mut(index as usize / BLOCK)?.get_mut(index as usize % BLOCK)?.as_mut()
     }
 
-    pub(super) fn get_mut(&mut self, i: u32) -> Option<&mut Flow> {
-        self.slot(i)?.as_mut()
-    }
-
-    pub(super) fn remove(&mut self, i: u32) -> Option<Flow> {
-        let flow = self.slot(i)?.take();
-        if flow.is_some() {
-            self.free.push(i);
+    /// Takes a value out.
+    pub fn remove(&mut self, index: u32) -> Option<T> {
+        let (block, place) = (index as usize / BLOCK, index as usize % BLOCK);
+        let value = self.blocks.get_mut(block)?.get_mut(place)?.take()?;
+        self.taken[block] &= !(1 << place);
+        self.room[block / BLOCK] |= 1 << (block % BLOCK);
+        self.first = self.first.min(block / BLOCK);
+        if self.taken[block] == 0 {
+            self.blocks[block] = Vec::new();
+            self.cut();
         }
-        flow
+        Some(value)
     }
 
-    /// The flows of a chunk.
-    pub(super) fn page(&self, page: usize) -> Option<impl Iterator<Item = &Flow>> {
-        Some(self.chunks.get(page)?.iter().flatten())
+    /// Lets go of the empty blocks at the end.
+    fn cut(&mut self) {
+        while self.taken.last() == Some(&0) {
+            self.taken.pop();
+            self.blocks.pop();
+            let block = self.taken.len();
+            self.room[block / BLOCK] &= !(1 << (block % BLOCK));
+        }
+        self.room.truncate(self.taken.len().div_ceil(BLOCK));
+        if self.blocks.capacity() > 4 * self.blocks.len() + BLOCK {
+            self.blocks.shrink_to(2 * self.blocks.len());
+            self.taken.shrink_to(2 * self.taken.len());
+            self.room.shrink_to(2 * self.room.len());
+        }
     }
 
-    /// Flows from an index on, each with its index.
-    pub(super) fn places(&self, from: u32) -> impl Iterator<Item = (u32, &Flow)> {
-        let (first, skipped) = (from as usize / CHUNK, from as usize % CHUNK);
-        self.chunks.iter().enumerate().skip(first).flat_map(move |(number, chunk)| {
-            let slots = chunk.iter().enumerate().skip(if number == first { skipped } else { 0 });
-            slots.filter_map(move |(slot, flow)| Some(((number * CHUNK + slot) as u32, flow.as_ref()?)))
+    /// Places that there is memory for.
+    pub fn capacity(&self) -> usize {
+        self.blocks.iter().map(Vec::capacity).sum()
+    }
+
+    /// The values of the `page`th part; `None` behind the end.
+    pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &T>> {
+        let from = page.checked_mul(PAGE).filter(|from| *from < self.blocks.len())?;
+        Some(self.blocks[from..].iter().take(PAGE).flatten().flatten())
+    }
+
+    /// Values from an index on, each with its index.
+    pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &T)> {
+        let (first, skipped) = (from as usize / BLOCK, from as usize % BLOCK);
+        self.blocks.iter().enumerate().skip(first).flat_map(move |(number, block)| {
+            let places = block.iter().enumerate().skip(if number == first { skipped } else { 0 });
+            places.filter_map(move |(place, value)| Some(((number * BLOCK + place) as u32, value.as_ref()?)))
         })
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
-        self.chunks.iter_mut().flatten().flatten()
+    /// All values.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.blocks.iter_mut().flatten().flatten()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.chunks.iter().flatten().flatten()
+    /// All values.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.blocks.iter().flatten().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_kept_and_the_lowest_free_one_is_taken() {
+        let mut slab = Slab::default();
+        let places: Vec<u32> = (0..300).map(|value| slab.insert(value)).collect();
+        assert_eq!(places, (0..300).collect::<Vec<u32>>());
+        assert_eq!([250, 70, 3].map(|place| slab.remove(place)), [Some(250), Some(70), Some(3)]);
+        assert_eq!(slab.remove(70), None);
+        assert_eq!([1000, 1001, 1002, 1003].map(|value| slab.insert(value)), [3, 70, 250, 300]);
+        assert_eq!([3, 4, 70, 299, 300, 301].map(|place| slab.get(place).copied()), {
+            [Some(1000), Some(4), Some(1001), Some(299), Some(1003), None]
+        });
+        assert_eq!(slab.places(298).map(|(place, value)| (place, *value)).collect::<Vec<_>>(), {
+            [(298, 298), (299, 299), (300, 1003)]
+        });
+        let pages: usize = (0..).map_while(|page| Some(slab.page(page)?.count())).sum();
+        assert_eq!((pages, slab.iter().count()), (301, 301));
+    }
+
+    #[test]
+    fn what_is_taken_out_is_given_back() {
+        let mut slab = Slab::default();
+        for value in 0..100_000u32 {
+            slab.insert(value);
+        }
+        // A few outlive the rest, wherever they are.
+        let stays = |value: u32| value.is_multiple_of(10_007);
+        for value in (0..100_000).filter(|value| !stays(*value)) {
+            slab.remove(value);
+        }
+        assert_eq!((slab.iter().count(), slab.capacity()), (10, 10 * BLOCK));
+        for value in 100_000..100_000 + 10 * BLOCK as u32 - 10 {
+            slab.insert(value);
+        }
+        assert_eq!(slab.iter().count(), 10 * BLOCK);
+        assert_eq!(slab.capacity(), 20 * BLOCK - BLOCK, "from the bottom on: the first block alone had one of them");
+        let left: Vec<u32> = slab.places(0).map(|(place, _)| place).collect();
+        for place in left {
+            slab.remove(place);
+        }
+        assert_eq!((slab.capacity(), slab.blocks.len(), slab.room.len()), (0, 0, 0));
+        assert!(slab.blocks.capacity() <= BLOCK, "{}", slab.blocks.capacity());
+        assert_eq!(slab.insert(7), 0);
     }
 }

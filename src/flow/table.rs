@@ -24,7 +24,7 @@ use super::quotes::{Quote, Quotes};
 use super::reuse::begins_anew;
 use super::roles::Facing;
 use super::slab::Slab;
-use super::wheel::{Entry, Wheel};
+use super::wheel::Wheel;
 use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Networks, Observer};
 use crate::bpf::{Cause, Moment, Record};
 
@@ -54,13 +54,20 @@ const EVICTION_LOOKS: usize = 64;
 /// Flows in the table.
 pub type Counts = HashMap<(u8, Direction), u64>;
 
+/// A flow and the generation it had.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
 /// A table of flows.
 pub struct Table {
     limits: Limits,
     hasher: RandomState,
     /// Hash and index of each flow.
     index: HashTable<(u32, u32)>,
-    pub(super) flows: Slab,
+    pub(super) flows: Slab<Flow>,
     /// Those with an end that may get a name.
     pub(super) unnamed: Vec<Entry>,
     /// Those that are new, with the time until which they are, in the order in which they came.
@@ -243,8 +250,7 @@ impl Table {
             // Records of the other direction, of other CPUs, with the SYN, with the answer, may be on their way.
             Verdict::Over(_) if !flow.has(CLOSING) => {
                 flow.mark(CLOSING, true);
-                let entry = Entry { index, generation: flow.generation };
-                self.wheel.schedule(seconds(now_ns + SETTLE_NS) + 1, entry);
+                self.wheel.schedule(&mut self.flows, index, seconds(now_ns + SETTLE_NS) + 1);
             }
             Verdict::Over(_) => {}
             Verdict::Open => flow.mark(CLOSING, false), // an answer has overruled the error

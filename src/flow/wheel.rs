@@ -1,51 +1,132 @@
 //! When to look at a flow again. A packet does not move its flow on the wheel: when its time comes, the table sees how long
 //! it really was silent and puts it back for the rest. So a record costs nothing here, and expiry costs by flows, not by
 //! packets.
+//!
+//! What waits for the same second is a list through the flows themselves: each flow is in one place, leaves it with the flow, and the
+//! wheel takes no memory that the table does not.
+
+use super::slab::Slab;
 
 /// A hashed timing wheel of one-second slots.
 pub(super) struct Wheel {
-    slots: Vec<Vec<Entry>>,
+    /// Of each slot's list, which is a ring; behind them the one of what is due.
+    heads: Box<[Link]>,
     /// The second that is next to be turned.
     now: u64,
 }
 
-/// A flow and the generation it had.
-#[derive(Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) index: u32,
-    pub(super) generation: u32,
+/// The neighbours on the wheel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    before: u32,
+    after: u32,
+}
+
+impl Default for Link {
+    /// On no wheel.
+    fn default() -> Link {
+        Link { before: NOWHERE, after: NOWHERE }
+    }
+}
+
+/// What can be on a wheel.
+pub(super) trait Linked {
+    fn link(&mut self) -> &mut Link;
 }
 
 /// Longer waits come around and are put back.
 const SLOTS: u64 = 512;
+const NOWHERE: u32 = u32::MAX;
+/// Numbers from here on are those of heads; the others are indices of flows, of which there are never so many.
+const HEADS: u32 = NOWHERE - 1 - SLOTS as u32;
+const DUE: u32 = HEADS + SLOTS as u32;
 
 impl Wheel {
     pub(super) fn new(now: u64) -> Wheel {
-        Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now }
+        Wheel { heads: (HEADS..=DUE).map(|head| Link { before: head, after: head }).collect(), now }
     }
 
-    /// Look at `entry` in the second `at`, or earlier if that is too far off.
-    pub(super) fn schedule(&mut self, at: u64, entry: Entry) {
-        let at = at.clamp(self.now, self.now + SLOTS - 1);
-        self.slots[(at % SLOTS) as usize].push(entry);
+    /// The last second that it can tell from the others.
+    pub(super) fn last(&self) -> u64 {
+        self.now + SLOTS - 1
     }
 
-    /// What is due up to the second `to`.
-    pub(super) fn turn(&mut self, to: u64) -> Vec<Entry> {
-        let mut due = Vec::new();
+    fn head(at: u64) -> u32 {
+        HEADS + (at % SLOTS) as u32
+    }
+
+    fn link<'a, T: Linked>(&'a mut self, flows: &'a mut Slab<T>, number: u32) -> Option<&'a mut Link> {
+        match number.checked_sub(HEADS) {
+            Some(head) => self.heads.get_mut(head as usize),
+            None => flows.get_mut(number).map(T::link),
+        }
+    }
+
+    fn join<T: Linked>(&mut self, flows: &mut Slab<T>, before: u32, after: u32) {
+        if let Some(link) = self.link(flows, before) {
+            link.after = after;
+        }
+        if let Some(link) = self.link(flows, after) {
+            link.before = before;
+        }
+    }
+
+    /// Look at flow `index` in the second `at`, or earlier if that is too far off; and not when it was to be looked at before.
+    pub(super) fn schedule<T: Linked>(&mut self, flows: &mut Slab<T>, index: u32, at: u64) {
+        self.remove(flows, index);
+        let head = Wheel::head(at.clamp(self.now, self.last()));
+        let last = self.heads[(head - HEADS) as usize].before;
+        self.join(flows, last, index);
+        self.join(flows, index, head);
+    }
+
+    /// It is not to be looked at any more.
+    pub(super) fn remove<T: Linked>(&mut self, flows: &mut Slab<T>, index: u32) {
+        let Some(Link { before, after }) = flows.get_mut(index).map(|flow| std::mem::take(flow.link())) else { return };
+        if before != NOWHERE {
+            self.join(flows, before, after);
+        }
+    }
+
+    /// Time has come to the second `to`: all up to it is due.
+    pub(super) fn turn<T: Linked>(&mut self, flows: &mut Slab<T>, to: u64) {
         // After a pause of a whole turn every slot is due once.
-        let end = to.min(self.now + SLOTS - 1);
+        let end = to.min(self.last());
         while self.now <= end {
-            due.append(&mut self.slots[(self.now % SLOTS) as usize]);
+            let head = Wheel::head(self.now);
+            let Link { before, after } = self.heads[(head - HEADS) as usize];
+            if after != head {
+                let last = self.heads[(DUE - HEADS) as usize].before;
+                self.join(flows, last, after);
+                self.join(flows, before, DUE);
+                self.heads[(head - HEADS) as usize] = Link { before: head, after: head };
+            }
             self.now += 1;
         }
         self.now = self.now.max(to + 1);
-        due
     }
 
-    /// Takes the entry that is due first, with the second it is due in.
-    pub(super) fn pop(&mut self) -> Option<(u64, Entry)> {
-        (self.now..self.now + SLOTS).find_map(|s| Some((s, self.slots[(s % SLOTS) as usize].pop()?)))
+    /// Takes the next one that is due off the wheel.
+    pub(super) fn due<T: Linked>(&mut self, flows: &mut Slab<T>) -> Option<u32> {
+        self.take_first(flows, DUE)
+    }
+
+    /// Takes the one that is due first, with the second it is due in.
+    pub(super) fn pop<T: Linked>(&mut self, flows: &mut Slab<T>) -> Option<(u64, u32)> {
+        let at = (self.now..=self.last()).find(|at| {
+            let head = Wheel::head(*at);
+            self.heads[(head - HEADS) as usize].after != head
+        })?;
+        Some((at, self.take_first(flows, Wheel::head(at))?))
+    }
+
+    fn take_first<T: Linked>(&mut self, flows: &mut Slab<T>, head: u32) -> Option<u32> {
+        let first = self.heads[(head - HEADS) as usize].after;
+        if first == head {
+            return None;
+        }
+        self.remove(flows, first);
+        Some(first)
     }
 }
 
@@ -53,40 +134,82 @@ impl Wheel {
 mod tests {
     use super::*;
 
-    fn indices(entries: Vec<Entry>) -> Vec<u32> {
-        entries.into_iter().map(|e| e.index).collect()
+    impl Linked for Link {
+        fn link(&mut self) -> &mut Link {
+            self
+        }
+    }
+
+    /// A wheel, and what is on it.
+    struct On(Wheel, Slab<Link>);
+
+    impl On {
+        fn new(now: u64, flows: u32) -> On {
+            let mut slab = Slab::default();
+            for _ in 0..flows {
+                slab.insert(Link::default());
+            }
+            On(Wheel::new(now), slab)
+        }
+
+        fn schedule(&mut self, at: u64, index: u32) {
+            self.0.schedule(&mut self.1, index, at);
+        }
+
+        fn turn(&mut self, to: u64) -> Vec<u32> {
+            self.0.turn(&mut self.1, to);
+            std::iter::from_fn(|| self.0.due(&mut self.1)).collect()
+        }
     }
 
     #[test]
-    fn entries_come_when_due() {
-        let mut wheel = Wheel::new(100);
-        for (at, index) in [(100, 0), (103, 3), (101, 1), (100 + 2 * SLOTS, 9)] {
-            wheel.schedule(at, Entry { index, generation: 0 });
+    fn entries_come_when_they_are_due() {
+        let mut on = On::new(100, 10);
+        for (at, index) in [(99, 0), (101, 1), (110, 3), (100 + 10 * SLOTS, 9)] {
+            on.schedule(at, index);
         }
-        assert_eq!(indices(wheel.turn(101)), [0, 1]);
-        assert_eq!(indices(wheel.turn(102)), [0; 0]);
-        assert_eq!(indices(wheel.turn(110)), [3]);
-        assert_eq!(indices(wheel.turn(100 + SLOTS)), [9], "as late as the wheel can tell");
+        assert_eq!(on.turn(101), [0, 1]);
+        assert_eq!(on.turn(102), [0; 0]);
+        assert_eq!(on.turn(110), [3]);
+        assert_eq!(on.turn(100 + SLOTS), [9], "as late as the wheel can tell");
     }
 
     #[test]
     fn a_long_pause_loses_nothing() {
-        let mut wheel = Wheel::new(0);
+        let mut on = On::new(0, 1000);
         for index in 0..1000 {
-            wheel.schedule(index.into(), Entry { index, generation: 0 });
+            on.schedule(index.into(), index);
         }
-        assert_eq!(wheel.turn(1_000_000).len(), 1000);
-        wheel.schedule(1_000_005, Entry { index: 7, generation: 0 });
-        assert_eq!(indices(wheel.turn(1_000_005)), [7]);
+        assert_eq!(on.turn(1_000_000).len(), 1000);
+        on.schedule(1_000_005, 7);
+        assert_eq!(on.turn(1_000_005), [7]);
     }
 
     #[test]
     fn pop_takes_the_earliest() {
-        let mut wheel = Wheel::new(10);
-        wheel.schedule(300, Entry { index: 2, generation: 0 });
-        wheel.schedule(20, Entry { index: 1, generation: 0 });
-        assert_eq!(wheel.pop().map(|(at, e)| (at, e.index)), Some((20, 1)));
-        assert_eq!(wheel.pop().map(|(at, e)| (at, e.index)), Some((300, 2)));
-        assert!(wheel.pop().is_none());
+        let mut on = On::new(10, 4);
+        for (at, index) in [(300, 2), (20, 1), (20, 3)] {
+            on.schedule(at, index);
+        }
+        let all: Vec<_> = std::iter::from_fn(|| on.0.pop(&mut on.1)).collect();
+        assert_eq!(all, [(20, 1), (20, 3), (300, 2)]);
+    }
+
+    #[test]
+    fn each_is_in_one_place_and_leaves_it_for_good() {
+        let mut on = On::new(10, 4);
+        for at in 10..400 {
+            on.schedule(at, 1);
+            on.schedule(410 - at, 2);
+            on.schedule(20, 3);
+        }
+        on.0.remove(&mut on.1, 3);
+        on.0.remove(&mut on.1, 3);
+        on.0.turn(&mut on.1, 11);
+        on.schedule(30, 2);
+        assert_eq!(on.turn(11), [0; 0], "it was due, and is not any more");
+        assert_eq!((on.turn(398), on.turn(399)), (vec![2], vec![1]));
+        assert_eq!(on.0.heads[..], Wheel::new(0).heads[..]);
+        assert!(on.1.iter().all(|link| *link == Link::default()));
     }
 }

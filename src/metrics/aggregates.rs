@@ -107,6 +107,11 @@ impl Aggregates {
             }
         }
         index.expire(&index.traffic, gone);
+        let left = index.traffic.last() + 1;
+        for worker in &mut *workers {
+            worker.sums.series.truncate(left);
+            worker.sums.series.shrink_to(2 * left);
+        }
         Pairs::expire(
             &mut workers.iter_mut().map(|worker| &mut worker.sums.pairs).collect::<Vec<_>>(),
             &index,
@@ -171,11 +176,11 @@ impl Aggregates {
 
     /// What waited of the end `sender` goes to where it belongs.
     fn release(&mut self, flow: &Flow, sender: usize, tag: u32, number: u32) {
-        let mut place = self.held.take(tag);
+        let place = self.held.take(tag);
         let line = self.line(number);
         line.tally += place.tally;
         line.last_ns = line.last_ns.max(flow.last_ns());
-        for sample in place.samples.drain(..) {
+        for sample in place.samples {
             self.count_sample(flow, sender, sample);
         }
         self.count(flow, Counter::Retransmits, place.retransmits);
@@ -183,7 +188,6 @@ impl Aggregates {
         if place.ended {
             self.count_outcome(flow);
         }
-        self.held.free(tag, place);
     }
 }
 

@@ -104,6 +104,7 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
     {
         let mut numbered = self.numbered.write().unwrap_or_else(PoisonError::into_inner);
         let count = keys.into_iter().filter(|key| numbered.remove(key)).count();
+        numbered.cut();
         budget.give_back(count * self.lines.load(Ordering::Relaxed));
         self.expired.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -111,6 +112,11 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
     /// The keys in the order of their numbers, from 1 on.
     pub(super) fn keys(&self) -> Vec<Option<K>> {
         self.numbered.read().unwrap_or_else(PoisonError::into_inner).keys.clone()
+    }
+
+    /// The highest number there is; [`OTHER`] if there is none.
+    pub(super) fn last(&self) -> usize {
+        self.numbered.read().unwrap_or_else(PoisonError::into_inner).keys.len()
     }
 
     /// Keys that have a number.
@@ -148,6 +154,16 @@ impl<K: Clone + Eq + Hash> Numbered<K> {
         };
         self.numbers.insert(key, number);
         number
+    }
+
+    /// Lets go of the room of those that have left.
+    fn cut(&mut self) {
+        let used = self.keys.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.keys.truncate(used);
+        self.free.retain(|number| *number as usize <= used);
+        self.keys.shrink_to(2 * used);
+        self.free.shrink_to(2 * self.free.len());
+        self.numbers.shrink_to(2 * self.numbers.len());
     }
 
     fn remove(&mut self, key: &K) -> bool {

@@ -180,7 +180,7 @@ impl Labeller {
         }
         let end = self.make(role, ip, party);
         if self.made.len() >= MADE_MOST {
-            self.made.clear();
+            self.made = HashMap::new();
         }
         self.made.insert(key, (Arc::clone(party), end.clone()));
         end

@@ -2,11 +2,14 @@
 //! as, for it cannot leave a series once it is in one.
 
 use crate::bpf::{Record, Sample, Tally};
+use crate::flow::Slab;
 
 /// Marks a tag as the number of a place here.
 const HELD: u32 = 1 << 31;
 /// Times that wait in one place; those beyond are counted at once.
 const SAMPLES_MOST: usize = 32;
+/// Times that wait in all of them.
+const ALL_SAMPLES_MOST: usize = 1 << 18;
 
 /// One direction of a flow.
 #[derive(Debug, Default)]
@@ -22,8 +25,8 @@ pub(super) struct Place {
 /// All that waits. The table of flows bounds how many do.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    places: Vec<Place>,
-    free: Vec<u32>,
+    places: Slab<Place>,
+    samples: usize,
 }
 
 /// The tag names a place.
@@ -34,28 +37,18 @@ pub(super) fn is_held(tag: u32) -> bool {
 impl Held {
     /// A new place; its tag.
     pub(super) fn hold(&mut self) -> u32 {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place::default());
-            self.places.len() as u32 - 1
-        });
-        HELD | place
+        HELD | self.places.insert(Place::default())
     }
 
     fn place(&mut self, tag: u32) -> Option<&mut Place> {
-        self.places.get_mut((tag & !HELD) as usize)
+        self.places.get_mut(tag & !HELD)
     }
 
-    /// What waits there; to be given back by [`Held::free`].
+    /// What waits there: nothing does any more.
     pub(super) fn take(&mut self, tag: u32) -> Place {
-        self.place(tag).map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Nothing waits there any more. The room that its samples had is used again.
-    pub(super) fn free(&mut self, tag: u32, place: Place) {
-        if let Some(free) = self.place(tag) {
-            *free = Place { samples: place.samples, ..Place::default() };
-        }
-        self.free.push(tag & !HELD);
+        let place = self.places.remove(tag & !HELD).unwrap_or_default();
+        self.samples -= place.samples.len();
+        place
     }
 
     pub(super) fn ended(&mut self, tag: u32) {
@@ -75,9 +68,11 @@ impl Held {
 
     /// False: there is no room.
     pub(super) fn measured(&mut self, tag: u32, sample: Sample) -> bool {
+        let room = self.samples < ALL_SAMPLES_MOST;
         match self.place(tag) {
-            Some(place) if place.samples.len() < SAMPLES_MOST => {
+            Some(place) if room && place.samples.len() < SAMPLES_MOST => {
                 place.samples.push(sample);
+                self.samples += 1;
                 true
             }
             _ => false,

@@ -175,6 +175,7 @@ fn expire<T>(workers: &mut [&mut ByPair<T>], index: &SeriesIndex, numbers: &Numb
     last.retain(|_, last_ns| *last_ns < since_ns);
     for pairs in workers {
         pairs.retain(|key, _| !last.contains_key(key));
+        pairs.shrink_to(2 * pairs.len());
     }
     index.expire(numbers, last.keys());
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use netmon::bpf::{Frame, Hook, Options, Sweep, Tally};
+use netmon::bpf::{Frame, Hook, Options, Sweep, Tally, possible_cpus};
 
 use super::pin;
 use crate::support::kernel::{Kernel, assert_conserved, small, total};
@@ -166,4 +166,23 @@ fn each_interface_has_books_and_those_without_share() {
         }
         assert_conserved(&kernel.books(), total(&records));
     });
+}
+
+#[test]
+fn only_books_in_use_are_read() {
+    needs_root!();
+    pin(0);
+    let kernel = Kernel::load(small()).unwrap();
+    let (books, cpus) = (kernel.bpf.books().unwrap(), possible_cpus().unwrap());
+    let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(b"hello world")));
+    let seen = |ifindex: u32| books.interfaces().get(&ifindex).map(|books| books.ingress.packets);
+    let inject = || kernel.injector(Hook::Ingress, true).inject(&packet, Frame::default(), 1).unwrap();
+    assert_eq!(books.in_use(), cpus, "those that interfaces share");
+    inject();
+    assert_eq!((books.in_use(), seen(1), seen(0)), (cpus + 1, Some(1), None));
+    books.retire(1);
+    assert_eq!((books.in_use(), seen(1), seen(0)), (cpus, None, Some(1)));
+    inject();
+    inject();
+    assert_eq!((books.in_use(), seen(1), seen(0)), (cpus + 1, Some(2), Some(1)));
 }

@@ -16,6 +16,7 @@ mod sweep;
 mod table;
 mod trace;
 mod tunnels;
+mod wakes;
 
 use std::collections::HashMap;
 

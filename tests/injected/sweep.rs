@@ -135,3 +135,19 @@ fn a_sweep_from_the_same_cpu_loses_nothing() {
         assert!(outcome.sweeps > 10, "{} sweeps", outcome.sweeps);
     }
 }
+
+/// Whatever has left it so: the other CPUs are swept, and the agent ends.
+#[test]
+fn a_cache_that_is_always_in_use_keeps_nobody_waiting() {
+    needs_root!();
+    let mut kernel = Kernel::load(small()).unwrap();
+    pin(0);
+    let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(b"hello world")));
+    kernel.injector(Hook::Ingress, true).inject(&packet, Frame::default(), 1).unwrap();
+    kernel.keep_busy();
+    for what in [Sweep::Due, Sweep::All] {
+        kernel.sweeper().sweep(what).unwrap();
+    }
+    assert!(!kernel.sweeper().is_empty(), "what it holds is still there");
+    assert_eq!(kernel.drain().len(), 0);
+}

@@ -22,10 +22,13 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it in `ns`, its metrics on a free port of the loopback address.
+    /// Starts it in `ns`, its metrics on a free port of the loopback address unless the arguments say otherwise.
     pub fn start(ns: &Netns, arguments: &[&str], clsact: bool) -> Program {
         let mut command = ns.command(NETMON);
-        command.args(["--metrics-addr", "127.0.0.1:0"]).args(arguments);
+        if !arguments.contains(&"--metrics-addr") {
+            command.args(["--metrics-addr", "127.0.0.1:0"]);
+        }
+        command.args(arguments);
         if clsact {
             command.env("NETMON_FORCE_CLSACT", "1");
         }

@@ -44,20 +44,42 @@ pub struct TcpSent {
 }
 
 impl TcpSent {
-    fn of(socket: &TcpStream) -> TcpSent {
-        let mut info = [0u8; 256];
-        let mut length = info.len() as libc::socklen_t;
-        // SAFETY: the buffer and its length outlive the call.
-        let result = unsafe {
-            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-            libc::getsockopt(socket.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &mut length)
-        };
-        assert!(result == 0 && length >= 208, "TCP_INFO of a kernel that counts bytes sent (4.19)");
-        // struct tcp_info, include/uapi/linux/tcp.h: tcpi_segs_out and tcpi_bytes_sent.
+    pub fn of(socket: &TcpStream) -> TcpSent {
+        let info = tcp_info(socket);
+        // tcpi_segs_out and tcpi_bytes_sent.
         let segments = u32::from_ne_bytes(info[136..140].try_into().unwrap());
         let bytes = u64::from_ne_bytes(info[200..208].try_into().unwrap());
         TcpSent { segments: segments.into(), bytes }
     }
+
+    /// Segments that have arrived, SYN included: tcpi_segs_in.
+    pub fn segments_received(socket: &TcpStream) -> u64 {
+        u32::from_ne_bytes(tcp_info(socket)[140..144].try_into().unwrap()).into()
+    }
+
+    /// So many segments were sent before there was a socket to count them.
+    pub fn after(self, segments: u64) -> TcpSent {
+        TcpSent { segments: self.segments + segments, ..self }
+    }
+
+    /// What the wire saw of it.
+    pub fn on_wire(&self, link_header: u64, address: IpAddr) -> Tally {
+        let header = link_header + ip_header(address) + TCP_HEADER;
+        Tally { packets: self.segments, bytes: self.segments * header + SYN_MORE + self.bytes }
+    }
+}
+
+/// struct tcp_info, include/uapi/linux/tcp.h.
+fn tcp_info(socket: &TcpStream) -> [u8; 256] {
+    let mut info = [0u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the buffer and its length outlive the call.
+    let result = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(socket.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &mut length)
+    };
+    assert!(result == 0 && length >= 208, "TCP_INFO of a kernel that counts bytes sent (4.19)");
+    info
 }
 
 /// A closed connection.
@@ -72,17 +94,12 @@ pub struct Connection {
 impl Connection {
     /// What the wire saw of the client.
     pub fn client_on_wire(&self, link_header: u64) -> Tally {
-        self.on_wire(self.from_client, link_header)
+        self.from_client.on_wire(link_header, self.client.ip())
     }
 
     /// What the wire saw of the server.
     pub fn server_on_wire(&self, link_header: u64) -> Tally {
-        self.on_wire(self.from_server, link_header)
-    }
-
-    fn on_wire(&self, sent: TcpSent, link_header: u64) -> Tally {
-        let header = link_header + ip_header(self.client.ip()) + TCP_HEADER;
-        Tally { packets: sent.segments, bytes: sent.segments * header + SYN_MORE + sent.bytes }
+        self.from_server.on_wire(link_header, self.client.ip())
     }
 }
 

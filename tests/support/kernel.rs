@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use netmon::bpf::{
     App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, Mode, ObjectStorage, Options, Record, RingReader, Sweep,
     Sweeper, Tally, TimestampSource,
@@ -94,6 +95,26 @@ impl Kernel {
                 return all;
             }
         }
+    }
+
+    /// From now on the cache of CPU 0 looks as if it were in use.
+    pub fn keep_busy(&self) {
+        let maps = self.bpf.loader().unwrap().map_infos();
+        let map = MapHandle::from_map_id(maps.iter().find(|map| map.name == "nm_cpus").unwrap().id).unwrap();
+        let first = 0u32.to_ne_bytes();
+        let mut state = map.lookup(&first, MapFlags::ANY).unwrap().unwrap();
+        state[..4].copy_from_slice(&1u32.to_ne_bytes()); // nm_cpu.busy
+        map.update(&first, &state, MapFlags::ANY).unwrap();
+    }
+
+    /// The records that were written, and those that found no room.
+    pub fn record_counts(&self) -> netmon::bpf::RecordCounts {
+        self.books.records()
+    }
+
+    /// The reader of a ring.
+    pub fn reader(&self, ring: usize) -> &RingReader {
+        &self.readers[ring]
     }
 
     /// What was not measured or not told, and by which clocks.

@@ -6,6 +6,8 @@ pub mod apiserver;
 #[allow(dead_code)]
 pub mod detect;
 #[allow(dead_code)]
+pub mod flood;
+#[allow(dead_code)]
 pub mod kernel;
 #[allow(dead_code)]
 pub mod netns;

@@ -2,9 +2,9 @@
 //! under the addresses of one side and leaves under those of the other. Errors have no connection of their own that conntrack
 //! tells of; their addresses are those of the connections that they are about.
 
-use foldhash::{HashMap, HashMapExt, HashSet};
+use foldhash::{HashMap, HashSet};
 
-use super::{Identity, Nat, Tracked, Translated};
+use super::{Identity, Nat, News, ROOM, Tracked, Translated};
 use crate::bpf::{Endpoint, Hook, Record};
 use crate::flow::FlowKey;
 use crate::flow::outcome::{ICMP, ICMPV6};
@@ -15,8 +15,8 @@ type Address = [u8; 16];
 type Leaving = (bool, Address, Option<Address>);
 
 /// What errors are called where they leave, of all connections that are translated.
-#[derive(Debug)]
-pub(super) struct Errors {
+#[derive(Debug, Default)]
+pub struct Errors {
     /// The connection that came last under these addresses, and how many have them.
     of: HashMap<Leaving, (Entering, u32)>,
     /// Addresses of this host: what leaves from one of them may have been made here.
@@ -51,18 +51,25 @@ fn is_error(record: &Record) -> bool {
 }
 
 impl Errors {
-    pub(super) fn new() -> Errors {
-        Errors { of: HashMap::new(), own: HashSet::default() }
+    /// Takes note of what has changed.
+    pub fn learn(&mut self, news: &News) {
+        match news {
+            News::Begun(translated) => self.add(translated),
+            News::Over(translated) => self.remove(translated),
+        }
+        if self.of.capacity() > 4 * self.of.len() + ROOM {
+            self.of.shrink_to(2 * self.of.len());
+        }
     }
 
-    pub(super) fn add(&mut self, translated: &Translated) {
+    fn add(&mut self, translated: &Translated) {
         for (leaving, entering) in names(translated) {
             let known = self.of.entry(leaving).or_insert((entering, 0));
             *known = (entering, known.1 + 1);
         }
     }
 
-    pub(super) fn remove(&mut self, translated: &Translated) {
+    fn remove(&mut self, translated: &Translated) {
         for (leaving, _) in names(translated) {
             if let Some(known) = self.of.get_mut(&leaving) {
                 known.1 -= 1;
@@ -73,13 +80,19 @@ impl Errors {
         }
     }
 
-    pub(super) fn own(&mut self, addresses: HashSet<Address>) {
+    /// The addresses of this host.
+    pub fn own(&mut self, addresses: HashSet<[u8; 16]>) {
         self.own = addresses;
     }
 
+    /// The record is worth asking about: few are.
+    pub fn concern(record: &Record) -> bool {
+        record.hook == Hook::Egress && !record.inner && is_error(record)
+    }
+
     /// The flow that a leaving error belongs to, by the addresses that it came in with.
-    pub(super) fn identify(&self, record: &Record) -> Option<Identity> {
-        if record.hook != Hook::Egress || record.inner || self.of.is_empty() || !is_error(record) {
+    pub fn identify(&self, record: &Record) -> Option<Identity> {
+        if self.of.is_empty() || !Errors::concern(record) {
             return None;
         }
         let [from, to] = [record.source.address, record.destination.address];
@@ -96,8 +109,8 @@ impl Errors {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{both, end, record};
-    use super::super::{Tracking, Translations};
+    use super::super::Tracking;
+    use super::super::tests::{Known, both, end, record};
     use super::*;
 
     fn error(from: u8, to: u8) -> Record {
@@ -106,13 +119,13 @@ mod tests {
     }
 
     /// Pod 1 dials service 2, backend 3 answers and knows the pod as node 4.
-    fn translations() -> Translations {
-        let mut translations = Translations::new(10);
+    fn translations() -> Known {
+        let mut translations = Known::new(10);
         translations.apply(&Tracking::Begun(both()), 0);
         translations
     }
 
-    fn entered(translations: &Translations, record: &Record) -> Option<(u8, u8)> {
+    fn entered(translations: &Known, record: &Record) -> Option<(u8, u8)> {
         let identity = translations.identify(record)?;
         let host = |at: usize| identity.key.ends[at].address[3];
         Some((host(identity.sender), host(1 - identity.sender)))
@@ -132,7 +145,7 @@ mod tests {
     #[test]
     fn what_the_host_may_have_sent_itself_needs_to_be_known() {
         let mut translations = translations();
-        translations.own_addresses([end(9, 0).address].into_iter().collect());
+        translations.errors.own([end(9, 0).address].into_iter().collect());
         assert!(translations.identify(&error(9, 1)).unwrap().only_if_known);
         assert!(!translations.identify(&error(2, 1)).unwrap().only_if_known);
     }

@@ -11,6 +11,40 @@ pub(super) fn end(host: u8, port: u16) -> Endpoint {
     Endpoint { address, port }
 }
 
+/// What is in force, and whoever looks it up.
+pub(super) struct Known {
+    translations: Translations,
+    lookup: Lookup,
+    pub(super) errors: Errors,
+}
+
+impl Known {
+    pub(super) fn new(most: usize) -> Known {
+        Known { translations: Translations::new(most), lookup: Lookup::default(), errors: Errors::default() }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Translations, &mut Vec<News>)) {
+        let mut news = Vec::new();
+        change(&mut self.translations, &mut news);
+        for news in news {
+            self.lookup.learn(&news, |_| true);
+            self.errors.learn(&news);
+        }
+    }
+
+    pub(super) fn apply(&mut self, tracking: &Tracking, now_ns: u64) {
+        self.change(|translations, news| translations.apply(tracking, now_ns, news));
+    }
+
+    pub(super) fn expire(&mut self, now_ns: u64) {
+        self.change(|translations, news| translations.expire(now_ns, news));
+    }
+
+    pub(super) fn identify(&self, record: &Record) -> Option<Identity> {
+        self.lookup.identify(record).or_else(|| self.errors.identify(record))
+    }
+}
+
 /// Pod 1 dials service 2, backend 3 answers and knows the pod as node 4.
 pub(super) fn both() -> Translated {
     let (dialled, answered) = ([end(1, 1000), end(2, 80)], [end(4, 5000), end(3, 8080)]);
@@ -42,7 +76,7 @@ pub(super) fn record(source: Endpoint, destination: Endpoint, ifindex: u32, hook
 
 #[test]
 fn all_names_are_one_flow() {
-    let mut translations = Translations::new(10);
+    let mut translations = Known::new(10);
     translations.apply(&Tracking::Begun(both()), 0);
     let Translated { dialled, answered, .. } = both();
     let nat = Nat { client: Some(answered[0]), server: Some(answered[1]) };
@@ -61,51 +95,82 @@ fn all_names_are_one_flow() {
 
 #[test]
 fn a_name_used_again_is_the_new_ones() {
-    let mut translations = Translations::new(10);
+    let mut translations = Known::new(10);
     let first = both();
     let second = Translated { answered: [end(4, 5001), end(3, 8080)], ..both() };
     translations.apply(&Tracking::Begun(first), 0);
     translations.apply(&Tracking::Ended(first), SECOND);
     translations.apply(&Tracking::Begun(second), SECOND);
-    let known_as = |translations: &Translations, [client, server]: [Endpoint; 2]| {
+    let known_as = |translations: &Known, [client, server]: [Endpoint; 2]| {
         translations.identify(&record(client, server, 1, Hook::Ingress))?.tracked?.nat.client
     };
     assert_eq!(known_as(&translations, first.dialled), Some(end(4, 5001)));
     assert_eq!(known_as(&translations, first.answered), Some(end(4, 5000)), "late records still find it");
     translations.expire(9 * SECOND);
-    assert_eq!(translations.len(), 2);
+    assert_eq!(translations.translations.len(), 2);
     translations.expire(12 * SECOND);
-    assert_eq!(translations.len(), 1);
+    assert_eq!(translations.translations.len(), 1);
     assert_eq!(known_as(&translations, first.answered), None);
     assert_eq!(known_as(&translations, second.dialled), Some(end(4, 5001)), "not taken along");
 }
 
 #[test]
 fn a_list_ends_what_it_lacks_and_adds_what_was_missed() {
-    let mut translations = Translations::new(10);
+    let mut translations = Known::new(10);
     let other =
         |port| Translated { dialled: [end(1, port), end(2, 80)], answered: [end(4, port), end(3, 8080)], ..both() };
     for port in 1..=3 {
         translations.apply(&Tracking::Begun(other(port)), 0);
     }
-    let list = translations.begin_list();
+    let list = translations.translations.begin_list();
     translations.apply(&Tracking::Ended(other(2)), SECOND);
     translations.apply(&Tracking::Begun(other(4)), SECOND);
-    translations.end_list(list, &[other(1), other(2), other(5)], SECOND);
+    translations.change(|all, news| all.end_list(list, &[other(1), other(2), other(5)], SECOND, news));
     translations.expire(20 * SECOND);
     let there = |port| translations.identify(&record(end(1, port), end(2, 80), 1, Hook::Ingress)).is_some();
     assert_eq!([1, 2, 3, 4, 5].map(there), [true, false, false, true, true]);
 }
 
+/// The kernel could not tell of the end of the first.
+#[test]
+fn a_list_ends_one_whose_endpoints_another_has() {
+    let mut known = Known::new(10);
+    let second = Translated { answered: [end(4, 5001), end(3, 8080)], ..both() };
+    known.apply(&Tracking::Begun(both()), 0);
+    known.apply(&Tracking::Begun(second), SECOND);
+    let list = known.translations.begin_list();
+    known.change(|all, news| all.end_list(list, &[second], 2 * SECOND, news));
+    known.expire(20 * SECOND);
+    assert_eq!((known.translations.len(), known.lookup.len()), (1, 3));
+    let client = |known: &Known| known.identify(&record(second.dialled[0], second.dialled[1], 1, Hook::Ingress));
+    assert_eq!(client(&known).unwrap().tracked.unwrap().nat.client, Some(end(4, 5001)));
+}
+
+#[test]
+fn a_burst_leaves_no_room_behind() {
+    let mut known = Known::new(100_000);
+    let of =
+        |n: u16, host| Translated { dialled: [end(1, n), end(2, 80)], answered: [end(host, n), end(3, 80)], ..both() };
+    for n in 0..50_000 {
+        known.apply(&Tracking::Begun(of(n, 4)), 0);
+        known.apply(&Tracking::Ended(of(n, 4)), 0);
+    }
+    known.expire(20 * SECOND);
+    assert_eq!((known.translations.len(), known.lookup.len()), (0, 0));
+    let Translations { entries, index, ended, .. } = &known.translations;
+    let room = entries.capacity().max(index.capacity()).max(ended.capacity());
+    assert!(room <= 2 * ROOM, "{room}");
+}
+
 #[test]
 fn what_finds_no_room_is_counted() {
-    let mut translations = Translations::new(1);
+    let mut translations = Known::new(1);
     translations.apply(&Tracking::Begun(both()), 0);
     translations.apply(&Tracking::Begun(both()), 0);
-    assert_eq!(translations.refused(), 0, "told twice");
+    assert_eq!(translations.translations.refused(), 0, "told twice");
     let other = Translated { dialled: [end(1, 1), end(2, 80)], ..both() };
     translations.apply(&Tracking::Begun(other), 0);
-    assert_eq!((translations.len(), translations.refused()), (1, 1));
+    assert_eq!((translations.translations.len(), translations.translations.refused()), (1, 1));
 }
 
 #[derive(Default)]
@@ -131,7 +196,7 @@ impl Observer for Counted {
 /// On one interface too: before and after it is translated, in the same direction of the hook.
 #[test]
 fn packets_are_counted_once_under_all_names() {
-    let mut translations = Translations::new(10);
+    let mut translations = Known::new(10);
     translations.apply(&Tracking::Begun(both()), 0);
     let Translated { dialled, answered, .. } = both();
     let timeout = Duration::from_secs(30);

@@ -6,23 +6,48 @@ use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds, spread
 use crate::flow::naming::HOLD_NS;
 use crate::flow::outcome::{conclude, is_waiting, patience};
 use crate::flow::past::Past;
-use crate::flow::wheel::{Entry, Wheel};
 use crate::flow::{CLOSING, Flow, Naming, Observer};
 
 /// Names are asked for again within this time.
 const NAMED_NS: u64 = 1_000_000_000;
+/// Of the flows that there may be, the part that is kept free for those that come while the ones to go are looked for.
+const SPARE: usize = 256;
+/// So much may stay, of whatever is counted: growing and shrinking in turn costs more.
+const ROOM: usize = 1024;
+
+impl Limits {
+    /// When the flow is over if nothing more comes.
+    fn deadline(&self, flow: &Flow) -> u64 {
+        let nanoseconds = |duration: Duration| duration.as_nanos() as u64;
+        let timeout = if flow.outcome.is_some() {
+            let lingers = flow.last_ns().saturating_add(LINGER_NS);
+            // Whoever waits for a name has it, or has waited long enough, before it goes.
+            let named =
+                if flow.naming == Naming::Awaited { flow.first_ns.saturating_add(HOLD_NS + NAMED_NS) } else { 0 };
+            return lingers.max(named);
+        } else if flow.has(CLOSING) {
+            0
+        } else if is_waiting(flow) {
+            patience(flow, nanoseconds(self.connect_timeout))
+        } else {
+            nanoseconds(self.flow_timeout)
+        };
+        let over = flow.last_ns().saturating_add(timeout);
+        let aged = self.max_age.map_or(u64::MAX, |age| flow.first_ns.saturating_add(age.as_nanos() as u64));
+        over.min(aged).saturating_add(SETTLE_NS)
+    }
+}
 
 impl Table {
     /// From now on these bounds hold; what exceeds them leaves at once.
-    pub fn set_limits(&mut self, limits: Limits, now_ns: u64, observer: &mut impl Observer) {
+    pub fn set_limits(&mut self, limits: Limits, observer: &mut impl Observer) {
         self.limits = limits;
         self.bound(limits.max_flows, observer);
         // Each may now be over sooner than it was put down for.
-        self.wheel = Wheel::new(seconds(now_ns));
-        for &(_, index) in &self.index {
-            if let Some(flow) = self.flows.get(index) {
-                let deadline = self.deadline(flow).max(now_ns);
-                self.wheel.schedule(seconds(deadline) + 1, Entry { index, generation: flow.generation });
+        let Table { index, flows, wheel, .. } = self;
+        for &(_, index) in &*index {
+            if let Some(at) = flows.get(index).map(|flow| seconds(limits.deadline(flow)) + 1) {
+                wheel.schedule(flows, index, at);
             }
         }
     }
@@ -30,7 +55,24 @@ impl Table {
     /// From now on so many flows at most; what exceeds it leaves at once.
     pub fn bound(&mut self, max_flows: usize, observer: &mut impl Observer) {
         self.limits.max_flows = max_flows;
-        while self.len() > max_flows.max(1) && self.evict(observer) {}
+        let mut passes = self.len() / EVICTION_LOOKS;
+        while self.len() > max_flows.max(1) {
+            let sure = passes == 0;
+            if !self.evict(sure, observer) {
+                if sure {
+                    break;
+                }
+                passes -= 1;
+            }
+        }
+        self.give_back();
+    }
+
+    /// Room for one more.
+    pub(super) fn make_room(&mut self, observer: &mut impl Observer) {
+        let most = self.limits.max_flows.max(1);
+        // Where many connections are busy, the flows to go are behind them on the wheel: there is room until they are found.
+        while self.len() >= most - most / SPARE && self.evict(self.len() >= most, observer) {}
     }
 
     /// The flow is so old that what comes belongs to a new one.
@@ -42,24 +84,41 @@ impl Table {
     /// Ends what was silent for too long.
     pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer) {
         self.grow_up(now_ns, observer);
-        for entry in self.wheel.turn(seconds(now_ns)) {
-            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
-            let deadline = self.deadline(flow);
+        self.wheel.turn(&mut self.flows, seconds(now_ns));
+        while let Some(index) = self.wheel.due(&mut self.flows) {
+            let Some(flow) = self.flows.get(index) else { continue };
+            let deadline = self.limits.deadline(flow);
             if deadline > now_ns {
-                self.wheel.schedule(seconds(deadline) + 1, entry);
+                self.wheel.schedule(&mut self.flows, index, seconds(deadline) + 1);
             } else if flow.outcome.is_some() {
-                self.remove(entry.index, observer);
+                self.remove(index, observer);
             } else {
-                self.end(entry.index, observer);
-                self.wheel.schedule(seconds(now_ns + LINGER_NS) + 1, entry);
+                self.end(index, observer);
+                self.wheel.schedule(&mut self.flows, index, seconds(now_ns + LINGER_NS) + 1);
             }
+        }
+        self.give_back();
+    }
+
+    /// Lets go of the room that a burst has taken, where little of it is in use.
+    fn give_back(&mut self) {
+        let Table { index, young, unnamed, .. } = self;
+        let too_much = |capacity: usize, used: usize| capacity > 4 * used + ROOM;
+        if too_much(index.capacity(), index.len()) {
+            index.shrink_to(2 * index.len(), |&(hash, _)| spread(hash));
+        }
+        if too_much(young.capacity(), young.len()) {
+            young.shrink_to(2 * young.len());
+        }
+        if too_much(unnamed.capacity(), unnamed.len()) {
+            unnamed.shrink_to(2 * unnamed.len());
         }
     }
 
     /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
     pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer) {
         let over = |&index: &u32| {
-            self.flows.get(index).is_some_and(|flow| self.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
+            self.flows.get(index).is_some_and(|flow| self.limits.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
         };
         let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
         for index in over {
@@ -75,42 +134,24 @@ impl Table {
         }
     }
 
-    /// When the flow is over if nothing more comes.
-    pub(super) fn deadline(&self, flow: &Flow) -> u64 {
-        let nanoseconds = |duration: Duration| duration.as_nanos() as u64;
-        let timeout = if flow.outcome.is_some() {
-            let lingers = flow.last_ns().saturating_add(LINGER_NS);
-            // Whoever waits for a name has it, or has waited long enough, before it goes.
-            let named =
-                if flow.naming == Naming::Awaited { flow.first_ns.saturating_add(HOLD_NS + NAMED_NS) } else { 0 };
-            return lingers.max(named);
-        } else if flow.has(CLOSING) {
-            0
-        } else if is_waiting(flow) {
-            patience(flow, nanoseconds(self.limits.connect_timeout))
-        } else {
-            nanoseconds(self.limits.flow_timeout)
-        };
-        let over = flow.last_ns().saturating_add(timeout);
-        let aged = self.limits.max_age.map_or(u64::MAX, |age| flow.first_ns.saturating_add(age.as_nanos() as u64));
-        over.min(aged).saturating_add(SETTLE_NS)
-    }
-
-    /// Makes room: the flow that would be over first goes, so unanswered SYNs and idle flows before others. False if there
-    /// is none.
-    pub(super) fn evict(&mut self, observer: &mut impl Observer) -> bool {
+    /// The flow that would be over first goes, so unanswered SYNs and idle flows before others. False if none went: there is none,
+    /// or many in turn had packets since they were put on the wheel, which have been put back; `sure`: then one of these goes.
+    fn evict(&mut self, sure: bool, observer: &mut impl Observer) -> bool {
         let mut looks = 0;
-        while let Some((due, entry)) = self.wheel.pop() {
-            let Some(flow) = self.flows.get(entry.index).filter(|f| f.generation == entry.generation) else { continue };
-            let deadline = seconds(self.deadline(flow)) + 1;
+        while let Some((due, index)) = self.wheel.pop(&mut self.flows) {
+            let Some(flow) = self.flows.get(index) else { continue };
+            let deadline = (seconds(self.limits.deadline(flow)) + 1).min(self.wheel.last());
             looks += 1;
-            if deadline > due && looks <= EVICTION_LOOKS {
-                self.wheel.schedule(deadline, entry); // it had packets since it was put there
+            if deadline > due && (looks < EVICTION_LOOKS || !sure) {
+                self.wheel.schedule(&mut self.flows, index, deadline);
+                if looks == EVICTION_LOOKS {
+                    return false;
+                }
                 continue;
             }
             observer.evicted(flow);
-            self.end(entry.index, observer);
-            self.remove(entry.index, observer);
+            self.end(index, observer);
+            self.remove(index, observer);
             return true;
         }
         false
@@ -128,6 +169,7 @@ impl Table {
     }
 
     pub(super) fn remove(&mut self, index: u32, observer: &mut impl Observer) {
+        self.wheel.remove(&mut self.flows, index);
         let Some(flow) = self.flows.remove(index) else { return };
         if flow.naming == Naming::Awaited {
             observer.nameless(&flow);

@@ -3,7 +3,7 @@
 use super::{Table, retag, seconds, spread};
 use crate::bpf::Record;
 use crate::flow::past::Past;
-use crate::flow::wheel::Entry;
+use crate::flow::wheel::Link;
 use crate::flow::{BROADCAST, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, Identity, Naming, Observer, roles};
 
 impl Table {
@@ -67,7 +67,7 @@ impl Table {
         record: &Record,
         observer: &mut impl Observer,
     ) -> u32 {
-        while self.len() >= self.limits.max_flows.max(1) && self.evict(observer) {}
+        self.make_room(observer);
         let Identity { key, sender, .. } = *identity;
         let past = self.past(hash, identity, record);
         let evidence = past.map(|past| past.client.into()).or_else(|| roles::evidence(identity, record));
@@ -87,6 +87,7 @@ impl Table {
             tags: [0; 2],
             naming: Naming::Unasked,
             generation: self.generation,
+            link: Link::default(),
         };
         if let Some(past) = past {
             past.go_on(&mut flow);
@@ -97,7 +98,7 @@ impl Table {
         let index = self.flows.insert(flow);
         self.index.insert_unique(spread(hash as u32), (hash as u32, index), |&(h, _)| spread(h));
         let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
-        self.wheel.schedule(at, Entry { index, generation: self.generation });
+        self.wheel.schedule(&mut self.flows, index, at);
         self.begin(index, observer);
         index
     }

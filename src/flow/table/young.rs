@@ -1,8 +1,7 @@
 //! Flows that are new: who opened them, which way, and what they speak is told by the first records of both directions and of all
 //! hooks, which come in any order.
 
-use super::{SETTLE_NS, Table, retag};
-use crate::flow::wheel::Entry;
+use super::{Entry, SETTLE_NS, Table, retag};
 use crate::flow::{Flow, Observer, YOUNG};
 
 /// Of a table at a time.

@@ -70,7 +70,7 @@ fn a_shorter_timeout_holds_for_flows_that_are_there() {
         table.merge(&packet(port, 100), &mut log);
         table.merge(&answer(port, 100), &mut log);
     }
-    table.set_limits(limits(10, 20, None), 110 * SECOND, &mut log);
+    table.set_limits(limits(10, 20, None), &mut log);
     table.expire(119 * SECOND, &mut log);
     assert_eq!(log.ended.len(), 0);
     table.expire(126 * SECOND, &mut log);
@@ -86,7 +86,7 @@ fn a_longer_timeout_does_too() {
     table.merge(&packet(1, 100), &mut log);
     table.merge(&answer(1, 100), &mut log);
     for _ in 0..100 {
-        table.set_limits(limits(10, 300, None), 110 * SECOND, &mut log);
+        table.set_limits(limits(10, 300, None), &mut log);
     }
     table.expire(200 * SECOND, &mut log);
     assert_eq!(log.ended.len(), 0);
@@ -101,7 +101,7 @@ fn a_lower_bound_makes_room_at_once() {
     for port in 0..10 {
         table.merge(&packet(port, 100 + u64::from(port)), &mut log);
     }
-    table.set_limits(limits(4, 300, None), 110 * SECOND, &mut log);
+    table.set_limits(limits(4, 300, None), &mut log);
     let mut left: Vec<u16> = table.iter().map(|flow| flow.key.ends[0].port).collect();
     left.sort_unstable();
     assert_eq!((left, log.evicted.len()), ((4006..4010).collect(), 6), "those go that were silent longest");

@@ -1,0 +1,294 @@
+//! Floods: memory is that of the flows that are there, and what is known of connections stays.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{Scope, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::control::Operated;
+use super::eventually;
+use super::metrics::get;
+use super::net::quiet_pair;
+use super::traffic::{ETH, TcpSent, plain_tcp};
+use crate::needs_root;
+use crate::support::flood::SynFlood;
+use crate::support::netns::Netns;
+
+/// Of `vb`, as net.rs gives it.
+const MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
+/// What the manifests ask for, but for the limit of CPU time: above that, flows are left out.
+const SHIPPED: &str = "resources.memory_limit=384Mi";
+const CONNECTIONS: usize = 50;
+/// A kubelet waits this long for the answer to a probe.
+const PROBE: Duration = Duration::from_secs(1);
+const MIB: u64 = 1 << 20;
+
+fn started(ns: &Netns, name: &str, arguments: &[&str]) -> (Operated, SocketAddr) {
+    let operated = Operated::start(ns, name, arguments);
+    let address = operated.program.log.iter().find_map(|line| line.split("metrics on http://").nth(1)).unwrap();
+    let address = address.trim_end_matches("/metrics").parse().unwrap();
+    (operated, address)
+}
+
+fn resident(operated: &Operated) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", operated.program.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// It says at its end that nothing is missing.
+fn end_exact(operated: Operated) {
+    operated.program.signal("TERM");
+    let (status, _, log) = operated.program.end();
+    assert!(status.success() && log.last().unwrap().contains("(exact)"), "{log:#?}");
+}
+
+#[test]
+fn memory_of_a_burst_is_given_back() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let (operated, address) = started(&b, "burst", &["--set", "flow.connect_timeout=1s"]);
+    let flows = || get(&b, address, "/metrics").sum("netmon_flows_active", &[]);
+    // The first page, and what it takes, is not of the flows.
+    flows();
+    let before = resident(&operated);
+    let flood = SynFlood::start(&a, "va", MAC);
+    eventually("many flows", || (flows() > 200_000.0).then_some(()));
+    drop(flood);
+    let most = resident(&operated);
+    assert!(most > before + 40 * MIB, "{most} bytes after {before}");
+    eventually("their end", || (flows() < 100.0).then_some(()));
+    eventually("their memory is given back", || (resident(&operated) < before + (most - before) / 4).then_some(()));
+    end_exact(operated);
+}
+
+/// Connections in which something is asked and answered all the time.
+struct Conversations {
+    clients: Vec<TcpStream>,
+    servers: Vec<TcpStream>,
+}
+
+impl Conversations {
+    fn open(a: &Netns, b: &Netns) -> Conversations {
+        plain_tcp(a);
+        plain_tcp(b);
+        let listener = b.run(|| TcpListener::bind("10.9.0.2:0").unwrap());
+        let server = listener.local_addr().unwrap();
+        let connect = |_| (a.run(|| TcpStream::connect(server).unwrap()), listener.accept().unwrap().0);
+        let (clients, servers): (Vec<_>, Vec<_>) = (0..CONNECTIONS).map(connect).unzip();
+        for stream in clients.iter().chain(&servers) {
+            // The flood's frames push theirs out of the queue now and then.
+            stream.set_read_timeout(Some(4 * super::PATIENCE)).unwrap();
+            stream.set_nodelay(true).unwrap();
+        }
+        Conversations { clients, servers }
+    }
+
+    /// Until `over`.
+    fn go_on(&self, over: &AtomicBool) {
+        while !over.load(Ordering::Relaxed) {
+            for (client, server) in self.clients.iter().zip(&self.servers) {
+                let mut buffer = [0; 300];
+                let (mut client, mut server) = (client, server);
+                client.write_all(&[1; 100]).unwrap();
+                server.read_exact(&mut buffer[..100]).unwrap();
+                server.write_all(&[2; 300]).unwrap();
+                client.read_exact(&mut buffer).unwrap();
+            }
+            sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Each is one flow that has all that its sockets know of; how many of them are known to the byte in both directions, for nothing of
+    /// them was lost.
+    fn known(&self, operated: &Operated) -> Result<usize> {
+        let port = self.servers[0].local_addr().unwrap().port();
+        let dump = operated.says(&[
+            "-o",
+            "json",
+            "flows",
+            "dump",
+            "--filter",
+            &format!("dst_port={port} and dst_ip=10.9.0.2"),
+        ]);
+        let flows: Vec<Value> = dump.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut to_the_byte = 0;
+        for (client, server) in self.clients.iter().zip(&self.servers) {
+            let source = u64::from(client.local_addr().unwrap().port());
+            let its: Vec<&Value> = flows.iter().filter(|flow| flow["client_port"] == source).collect();
+            ensure!(its.len() == 1, "{its:#?}");
+            let told = |what: &str| its[0][what].as_u64().unwrap();
+            // The SYN-ACK was sent before there was a socket to count it.
+            let answers = TcpSent::of(server).after(1).on_wire(ETH, server.local_addr().unwrap().ip());
+            ensure!(
+                [told("server_packets"), told("server_bytes")] == [answers.packets, answers.bytes],
+                "{its:#?}: {answers:?}"
+            );
+            let (asked, arrived) = (TcpSent::of(client), TcpSent::segments_received(server));
+            // What was pushed out of the queue on the way was not there to be seen.
+            ensure!(told("client_packets") == arrived, "{its:#?}: {arrived}");
+            if asked.segments == arrived {
+                let asked = asked.on_wire(ETH, client.local_addr().unwrap().ip());
+                ensure!(told("client_bytes") == asked.bytes, "{its:#?}: {asked:?}");
+                to_the_byte += 1;
+            }
+        }
+        Ok(to_the_byte)
+    }
+}
+
+/// Asks for both probes until `over`; the longest that an answer took.
+fn probe(ns: &Netns, address: SocketAddr, over: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    ns.run(|| {
+        while !over.load(Ordering::Relaxed) {
+            for path in ["/healthz", "/readyz"] {
+                let start = Instant::now();
+                let mut stream = TcpStream::connect_timeout(&address, 5 * PROBE).unwrap();
+                stream.set_read_timeout(Some(5 * PROBE)).unwrap();
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: netmon\r\nConnection: close\r\n\r\n").unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{path}: {error}"));
+                assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+                longest = longest.max(start.elapsed());
+            }
+            sleep(PROBE / 4);
+        }
+    });
+    longest
+}
+
+/// Connections to the metrics that send nothing, as many as the agent lets live, again and again.
+fn be_silent(ns: &Netns, port: u16, count: usize, over: &AtomicBool) {
+    ns.run(|| {
+        let mut silent = Vec::new();
+        while !over.load(Ordering::Relaxed) {
+            silent.retain(|stream: &TcpStream| {
+                stream.set_nonblocking(true).is_ok()
+                    && matches!(stream.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+            });
+            let new = (silent.len()..count)
+                .map_while(|_| TcpStream::connect_timeout(&SocketAddr::from(([10, 9, 0, 2], port)), PROBE).ok());
+            silent.extend(new.collect::<Vec<_>>());
+            sleep(PROBE / 4);
+        }
+    });
+}
+
+/// Reads all flows, a kilobyte at a time, again and again.
+fn read_slowly(operated: &Operated, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        let mut command = operated.command(&["-o", "json", "flows", "dump", "--sort", "bytes"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = child.stdout.take().unwrap();
+        let mut piece = [0; 1024];
+        while !over.load(Ordering::Relaxed) && lines.read(&mut piece).is_ok_and(|read| read > 0) {
+            sleep(Duration::from_millis(100));
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+}
+
+/// Under a flood for `time`, with what else goes on meanwhile.
+fn withstand(
+    name: &str,
+    time: Duration,
+    metrics: &str,
+    meanwhile: impl for<'s> FnOnce(&'s Scope<'s, '_>, &'s Operated, &'s Netns, SocketAddr, &'s AtomicBool),
+) {
+    let (a, b) = quiet_pair();
+    let (operated, address) = started(&b, name, &["--set", SHIPPED, "--metrics-addr", metrics]);
+    let conversations = Conversations::open(&a, &b);
+    let over = AtomicBool::new(false);
+    let sent = AtomicU64::new(0);
+    let mut samples = Vec::new();
+    let slowest = std::thread::scope(|scope| {
+        // Whoever fails ends all: else the others would go on for ever.
+        let over = &over;
+        let _end = End(over);
+        let talking = scope.spawn(|| conversations.go_on(over));
+        let probing = scope.spawn(|| probe(&b, address, over));
+        meanwhile(scope, &operated, &a, address, over);
+        let flood = SynFlood::start(&a, "va", MAC);
+        let start = Instant::now();
+        while start.elapsed() < time && !talking.is_finished() && !probing.is_finished() {
+            samples.push((start.elapsed().as_secs(), resident(&operated)));
+            if samples.len() % 30 == 1 {
+                let (at, bytes) = samples[samples.len() - 1];
+                println!("{at:4} s: {:4} MiB resident, {} M SYNs", bytes / MIB, flood.sent() / 1_000_000);
+            }
+            sleep(Duration::from_secs(1));
+        }
+        sent.store(flood.sent(), Ordering::Relaxed);
+        drop(flood);
+        over.store(true, Ordering::Relaxed);
+        talking.join().unwrap();
+        probing.join().unwrap()
+    });
+    let status = operated.json(&["status"]);
+    let settled: Vec<u64> =
+        samples.iter().filter(|(at, _)| *at >= time.as_secs().min(300) / 5).map(|(_, bytes)| *bytes).collect();
+    let (least, most) = (settled.iter().min().unwrap(), settled.iter().max().unwrap());
+    println!(
+        "{} M SYNs; {} to {} MiB resident from the second minute on; slowest probe {slowest:?}; {} flows, {} evicted",
+        sent.load(Ordering::Relaxed) / 1_000_000,
+        least / MIB,
+        most / MIB,
+        status["flows_active"],
+        status["flows_evicted"]
+    );
+    assert!(most - least < least / 10 + 16 * MIB, "{samples:?}");
+    assert!(slowest < PROBE, "{slowest:?}");
+    // What they sent last is told of within some seconds.
+    let since = Instant::now();
+    let known = loop {
+        match conversations.known(&operated) {
+            Ok(known) => break known,
+            Err(error) => assert!(since.elapsed() < super::PATIENCE, "{error:#}"),
+        }
+        sleep(Duration::from_millis(200));
+    };
+    println!("{CONNECTIONS} connections kept, {known} of them with nothing lost on the way, to the byte");
+    let active = get(&b, address, "/metrics").sum("netmon_flows_active", &[]);
+    assert!(active > 100_000.0, "what fits stays: {active} flows");
+    end_exact(operated);
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `NETMON_FLOOD_SECONDS`, else five minutes.
+fn minutes() -> Duration {
+    let seconds = std::env::var("NETMON_FLOOD_SECONDS").ok().map(|text| text.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(300))
+}
+
+#[test]
+#[ignore = "takes five minutes and a machine of its own: make test-flood"]
+fn memory_stays_flat_for_minutes() {
+    needs_root!();
+    withstand("flat", minutes(), "127.0.0.1:0", |_, _, _, _, _| {});
+}
+
+#[test]
+#[ignore = "takes five minutes and a machine of its own: make test-flood"]
+fn nobody_is_kept_waiting_for_minutes() {
+    needs_root!();
+    withstand("waiting", minutes(), "10.9.0.2:0", |scope, operated, a, address, over| {
+        for _ in 0..8 {
+            scope.spawn(move || read_slowly(operated, over));
+        }
+        scope.spawn(move || be_silent(a, address.port(), 200, over));
+    });
+}
