@@ -104,41 +104,36 @@ impl Conversations {
         }
     }
 
-    /// Each is one flow that has all that its sockets know of; how many of them are known to the byte in both directions, for nothing of
-    /// them was lost.
+    /// Each is one flow that has all that its sockets know of, to the byte; but for packets that are in the books as lost, for a ring
+    /// was full. How many have all.
     fn known(&self, operated: &Operated) -> Result<usize> {
+        let lost = operated.json(&["status"])["packets"]["lost"].as_u64().unwrap();
         let port = self.servers[0].local_addr().unwrap().port();
-        let dump = operated.says(&[
-            "-o",
-            "json",
-            "flows",
-            "dump",
-            "--filter",
-            &format!("dst_port={port} and dst_ip=10.9.0.2"),
-        ]);
+        let filter = format!("dst_port={port} and dst_ip=10.9.0.2");
+        let dump = operated.says(&["-o", "json", "flows", "dump", "--filter", &filter]);
         let flows: Vec<Value> = dump.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let mut to_the_byte = 0;
+        let mut whole = 0;
         for (client, server) in self.clients.iter().zip(&self.servers) {
             let source = u64::from(client.local_addr().unwrap().port());
             let its: Vec<&Value> = flows.iter().filter(|flow| flow["client_port"] == source).collect();
-            ensure!(its.len() == 1, "{its:#?}");
+            ensure!(its.len() == 1, "{} flows of one connection: {its:#?}", its.len());
             let told = |what: &str| its[0][what].as_u64().unwrap();
             // The SYN-ACK was sent before there was a socket to count it.
             let answers = TcpSent::of(server).after(1).on_wire(ETH, server.local_addr().unwrap().ip());
-            ensure!(
-                [told("server_packets"), told("server_bytes")] == [answers.packets, answers.bytes],
-                "{its:#?}: {answers:?}"
-            );
+            // What the flood pushed out of the queue on the way was not there to be seen.
             let (asked, arrived) = (TcpSent::of(client), TcpSent::segments_received(server));
-            // What was pushed out of the queue on the way was not there to be seen.
-            ensure!(told("client_packets") == arrived, "{its:#?}: {arrived}");
-            if asked.segments == arrived {
-                let asked = asked.on_wire(ETH, client.local_addr().unwrap().ip());
-                ensure!(told("client_bytes") == asked.bytes, "{its:#?}: {asked:?}");
-                to_the_byte += 1;
+            let seen = [told("client_packets"), told("server_packets")];
+            for (seen, sent) in seen.into_iter().zip([arrived, answers.packets]) {
+                ensure!(seen <= sent && sent - seen <= lost, "{seen} of {sent}, {lost} lost: {its:#?}");
+            }
+            if seen == [arrived, answers.packets] {
+                whole += 1;
+                ensure!(told("server_bytes") == answers.bytes, "{its:#?}: {answers:?}");
+                let all = asked.on_wire(ETH, client.local_addr().unwrap().ip());
+                ensure!(asked.segments != arrived || told("client_bytes") == all.bytes, "{its:#?}: {all:?}");
             }
         }
-        Ok(to_the_byte)
+        Ok(whole)
     }
 }
 
@@ -254,7 +249,7 @@ fn withstand(
         }
         sleep(Duration::from_millis(200));
     };
-    println!("{CONNECTIONS} connections kept, {known} of them with nothing lost on the way, to the byte");
+    println!("{CONNECTIONS} connections kept, {known} of them to the byte");
     let active = get(&b, address, "/metrics").sum("netmon_flows_active", &[]);
     assert!(active > 100_000.0, "what fits stays: {active} flows");
     end_exact(operated);
