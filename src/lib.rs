@@ -18,5 +18,7 @@ pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod output;
+pub mod pattern;
+pub mod regular_file;
 pub mod replay;
 pub mod worker;

@@ -29,11 +29,9 @@ fn main() -> ExitCode {
     }
     bpf::raise_capabilities();
     let mut args = Args::parse();
+    args.check().unwrap_or_else(|error| error.exit());
     let command = args.command.take();
-    // A variable that is no text is none of ours.
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let sources = args.into_sources(environment);
+    let sources = args.into_sources(std::env::vars_os());
     let settings = match Settings::read(&sources) {
         Ok(settings) => settings,
         Err(error) => return fail(&error),

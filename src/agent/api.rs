@@ -174,6 +174,7 @@ impl Api for Operated {
             config_reloads: reloads.taken,
             config_reload_failures: reloads.failed,
             restart_needed: Key::pending(&config, &wanted.config).map(|key| key.path).collect(),
+            without_effect: wanted.without_effect(),
             interfaces: interfaces.values().map(state).collect(),
         }
     }

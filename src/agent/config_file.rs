@@ -1,12 +1,14 @@
 //! The thread that sees the configuration file change: written in place, renamed into its place, or, as Kubernetes does with a
-//! ConfigMap, by a symlink on the way to it.
+//! ConfigMap, by a symlink on the way to it. That it cannot be read is a change too.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -15,11 +17,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
 use super::shared::Handle;
+use crate::regular_file;
 
 /// Links followed from the file's name to the file.
 const HOPS: usize = 16;
 /// What Kubernetes swaps to change all files of a ConfigMap at once.
 const CONFIG_MAP_LINK: &str = "..data";
+/// Between two renames there may be no file. If it stays away for longer, that is told.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The running thread. It ends with the value.
 pub struct ConfigWatch {
@@ -76,29 +81,41 @@ struct File {
     inotify: Inotify,
     /// Of the file, and of links to it, in the folders that are watched.
     names: BTreeSet<OsString>,
-    content: Option<Vec<u8>>,
+    /// Or why it cannot be read.
+    content: Result<Vec<u8>, String>,
+    /// When to look again without being told to.
+    again: Option<Instant>,
 }
 
 impl File {
     fn watch(path: &Path) -> Result<File> {
         let path = std::path::absolute(path).with_context(|| format!("the place of {}", path.display()))?;
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("watch files")?;
-        let mut file = File { path, inotify, names: BTreeSet::new(), content: None };
+        let mut file = File { path, inotify, names: BTreeSet::new(), content: Ok(Vec::new()), again: None };
         file.follow()?;
-        file.content = std::fs::read(&file.path).ok();
+        file.content = file.read();
         Ok(file)
+    }
+
+    fn read(&self) -> Result<Vec<u8>, String> {
+        regular_file::read(&self.path).map_err(|error| error.to_string())
     }
 
     /// Watches the folders of the file and of all links on the way to it. A folder that is watched already stays so.
     fn follow(&mut self) -> Result<()> {
-        let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
+        let flags = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_ATTRIB;
         self.names = BTreeSet::from([OsString::from(CONFIG_MAP_LINK)]);
         let mut at = self.path.clone();
-        for _ in 0..HOPS {
+        for hop in 0..HOPS {
             let (Some(folder), Some(name)) = (at.parent(), at.file_name()) else { break };
             match self.inotify.add_watch(folder, flags) {
-                // Of a link that leads nowhere, for the moment.
-                Err(Errno::ENOENT) => break,
+                // Of a link that leads nowhere, for the moment: to read it says so.
+                Err(_) if hop > 0 => break,
                 watched => watched.with_context(|| format!("watch {}", folder.display()))?,
             };
             self.names.insert(name.to_owned());
@@ -113,7 +130,10 @@ impl File {
     fn wait(&mut self, stop: &EventFd) -> Result<Event> {
         let mut fds =
             [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience =
+            self.again.map(|again| again.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let patience = patience.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from).context("wait for a change")?;
+        match poll(&mut fds, patience) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("wait for a change"),
         }
@@ -122,29 +142,47 @@ impl File {
         }
         let events = match self.inotify.read_events() {
             Ok(events) => events,
-            Err(Errno::EAGAIN) => return Ok(Event::Other),
+            Err(Errno::EAGAIN) => Vec::new(),
             Err(errno) => return Err(errno).context("read what changed"),
         };
-        if !events.iter().any(|event| self.concerns(event)) {
-            return Ok(Event::Other);
-        }
-        self.follow()?;
-        match std::fs::read(&self.path) {
-            Ok(content) if self.content.as_ref() == Some(&content) => Ok(Event::Other),
-            Ok(content) => {
-                self.content = Some(content);
-                Ok(Event::Changed)
-            }
-            // Between two renames. If it stays away, what was read last holds.
-            Err(_) => Ok(Event::Other),
-        }
+        let is_time = self.again.is_some_and(|again| again <= Instant::now());
+        let concerned = events.iter().any(|event| self.concerns(event));
+        Ok(if is_time || concerned { self.look(is_time) } else { Event::Other })
     }
 
-    /// A file that was just made is empty; a link that was just made leads to the file.
+    /// Whether it is another; `settled` if it had time to become what it is.
+    fn look(&mut self, settled: bool) -> Event {
+        let followed = self.follow();
+        let content = self.read();
+        let again = self.again.take();
+        let soon = Instant::now() + SETTLED;
+        let mut event = Event::Other;
+        if content != self.content {
+            if content.is_err() && !settled {
+                self.again = Some(again.unwrap_or(soon));
+            } else {
+                self.content = content;
+                event = Event::Changed;
+            }
+        }
+        // Nobody tells when a folder comes back.
+        if followed.is_err() {
+            self.again = self.again.or(Some(soon));
+        }
+        event
+    }
+
+    /// A file that was just made is empty, unless it is another name of one; a link that was just made leads to the file, and a FIFO
+    /// is all that it will be.
     fn concerns(&self, event: &InotifyEvent) -> bool {
-        let lost = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+        // The folder itself is gone, if it is not watched any more.
+        let lost = event.mask.intersects(AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED);
         let made = event.mask.contains(AddWatchFlags::IN_CREATE);
         let named = event.name.as_ref().is_some_and(|name| self.names.contains(name));
-        lost || named && (!made || self.path.is_symlink())
+        let is_empty = || self.path.symlink_metadata().is_ok_and(|there| there.is_file() && there.nlink() == 1);
+        // Of a file that is being written, another mode may be told before its end.
+        let is_mode = event.mask.contains(AddWatchFlags::IN_ATTRIB);
+        let differs = || self.content.is_ok() != self.read().is_ok();
+        lost || named && (!made || !is_empty()) && (!is_mode || differs())
     }
 }

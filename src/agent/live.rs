@@ -199,6 +199,10 @@ fn tell(before: &Settings, settings: &Settings, running: &Config) {
         [] => log::info!("configuration read again: nothing new to take"),
         names => log::info!("configuration read again: {}", names.join(", ")),
     }
+    let known = before.without_effect();
+    for idle in settings.without_effect().iter().filter(|idle| !known.contains(idle)) {
+        log::warn!("without effect: {idle}");
+    }
     for key in Key::pending(running, &settings.config) {
         let (value, origin) = settings.value(key);
         log::warn!("{}={value} ({origin}) takes a restart; until then it is {}", key.path, key.shown(running));

@@ -88,8 +88,8 @@ pub fn run_with(
     if removed > 0 {
         log::info!("removed {removed} filters that a killed agent had left");
     }
-    if config.security_monitoring {
-        log::warn!("features.security_monitoring is on, but this version has no such detection");
+    for idle in settings.without_effect() {
+        log::warn!("without effect: {idle}");
     }
     let server =
         config.metrics_enabled.then(|| Server::bind(metrics::SERVER, &config.metrics_addr, HttpLimits::default()));

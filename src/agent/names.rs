@@ -1,12 +1,16 @@
 //! Where names come from, and how reading them fares.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::config::Config;
 use crate::control::{NamesKind, NamesState};
 use crate::names::{self, Names, Options, Progress, Watcher};
+
+/// What all agents of a cluster ask for at their start is spread over this.
+const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// Names, and the thread that reads them from a cluster if there is one. It ends with the value.
 #[derive(Default)]
@@ -24,6 +28,7 @@ impl Naming {
             scope: config.scope,
             node: config.node_name.clone(),
             networks: config.networks.clone(),
+            start_within: START_WITHIN,
         };
         let (names, watcher) = names::start(&options)?;
         let names = (watcher.is_some() || !config.networks.is_empty()).then_some(names);
@@ -43,7 +48,7 @@ impl Naming {
 /// For the control socket.
 pub(super) fn state(progress: &Progress) -> NamesState {
     let status = progress.read();
-    let seconds = |age: std::time::Duration| age.as_millis() as f64 / 1000.0;
+    let seconds = |age: Duration| age.as_millis() as f64 / 1000.0;
     let (last_error_at, last_error) =
         status.last_error.map(|(at, text)| (humantime::format_rfc3339_seconds(at).to_string(), text)).unzip();
     NamesState {

@@ -36,9 +36,7 @@ fn configured(values: &Value) -> Config {
     let value = |value: &Value| {
         let key = Key::named(value["key"].as_str()?)?;
         let shown = value["running"].as_str().or(value["value"].as_str())?;
-        let list = shown.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        // What is left to the agent is not given.
-        (!["none", "auto"].contains(&shown)).then(|| (key.path, Given::Text(list.unwrap_or(shown).to_owned())))
+        Some((key.path, Given::Text(shown.to_owned())))
     };
     let set: BTreeMap<&'static str, Given> = values.as_array().into_iter().flatten().filter_map(value).collect();
     Settings::read(&Sources { set, ..Sources::default() }).map(|settings| settings.config).unwrap_or_default()
@@ -83,6 +81,9 @@ fn agent(status: &Value, help: Help) -> Vec<Check> {
         status["restart_needed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !waiting.is_empty() {
         checks.push(Check::warn("configuration", format!("{} wait for a restart", waiting.join(", ")), help.restart()));
+    }
+    for idle in status["without_effect"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        checks.push(Check::warn("configuration", format!("without effect: {idle}"), "take it out"));
     }
     checks.extend(interfaces(status["interfaces"].as_array().map_or(&[][..], Vec::as_slice), help));
     checks
@@ -142,10 +143,11 @@ mod tests {
             {"key": "capture.interfaces", "value": "[vb, !va]", "running": null},
             {"key": "capture.nat", "value": "true", "running": "false"},
             {"key": "resources.memory_limit", "value": "none", "running": null},
+            {"key": "names.cidrs", "value": "[10.1.0.0/16=corp]", "running": null},
         ]);
         let config = configured(&values);
         assert_eq!((config.interfaces.patterns(), config.nat), (&["vb".to_owned(), "!va".to_owned()][..], false));
-        assert_eq!(config.memory_limit, None);
+        assert_eq!((config.memory_limit, config.networks.len()), (None, 1));
     }
 
     #[test]
@@ -155,6 +157,7 @@ mod tests {
             "packets": {"lost": 3}, "records_lost": 1, "flows_evicted": 7, "series": 95, "series_limit": 100,
             "log_lines_held_back": 5,
             "config_reload_failures": 1, "restart_needed": ["performance.workers"],
+            "without_effect": ["kubernetes.scope=node: kubernetes.enabled is off"],
             "interfaces": [
                 {"name": "eth0", "error": null, "coverage": [1.0, 0.5]},
                 {"name": "eth1", "error": "no", "coverage": [null, null]},
@@ -179,7 +182,7 @@ mod tests {
         ] {
             assert_eq!(of(name), [Status::Warn], "{name}");
         }
-        assert_eq!(of("configuration").len(), 2);
+        assert_eq!(of("configuration").len(), 3);
         assert_eq!(checks.iter().filter(|check| check.name.starts_with("interface")).count(), 3, "alike in one");
         let of = |name: &str| checks.iter().find(|check| check.name == name).unwrap();
         assert!(of("interfaces eth4, eth0").detail.starts_with("25.0 %, 50.0 % of their packets"));

@@ -166,6 +166,9 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     if !waiting.is_empty() {
         writeln!(out, "{}", style.bad(&format!("a restart is needed for {}", waiting.join(", "))))?;
     }
+    for idle in status["without_effect"].as_array().into_iter().flatten() {
+        writeln!(out, "{}", style.bad(&format!("without effect: {}", text(idle))))?;
+    }
     writeln!(out)?;
     let header = ["INTERFACE", "KIND", "STATUS", "MODE", "FACES", "IN", "OUT", "COVERAGE", "BEFORE"];
     let mut interfaces = table(&header, 5..7, style.columns);

@@ -1,9 +1,10 @@
 //! Command-line arguments, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::styling::Style;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use super::value::Given;
 use super::{Key, Sources};
@@ -114,7 +115,7 @@ pub enum Command {
 /// `KEY=VALUE` for a key that there is.
 fn assignment(text: &str) -> Result<(&'static str, String), String> {
     let (path, value) = text.split_once('=').ok_or("give it as KEY=VALUE")?;
-    let key = Key::named(path).ok_or_else(|| format!("unknown key {path}: {}", Key::instead(path)))?;
+    let key = Key::named(path).ok_or_else(|| Key::unknown(path))?;
     Ok((key.path, value.to_owned()))
 }
 
@@ -137,8 +138,41 @@ impl Args {
     /// What `--version` says.
     pub const VERSION: &str = VERSION;
 
+    /// Refuses flags that mean nothing to the command they are given with.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let (name, takes_interfaces) = match &self.command {
+            None => return Ok(()),
+            Some(Command::CheckSystem { .. }) => ("check-system", true),
+            Some(Command::Replay { .. }) => ("replay", false),
+        };
+        let idle = [
+            ("--interface", !self.interfaces.is_empty() && !takes_interfaces),
+            ("--kubernetes", self.kubernetes.is_some() && !takes_interfaces),
+            ("--debug-server", self.debug_server.is_some()),
+            ("--metrics-addr", self.metrics_addr.is_some()),
+            ("--socket", self.socket.is_some()),
+            ("--node-name", self.node_name.is_some()),
+        ];
+        match idle.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((flag, _)) => {
+                let what = format!("{flag} means nothing to {name}");
+                Err(Args::command().error(clap::error::ErrorKind::ArgumentConflict, what))
+            }
+        }
+    }
+
     /// What the configuration is to be made of; `environment` is that of the process.
-    pub fn into_sources(self, environment: impl Iterator<Item = (String, String)>) -> Sources {
+    pub fn into_sources(self, environment: impl Iterator<Item = (OsString, OsString)>) -> Sources {
+        // A name that is no text is that of no key, and may be hinted at.
+        let named = environment.map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+        let (mut environment, mut unreadable) = (Vec::new(), Vec::new());
+        for (name, value) in named {
+            match value.into_string() {
+                Ok(value) => environment.push((name, value)),
+                Err(_) => unreadable.push(name),
+            }
+        }
         let text = |value: Option<String>| value.map(Given::Text);
         let list = self.interfaces.iter().flat_map(|names| names.split(',')).map(|name| name.trim().to_owned());
         let interfaces = (!self.interfaces.is_empty()).then(|| Given::List(list.collect()));
@@ -154,19 +188,12 @@ impl Args {
         ];
         let set = self.set.into_iter().map(|(path, value)| (path, format!("--set {path}"), Given::Text(value)));
         let flags = named.into_iter().filter_map(|(path, flag, given)| Some((path, flag.to_owned(), given?)));
-        Sources {
-            file: self.config,
-            environment: environment.collect(),
-            flags: set.chain(flags).collect(),
-            ..Sources::default()
-        }
+        Sources { file: self.config, environment, unreadable, flags: set.chain(flags).collect(), ..Sources::default() }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::{Config, Settings};
 
@@ -220,6 +247,16 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_are_no_text_are_told() {
+        use std::os::unix::ffi::OsStringExt;
+        let args = Args::try_parse_from(["netmon"]).unwrap();
+        let no_text = OsString::from_vec(b"5\xffs".to_vec());
+        let variables = ["NETMON_FLOW_MAX_AGE", "LESSOPEN"].map(|name| (OsString::from(name), no_text.clone()));
+        let error = Settings::read(&args.into_sources(variables.into_iter())).unwrap_err().to_string();
+        assert!(error.starts_with("NETMON_FLOW_MAX_AGE: not UTF-8") && error.lines().count() == 1, "{error}");
+    }
+
+    #[test]
     fn what_is_set_must_be_a_key() {
         let error = |set: &str| Args::try_parse_from(["netmon", "--set", set]).unwrap_err().to_string();
         assert!(error("flow.max_flow=1").contains("did you mean flow.max_flows?"), "{}", error("flow.max_flow=1"));
@@ -245,5 +282,10 @@ mod tests {
         assert_eq!((file.to_str(), output), (Some("-"), Format::Table));
         assert!(args(&[]).is_err());
         assert!(args(&["a.pcap", "-o", "xml"]).is_err());
+        let checked = |args: &[&str]| Args::try_parse_from([&["netmon"], args].concat()).unwrap().check();
+        let refused = checked(&["--interface", "eth0", "replay", "a.pcap"]).unwrap_err().to_string();
+        assert!(refused.contains("--interface means nothing to replay"), "{refused}");
+        assert!(checked(&["--socket", "none", "check-system"]).is_err());
+        assert!(checked(&["--interface", "eth0", "check-system"]).is_ok() && checked(&["--socket", "none"]).is_ok());
     }
 }

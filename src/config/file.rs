@@ -1,9 +1,10 @@
 //! The configuration file: YAML, or a Kubernetes ConfigMap that has it in `data`.
 
-use saphyr::{MarkedYaml, ScalarStyle, YamlData, YamlLoader};
-use saphyr_parser::Parser;
+use saphyr::{AnnotatedMapping, MarkedYaml, ScalarStyle, YamlData, YamlLoader};
+use saphyr_parser::{Event, Parser, SpannedEventReceiver};
 
 use super::Key;
+use super::faults::shown;
 use super::value::Given;
 
 /// A value of the file, and where it stands.
@@ -11,12 +12,22 @@ use super::value::Given;
 pub(super) struct Entry {
     /// Keys from the top, joined by dots.
     pub path: String,
-    /// `None`: the key has no value.
-    pub given: Option<Given>,
+    pub value: Value,
     /// Of the key.
     pub key_at: Position,
     /// Of the value.
     pub at: Position,
+}
+
+/// What stands behind a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// Nothing.
+    Absent,
+    /// A value, or a list of them.
+    Given(Given),
+    /// Keys in a place for a value, or no keys in a place for some.
+    Keys,
 }
 
 /// Line and column, both from 1.
@@ -31,8 +42,8 @@ pub(super) type Fault = (Position, String);
 
 /// A key under which a ConfigMap may have the file.
 const DATA: &str = "config.yaml";
-/// Keys in keys: deeper than any that is known.
-const DEEPEST: usize = 8;
+/// Deeper than any key that is known, and than what Kubernetes puts into a ConfigMap.
+const DEEPEST: usize = 32;
 
 /// All values of a file.
 pub(super) fn read(text: &str) -> Result<Vec<Entry>, Fault> {
@@ -40,17 +51,17 @@ pub(super) fn read(text: &str) -> Result<Vec<Entry>, Fault> {
     let mut entries = Vec::new();
     match config_map(&top) {
         Some(Some((embedded, inner))) => {
-            let shift = |at: Position| shifted(text, embedded, at);
-            let moved = |(at, fault): Fault| (shift(at), fault);
+            let shift = Shift::of(text, embedded);
+            let moved = |(at, fault): Fault| (shift.moved(at), fault);
             if let Some(top) = parse(inner).map_err(moved)? {
-                flatten(&top, "", 0, &mut entries).map_err(moved)?;
+                flatten(&top, "", &mut entries).map_err(moved)?;
             }
             for entry in &mut entries {
-                (entry.key_at, entry.at) = (shift(entry.key_at), shift(entry.at));
+                (entry.key_at, entry.at) = (shift.moved(entry.key_at), shift.moved(entry.at));
             }
         }
         Some(None) => return Err((start(&top), format!("this ConfigMap has no {DATA} in its data"))),
-        None => flatten(&top, "", 0, &mut entries)?,
+        None => flatten(&top, "", &mut entries)?,
     }
     Ok(entries)
 }
@@ -60,7 +71,23 @@ fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, Fault> {
     let mut loader = YamlLoader::<MarkedYaml>::default();
     // As written: what a value means is for its key to say.
     loader.early_parse(false);
-    Parser::new_from_str(text).load(&mut loader, true).map_err(fault)?;
+    let mut depth = 0usize;
+    // Event by event: the parser's own loop calls itself for each level, and so does the end of what the loader makes.
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(fault)?;
+        let at = position(&span.start);
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            // A few lines of them may stand for gigabytes.
+            Event::Alias(_) => return Err((at, "an alias: write what it stands for".to_owned())),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err((at, format!("deeper than {DEEPEST} levels")));
+        }
+        loader.on_event(event, span);
+    }
     if let Some(error) = loader.error() {
         return Err(fault(error.clone()));
     }
@@ -71,45 +98,49 @@ fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, Fault> {
     }
 }
 
-fn flatten(node: &MarkedYaml, path: &str, depth: usize, entries: &mut Vec<Entry>) -> Result<(), Fault> {
+fn flatten(node: &MarkedYaml, path: &str, entries: &mut Vec<Entry>) -> Result<(), Fault> {
     let mapping = match &node.data {
         YamlData::Mapping(mapping) => mapping,
-        _ if depth == 0 && is_empty(node) => return Ok(()),
+        _ if path.is_empty() && is_empty(node) => return Ok(()),
         _ => return Err((start(node), "keys and values are expected: \"capture:\", \"flow:\" …".to_owned())),
     };
     for (key, value) in mapping {
-        let Some(name) = text_of(key) else {
+        let Some(name) = text_of(key).filter(|name| !name.is_empty()) else {
             return Err((start(key), "a key must be a plain text".to_owned()));
         };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        let given = match &value.data {
-            YamlData::Mapping(pairs) if Key::is_mapping(&path) => {
-                let item = |(key, value): (&MarkedYaml, &MarkedYaml)| match (text_of(key), text_of(value)) {
-                    (Some(key), Some(value)) => Ok(format!("{key}={value}")),
-                    _ => Err((start(key), format!("{path}: a name and a value are expected"))),
-                };
-                Some(Given::List(pairs.iter().map(item).collect::<Result<_, _>>()?))
-            }
-            YamlData::Mapping(_) if depth < DEEPEST => {
-                flatten(value, &path, depth + 1, entries)?;
+        let found = match &value.data {
+            YamlData::Mapping(pairs) if Key::is_mapping(&path) => Value::Given(named(&path, pairs)?),
+            YamlData::Mapping(pairs) if pairs.is_empty() || Key::named(&path).is_some() => Value::Keys,
+            YamlData::Mapping(_) => {
+                flatten(value, &path, entries)?;
                 continue;
             }
             YamlData::Sequence(items) => {
                 let text = |item: &MarkedYaml| {
                     let text = text_of(item).map(str::to_owned);
-                    text.ok_or_else(|| (start(item), format!("{path}: an item of a list must be one value")))
+                    text.ok_or_else(|| (start(item), format!("{}: an item of a list must be one value", shown(&path))))
                 };
-                Some(Given::List(items.iter().map(text).collect::<Result<_, _>>()?))
+                Value::Given(Given::List(items.iter().map(text).collect::<Result<_, _>>()?))
             }
-            _ if is_empty(value) => None,
+            _ if is_empty(value) => Value::Absent,
             _ => match text_of(value) {
-                Some(text) => Some(Given::Text(text.to_owned())),
-                None => return Err((start(value), format!("{path}: neither a value nor a list of values"))),
+                Some(text) => Value::Given(Given::Text(text.to_owned())),
+                None => return Err((start(value), format!("{}: neither a value nor a list of values", shown(&path)))),
             },
         };
-        entries.push(Entry { path, given, key_at: start(key), at: start(value) });
+        entries.push(Entry { path, value: found, key_at: start(key), at: start(value) });
     }
     Ok(())
+}
+
+/// Each pair of a mapping as an item of a list.
+fn named<'a>(path: &str, pairs: &AnnotatedMapping<'a, MarkedYaml<'a>>) -> Result<Given, Fault> {
+    let item = |(key, value): (&MarkedYaml<'a>, &MarkedYaml<'a>)| match (text_of(key), text_of(value)) {
+        (Some(key), Some(value)) => Ok(format!("{key}={value}")),
+        _ => Err((start(key), format!("{path}: a name and a value are expected"))),
+    };
+    Ok(Given::List(pairs.iter().map(item).collect::<Result<_, _>>()?))
 }
 
 /// `Some(None)`: a ConfigMap without the file.
@@ -149,22 +180,33 @@ fn start(node: &MarkedYaml) -> Position {
     position(&node.span.start)
 }
 
-/// Where a place of the embedded text is in the whole file. What is not written line by line is told by its begin.
-fn shifted(whole: &str, embedded: &MarkedYaml, inner: Position) -> Position {
-    let begin = start(embedded);
-    let is_block = matches!(&embedded.data, YamlData::Representation(_, ScalarStyle::Literal, _));
-    if !is_block {
-        return begin;
+/// Where places of the embedded text are in the whole file. What is not written line by line is told by its begin.
+enum Shift {
+    To(Position),
+    By { line: usize, column: usize },
+}
+
+impl Shift {
+    fn of(whole: &str, embedded: &MarkedYaml) -> Shift {
+        let begin = start(embedded);
+        if !matches!(&embedded.data, YamlData::Representation(_, ScalarStyle::Literal, _)) {
+            return Shift::To(begin);
+        }
+        // The marker is that of the "|", or of the first line of the text.
+        let mut lines = whole.lines().skip(begin.line - 1);
+        let marked = lines.next().unwrap_or_default();
+        let is_sign = marked.trim_end().ends_with(['|', '-', '+']);
+        let first = if is_sign { lines.next().unwrap_or_default() } else { marked };
+        let line = begin.line + usize::from(is_sign) - 1;
+        Shift::By { line, column: first.len() - first.trim_start().len() }
     }
-    // The marker is that of the "|", or of the first line of the text.
-    let lines: Vec<&str> = whole.lines().collect();
-    let first = if lines.get(begin.line - 1).is_some_and(|line| line.trim_end().ends_with(['|', '-', '+'])) {
-        begin.line + 1
-    } else {
-        begin.line
-    };
-    let indent = lines.get(first - 1).map_or(0, |line| line.len() - line.trim_start().len());
-    Position { line: first + inner.line - 1, column: indent + inner.column }
+
+    fn moved(&self, at: Position) -> Position {
+        match self {
+            Shift::To(begin) => *begin,
+            Shift::By { line, column } => Position { line: line + at.line, column: column + at.column },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -181,10 +223,10 @@ mod tests {
         let entries = read(text).unwrap();
         let list = Given::List(vec!["eth0".to_owned(), "veth*".to_owned()]);
         assert_eq!(entries[0].path, "capture.interfaces");
-        assert_eq!((&entries[0].given, entries[0].key_at, entries[0].at), (&Some(list), at(3, 3), at(3, 15)));
-        assert_eq!(entries[1].given, Some(Given::Text("1.0".to_owned())));
+        assert_eq!((&entries[0].value, entries[0].key_at, entries[0].at), (&Value::Given(list), at(3, 3), at(3, 15)));
+        assert_eq!(entries[1].value, Value::Given(Given::Text("1.0".to_owned())));
         assert_eq!((entries[1].key_at, entries[1].at), (at(4, 3), at(4, 18)));
-        assert_eq!((entries[2].path.as_str(), &entries[2].given), ("flow.max_age", &None));
+        assert_eq!((entries[2].path.as_str(), &entries[2].value), ("flow.max_age", &Value::Absent));
         assert_eq!(entries.len(), 3);
     }
 
@@ -193,7 +235,10 @@ mod tests {
         let text = "names:\n  cidrs: {\"10.1.0.0/16\": corp, 10.2.0.0/16: \"lab\"}\n";
         let entries = read(text).unwrap();
         let list = Given::List(vec!["10.1.0.0/16=corp".to_owned(), "10.2.0.0/16=lab".to_owned()]);
-        assert_eq!((entries[0].path.as_str(), &entries[0].given, entries.len()), ("names.cidrs", &Some(list), 1));
+        assert_eq!(
+            (entries[0].path.as_str(), &entries[0].value, entries.len()),
+            ("names.cidrs", &Value::Given(list), 1)
+        );
         let nested = "names:\n  cidrs:\n    10.1.0.0/16: [corp]\n";
         assert_eq!(read(nested).unwrap_err().0, at(3, 5));
     }
@@ -215,10 +260,25 @@ mod tests {
             ("a: [[1]]\n", at(1, 5), "one value"),
             ("a:\n\tb: 1\n", at(2, 2), "tab"),
             ("kind: ConfigMap\ndata: {}\n", at(1, 1), "no config.yaml"),
+            ("a: &a [b]\nc: *a\n", at(2, 4), "an alias"),
         ] {
             let (found, fault) = read(text).unwrap_err();
             assert!(fault.to_lowercase().contains(what), "{text:?}: {fault}");
             assert_eq!(found, place, "{text:?}: {fault}");
+        }
+    }
+
+    /// Whatever calls itself for each level would end the program.
+    #[test]
+    fn depth_is_bounded() {
+        let flow = "[".repeat(500_000);
+        let block = "- ".repeat(500_000);
+        let keys: String = (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        for text in [flow, block, keys] {
+            let (_, fault) = read(&text).unwrap_err();
+            assert!(fault.contains("deeper than 32 levels") || fault.contains("recursion"), "{fault}");
+            let inside = format!("kind: ConfigMap\ndata: {{config.yaml: \"{}\"}}\n", text.replace('\n', "\\n"));
+            assert!(read(&inside).is_err());
         }
     }
 

@@ -1,8 +1,10 @@
 //! What the agent is told: raw arguments first, then one checked configuration that the rest uses.
 
 mod args;
+mod faults;
 mod features;
 mod file;
+mod idle;
 mod keys;
 mod labels;
 mod select;
@@ -69,8 +71,6 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// What is looked for in connections besides their packets.
     pub features: Features,
-    /// Asked for; there is none of it.
-    pub security_monitoring: bool,
     /// Resident memory, in bytes.
     pub memory_limit: Option<u64>,
     /// CPU time a time, in thousandths.
@@ -125,7 +125,6 @@ impl Default for Config {
             max_age: None,
             connect_timeout: Duration::from_secs(30),
             features: Features::default(),
-            security_monitoring: false,
             memory_limit: None,
             cpu_limit_milli: None,
             series_limit: 20_000,

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 
+use super::faults::shown;
 use crate::bpf::Link;
+use crate::pattern;
 
 /// What becomes of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,30 +44,24 @@ pub struct Selection {
     patterns: Vec<String>,
     wanted: GlobSet,
     unwanted: GlobSet,
-    automatic: bool,
 }
 
 impl Selection {
     /// From patterns such as `eth0`, `veth*`, `!docker0`; none: automatic.
     pub fn new(patterns: &[String]) -> Result<Selection> {
-        let (mut wanted, mut unwanted) = (GlobSetBuilder::new(), GlobSetBuilder::new());
-        let mut automatic = true;
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         for pattern in patterns {
-            let glob = |text: &str| {
-                anyhow::ensure!(!text.is_empty(), "interface pattern {pattern:?} names nothing");
-                Glob::new(text)
-                    .with_context(|| format!("interface pattern {pattern:?}: use a name or a glob such as \"veth*\""))
-            };
-            match pattern.strip_prefix('!') {
-                Some(rest) => unwanted.add(glob(rest)?),
-                None => {
-                    automatic = false;
-                    wanted.add(glob(pattern)?)
-                }
-            };
+            let rest = pattern.strip_prefix('!');
+            let text = rest.unwrap_or(pattern);
+            anyhow::ensure!(!text.is_empty(), "interface pattern {pattern:?} names nothing");
+            let say = || format!("interface pattern \"{}\": use a name or a glob such as \"veth*\"", shown(pattern));
+            pattern::glob(text).map_err(anyhow::Error::msg).with_context(say)?;
+            if rest.is_some() { unwanted.push(text) } else { wanted.push(text) }
         }
-        let build = |set: GlobSetBuilder| set.build().context("interface patterns");
-        Ok(Selection { patterns: patterns.to_vec(), wanted: build(wanted)?, unwanted: build(unwanted)?, automatic })
+        let set = |texts: Vec<&str>| -> Result<GlobSet> {
+            pattern::any(texts.into_iter()).map_err(anyhow::Error::msg).context("interface patterns")
+        };
+        Ok(Selection { patterns: patterns.to_vec(), wanted: set(wanted)?, unwanted: set(unwanted)? })
     }
 
     /// What to do with `link`, one of `all`.
@@ -91,7 +87,7 @@ impl Selection {
 
     /// No interface is named.
     pub fn is_automatic(&self) -> bool {
-        self.patterns.is_empty() || self.automatic
+        self.wanted.is_empty()
     }
 
     /// Names without a wildcard for which `all` has no interface.
@@ -173,5 +169,6 @@ mod tests {
         let error = |pattern: &str| format!("{:#}", Selection::new(&[pattern.to_owned()]).unwrap_err());
         assert!(error("veth[").contains("veth["));
         assert!(error("!").contains("\"!\""));
+        assert!(error(&"{".repeat(100)).contains("braces"));
     }
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::file::{self, Position};
+use super::faults::{Faults, shown};
+use super::file::{self, Entry, Position, Value};
 use super::value::Given;
 use super::{Config, Key};
+use crate::regular_file;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// Environment variables; those without a meaning here are passed over.
     pub environment: Vec<(String, String)>,
+    /// Names of such whose values are no text.
+    pub unreadable: Vec<String>,
     /// Paths of keys, the flags that gave them, and their values.
     pub flags: Vec<(&'static str, String, Given)>,
     /// Paths of keys, and what they were set to since the start.
@@ -62,71 +66,95 @@ pub struct Settings {
 impl Settings {
     /// Reads and checks all sources. The error names every fault there is.
     pub fn read(sources: &Sources) -> Result<Settings> {
-        let mut settings = Settings { config: Config::default(), chosen: BTreeMap::new(), hints: Vec::new() };
-        let mut faults = Vec::new();
+        let mut settings = Settings::of(Config::default());
+        let mut faults = Faults::default();
         if let Some(path) = &sources.file {
             settings.read_file(path, &mut faults);
         }
-        settings.read_environment(&sources.environment, &mut faults);
-        for (path, flag, given) in &sources.flags {
-            settings.choose(path, given.clone(), Origin::Flag(flag.clone()), flag, &mut faults);
-        }
+        settings.read_environment(sources, &mut faults);
+        settings.read_flags(&sources.flags, &mut faults);
         for (path, given) in &sources.set {
             settings.choose(path, given.clone(), Origin::Set, path, &mut faults);
         }
-        if !faults.is_empty() {
-            bail!(faults.join("\n"));
-        }
-        for key in Key::all() {
-            if let Some((given, _)) = settings.chosen.get(key.path) {
-                (key.set)(&mut settings.config, given)?;
-            }
-        }
-        Ok(settings)
+        settings.checked(faults)
     }
 
-    fn read_file(&mut self, path: &Path, faults: &mut Vec<String>) {
+    /// The same, of a file that has this text and nothing else.
+    pub fn of_text(path: &Path, text: &str) -> Result<Settings> {
+        let mut settings = Settings::of(Config::default());
+        let mut faults = Faults::default();
+        settings.take_file(path, text, &mut faults);
+        settings.checked(faults)
+    }
+
+    fn checked(mut self, faults: Faults) -> Result<Settings> {
+        faults.check()?;
+        for key in Key::all() {
+            if let Some((given, _)) = self.chosen.get(key.path) {
+                (key.set)(&mut self.config, given)?;
+            }
+        }
+        Ok(self)
+    }
+
+    fn read_file(&mut self, path: &Path, faults: &mut Faults) {
+        match regular_file::read_text(path) {
+            Ok(text) => self.take_file(path, &text, faults),
+            Err(error) => faults.add(|| format!("{}: {error}", path.display())),
+        }
+    }
+
+    fn take_file(&mut self, path: &Path, text: &str, faults: &mut Faults) {
         let place = |at: Position| format!("{}:{}:{}", path.display(), at.line, at.column);
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => return faults.push(format!("{}: {error}", path.display())),
-        };
-        let entries = match file::read(&text) {
+        let entries = match file::read(text) {
             Ok(entries) => entries,
-            Err((at, fault)) => return faults.push(format!("{}: {fault}", place(at))),
+            Err((at, fault)) => return faults.add(|| format!("{}: {fault}", place(at))),
         };
-        for entry in entries {
-            let Some(key) = Key::named(&entry.path) else {
-                faults.push(format!(
-                    "{}: unknown key {}: {}",
-                    place(entry.key_at),
-                    entry.path,
-                    Key::instead(&entry.path)
-                ));
+        let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+        for Entry { path: name, value, key_at, at } in entries {
+            let Some(key) = Key::named(&name) else {
+                // Of a section all may be commented out.
+                if !(Key::is_section(&name) && matches!(value, Value::Absent | Value::Keys)) {
+                    faults.add(|| format!("{}: {}", place(key_at), Key::unknown(&name)));
+                }
                 continue;
             };
-            if let Some(given) = entry.given {
-                let origin = Origin::File(path.to_owned(), entry.key_at.line);
-                self.choose(key.path, given, origin, &format!("{}: {}", place(entry.at), key.path), faults);
+            if let Some(line) = lines.insert(key.path, key_at.line) {
+                faults.add(|| format!("{}: {} is given twice: in line {line} too", place(key_at), key.path));
+                continue;
+            }
+            match value {
+                Value::Absent => {}
+                Value::Keys => faults.add(|| format!("{}: {}", place(at), key.is_value())),
+                Value::Given(given) => {
+                    let origin = Origin::File(path.to_owned(), key_at.line);
+                    self.choose(key.path, given, origin, &format!("{}: {}", place(at), key.path), faults);
+                }
             }
         }
     }
 
-    fn read_environment(&mut self, environment: &[(String, String)], faults: &mut Vec<String>) {
+    fn read_environment(&mut self, sources: &Sources, faults: &mut Faults) {
         let mut unknown = Vec::new();
         let mut taken: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
-        for (name, value) in environment {
+        let key_of = |name: &str| Key::all().find(|key| key.short == Some(name) || key.variable() == name);
+        for name in &sources.unreadable {
+            if let Some(key) = key_of(name) {
+                faults.add(|| format!("{name}: not UTF-8; valid: {}", key.valid));
+            }
+        }
+        for (name, value) in &sources.environment {
             // A manifest may have a variable without a value.
             if value.trim().is_empty() {
                 continue;
             }
-            let Some(key) = Key::all().find(|key| key.short == Some(name) || key.variable() == *name) else {
+            let Some(key) = key_of(name) else {
                 unknown.push(name);
                 continue;
             };
             match taken.insert(key.path, (name, value)) {
                 Some((other, had)) if had != value => {
-                    faults.push(format!("{name} and {other} contradict each other: set one of them"));
+                    faults.add(|| format!("{name} and {other} contradict each other: set one of them"));
                 }
                 _ => {}
             }
@@ -142,12 +170,27 @@ impl Settings {
         }
     }
 
-    fn choose(&mut self, path: &'static str, given: Given, origin: Origin, place: &str, faults: &mut Vec<String>) {
+    fn read_flags(&mut self, flags: &[(&'static str, String, Given)], faults: &mut Faults) {
+        for (i, (path, flag, given)) in flags.iter().enumerate() {
+            if let Some((_, other, _)) = flags[..i].iter().find(|(of, _, had)| of == path && had != given) {
+                faults.add(|| match other == flag {
+                    true => format!("{flag} is given twice, with values that contradict each other"),
+                    false => format!("{flag} and {other} contradict each other: give one of them"),
+                });
+            }
+            self.choose(path, given.clone(), Origin::Flag(flag.clone()), flag, faults);
+        }
+    }
+
+    fn choose(&mut self, path: &'static str, given: Given, origin: Origin, place: &str, faults: &mut Faults) {
         let Some(key) = Key::named(path) else { return };
         // On a configuration of its own: a value that a later layer covers must be valid too.
         match (key.set)(&mut Config::default(), &given) {
             Ok(()) => drop(self.chosen.insert(key.path, (given, origin))),
-            Err(error) => faults.push(format!("{place}: \"{given}\": {error:#}; valid: {}", key.valid)),
+            Err(error) => faults.add(|| {
+                let (given, why) = (given.to_string(), format!("{error:#}"));
+                format!("{place}: \"{}\": {}; valid: {}", shown(&given), shown(&why), key.valid)
+            }),
         }
     }
 
@@ -161,6 +204,11 @@ impl Settings {
         &self.hints
     }
 
+    /// The value of a key as it was given.
+    pub(super) fn given(&self, key: &Key) -> Option<&Given> {
+        self.chosen.get(key.path).map(|(given, _)| given)
+    }
+
     /// The value of a key as it was given, else its default; and where it comes from.
     pub fn value(&self, key: &Key) -> (String, Origin) {
         match self.chosen.get(key.path) {
@@ -171,228 +219,4 @@ impl Settings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A file that goes with the value.
-    struct File(PathBuf);
-
-    impl File {
-        fn new(name: &str, text: &str) -> File {
-            let path = std::env::temp_dir().join(format!("netmon-settings-{}-{name}.yaml", std::process::id()));
-            std::fs::write(&path, text).unwrap();
-            File(path)
-        }
-    }
-
-    impl Drop for File {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.0);
-        }
-    }
-
-    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
-    }
-
-    fn text(value: &str) -> Given {
-        Given::Text(value.to_owned())
-    }
-
-    const WHOLE: &str = r#"
-capture:
-  interfaces: ["eth0", "docker0"]
-  sampling_rate: 1.0
-flow:
-  max_flows: 1000000
-  flow_timeout: 300s
-  max_age: 0s
-export:
-  prometheus: { enabled: true, port: 9090 }
-performance:
-  workers: 4
-  buffer_size: 10000
-  batch_size: 1000
-features:
-  protocol_detection: { enabled: true, protocols: ["http", "grpc", "mysql", "redis"] }
-  latency_tracking: { enabled: true, histogram_buckets: [0.1, 0.5, 1, 5, 10, 50, 100, 500, 1000] }
-  security_monitoring: { enabled: true, detect_port_scans: true, detect_suspicious_patterns: true }
-resources:
-  memory_limit: "1Gi"
-  cpu_limit: "2"
-  maps: { flow_map_size: 1000000, event_buffer_size: 100000 }
-"#;
-
-    #[test]
-    fn the_documented_file_is_valid() {
-        let file = File::new("whole", WHOLE);
-        let settings = Settings::read(&Sources { file: Some(file.0.clone()), ..Sources::default() }).unwrap();
-        let config = &settings.config;
-        assert_eq!(config.interfaces.patterns(), ["eth0", "docker0"]);
-        assert_eq!((config.workers, config.max_flows, config.max_age), (4, 1_000_000, None));
-        assert_eq!(config.features.apps.len(), 4);
-        assert_eq!((config.memory_limit, config.cpu_limit_milli), (Some(1 << 30), Some(2000)));
-        assert_eq!((config.metrics_addr.as_str(), config.ring_records()), (":9090", 10_000));
-    }
-
-    #[test]
-    fn a_later_layer_covers_the_one_below() {
-        let file =
-            File::new("layers", "flow:\n  max_flows: 1\n  flow_timeout: 2s\n  connect_timeout: 3s\n  max_age: 4s\n");
-        let mut sources = Sources {
-            file: Some(file.0.clone()),
-            environment: environment(&[
-                ("NETMON_FLOW_FLOW_TIMEOUT", "20s"),
-                ("NETMON_FLOW_CONNECT_TIMEOUT", "30s"),
-                ("NETMON_FLOW_MAX_AGE", "40s"),
-            ]),
-            flags: vec![
-                ("flow.connect_timeout", "--set".to_owned(), text("300s")),
-                ("flow.max_age", "--set".to_owned(), text("400s")),
-            ],
-            set: BTreeMap::new(),
-        };
-        sources.set.insert("flow.max_age", text("4000s"));
-        let settings = Settings::read(&sources).unwrap();
-        let of = |path| settings.value(Key::named(path).unwrap());
-        assert_eq!(of("flow.max_flows"), ("1".to_owned(), Origin::File(file.0.clone(), 2)));
-        assert_eq!(
-            of("flow.flow_timeout"),
-            ("20s".to_owned(), Origin::Environment("NETMON_FLOW_FLOW_TIMEOUT".to_owned()))
-        );
-        assert_eq!(of("flow.connect_timeout"), ("300s".to_owned(), Origin::Flag("--set".to_owned())));
-        assert_eq!(of("flow.max_age"), ("4000s".to_owned(), Origin::Set));
-        assert_eq!(of("performance.batch_size"), ("1000".to_owned(), Origin::Default));
-        let seconds = [settings.config.flow_timeout, settings.config.connect_timeout, settings.config.max_age.unwrap()];
-        assert_eq!(seconds.map(|duration| duration.as_secs()), [20, 300, 4000]);
-    }
-
-    /// And a running agent takes those that it is said to take, no others.
-    #[test]
-    fn each_variable_arrives() {
-        let bare = Settings::read(&Sources::default()).unwrap();
-        let differ = |a: &Config, b: &Config| format!("{a:?}") != format!("{b:?}");
-        let values = [
-            "false",
-            "true",
-            "7",
-            "0.5",
-            "77s",
-            "88Mi",
-            "ssh",
-            "kernel",
-            "hardware",
-            "high",
-            "warn",
-            "json",
-            ":1234",
-            "300",
-            "1000",
-            "src_zone",
-            "group",
-            "node",
-            "10.0.0.0/8=corp",
-        ];
-        for key in Key::all().filter(|key| !key.about.starts_with("reserved")) {
-            for name in [Some(key.variable()), key.short.map(str::to_owned)].into_iter().flatten() {
-                let read = |value: &&str| {
-                    let sources = Sources { environment: environment(&[(&name, value)]), ..Sources::default() };
-                    Settings::read(&sources).ok().filter(|read| differ(&read.config, &bare.config))
-                };
-                let changed: Vec<Settings> = values.iter().filter_map(read).collect();
-                assert!(!changed.is_empty(), "no value of {name} changes anything");
-                for settings in changed {
-                    let taken = differ(&bare.config.with_live(&settings.config), &bare.config);
-                    assert_eq!(taken, key.live, "{name}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_empty_is_not_given() {
-        let environment = environment(&[("NODE_NAME", ""), ("NETMON_FLOW_MAX_FLOWS", " ")]);
-        let file = File::new("empty", "flow:\n  max_flows:\nnode_name: ~\n");
-        let settings =
-            Settings::read(&Sources { file: Some(file.0.clone()), environment, ..Sources::default() }).unwrap();
-        assert_eq!(settings.config.max_flows, Config::default().max_flows);
-        assert_eq!(settings.config.node_name, Config::default().node_name);
-    }
-
-    #[test]
-    fn what_switches_off_goes_before_what_says_how() {
-        let file = File::new(
-            "off",
-            "features:\n  latency_tracking: {enabled: false, precision: high}\n  protocol_detection:\n    enabled: no\n    protocols: [http]\n",
-        );
-        let settings = Settings::read(&Sources { file: Some(file.0.clone()), ..Sources::default() }).unwrap();
-        assert_eq!((settings.config.features.latency, settings.config.features.apps.len()), (None, 0));
-        let precision = settings.value(Key::named("features.latency_tracking.precision").unwrap());
-        assert_eq!(precision.0, "high");
-    }
-
-    /// The place, the key, the value, what is valid.
-    #[test]
-    fn all_faults_are_told_at_once() {
-        let file = File::new(
-            "faults",
-            "capture:\n  sampling_rate: 2.0\n  sampling_rat: 1\n  interfaces: {a: b}\nflow:\n  max_flows: [1, 2]\n  shape: round\nfoo: 1\n",
-        );
-        let sources = Sources {
-            file: Some(file.0.clone()),
-            environment: environment(&[
-                ("NETMON_FLOW_MAX_AGE", "5"),
-                ("NETMON_LOG_LEVEL", "loud"),
-                ("NETMON_SAMPLING_RATE", "0.5"),
-                ("NETMON_CAPTURE_SAMPLING_RATE", "0.25"),
-            ]),
-            flags: vec![("export.prometheus.address", "--metrics-addr".to_owned(), text("9090"))],
-            ..Sources::default()
-        };
-        let error = Settings::read(&sources).unwrap_err().to_string();
-        let at = |place: &str| format!("{}:{place}", file.0.display());
-        for parts in [
-            vec![at("2:18: capture.sampling_rate: \"2.0\": out of range; valid: a number above 0 and at most 1")],
-            vec![at("3:3: unknown key capture.sampling_rat: did you mean capture.sampling_rate?")],
-            vec![at("4:16: unknown key capture.interfaces.a: did you mean")],
-            vec![at("6:14: flow.max_flows: \"[1, 2]\": is a list"), "from 1 to".to_owned()],
-            vec![at(
-                "7:3: unknown key flow.shape: valid in flow are max_flows, flow_timeout, max_age, connect_timeout",
-            )],
-            vec![at("8:1: unknown key foo: "), "capture, flow, export".to_owned()],
-            vec!["NETMON_FLOW_MAX_AGE: \"5\": ".to_owned(), "300s, 5m".to_owned()],
-            vec!["NETMON_LOG_LEVEL: \"loud\": no such level".to_owned(), "error, warn".to_owned()],
-            vec!["NETMON_CAPTURE_SAMPLING_RATE and NETMON_SAMPLING_RATE contradict".to_owned()],
-            vec!["--metrics-addr: \"9090\": without a port; valid: an address and a port: :9090".to_owned()],
-        ] {
-            assert!(error.lines().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} in\n{error}");
-        }
-        assert_eq!(error.lines().count(), 10, "{error}");
-        let absent = Settings::read(&Sources { file: Some("/nonexistent.yaml".into()), ..Sources::default() });
-        assert!(absent.unwrap_err().to_string().contains("/nonexistent.yaml: No such file"));
-    }
-
-    #[test]
-    fn a_misspelt_variable_is_hinted_at() {
-        let environment =
-            environment(&[("NETMON_FLOW_MAX_FLOW", "5"), ("NETMON_AGENT_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin")]);
-        let settings = Settings::read(&Sources { environment, ..Sources::default() }).unwrap();
-        assert_eq!(settings.hints().len(), 1);
-        assert!(
-            settings.hints()[0]
-                .contains("NETMON_FLOW_MAX_FLOW means nothing here: did you mean NETMON_FLOW_MAX_FLOWS?")
-        );
-    }
-
-    #[test]
-    fn what_takes_a_restart_is_pending() {
-        let with = |pairs: &[(&str, &str)]| {
-            Settings::read(&Sources { environment: environment(pairs), ..Sources::default() }).unwrap().config
-        };
-        let running = with(&[("NETMON_PERFORMANCE_WORKERS", "3")]);
-        let wanted = with(&[("NETMON_PERFORMANCE_WORKERS", "5"), ("NETMON_FLOW_MAX_AGE", "60s")]);
-        let pending = |wanted: &Config| Key::pending(&running, wanted).map(|key| key.path).collect::<Vec<_>>();
-        assert_eq!(pending(&wanted), ["performance.workers"]);
-        assert_eq!(pending(&running.with_live(&wanted)), Vec::<&str>::new());
-    }
-}
+mod tests;

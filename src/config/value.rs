@@ -15,6 +15,11 @@ pub enum Given {
     List(Vec<String>),
 }
 
+/// No time that is waited for is longer: nanoseconds of it can be added to any time.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// More than any host has, in bytes.
+const LARGEST: u64 = 1 << 60;
+
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -33,15 +38,28 @@ impl Given {
         }
     }
 
-    /// All values.
+    /// All values. A text may be as lists are shown: in brackets.
     pub fn list(&self) -> Vec<String> {
         match self {
-            Given::Text(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
+            Given::Text(text) => {
+                let text = text.trim();
+                let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                match inner.filter(|inner| !inner.contains(['[', ']'])).map(str::trim) {
+                    Some("") => Vec::new(),
+                    inner => inner.unwrap_or(text).split(',').map(|item| unquoted(item.trim()).to_owned()).collect(),
+                }
+            }
             Given::List(items) => items.clone(),
         }
     }
 
-    pub(super) fn switch(&self) -> Result<bool> {
+    /// `None` for the word that says that there is no value.
+    pub(super) fn unless(&self, word: &str) -> Option<&Given> {
+        (!matches!(self, Given::Text(text) if text.trim() == word)).then_some(self)
+    }
+
+    /// Whether it says that something is on.
+    pub fn switch(&self) -> Result<bool> {
         match self.text()?.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => Ok(true),
             "false" | "no" | "off" | "0" => Ok(false),
@@ -66,12 +84,14 @@ impl Given {
     pub(super) fn duration(&self, least: Duration) -> Result<Duration> {
         let duration = humantime::parse_duration(self.text()?)?;
         ensure!(duration >= least, "too short");
+        ensure!(duration <= LONGEST, "too long");
         Ok(duration)
     }
 
     /// `1Gi`, `512Mi`, `100M`, or bytes.
     pub(super) fn bytes(&self) -> Result<u64> {
         let size: bytesize::ByteSize = self.text()?.parse().map_err(anyhow::Error::msg)?;
+        ensure!(size.as_u64() <= LARGEST, "too much");
         Ok(size.as_u64())
     }
 
@@ -85,6 +105,12 @@ impl Given {
         ensure!((1.0..=1e9).contains(&milli), "out of range");
         Ok(milli.round() as u32)
     }
+}
+
+/// As lists are written in YAML and JSON.
+fn unquoted(item: &str) -> &str {
+    let within = |quote| item.strip_prefix(quote)?.strip_suffix(quote);
+    within('"').or_else(|| within('\'')).unwrap_or(item)
 }
 
 #[cfg(test)]
@@ -107,6 +133,7 @@ mod tests {
             assert!(given(bad).milli_cpus().is_err(), "{bad}");
         }
         assert!(given("1Zx").bytes().is_err() && given("-1Gi").bytes().is_err());
+        assert!(given("2EiB").bytes().is_err() && given("99999999999999999999").bytes().is_err());
     }
 
     #[test]
@@ -114,11 +141,17 @@ mod tests {
         assert_eq!(given("5m").duration(Duration::ZERO).unwrap(), Duration::from_secs(300));
         assert!(given("0s").duration(Duration::from_secs(1)).is_err());
         assert!(given("300").duration(Duration::ZERO).is_err(), "a number without a unit");
+        assert!(given("100years").duration(Duration::ZERO).is_err(), "nanoseconds of it are too many");
+        assert!(given("87600h").duration(Duration::ZERO).is_ok());
         assert_eq!(given("0.5").share().unwrap(), 0.5);
         assert!(["0", "1.01", "-1", "nan", "x"].iter().all(|text| given(text).share().is_err()));
         assert!(given("On").switch().unwrap() && !given("0").switch().unwrap());
         assert!(given("maybe").switch().is_err());
-        assert_eq!(given("a, b").list(), ["a", "b"]);
+        for list in ["a, b", "[a, b]", "[\"a\", 'b']", " [ a,b ] "] {
+            assert_eq!(given(list).list(), ["a", "b"], "{list}");
+        }
+        assert_eq!((given("[]").list(), given("").list()), (vec![], vec![String::new()]));
+        assert_eq!(given("[ev]th[01]").list(), ["[ev]th[01]"], "a glob");
         assert!(Given::List(vec!["1".to_owned()]).number(0..=5).is_err());
     }
 }

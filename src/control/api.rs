@@ -120,7 +120,7 @@ pub enum TraceNext {
 }
 
 /// How the agent is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Status {
     pub version: &'static str,
@@ -161,6 +161,8 @@ pub struct Status {
     pub config_reload_failures: u64,
     /// Keys whose new values take a restart.
     pub restart_needed: Vec<&'static str>,
+    /// Values of the configuration that change nothing, and why.
+    pub without_effect: Vec<String>,
     pub interfaces: Vec<InterfaceState>,
 }
 

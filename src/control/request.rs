@@ -55,7 +55,7 @@ pub(super) fn read(stream: &mut UnixStream, most: usize, time: Duration) -> Resu
 }
 
 /// `None` while it is not whole.
-fn parse(bytes: &[u8]) -> Result<Option<Request>, Refusal> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(bytes) {
@@ -65,7 +65,15 @@ fn parse(bytes: &[u8]) -> Result<Option<Request>, Refusal> {
     }
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let parameters = parameters(query).map_err(|pair| Refusal(400, format!("{pair}: no text")))?;
+    let parameters = parameters(query).map_err(|wrong| Refusal(400, wrong))?;
+    let has_body = |header: &httparse::Header<'_>| match header.name.to_ascii_lowercase().as_str() {
+        "content-length" => header.value != b"0",
+        "transfer-encoding" => true,
+        _ => false,
+    };
+    if parsed.headers.iter().any(has_body) {
+        return Err(Refusal(400, "a body, which is not read: parameters come with the path".to_owned()));
+    }
     Ok(Some(Request { method: parsed.method.unwrap_or_default().to_owned(), path: path.to_owned(), parameters }))
 }
 
@@ -84,6 +92,15 @@ mod tests {
         assert_eq!(parse(b"GET /v1/flows HTTP/1.1\r\nHo"), Ok(None));
         assert_eq!(parse(b"\x00\x01\r\n\r\n").unwrap_err().0, 400);
         assert_eq!(parse(b"GET /?a=%ff HTTP/1.1\r\n\r\n").unwrap_err().0, 400);
+        for (taken_for_something_else, told) in [
+            (&b"GET /?limit=1&limit=2 HTTP/1.1\r\n\r\n"[..], "limit=2: given twice"),
+            (b"POST /?key=a HTTP/1.1\r\nContent-Length: 7\r\n\r\nvalue=b", "a body"),
+            (b"POST /?key=a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "a body"),
+        ] {
+            let refusal = parse(taken_for_something_else).unwrap_err();
+            assert!(refusal.0 == 400 && refusal.1.contains(told), "{refusal:?}");
+        }
+        assert!(parse(b"POST /v1/reload HTTP/1.1\r\nContent-Length: 0\r\n\r\n").unwrap().is_some());
     }
 
     #[test]

@@ -1,21 +1,20 @@
 //! What each request is answered. All answers are JSON, or an object a line; an error is `{"error": "…"}`.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::json;
 
 use super::api::{Api, Next};
+use super::asked::Asked;
 use super::chunks::Chunks;
 use super::order::sorted;
 use super::request::{Refusal, Request};
 use super::{top, trace};
-use crate::config::{Given, Key};
-use crate::filter::{FIELDS, Field, Filter};
+use crate::config::Given;
+use crate::filter::{FIELDS, Field};
 use crate::output::{FlowWriter, Format};
 
 const JSON: &str = "application/json";
@@ -45,13 +44,6 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         Failure::Refused(refusal)
     }
-}
-
-/// What a route has to go by.
-pub(super) struct Asked<'a> {
-    pub(super) parameters: &'a BTreeMap<String, String>,
-    pub(super) api: &'a dyn Api,
-    pub(super) stop: &'a AtomicBool,
 }
 
 /// A route: method, path, its parameters, what it does.
@@ -249,42 +241,12 @@ fn log(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     whole(out, TEXT, text.as_bytes())
 }
 
-impl Asked<'_> {
-    pub(super) fn filter(&self) -> Result<Filter, Refusal> {
-        let text = self.parameters.get("filter").map_or("", String::as_str);
-        Filter::parse(text).map_err(|error| bad(error.to_string()))
-    }
-
-    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Refusal> {
-        let number = |text: &String| text.parse().map_err(|_| bad(format!("{name}={text}: no whole number")));
-        self.parameters.get(name).map(number).transpose()
-    }
-
-    /// One of several words; the default if there is no such parameter.
-    pub(super) fn choice<T: ValueEnum + Default>(&self, name: &str) -> Result<T, Refusal> {
-        let Some(text) = self.parameters.get(name) else { return Ok(T::default()) };
-        T::from_str(text, false).map_err(|_| {
-            let valid = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-            let valid: Vec<String> = valid.map(|value| value.get_name().to_owned()).collect();
-            bad(format!("{name}={text}; valid: {}", valid.join(", ")))
-        })
-    }
-
-    fn key(&self) -> Result<Option<&'static Key>, Refusal> {
-        let key = |path: &String| {
-            Key::named(path).ok_or_else(|| Refusal(404, format!("unknown key {path}: {}", Key::instead(path))))
-        };
-        self.parameters.get("key").map(key).transpose()
-    }
-
-    fn needed_key(&self) -> Result<&'static Key, Refusal> {
-        self.key()?.ok_or_else(|| bad("the parameter key is missing"))
-    }
-}
-
 fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let filter = asked.filter()?;
     let (limit, columns) = (asked.number("limit")?, asked.number("columns")?);
+    let columns =
+        columns.map(|columns| columns.try_into().map_err(|_| bad(format!("columns={columns}: at most 65535"))));
+    let columns: Option<u16> = columns.transpose()?;
     let (format, kind) = match asked.parameters.get("output").map_or("json", String::as_str) {
         "json" => (Format::Json, LINES),
         "csv" => (Format::Csv, TEXT),
@@ -298,10 +260,16 @@ fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
             bad(format!("sort={name}: there is no such field; there are {}", names.join(" ")))
         })?),
     };
-    let reverse = asked.parameters.contains_key("reverse");
+    let reverse = asked.switch("reverse")?;
+    if reverse && order.is_none() {
+        return Err(bad("reverse: of what, sort says").into());
+    }
+    if columns.is_some() && !matches!(format, Format::Table) {
+        return Err(bad("columns: a table alone has some").into());
+    }
     let mut chunks = Chunks::begin(out, kind)?;
     let mut writer = match format {
-        Format::Table => FlowWriter::table(&mut chunks, columns.and_then(|columns| u16::try_from(columns).ok())),
+        Format::Table => FlowWriter::table(&mut chunks, columns),
         other => FlowWriter::new(other, &mut chunks)?,
     };
     let mut failure = None;

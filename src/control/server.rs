@@ -187,6 +187,15 @@ impl Drop for Slot {
     }
 }
 
+/// Answers a client that sends these bytes and no more, as the socket would.
+pub fn respond(bytes: &[u8], api: &dyn Api, out: &mut dyn Write) -> io::Result<()> {
+    match request::parse(bytes) {
+        Ok(None) => Ok(()),
+        Ok(Some(request)) => routes::answer(&request, api, out, &AtomicBool::new(false)),
+        Err(refusal) => routes::refuse(out, &refusal),
+    }
+}
+
 fn serve(mut stream: UnixStream, limits: &Limits, api: &dyn Api, stop: &AtomicBool) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(limits.write_time))?;

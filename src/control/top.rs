@@ -13,7 +13,8 @@ use foldhash::{HashMap, HashMapExt};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::routes::{Answer, Asked, bad, object};
+use super::asked::Asked;
+use super::routes::{Answer, bad, object};
 use crate::filter::Filter;
 use crate::flow::{Flow, Party, Rate, Reason};
 use crate::output::Line;
@@ -377,7 +378,7 @@ pub(super) fn answer(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     if limit > ROWS_MOST {
         return Err(bad(format!("limit={limit}; at most {ROWS_MOST}")).into());
     }
-    let reverse = asked.parameters.contains_key("reverse");
+    let reverse = asked.switch("reverse")?;
     let mut ranking = Ranking::new(asked.choice("by")?, asked.choice("sort")?, reverse, limit, filter);
     let unknown = asked.api.busy(&mut |busy| ranking.add(busy));
     let mut top = ranking.finish();

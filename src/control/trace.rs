@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::api::TraceNext;
+use super::asked::Asked;
 use super::chunks::Chunks;
 use super::request::Refusal;
-use super::routes::{Answer, Asked, LINES, QUIET, bad, object};
+use super::routes::{Answer, LINES, QUIET, bad, object};
 use crate::filter::PacketFilter;
 
 /// How long a trace goes on if nobody says otherwise.

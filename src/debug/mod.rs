@@ -78,7 +78,7 @@ impl Pages for DebugPages {
 
 /// The parameters of a query, all of which must be known.
 fn known(query: &str, names: &[&str]) -> Result<std::collections::BTreeMap<String, String>, String> {
-    let given = parameters(query).map_err(|pair| format!("{pair}: no text"))?;
+    let given = parameters(query)?;
     match given.keys().find(|name| !names.contains(&name.as_str())) {
         Some(unknown) if names.is_empty() => Err(format!("there is no parameter {unknown}, nor any other")),
         Some(unknown) => Err(format!("there is no parameter {unknown}; valid: {}", names.join(", "))),

@@ -20,10 +20,13 @@ pub(super) fn compile(
     node: &Node<&'static PacketField>,
     interfaces: &BTreeMap<u32, String>,
 ) -> Result<Vec<PacketTest>, String> {
-    let mut tests = Tests { backwards: Vec::new(), interfaces };
+    let mut tests = Tests { backwards: Vec::new(), interfaces, too_many: false };
     let first = tests.node(node, To::Passes, To::Fails);
     tests.forwards(first)
 }
+
+/// While they are built, there may be some that nothing leads to.
+const MOST_BUILT: usize = 4096;
 
 /// Where to go: to a test by its number from the end.
 #[derive(Clone, Copy)]
@@ -37,11 +40,17 @@ enum To {
 struct Tests<'a> {
     backwards: Vec<(PacketWord, Asks, To, To)>,
     interfaces: &'a BTreeMap<u32, String>,
+    too_many: bool,
 }
 
 impl Tests<'_> {
     /// In the order in which they are asked.
     fn forwards(mut self, first: To) -> Result<Vec<PacketTest>, String> {
+        if self.too_many {
+            return Err(format!(
+                "the filter takes more than {MOST_BUILT} tests, and the programs have room for {MOST_TESTS}"
+            ));
+        }
         match first {
             // What was built after the first one leads nowhere any more.
             To::Test(number) => self.backwards.truncate(number + 1),
@@ -68,6 +77,10 @@ impl Tests<'_> {
     }
 
     fn test(&mut self, word: PacketWord, asks: Asks, then: To, otherwise: To) -> To {
+        if self.backwards.len() == MOST_BUILT {
+            self.too_many = true;
+            return otherwise;
+        }
         self.backwards.push((word, asks, then, otherwise));
         To::Test(self.backwards.len() - 1)
     }

@@ -20,7 +20,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 
-use globset::GlobMatcher;
+use globset::GlobSet;
 use ipnet::IpNet;
 
 pub use fields::{FIELDS, Field, Kind};
@@ -31,6 +31,9 @@ use crate::output::Line;
 /// A filter, checked.
 #[derive(Clone, Debug, Default)]
 pub struct Filter(Option<Node<&'static Field>>);
+
+/// Bytes of a filter that are shown in an error.
+const SHOWN: usize = 1000;
 
 /// What is wrong with a filter, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +47,20 @@ pub struct FilterError {
 
 impl FilterError {
     fn new(filter: &str, (column, message): parse::Fault) -> FilterError {
-        FilterError { filter: filter.to_owned(), column, message }
+        // A line that is shown, with a mark below it: what would take more, or move the mark, stays out.
+        let is_line = filter.len() <= SHOWN && !filter.contains(char::is_control);
+        let filter = if is_line { filter.to_owned() } else { String::new() };
+        FilterError { filter, column, message }
     }
 }
 
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.message)?;
-        writeln!(f, "  {}", self.filter)?;
-        write!(f, "  {:>1$}", "^", self.column + 1)
+        write!(f, "{}", self.message)?;
+        if self.filter.is_empty() {
+            return Ok(());
+        }
+        write!(f, "\n  {}\n  {:>2$}", self.filter, "^", self.column + 1)
     }
 }
 
@@ -97,12 +105,18 @@ impl Named for &'static Field {
     }
 }
 
+/// Longer than that of any field.
+const LONGEST_NAME: usize = 64;
+
 /// There is no field of this name, but there are others.
 fn unknown(
     name: &str,
     fields: impl Iterator<Item = &'static str> + Clone,
     others: impl Iterator<Item = &'static str>,
 ) -> String {
+    if name.len() > LONGEST_NAME {
+        return format!("a name of {} bytes is that of no field", name.len());
+    }
     let ranked = fields.clone().chain(others).map(|field| (strsim::damerau_levenshtein(name, field), field));
     match ranked.min_by_key(|(distance, _)| *distance) {
         Some((distance, near)) if distance <= 3 => format!("there is no field {name}: did you mean {near}?"),
@@ -113,7 +127,7 @@ fn unknown(
 #[derive(Clone, Debug)]
 enum Test {
     Text { value: String, is: bool },
-    Glob { matcher: GlobMatcher },
+    Glob { matcher: GlobSet },
     Within { network: IpNet, is: bool },
     Compare { value: Operand, comparison: Comparison },
 }

@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
-use globset::Glob;
 use ipnet::IpNet;
 
 use super::fields::Kind;
 use super::token::{Token, tokens};
 use super::{Comparison, Named, Node, Operand, Test};
+use crate::pattern;
 
 /// Characters before the fault, and what it is.
 pub(super) type Fault = (usize, String);
 
+/// Bytes of a filter; longer than anybody writes, or reads in an error.
+const LONGEST: usize = 4096;
 /// Parentheses and "not" in each other.
 const DEEPEST: usize = 64;
 
@@ -23,6 +25,9 @@ struct Parser<'a> {
 }
 
 pub(super) fn filter<F: Named>(text: &str) -> Result<Option<Node<F>>, Fault> {
+    if text.len() > LONGEST {
+        return Err((0, format!("{} bytes: a filter has at most {LONGEST}", text.len())));
+    }
     let column = |byte: usize| text[..byte].chars().count();
     let tokens = tokens(text).map_err(|byte| {
         let what =
@@ -130,8 +135,7 @@ fn test(field: impl Named, sign: &str, value: &str) -> Result<Test, String> {
         ">" => Comparison::Greater,
         ">=" => Comparison::GreaterOrEqual,
         _ => {
-            let glob = Glob::new(value).map_err(|error| error.to_string())?;
-            return Ok(Test::Glob { matcher: glob.compile_matcher() });
+            return Ok(Test::Glob { matcher: pattern::one(value)? });
         }
     };
     let is = comparison == Comparison::Equal;

@@ -94,10 +94,19 @@ fn faults_have_a_column() {
         let shown = error.to_string();
         assert!(shown.lines().last().unwrap().chars().count() == column + 3, "{shown}");
     }
-    let deep = format!("{}protocol=tcp", "not ".repeat(10_000));
+    let deep = format!("{}protocol=tcp", "not ".repeat(1000));
     assert_eq!(Filter::parse(&deep).unwrap_err().message, "too deep");
-    let deep = "(".repeat(100_000);
-    assert!(Filter::parse(&deep).is_err());
+    let deep = "(".repeat(1000);
+    assert_eq!(Filter::parse(&deep).unwrap_err().message, "too deep");
+    let long = "(".repeat(100_000);
+    let error = Filter::parse(&long).unwrap_err();
+    assert!(error.message.contains("at most 4096") && error.to_string().len() < 1000, "{error}");
+    for depth in [10, 250, 500] {
+        let glob = format!("interface~{}a{}", "{".repeat(depth), "}".repeat(depth));
+        let error = Filter::parse(&glob).unwrap_err();
+        assert!(error.column == 10 && error.message.starts_with("a glob"), "{error}");
+        assert!(PacketFilter::parse(&glob).is_err());
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 
-/// The names and values in a query; the pair that is no text is the error.
+/// The names and values in a query; the pair that is no text, or gives a name again, is in the error.
 pub fn parameters(query: &str) -> Result<BTreeMap<String, String>, String> {
     let decode = |text: &str| {
         let text = text.replace('+', " ");
@@ -14,8 +14,12 @@ pub fn parameters(query: &str) -> Result<BTreeMap<String, String>, String> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (decode(name), decode(value)) {
-            (Ok(name), Ok(value)) => drop(parameters.insert(name, value)),
-            _ => return Err(pair.to_owned()),
+            (Ok(name), Ok(value)) => {
+                if parameters.insert(name, value).is_some() {
+                    return Err(format!("{pair}: given twice"));
+                }
+            }
+            _ => return Err(format!("{pair}: no text")),
         }
     }
     Ok(parameters)

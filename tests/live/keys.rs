@@ -11,6 +11,7 @@ use netmon::config::{Config, Given, Key, Precision};
 
 use super::agent::{Agent, watching};
 use super::binary::Program;
+use super::control::Operated;
 use super::eventually;
 use super::metrics::Page;
 use super::net::quiet_pair;
@@ -168,10 +169,31 @@ fn metrics_are_where_they_should_be() {
     ];
     let program = started(&b, &settings, "metrics on http://");
     assert!(program.log.iter().any(|line| line.contains(":19099/metrics")), "{:#?}", program.log);
-    assert!(program.log.iter().any(|line| line.contains("no such detection")), "{:#?}", program.log);
+    let idle = program.log.iter().filter(|line| line.contains("this version detects nothing of the kind")).count();
+    assert_eq!(idle, 3, "{:#?}", program.log);
     assert_eq!(b.sh("ss -Hltn sport = :19099").lines().count(), 1);
     program.signal("TERM");
     assert!(program.end().0.success());
+}
+
+/// When it starts and for as long as it runs, and also of what comes by a reload.
+#[test]
+fn what_does_nothing_is_said() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let file = std::env::temp_dir().join(format!("netmon-idle-{}.yaml", std::process::id()));
+    std::fs::write(&file, "features: {security_monitoring: {enabled: true}}\n").unwrap();
+    let agent = Operated::start(&b, "idle", &["--config", file.to_str().unwrap()]);
+    let told = "without effect: features.security_monitoring.enabled=true: this version detects nothing of the kind";
+    assert!(agent.says(&["status"]).contains(told), "{}", agent.says(&["status"]));
+    let doctor = agent.json(&["doctor"]);
+    assert!(doctor.to_string().contains(told), "{doctor}");
+    std::fs::write(&file, "kubernetes: {enabled: off, scope: node}\n").unwrap();
+    eventually("the other one is told", || {
+        let idle = agent.json(&["status"])["without_effect"].clone();
+        (idle == serde_json::json!(["kubernetes.scope=node: kubernetes.enabled is off"])).then_some(())
+    });
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The configuration changes while the program runs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::binary::Program;
 use super::eventually;
@@ -8,6 +9,7 @@ use super::net::{Counters, quiet_pair};
 use super::traffic::Flood;
 use crate::needs_root;
 use crate::support::netns::Netns;
+use crate::support::sh;
 
 const TAKEN: &str = "configuration read again";
 const REFUSED: &str = "the configuration stays as it was";
@@ -202,5 +204,80 @@ fn a_start_with_a_bad_configuration_says_all_that_is_wrong() {
         "--metrics-addr: \"9090\": without a port; valid: an address and a port",
     ] {
         assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// Makes something at the place of the file, by a shell command with `$file`.
+fn replace(file: &Path, command: &str) {
+    let file = file.display();
+    sh(&format!("rm -rf {file}; file={file}; {command}"));
+}
+
+/// Whatever takes the place of the file: nobody is waited for, it is told and counted, and the next good file is taken.
+#[test]
+fn what_cannot_be_read_is_a_refused_reload() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let folder = Folder::new("unreadable");
+    let file = folder.file();
+    folder.put("flow: {max_age: 61s}\n");
+    let mut program = start(&b, &file);
+    let address = program.log.iter().find_map(|line| line.split("metrics on http://").nth(1)).unwrap();
+    let address = address.trim_end_matches("/metrics").parse().unwrap();
+    let mut refused = 0.0;
+    let cases = [
+        ("mkfifo $file", "a FIFO, and only regular files are read"),
+        ("mkdir $file", "a directory, and only regular files are read"),
+        ("ln -s /dev/zero $file", "a device, and only regular files are read"),
+        ("ln -s nowhere $file", "No such file"),
+        ("ln -s $file $file", "symbolic links"),
+        ("true", "No such file"),
+        ("truncate -s 2M $file", "larger than 1024 KiB"),
+        ("printf 'flow: \\377' > $file", "not UTF-8"),
+    ];
+    for (age, (command, told)) in (62..).zip(cases) {
+        replace(&file, command);
+        for _ in 0..2 {
+            let line = program.wait_for(REFUSED);
+            assert!(line.contains("netmon.yaml") && line.contains(told), "{command}: {line}");
+            refused += 1.0;
+            let page = super::metrics::get(&b, address, "/metrics");
+            assert_eq!(page.sum("netmon_config_reload_failures_total", &[]), refused, "{command}");
+            if refused as u32 % 2 == 1 {
+                program.signal("HUP");
+            }
+        }
+        let _ = std::fs::remove_dir(&file);
+        folder.put(&format!("flow: {{max_age: {age}s}}\n"));
+        assert!(program.wait_for(TAKEN).ends_with(&format!("flow.max_age={age}s")), "after {command}");
+    }
+    // The folder too may go, and come back.
+    sh(&format!("rm -rf {}", folder.0.display()));
+    assert!(program.wait_for(REFUSED).contains("No such file"));
+    std::fs::create_dir(&folder.0).unwrap();
+    folder.put("flow: {max_age: 99s}\n");
+    assert!(program.wait_for(TAKEN).ends_with("flow.max_age=99s"));
+    // Another name of a file is the file.
+    replace(&file, "echo 'flow: {max_age: 100s}' > $file.other; ln $file.other $file");
+    assert!(program.wait_for(TAKEN).ends_with("flow.max_age=100s"));
+    replace(&file, "mkfifo $file");
+    program.wait_for(REFUSED);
+    program.signal("TERM");
+    let (status, took, log) = program.end();
+    assert!(status.success() && took < Duration::from_secs(5), "{took:?}: {log:#?}");
+}
+
+#[test]
+fn a_start_waits_for_nobody() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let folder = Folder::new("endless");
+    for (command, told) in [("mkfifo $file", "a FIFO"), ("ln -s /dev/zero $file", "a device"), ("mkdir $file", "a dir")]
+    {
+        replace(&folder.file(), command);
+        let mut program = Program::start(&b, &["--socket", "none", "--config", folder.file().to_str().unwrap()], false);
+        let line = program.wait_for("netmon.yaml: ");
+        assert!(line.contains(told), "{line}");
+        assert_eq!(program.end().0.code(), Some(1), "{command}");
     }
 }

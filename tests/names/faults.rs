@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::clusters::{Template, pod, sample, small, with_small};
 use super::{Universe, Watched, eventually, options};
-use crate::support::apiserver::{ApiServer, Fault, Request};
+use crate::support::apiserver::{ApiServer, Fault, Request, Streaming};
+use crate::support::sh;
 
 fn status(code: u16, reason: &str) -> String {
     json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "no" })
@@ -38,6 +39,7 @@ fn lists_that_fail_are_read_again() {
     let tests = refusals().into_iter().map(|fault| {
         std::thread::spawn(move || {
             let server = with_small();
+            server.set_streaming(Streaming::Refused);
             let template = Template::default();
             server.set_all((0..500).map(|number| template.numbered_pod(number, 0)));
             for resource in ["pods", "endpointslices", "replicasets"] {
@@ -52,6 +54,32 @@ fn lists_that_fail_are_read_again() {
             happened(&server);
             Universe::default().check(&server, &watched, &format!("{fault:?}"));
             assert!(watched.errors() >= 3 || matches!(fault, Fault::Slow(_)), "{fault:?}: {}", watched.errors());
+        })
+    });
+    for test in tests.collect::<Vec<_>>() {
+        test.join().unwrap();
+    }
+}
+
+#[test]
+fn streams_that_fail_begin_again() {
+    let mut faults = refusals();
+    faults.extend([Fault::Error(410, "Expired".to_owned()), Fault::Error(500, "InternalError".to_owned())]);
+    let tests = faults.into_iter().map(|fault| {
+        std::thread::spawn(move || {
+            let server = with_small();
+            for resource in ["pods", "endpointslices", "replicasets"] {
+                server.fail(resource, Request::Stream, fault.clone());
+                // And again; to be slow is no failure.
+                if !matches!(fault, Fault::Slow(_)) {
+                    server.fail(resource, Request::Stream, fault.clone());
+                }
+            }
+            let watched = Watched::synced(&options(&server));
+            happened(&server);
+            Universe::default().check(&server, &watched, &format!("{fault:?}"));
+            let asked = server.asked();
+            assert!(asked.iter().all(|asked| asked.request == Request::Stream), "{fault:?}: {asked:#?}");
         })
     });
     for test in tests.collect::<Vec<_>>() {
@@ -142,7 +170,7 @@ fn watches_end_by_their_time() {
     }
     universe.check(&server, &watched, "watches that ended");
     assert_eq!(watched.errors(), 0, "to end by its time is no failure");
-    let lists = server.asked().iter().filter(|asked| asked.request == Request::List).count();
+    let lists = server.asked().iter().filter(|asked| asked.request != Request::Watch).count();
     assert_eq!(lists, 2 * 6, "each watcher has read everything once");
 }
 
@@ -150,6 +178,15 @@ fn watches_end_by_their_time() {
 fn a_token_is_replaced() {
     let server = with_small();
     let watched = Watched::synced(&options(&server));
+    // Whatever is in the place of the token for a while: nobody waits for it.
+    let token = server.kubeconfig().with_file_name("token");
+    std::fs::remove_file(&token).unwrap();
+    sh(&format!("mkfifo {}", token.display()));
+    server.accept_tokens(&[]);
+    server.disconnect();
+    let unauthorized = || server.asked().iter().filter(|asked| asked.answered == 401).count();
+    eventually("it is asked with the old one", || (unauthorized() >= 12).then_some(()));
+    std::fs::remove_file(&token).unwrap();
     server.rotate_token("second");
     server.disconnect();
     server.set(pod("new", "node-a", "10.244.1.66"));

@@ -4,7 +4,7 @@ use netmon::names::{Enabled, Kind, Options, Scope, State};
 
 use super::clusters::{Template, sample, small, with_small};
 use super::{TCP, UDP, Universe, Watched, end, eventually, now, options, told};
-use crate::support::apiserver::{ApiServer, Request};
+use crate::support::apiserver::{ApiServer, Request, Streaming};
 
 const WEB_A: &str = "shop/web-6c5d9b7f4d-4xk2p Deployment/web @node-a(eu-1a)";
 
@@ -60,9 +60,38 @@ fn real_objects_have_their_names() {
     assert_eq!(behind("192.168.7.12:443", "10.244.2.50:8443", TCP), gateway);
 }
 
+/// One request a kind, until its watch ends by its time.
+#[test]
+fn lists_are_streamed() {
+    let server = with_small();
+    let template = Template::default();
+    server.set_all((0..1200).map(|number| template.numbered_pod(number, 0)));
+    let watched = Watched::synced(&options(&server));
+    let asked = server.asked();
+    assert!(asked.len() == 6 && asked.iter().all(|asked| asked.request == Request::Stream), "{asked:#?}");
+    for asked in &asked {
+        assert_eq!(
+            (asked.query["resourceVersion"].as_str(), asked.query["allowWatchBookmarks"].as_str()),
+            ("0", "true")
+        );
+        assert!(asked.query["timeoutSeconds"].parse::<u32>().unwrap() >= 240);
+        // Of these only the owner counts.
+        let metadata = matches!(asked.resource.as_str(), "replicasets" | "jobs");
+        assert_eq!(asked.accept.contains("as=PartialObjectMetadata;"), metadata, "{asked:?}");
+    }
+    eventually("all are watched", || {
+        watched.status().kinds.iter().all(|kind| kind.state == State::Watching).then_some(())
+    });
+    server.set(super::clusters::pod("late", "node-a", "10.244.1.77"));
+    watched.becomes("10.244.1.77:1", "shop/late Deployment/web @node-a(eu-1a)");
+    Universe::default().check(&server, &watched, "a stream");
+    assert_eq!((watched.errors(), watched.status().last_error), (0, None));
+}
+
 #[test]
 fn the_protocol_is_used_as_it_should() {
     let server = with_small();
+    server.set_streaming(Streaming::Refused);
     let template = Template::default();
     server.set_all((0..1200).map(|number| template.numbered_pod(number, 0)));
     let watched = Watched::synced(&options(&server));
@@ -76,6 +105,7 @@ fn the_protocol_is_used_as_it_should() {
     let pages = of("pods", Request::List);
     assert_eq!(pages.len(), 3, "pages of 500");
     assert!(pages.iter().all(|page| page.query["limit"] == "500") && pages[2].query.contains_key("continue"));
+    assert_eq!(pages[0].query["resourceVersion"], "0", "out of the server's cache");
     for kind in Kind::ALL {
         let watch = of(kind.name(), Request::Watch)[0];
         assert_eq!(watch.query["allowWatchBookmarks"], "true");

@@ -5,6 +5,7 @@ pub mod clusters;
 mod faults;
 mod fixtures;
 mod many;
+mod start;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

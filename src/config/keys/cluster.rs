@@ -1,5 +1,6 @@
 //! The cluster, and what addresses are called.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -77,9 +78,9 @@ pub(super) static KEYS: &[Key] = &[
             let texts = given.list().into_iter().map(|text| text.trim_matches(['{', '}', ' ']).to_owned());
             let texts = texts.filter(|text| !text.is_empty());
             let networks = texts.map(|text| network(&text)).collect::<Result<Vec<_>>>()?;
-            for (i, one) in networks.iter().enumerate() {
-                let twice = networks[..i].iter().any(|other| other.network == one.network);
-                ensure!(!twice, "{} has two names", one.network);
+            let mut known = BTreeSet::new();
+            for one in &networks {
+                ensure!(known.insert(one.network), "{} has two names", one.network);
             }
             config.networks = networks;
             Ok(())

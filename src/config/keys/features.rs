@@ -92,10 +92,10 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "features.security_monitoring.enabled",
         short: None,
-        about: "reserved: this version detects nothing of the kind, and says so in the log",
+        about: "reserved: this version detects nothing of the kind, and says so in the log and in netmon-cli status",
         valid: SWITCH,
         live: false,
-        set: |config, given| put(&mut config.security_monitoring, given.switch()),
+        set: |_, given| given.switch().map(drop),
         get: |_| false.to_string(),
     },
     Key {

@@ -1,7 +1,8 @@
 //! How the agent runs.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use super::super::value::Given;
 use super::super::{DEFAULT_DEBUG_SERVER, LogFormat};
 use super::{Key, SWITCH, address, put};
 
@@ -37,43 +38,42 @@ pub(super) static KEYS: &[Key] = &[
         path: "resources.memory_limit",
         short: None,
         about: "resident memory of the agent; before it is reached, embryonic and idle flows make room",
-        valid: "a size such as 512Mi or 1Gi, at least 32Mi",
+        valid: "a size such as 512Mi or 1Gi, at least 32Mi; or none",
         live: true,
-        set: |config, given| {
-            let bytes = given.bytes()?;
-            if bytes < 32 << 20 {
-                bail!("too little");
-            }
-            config.memory_limit = Some(bytes);
-            Ok(())
-        },
+        set: |config, given| put(&mut config.memory_limit, given.unless("none").map(memory).transpose()),
         get: |config| config.memory_limit.map_or("none".to_owned(), |bytes| bytes.to_string()),
     },
     Key {
         path: "resources.cpu_limit",
         short: None,
         about: "CPU time of the agent and its programs; above it sweeps and scrapes slow down, at last flows are sampled",
-        valid: "a number of CPUs such as 2, 0.5 or 500m",
+        valid: "a number of CPUs such as 2, 0.5 or 500m; or none",
         live: true,
-        set: |config, given| put(&mut config.cpu_limit_milli, given.milli_cpus().map(Some)),
+        set: |config, given| put(&mut config.cpu_limit_milli, given.unless("none").map(Given::milli_cpus).transpose()),
         get: |config| config.cpu_limit_milli.map_or("none".to_owned(), |milli| format!("{milli}m")),
     },
     Key {
         path: "resources.maps.flow_map_size",
         short: None,
         about: "flow directions that the kernel's caches hold, all CPUs together; default: what is fastest",
-        valid: "a whole number from 256 to 100000000",
+        valid: "a whole number from 256 to 100000000, or auto",
         live: false,
-        set: |config, given| put(&mut config.flow_map_size, given.number(256..=100_000_000).map(Some)),
+        set: |config, given| {
+            let size = given.unless("auto").map(|given| given.number(256..=100_000_000));
+            put(&mut config.flow_map_size, size.transpose())
+        },
         get: |config| config.flow_map_size.map_or("auto".to_owned(), |size| size.to_string()),
     },
     Key {
         path: "resources.maps.event_buffer_size",
         short: None,
         about: "records that all rings together hold at most: performance.buffer_size yields to it",
-        valid: "a whole number from 64 to 100000000",
+        valid: "a whole number from 64 to 100000000, or none",
         live: false,
-        set: |config, given| put(&mut config.event_buffer_size, given.number(64..=100_000_000).map(Some)),
+        set: |config, given| {
+            let size = given.unless("none").map(|given| given.number(64..=100_000_000));
+            put(&mut config.event_buffer_size, size.transpose())
+        },
         get: |config| config.event_buffer_size.map_or("none".to_owned(), |size| size.to_string()),
     },
     Key {
@@ -152,9 +152,21 @@ pub(super) static KEYS: &[Key] = &[
         path: "node_name",
         short: Some("NODE_NAME"),
         about: "name of this node, for labels; default: the host name",
-        valid: "a name",
+        valid: "a name of at most 253 bytes",
         live: false,
-        set: |config, given| put(&mut config.node_name, given.text().map(str::to_owned)),
+        set: |config, given| {
+            let name = given.text()?;
+            ensure!((1..=253).contains(&name.len()), "{} bytes", name.len());
+            ensure!(!name.contains(char::is_control), "has control characters");
+            config.node_name = name.to_owned();
+            Ok(())
+        },
         get: |config| config.node_name.clone(),
     },
 ];
+
+fn memory(given: &Given) -> Result<u64> {
+    let bytes = given.bytes()?;
+    ensure!(bytes >= 32 << 20, "too little");
+    Ok(bytes)
+}

@@ -16,7 +16,8 @@ pub(super) static KEYS: &[Key] = &[
         valid: "names and globs: eth0, veth*, !docker0",
         live: true,
         set: |config, given| {
-            let patterns: Vec<String> = given.list().into_iter().filter(|pattern| !pattern.is_empty()).collect();
+            // Nothing at all is what a template makes of no value.
+            let patterns = given.unless("").map(Given::list).unwrap_or_default();
             config.interfaces = Selection::new(&patterns)?;
             Ok(())
         },

@@ -38,7 +38,7 @@ pub fn reach(options: &Options) -> Result<Option<Reached>> {
     let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else { return Ok(None) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
     let asked = async {
-        let (server, client) = credentials.connect().await?;
+        let (server, client) = credentials.connect(&credentials.read()?).await?;
         let rights = options.scope.kinds().iter().flat_map(|&kind| VERBS.map(|verb| (kind, verb)));
         let missing = try_join_all(rights.map(|(kind, verb)| {
             let client = client.clone();

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hyper::header::{HeaderValue, USER_AGENT};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 
+use super::secrets::{Secrets, TOKEN};
+
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// By which an API server's operator tells whose requests these are, in logs and audits.
 fn program() -> Result<HeaderValue> {
@@ -76,17 +77,18 @@ impl Credentials {
     }
 
     /// Reads them as they are now.
-    pub(super) async fn connect(&self) -> Result<(String, Client)> {
-        let mut config = match self {
-            Credentials::InCluster => Config::incluster().context("read the service account of this pod")?,
-            Credentials::Kubeconfig(path) => {
-                let kubeconfig =
-                    Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()))?;
-                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                    .await
-                    .with_context(|| format!("use the kubeconfig {}", path.display()))?
-            }
-        };
+    pub(super) fn read(&self) -> Result<Secrets> {
+        match self {
+            Credentials::InCluster => Secrets::of_service_account().context("read the service account of this pod"),
+            Credentials::Kubeconfig(path) => Secrets::of_kubeconfig(path),
+        }
+    }
+
+    /// A client that has these of them.
+    pub(super) async fn connect(&self, secrets: &Secrets) -> Result<(String, Client)> {
+        let mut config = Config::from_custom_kubeconfig(secrets.kubeconfig.clone(), &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("use {self}"))?;
         config.connect_timeout = Some(CONNECT_TIME);
         // When to come again is decided here, by what the server says.
         config.default_retry = false;

@@ -17,6 +17,10 @@ pub(super) enum Failure {
     Denied(String),
     /// The server asks to wait, or cannot serve.
     Busy(Option<Duration>, String),
+    /// The server does not know what was asked for.
+    Unknown(String),
+    /// An answer of more bytes than there is room for.
+    TooLarge(String),
     /// No connection, or none that lasted.
     Lost(String),
     /// What came is not what the protocol says.
@@ -30,6 +34,8 @@ impl fmt::Display for Failure {
             | Failure::Unauthorized(text)
             | Failure::Denied(text)
             | Failure::Busy(_, text)
+            | Failure::Unknown(text)
+            | Failure::TooLarge(text)
             | Failure::Lost(text)
             | Failure::Nonsense(text) => f.write_str(text),
         }
@@ -63,6 +69,7 @@ impl Failure {
         match code {
             410 => Failure::Gone(text),
             _ if matches!(reason.as_str(), "Expired" | "Gone") => Failure::Gone(text),
+            400 | 422 => Failure::Unknown(text),
             401 => Failure::Unauthorized(text),
             403..=405 => Failure::Denied(text),
             _ => Failure::Busy(retry_after.map(Duration::from_secs), text),

@@ -1,4 +1,5 @@
-//! Reads all objects of a kind, then follows their changes, for ever.
+//! Reads all objects of a kind, then follows their changes, for ever: by one watch that begins with all there is where the server
+//! has such, else by a list and a watch.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::failure::{Backoff, Failure};
 use super::keeper::Keeper;
-use super::source::Source;
+use super::source::{Source, Watch};
 use super::wire::{self, Change};
 use crate::names::store::Kind;
 
@@ -17,14 +18,22 @@ const SILENT_MOST: Duration = Duration::from_secs(180);
 const GRACE: Duration = Duration::from_secs(15);
 /// A watch that ends sooner, and has told nothing, has failed.
 const SHORT: Duration = Duration::from_secs(1);
+/// A watch that is to begin with all there is, and has told neither more of it nor its end for so long, is one of a server that
+/// knows no such watches.
+const PAUSE_MOST: Duration = Duration::from_secs(15);
 
 /// Until the agent stops.
-pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper) {
+pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper, start: Duration) {
+    sleep(start).await;
     let mut backoff = Backoff::default();
     let mut version: Option<String> = None;
     loop {
         let result = match &mut version {
-            Some(version) => watch(kind, source, keeper, version, &mut backoff).await,
+            Some(version) => match source.watch(kind, version).await {
+                Ok(watch) => changes(kind, watch, keeper, version, &mut backoff).await,
+                Err(failure) => Err(failure),
+            },
+            None if source.streams() => stream(kind, source, keeper, &mut version, &mut backoff).await,
             None => read(kind, source, keeper).await.map(|read| {
                 version = Some(read);
                 backoff.reset();
@@ -35,10 +44,59 @@ pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper) {
         match &failure {
             Failure::Gone(_) | Failure::Nonsense(_) => version = None,
             Failure::Unauthorized(_) | Failure::Lost(_) => source.renew().await,
-            Failure::Denied(_) | Failure::Busy(..) => {}
+            Failure::Denied(_) | Failure::Busy(..) | Failure::Unknown(_) | Failure::TooLarge(_) => {}
         }
         sleep(backoff.next(&failure)).await;
     }
+}
+
+/// Reads all objects and follows their changes; `version` is set once all were read. It is not where the server cannot do that,
+/// and is not to be asked again.
+async fn stream(
+    kind: Kind,
+    source: &Source,
+    keeper: &Keeper,
+    version: &mut Option<String>,
+    backoff: &mut Backoff,
+) -> Result<(), Failure> {
+    let mut watch = match source.stream(kind).await {
+        Err(Failure::Unknown(text)) => {
+            source.streams_not(&text);
+            return Ok(());
+        }
+        other => other?,
+    };
+    keeper.begin(kind);
+    loop {
+        let Ok(line) = timeout(PAUSE_MOST, watch.lines.next()).await else {
+            source.streams_not("it does not tell the end of all there is");
+            return Ok(());
+        };
+        let cut_off = || Failure::Lost("the API server ended a watch before it had told all there is".to_owned());
+        match wire::change(kind, line?.ok_or_else(cut_off)?).map_err(nonsense)? {
+            Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
+            Change::Applied(object, _) => keeper.apply(kind, std::slice::from_ref(&object)),
+            Change::Deleted(object, _) => keeper.delete(kind, &object),
+            Change::Bookmark(_, false) => {
+                source.streams_not("it goes on without telling the end of all there is");
+                return Ok(());
+            }
+            Change::Bookmark(at, true) if at.is_empty() => return Err(unversioned()),
+            Change::Bookmark(at, true) => {
+                keeper.finish(kind);
+                backoff.reset();
+                return changes(kind, watch, keeper, version.insert(at), backoff).await;
+            }
+        }
+    }
+}
+
+fn nonsense(error: anyhow::Error) -> Failure {
+    Failure::Nonsense(format!("{error:#}"))
+}
+
+fn unversioned() -> Failure {
+    Failure::Nonsense("a change without a version".to_owned())
 }
 
 /// The version of what was read.
@@ -58,14 +116,13 @@ async fn read(kind: Kind, source: &Source, keeper: &Keeper) -> Result<String, Fa
 }
 
 /// Until the watch ends by its time.
-async fn watch(
+async fn changes(
     kind: Kind,
-    source: &Source,
+    mut watch: Watch,
     keeper: &Keeper,
     version: &mut String,
     backoff: &mut Backoff,
 ) -> Result<(), Failure> {
-    let mut watch = source.watch(kind, version).await?;
     let started = Instant::now();
     let mut patience = watch.time + GRACE;
     let mut told = false;
@@ -74,7 +131,7 @@ async fn watch(
         let line = timeout(patience, watch.lines.next());
         let silent = || Failure::Lost(format!("the API server has been silent for {} s", patience.as_secs()));
         let Some(line) = line.await.unwrap_or_else(|_| Err(silent()))? else { break };
-        match wire::change(kind, line).map_err(|error| Failure::Nonsense(format!("{error:#}")))? {
+        match wire::change(kind, line).map_err(nonsense)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, new) => {
                 keeper.apply(kind, std::slice::from_ref(&object));
@@ -84,14 +141,14 @@ async fn watch(
                 keeper.delete(kind, &object);
                 *version = new;
             }
-            Change::Bookmark(new) => {
+            Change::Bookmark(new, _) => {
                 patience = patience.min(SILENT_MOST);
                 keeper.heard(kind);
                 *version = new;
             }
         }
         if version.is_empty() {
-            return Err(Failure::Nonsense("a change without a version".to_owned()));
+            return Err(unversioned());
         }
         told = true;
         backoff.reset();

@@ -6,6 +6,7 @@ mod failure;
 mod follow;
 mod keeper;
 mod lines;
+mod secrets;
 mod source;
 mod status;
 mod wire;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::{join, join_all, select};
@@ -25,6 +27,7 @@ use super::{Cluster, Index, NamedNetwork, Names};
 pub use access::{Reached, reach};
 use connect::Credentials;
 pub use connect::Enabled;
+use failure::spread;
 use keeper::Keeper;
 use source::Source;
 use status::StatusCell;
@@ -64,6 +67,8 @@ pub struct Options {
     pub node: String,
     /// Networks with a name.
     pub networks: Vec<NamedNetwork>,
+    /// Reading begins within so long, at random: the agents of all nodes may be started at once.
+    pub start_within: Duration,
 }
 
 /// The running watcher. It ends with the value.
@@ -85,7 +90,11 @@ pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("make the runtime of the names thread")?;
-    let (server, client) = match runtime.block_on(credentials.connect()) {
+    let connected = credentials.read().and_then(|secrets| {
+        let (server, client) = runtime.block_on(credentials.connect(&secrets))?;
+        Ok((server, client, secrets))
+    });
+    let (server, client, secrets) = match connected {
         Ok(connected) => connected,
         Err(error) if options.enabled == Enabled::Auto && options.kubeconfig.is_none() => {
             log::warn!("no names of a cluster: {error:#}");
@@ -100,10 +109,11 @@ pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
     let (stop, stopped) = oneshot::channel();
     let (options, shared) = (options.clone(), (Arc::clone(&names), Arc::clone(&status)));
     let thread = Builder::new().name("nm-names".to_owned()).spawn(move || {
-        let source = Source::new(credentials, client, &options);
+        let source = Source::new(credentials, secrets, client, &options);
+        let start = spread(options.start_within);
         let keeper = Keeper::new(&options, shared.0, shared.1);
         runtime.block_on(async {
-            let follow = join_all(kinds.iter().map(|&kind| follow::follow(kind, &source, &keeper)));
+            let follow = join_all(kinds.iter().map(|&kind| follow::follow(kind, &source, &keeper, start)));
             let work = pin!(join(follow, keeper.publish()));
             select(work, stopped).await;
         });

@@ -25,8 +25,8 @@ pub(super) enum Change {
     Applied(Object, String),
     /// It is gone.
     Deleted(Object, String),
-    /// Nothing has happened up to this version.
-    Bookmark(String),
+    /// Nothing else has happened up to this version. True: all that there was has been told.
+    Bookmark(String, bool),
     /// The server ends the watch: code and message.
     Error(Refusal),
 }
@@ -85,11 +85,11 @@ fn change_of<T: HasVersion + for<'a> Deserialize<'a>>(line: &[u8], object: fn(T)
             _ => return Err(error).context("read a line of a watch"),
         },
     };
-    let version = event.object.version();
+    let (version, is_whole) = (event.object.version(), event.object.is_whole());
     Ok(match event.happened {
         Happened::Added | Happened::Modified => Change::Applied(object(event.object), version),
         Happened::Deleted => Change::Deleted(object(event.object), version),
-        Happened::Bookmark => Change::Bookmark(version),
+        Happened::Bookmark => Change::Bookmark(version, is_whole),
         Happened::Error => {
             let event: Event<Refusal> = serde_json::from_slice(line).context("read the error of a watch")?;
             Change::Error(event.object)
@@ -132,6 +132,8 @@ enum Happened {
 
 trait HasVersion {
     fn version(&mut self) -> String;
+    /// A bookmark after all that there was when the watch began.
+    fn is_whole(&self) -> bool;
 }
 
 /// `null` is what Go makes of a list without items.

@@ -6,6 +6,7 @@
 
 mod serve;
 mod tls;
+mod watching;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -35,6 +36,20 @@ const LOG_MOST: usize = 20_000;
 pub enum Request {
     List,
     Watch,
+    /// A watch that is to begin with all there is.
+    Stream,
+}
+
+/// What becomes of watches that are to begin with all there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streaming {
+    /// They do.
+    #[default]
+    Known,
+    /// They are refused, as by a server that has them switched off.
+    Refused,
+    /// They are watches like others, as of a server that has never heard of them: all there is comes first, but without an end.
+    Ignored,
 }
 
 /// What goes wrong with a request.
@@ -60,6 +75,7 @@ pub struct Asked {
     pub resource: String,
     pub request: Request,
     pub query: HashMap<String, String>,
+    pub at: Instant,
     pub accept: String,
     pub token: String,
     /// `User-Agent`.
@@ -107,6 +123,9 @@ struct State {
     down: bool,
     bookmark_every: Duration,
     watch_most: Option<Duration>,
+    streaming: Streaming,
+    /// Of their own accord, whatever they are asked for.
+    whole_from_cache: bool,
 }
 
 struct Shared {
@@ -265,15 +284,30 @@ impl ApiServer {
         };
     }
 
+    /// These tokens alone are good from now on.
+    pub fn accept_tokens(&self, tokens: &[&str]) {
+        self.state().tokens = tokens.iter().map(|&token| token.to_owned()).collect();
+    }
+
     /// Another token is the only good one from now on, and is in the token's file.
     pub fn rotate_token(&self, token: &str) {
-        self.state().tokens = HashSet::from([token.to_owned()]);
+        self.accept_tokens(&[token]);
         std::fs::write(&self.token, token).unwrap();
     }
 
     /// A watch lasts so long at most, whatever is asked for.
     pub fn set_watch_most(&self, most: Duration) {
         self.state().watch_most = Some(most);
+    }
+
+    /// What it does with watches that are to begin with all there is.
+    pub fn set_streaming(&self, streaming: Streaming) {
+        self.state().streaming = streaming;
+    }
+
+    /// Lists out of its cache have all there is, whatever limit is asked for: as of most servers.
+    pub fn set_whole_from_cache(&self) {
+        self.state().whole_from_cache = true;
     }
 
     /// The requests that came, the latest last.

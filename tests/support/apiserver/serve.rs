@@ -5,10 +5,8 @@ use std::convert::Infallible;
 use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use futures_util::stream::unfold;
+use futures_util::future::select;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -18,15 +16,16 @@ use hyper::{Response, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Asked, Event, Fault, RESOURCES, Request, Shared, State};
+use super::watching::watching;
+use super::{Asked, Fault, RESOURCES, Request, Shared, Streaming};
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Requests that are remembered.
-const ASKED_MOST: usize = 10_000;
+const ASKED_MOST: usize = 50_000;
 
 pub(super) fn run(
     listener: TcpListener,
@@ -82,7 +81,7 @@ fn refusal(status: u16, reason: &str, message: &str) -> Response<Body> {
     full(status, "application/json", status_text(status, reason, message))
 }
 
-fn status_text(code: u16, reason: &str, message: &str) -> String {
+pub(super) fn status_text(code: u16, reason: &str, message: &str) -> String {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason,
         "code": code,
@@ -111,8 +110,7 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
     else {
         return Ok(full(404, "text/plain", "404 page not found\n"));
     };
-    let is_watch = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
-    let kind_of = if is_watch { Request::Watch } else { Request::List };
+    let kind_of = kind_of(&query);
     let fault = {
         let mut state = shared.state.lock().unwrap();
         let place = state.faults.iter().position(|fault| fault.0 == *plural && fault.1 == kind_of);
@@ -138,10 +136,16 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
             if let Some(Fault::Slow(time)) = &fault {
                 sleep(*time).await;
             }
-            if is_watch {
-                Ok(watching(&shared, plural, &query, metadata, fault.clone()))
-            } else {
-                Ok(list(&shared, plural, kind, version, &query, metadata, fault.clone()))
+            let streaming = shared.state.lock().unwrap().streaming;
+            match kind_of {
+                Request::Stream if streaming == Streaming::Refused => Ok(refusal(
+                    422,
+                    "Invalid",
+                    "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate \
+                     is enabled",
+                )),
+                Request::List => Ok(list(&shared, plural, kind, version, &query, metadata, fault.clone())),
+                _ => Ok(watching(&shared, plural, &query, metadata, fault.clone())),
             }
         }
     };
@@ -151,13 +155,26 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
 }
 
 fn note(shared: &Shared, path: &str, query: &HashMap<String, String>, headers: [String; 3], answered: u16) {
-    let request = if query.contains_key("watch") { Request::Watch } else { Request::List };
+    let request = kind_of(query);
     let [accept, token, program] = headers;
     let resource = path.rsplit('/').next().unwrap_or("").to_owned();
     let mut state = shared.state.lock().unwrap();
-    state.asked.push_back(Asked { resource, request, query: query.clone(), accept, token, program, answered });
+    let at = std::time::Instant::now();
+    state.asked.push_back(Asked { resource, request, query: query.clone(), at, accept, token, program, answered });
     if state.asked.len() > ASKED_MOST {
         state.asked.pop_front();
+    }
+}
+
+pub(super) fn kind_of(query: &HashMap<String, String>) -> Request {
+    let is = |name: &str| query.get(name).is_some_and(|value| value == "true" || value == "1");
+    match (is("watch"), is("sendInitialEvents")) {
+        (false, _) => Request::List,
+        (true, false) => Request::Watch,
+        (true, true) => {
+            assert_eq!(query["resourceVersionMatch"], "NotOlderThan", "or the server refuses it");
+            Request::Stream
+        }
     }
 }
 
@@ -176,7 +193,7 @@ fn review(shared: &Shared, body: &[u8]) -> Response<Body> {
 }
 
 /// `spec.nodeName=…`, the only selector that is known.
-fn selected(query: &HashMap<String, String>) -> Option<String> {
+pub(super) fn selected(query: &HashMap<String, String>) -> Option<String> {
     let selector = query.get("fieldSelector")?;
     Some(selector.strip_prefix("spec.nodeName=").unwrap_or_else(|| panic!("selector {selector}")).to_owned())
 }
@@ -192,8 +209,9 @@ fn list(
 ) -> Response<Body> {
     let mut state = shared.state.lock().unwrap();
     let (version, mut rest) = match query.get("continue") {
-        Some(token) => match state.pages.remove(token) {
-            Some(rest) => rest,
+        // It may be asked for again, in smaller pages.
+        Some(token) => match state.pages.get(token) {
+            Some(rest) => rest.clone(),
             None => return refusal(410, "Expired", "The provided continue parameter is too old"),
         },
         None => {
@@ -204,7 +222,9 @@ fn list(
             (state.version, objects.map(text).collect::<VecDeque<_>>())
         }
     };
-    let limit = query.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+    let is_cached = query.get("resourceVersion").is_some_and(|version| version == "0");
+    let limit = query.get("limit").filter(|_| !(is_cached && state.whole_from_cache));
+    let limit = limit.map_or(usize::MAX, |limit| limit.parse().unwrap());
     let page: Vec<Arc<str>> = rest.drain(..limit.min(rest.len())).collect();
     let mut about = json!({ "resourceVersion": version.to_string() });
     if !rest.is_empty() {
@@ -225,138 +245,4 @@ fn list(
         return Response::new(body);
     }
     full(200, "application/json", text)
-}
-
-/// A watch that goes on.
-struct Watching {
-    shared: Arc<Shared>,
-    woken: watch::Receiver<u64>,
-    plural: &'static str,
-    node: Option<String>,
-    metadata: bool,
-    version: u64,
-    end: Instant,
-    bookmark_every: Duration,
-    bookmarks: bool,
-    fault: Option<Fault>,
-    ended: bool,
-}
-
-fn watching(
-    shared: &Arc<Shared>,
-    plural: &'static str,
-    query: &HashMap<String, String>,
-    metadata: bool,
-    fault: Option<Fault>,
-) -> Response<Body> {
-    let state = shared.state.lock().unwrap();
-    let asked = Duration::from_secs(query["timeoutSeconds"].parse().unwrap());
-    let watching = Watching {
-        woken: shared.wake.subscribe(),
-        plural,
-        node: selected(query),
-        metadata,
-        version: query["resourceVersion"].parse().unwrap(),
-        end: Instant::now() + state.watch_most.unwrap_or(asked).min(asked),
-        bookmark_every: state.bookmark_every,
-        bookmarks: query.get("allowWatchBookmarks").is_some_and(|allowed| allowed == "true"),
-        fault,
-        ended: false,
-        shared: Arc::clone(shared),
-    };
-    let frames = unfold(watching, |mut watching| async {
-        if watching.ended {
-            return None;
-        }
-        let frame = watching.frame().await?.map(|text| Frame::data(Bytes::from(text)));
-        Some((frame, watching))
-    });
-    Response::new(StreamBody::new(frames).boxed_unsync())
-}
-
-impl Watching {
-    /// Lines, as soon as there are some; `None` at the end.
-    async fn frame(&mut self) -> Option<Result<String, std::io::Error>> {
-        match self.fault.take() {
-            Some(Fault::Cut) => {
-                // What is cut off comes again: the version was not taken.
-                let lines = self.wait_for_lines().await.unwrap_or_default();
-                self.fault = Some(Fault::Drop);
-                return Some(Ok(lines[..lines.len() / 2].to_owned()));
-            }
-            Some(Fault::Drop) => return Some(Err(std::io::Error::other("cut"))),
-            Some(Fault::Error(code, reason)) => {
-                self.ended = true;
-                let status = status_text(code, &reason, "something went wrong");
-                return Some(Ok(format!("{{\"type\":\"ERROR\",\"object\":{status}}}\n")));
-            }
-            _ => {}
-        }
-        self.wait_for_lines().await.map(Ok)
-    }
-
-    async fn wait_for_lines(&mut self) -> Option<String> {
-        let mut bookmark = Instant::now() + self.bookmark_every;
-        loop {
-            self.woken.mark_unchanged();
-            let lines = self.lines();
-            if !lines.is_empty() {
-                return Some(lines);
-            }
-            let now = Instant::now();
-            if now >= self.end {
-                return None;
-            }
-            if now >= bookmark && self.bookmarks {
-                match self.bookmark() {
-                    Some(bookmark) => return Some(bookmark),
-                    None => continue,
-                }
-            }
-            bookmark = bookmark.max(now);
-            match select(pin!(self.woken.changed()), pin!(sleep_until(bookmark.min(self.end)))).await {
-                Either::Left((Err(_), _)) => return None,
-                // More may come within the moment; a line for each would be slow.
-                Either::Left(_) => drop(timeout(Duration::from_millis(1), std::future::pending::<()>()).await),
-                Either::Right(_) => {}
-            }
-        }
-    }
-
-    fn lines(&mut self) -> String {
-        let state: &State = &self.shared.state.lock().unwrap();
-        let resource = &state.resources[self.plural];
-        if self.version < resource.compacted {
-            self.ended = true;
-            let status = status_text(410, "Expired", &format!("too old resource version: {}", self.version));
-            return format!("{{\"type\":\"ERROR\",\"object\":{status}}}\n");
-        }
-        let first = resource.log.partition_point(|event| event.version <= self.version);
-        let mut lines = String::new();
-        for event in resource.log.range(first..) {
-            if self.node.as_ref().is_none_or(|node| *node == event.node) {
-                lines += &line(event, self.metadata);
-            }
-            self.version = event.version;
-        }
-        lines
-    }
-
-    /// None where something has happened in between.
-    fn bookmark(&mut self) -> Option<String> {
-        let state = self.shared.state.lock().unwrap();
-        if state.resources[self.plural].log.back().is_some_and(|event| event.version > self.version) {
-            return None;
-        }
-        let (_, _, kind, api) = RESOURCES.iter().find(|resource| resource.0 == self.plural).unwrap();
-        let at =
-            json!({ "metadata": { "resourceVersion": state.version.to_string() }, "kind": kind, "apiVersion": api });
-        self.version = state.version;
-        Some(format!("{{\"type\":\"BOOKMARK\",\"object\":{at}}}\n"))
-    }
-}
-
-fn line(event: &Event, metadata: bool) -> String {
-    let text = if metadata { &event.metadata } else { &event.text };
-    format!("{{\"type\":\"{}\",\"object\":{text}}}\n", event.what)
 }

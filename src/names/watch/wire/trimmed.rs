@@ -41,8 +41,10 @@ wire! {
         #[serde(rename = "topology.kubernetes.io/zone")]
         zone: Option<String>,
     }
-    /// Addresses that networks of pods give nodes.
+    /// Addresses that networks of pods give nodes, and the mark of a bookmark.
     Annotations {
+        #[serde(rename = "k8s.io/initial-events-end")]
+        initial_events_end: String,
         #[serde(rename = "projectcalico.org/IPv4IPIPTunnelAddr")]
         calico_ipip: String,
         #[serde(rename = "projectcalico.org/IPv4VXLANTunnelAddr")]
@@ -334,6 +336,10 @@ macro_rules! has_version {
         impl HasVersion for $kind {
             fn version(&mut self) -> String {
                 std::mem::take(&mut self.metadata.resource_version)
+            }
+
+            fn is_whole(&self) -> bool {
+                self.metadata.annotations.initial_events_end == "true"
             }
         }
     )*};
