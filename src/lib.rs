@@ -18,5 +18,6 @@ pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod output;
+pub mod printable;
 pub mod replay;
 pub mod worker;
