@@ -69,6 +69,8 @@ struct Entry {
     ended_ns: Option<u64>,
     /// Number of the list that had it last, or that was the latest when it began.
     listed: u64,
+    /// Later lists did not have it: one.
+    missing: bool,
     /// Known by a list alone: its end may not be told.
     by_list: bool,
 }
@@ -123,6 +125,11 @@ impl Translations {
         self.entries.values().any(|entry| entry.by_list && entry.ended_ns.is_none())
     }
 
+    /// The last list lacked some.
+    pub fn has_missing(&self) -> bool {
+        self.entries.values().any(|entry| entry.missing && entry.ended_ns.is_none())
+    }
+
     /// Those that found no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -141,7 +148,7 @@ impl Translations {
         if let Some((_, entry)) = self.find(translated)
             && entry.ended_ns.is_none()
         {
-            entry.listed = lists;
+            (entry.listed, entry.missing) = (lists, false);
             return;
         }
         if self.entries.len() >= self.most {
@@ -150,7 +157,10 @@ impl Translations {
         }
         self.next += 1;
         self.errors.add(translated);
-        self.entries.insert(self.next, Entry { translated: *translated, ended_ns: None, listed: lists, by_list });
+        self.entries.insert(
+            self.next,
+            Entry { translated: *translated, ended_ns: None, listed: lists, missing: false, by_list },
+        );
         for ends in names(translated) {
             // An earlier one that had this key goes on under its other key, for as long as records of it may come.
             self.index.insert(key_of(translated, ends).0, self.next);
@@ -184,7 +194,7 @@ impl Translations {
         self.lists
     }
 
-    /// That list had `all`: what began before it and is not in it has ended.
+    /// That list had `all`: what began before it, and was neither in it nor in the one before, has ended.
     pub fn end_list(&mut self, number: u64, all: &[Translated], now_ns: u64) {
         for translated in all {
             // What ended while the list was read must not come back.
@@ -192,10 +202,13 @@ impl Translations {
                 self.begin(translated, true);
             }
         }
-        let stale = self.entries.values().filter(|entry| entry.listed < number).map(|entry| entry.translated);
-        for translated in stale.collect::<Vec<_>>() {
-            self.end(&translated, now_ns);
+        let mut stale = Vec::new();
+        for entry in self.entries.values_mut().filter(|entry| entry.listed < number && entry.ended_ns.is_none()) {
+            if std::mem::replace(&mut entry.missing, true) {
+                stale.push(entry.translated);
+            }
         }
+        stale.iter().for_each(|translated| self.end(translated, now_ns));
     }
 
     fn find(&mut self, translated: &Translated) -> Option<(u64, &mut Entry)> {

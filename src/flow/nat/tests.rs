@@ -92,9 +92,29 @@ fn a_list_ends_what_it_lacks_and_adds_what_was_missed() {
     translations.apply(&Tracking::Ended(other(2)), SECOND);
     translations.apply(&Tracking::Begun(other(4)), SECOND);
     translations.end_list(list, &[other(1), other(2), other(5)], SECOND);
+    assert!(translations.has_missing());
+    // The next one fails: it says nothing.
+    translations.begin_list();
+    let list = translations.begin_list();
+    translations.end_list(list, &[other(1), other(4), other(5)], SECOND);
     translations.expire(20 * SECOND);
     let there = |port| translations.identify(&record(end(1, port), end(2, 80), 1, Hook::Ingress)).is_some();
     assert_eq!([1, 2, 3, 4, 5].map(there), [true, false, false, true, true]);
+    assert!(!translations.has_missing());
+}
+
+/// The kernel's list may lack a connection that is there, while its table changes.
+#[test]
+fn a_connection_that_one_list_lacks_lives() {
+    let mut translations = Translations::new(10);
+    translations.apply(&Tracking::Begun(both()), 0);
+    for (second, all) in [&[][..], &[both()], &[], &[both()]].into_iter().enumerate() {
+        let list = translations.begin_list();
+        translations.end_list(list, all, (second as u64 + 1) * 60 * SECOND);
+        translations.expire((second as u64 + 2) * 60 * SECOND);
+        assert_eq!(translations.len(), 1, "after {second}");
+        assert_eq!(translations.has_missing(), all.is_empty());
+    }
 }
 
 #[test]
