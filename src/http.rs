@@ -231,6 +231,11 @@ impl Running {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Its thread has ended, though nobody stopped it.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Closes the port, gives answers that are being written a moment, and ends the thread.
     pub fn stop(self) -> anyhow::Result<()> {
         let name = self.name;

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod names;
 pub mod output;
 pub mod pattern;
+pub mod printable;
 pub mod regular_file;
 pub mod replay;
 pub mod worker;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
+use crate::printable::without_controls;
+
 /// What the output is written to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Style {
@@ -57,10 +59,11 @@ fn write(table: &Table, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
+/// As a terminal may show it: what others give names to does not command it.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => without_controls(text),
         other => other.to_string(),
     }
 }
@@ -169,6 +172,15 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     for idle in status["without_effect"].as_array().into_iter().flatten() {
         writeln!(out, "{}", style.bad(&format!("without effect: {}", text(idle))))?;
     }
+    let number = |name: &str| status[name].as_u64().unwrap_or_default();
+    if number("hooks_lost") > 0 {
+        let line = format!(
+            "somebody took netmon's programs from {} hooks; {} of them were put back at once",
+            grouped(&status["hooks_lost"]),
+            grouped(&status["hooks_restored"])
+        );
+        writeln!(out, "{}", style.bad(&line))?;
+    }
     writeln!(out)?;
     let header = ["INTERFACE", "KIND", "STATUS", "MODE", "FACES", "IN", "OUT", "COVERAGE", "BEFORE"];
     let mut interfaces = table(&header, 5..7, style.columns);
@@ -182,7 +194,11 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
             _ => String::new(),
         };
         let before: Vec<String> = interface["programs_before"].as_array().into_iter().flatten().map(text).collect();
-        let before = if interface["error"].is_null() { before.join(", ") } else { get("error") };
+        let before = match (&interface["error"], &interface["outdated"]) {
+            (Value::String(_), _) => get("error"),
+            (_, Value::String(_)) => format!("old programs: {}", get("outdated")),
+            _ => before.join(", "),
+        };
         interfaces.add_row([
             get("name"),
             get("kind"),

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -116,6 +117,13 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Its thread has ended, though nobody stopped it.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -138,7 +146,7 @@ fn is_socket(there: &fs::Metadata) -> bool {
 }
 
 fn accept(listener: &UnixListener, limits: &Limits, api: &Arc<dyn Api>, wakeup: &EventFd, stop: &Arc<AtomicBool>) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let mut open = Connections::default();
     loop {
         let mut fds =
             [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(wakeup.as_fd(), PollFlags::POLLIN)];
@@ -147,6 +155,7 @@ fn accept(listener: &UnixListener, limits: &Limits, api: &Arc<dyn Api>, wakeup: 
         if stop.load(Ordering::Relaxed) {
             return;
         }
+        open.reap();
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
@@ -156,34 +165,66 @@ fn accept(listener: &UnixListener, limits: &Limits, api: &Arc<dyn Api>, wakeup: 
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= limits.connections {
-            open.fetch_sub(1, Ordering::Relaxed);
+        if open.0.len() >= limits.connections {
             // As far as it goes at once: nobody is to wait for this client.
             let _ = stream.set_nonblocking(true);
             let busy = Refusal(503, format!("{} requests are being answered: come again", limits.connections));
             let _ = routes::refuse(&mut &stream, &busy);
             continue;
         }
-        let slot = Slot(Arc::clone(&open));
         let (limits, api, stop) = (limits.clone(), Arc::clone(api), Arc::clone(stop));
-        let spawned = Builder::new().name("nm-control".to_owned()).spawn(move || {
-            let _slot = slot;
+        let started = open.start(stream, move |stream| {
             if let Err(error) = serve(stream, &limits, &*api, &stop) {
                 log::debug!("control: {error:#}");
             }
         });
-        if let Err(error) = spawned {
+        if let Err(error) = started {
             log::debug!("control: start a thread: {error}");
         }
     }
 }
 
-/// Counts a connection while it is open.
-struct Slot(Arc<AtomicUsize>);
+/// Connections that are open, and the threads that serve them. They end with the value.
+#[derive(Default)]
+struct Connections(Vec<(UnixStream, JoinHandle<()>)>);
 
-impl Drop for Slot {
+impl Connections {
+    fn start(&mut self, stream: UnixStream, serve: impl FnOnce(UnixStream) + Send + 'static) -> io::Result<()> {
+        let (handle, closing) = (stream.try_clone()?, Closing(stream.try_clone()?));
+        let thread = Builder::new().name("nm-control".to_owned()).spawn(move || {
+            let _closing = closing;
+            serve(stream);
+        })?;
+        self.0.push((handle, thread));
+        Ok(())
+    }
+
+    /// Forgets those that have ended.
+    fn reap(&mut self) {
+        for (_, thread) in self.0.extract_if(.., |(_, thread)| thread.is_finished()) {
+            // It has said why, if it panicked.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Ends a connection, whoever else has a handle to it.
+struct Closing(UnixStream);
+
+impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        // The client may have done so.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        for (stream, thread) in self.0.drain(..) {
+            // Nobody waits for a client that does not read.
+            let _ = stream.shutdown(Shutdown::Both);
+            let _ = thread.join();
+        }
     }
 }
 

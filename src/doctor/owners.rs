@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::printable::printable;
+
 /// Processes by the programs that they hold.
 pub(super) struct Owners(BTreeMap<u32, Vec<String>>);
 
@@ -17,7 +19,8 @@ impl Owners {
             let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", process.pid)) else { continue };
             for descriptor in descriptors.flatten() {
                 let Some(program) = program_of(process.pid, &descriptor.path()) else { continue };
-                let name = process.stat().map(|stat| stat.comm).unwrap_or_default();
+                // A process may call itself anything.
+                let name = process.stat().map(|stat| printable(stat.comm.as_bytes())).unwrap_or_default();
                 let owner = format!("{name} (pid {})", process.pid);
                 let owners = found.entry(program).or_default();
                 if !owners.contains(&owner) {

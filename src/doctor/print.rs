@@ -6,6 +6,7 @@ use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, 
 
 use super::{Report, Status};
 use crate::output::Layout;
+use crate::printable::without_controls;
 
 /// Narrower terminals are treated as this wide.
 const NARROWEST: u16 = 60;
@@ -28,7 +29,7 @@ fn write_tables(report: &Report, terminal: bool, colours: bool, out: &mut impl W
     let mut checks = table(["STATUS", "CHECK", "FOUND"], terminal, colours);
     for check in &report.checks {
         let found = with_remedy(&check.detail, check.remedy.as_deref());
-        checks.add_row([status(check.status), Cell::new(&check.name), Cell::new(found)]);
+        checks.add_row([status(check.status), cell(&check.name), cell(&found)]);
     }
     write_lines(&checks, out)?;
     if !report.blind_spots.is_empty() {
@@ -36,7 +37,7 @@ fn write_tables(report: &Report, terminal: bool, colours: bool, out: &mut impl W
         let mut spots = table(["", "NOT SEEN HERE", "WHY"], terminal, colours);
         for spot in &report.blind_spots {
             let why = with_remedy(&spot.detail, spot.remedy.as_deref());
-            spots.add_row([Cell::new("-"), Cell::new(&spot.name), Cell::new(why)]);
+            spots.add_row([Cell::new("-"), cell(&spot.name), cell(&why)]);
         }
         write_lines(&spots, out)?;
     }
@@ -44,6 +45,11 @@ fn write_tables(report: &Report, terminal: bool, colours: bool, out: &mut impl W
     let count = |status| report.checks.iter().filter(|check| check.status == status).count();
     let verdict = if report.failed() { "netmon cannot run here as it is" } else { "netmon can run here" };
     writeln!(out, "{verdict}: {} ok, {} warn, {} fail", count(Status::Ok), count(Status::Warn), count(Status::Fail))
+}
+
+/// What others give names to does not command the terminal.
+fn cell(text: &str) -> Cell {
+    Cell::new(text.lines().map(without_controls).collect::<Vec<_>>().join("\n"))
 }
 
 fn with_remedy(detail: &str, remedy: Option<&str>) -> String {
@@ -114,6 +120,16 @@ mod tests {
         assert!(
             text.contains("NOT SEEN HERE") && text.ends_with("netmon cannot run here as it is: 1 ok, 0 warn, 1 fail\n")
         );
+    }
+
+    #[test]
+    fn names_do_not_command_the_terminal() {
+        let report = Report::new(vec![Check::ok("a\x1b[2Jb", "fine\x07\nmore")], Vec::new());
+        let mut out = Vec::new();
+        write_tables(&report, false, false, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(r"a\x1b[2Jb") && text.contains(r"fine\x07"), "{text}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
     }
 
     #[test]

@@ -83,6 +83,8 @@ struct Entry {
     ended_ns: Option<u64>,
     /// Number of the list that had it last, or that was the latest when it began.
     listed: u64,
+    /// Later lists did not have it: one.
+    missing: bool,
     /// Known by a list alone: its end may not be told.
     by_list: bool,
 }
@@ -136,6 +138,11 @@ impl Translations {
         self.entries.values().any(|entry| entry.by_list && entry.ended_ns.is_none())
     }
 
+    /// The last list lacked some.
+    pub fn has_missing(&self) -> bool {
+        self.entries.values().any(|entry| entry.missing && entry.ended_ns.is_none())
+    }
+
     /// Those that found no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -158,7 +165,7 @@ impl Translations {
         if let Some(entry) = self.find(translated).and_then(|id| self.entries.get_mut(&id))
             && entry.ended_ns.is_none()
         {
-            entry.listed = lists;
+            (entry.listed, entry.missing) = (lists, false);
             return;
         }
         if self.entries.len() >= self.most {
@@ -169,7 +176,8 @@ impl Translations {
         let translated = Arc::new(*translated);
         news.push(News::Begun(Arc::clone(&translated)));
         self.index.insert(key_of(&translated, translated.dialled).0, self.next);
-        self.entries.insert(self.next, Entry { translated, ended_ns: None, listed: lists, by_list });
+        let entry = Entry { translated, ended_ns: None, listed: lists, missing: false, by_list };
+        self.entries.insert(self.next, entry);
     }
 
     fn end(&mut self, id: u64, now_ns: u64) {
@@ -213,7 +221,7 @@ impl Translations {
         self.lists
     }
 
-    /// That list had `all`: what began before it and is not in it has ended.
+    /// That list had `all`: what began before it, and was neither in it nor in the one before, has ended.
     pub fn end_list(&mut self, number: u64, all: &[Translated], now_ns: u64, news: &mut Vec<News>) {
         for translated in all {
             // What ended while the list was read must not come back.
@@ -223,10 +231,15 @@ impl Translations {
             }
         }
         // By number: another may be known under its endpoints by now, of which an end was missed.
-        let stale = self.entries.iter().filter(|(_, entry)| entry.listed < number).map(|(id, _)| *id);
-        for id in stale.collect::<Vec<_>>() {
-            self.end(id, now_ns);
+        let mut stale = Vec::new();
+        for (id, entry) in
+            self.entries.iter_mut().filter(|(_, entry)| entry.listed < number && entry.ended_ns.is_none())
+        {
+            if std::mem::replace(&mut entry.missing, true) {
+                stale.push(*id);
+            }
         }
+        stale.into_iter().for_each(|id| self.end(id, now_ns));
     }
 
     fn find(&self, translated: &Translated) -> Option<u64> {

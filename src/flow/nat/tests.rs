@@ -126,9 +126,29 @@ fn a_list_ends_what_it_lacks_and_adds_what_was_missed() {
     translations.apply(&Tracking::Ended(other(2)), SECOND);
     translations.apply(&Tracking::Begun(other(4)), SECOND);
     translations.change(|all, news| all.end_list(list, &[other(1), other(2), other(5)], SECOND, news));
+    assert!(translations.translations.has_missing());
+    // The next one fails: it says nothing.
+    translations.translations.begin_list();
+    let list = translations.translations.begin_list();
+    translations.change(|all, news| all.end_list(list, &[other(1), other(4), other(5)], SECOND, news));
     translations.expire(20 * SECOND);
     let there = |port| translations.identify(&record(end(1, port), end(2, 80), 1, Hook::Ingress)).is_some();
     assert_eq!([1, 2, 3, 4, 5].map(there), [true, false, false, true, true]);
+    assert!(!translations.translations.has_missing());
+}
+
+/// The kernel's list may lack a connection that is there, while its table changes.
+#[test]
+fn a_connection_that_one_list_lacks_lives() {
+    let mut known = Known::new(10);
+    known.apply(&Tracking::Begun(both()), 0);
+    for (second, all) in [&[][..], &[both()], &[], &[both()]].into_iter().enumerate() {
+        let list = known.translations.begin_list();
+        known.change(|known, news| known.end_list(list, all, (second as u64 + 1) * 60 * SECOND, news));
+        known.expire((second as u64 + 2) * 60 * SECOND);
+        assert_eq!(known.translations.len(), 1, "after {second}");
+        assert_eq!(known.translations.has_missing(), all.is_empty());
+    }
 }
 
 /// The kernel could not tell of the end of the first.
@@ -138,8 +158,10 @@ fn a_list_ends_one_whose_endpoints_another_has() {
     let second = Translated { answered: [end(4, 5001), end(3, 8080)], ..both() };
     known.apply(&Tracking::Begun(both()), 0);
     known.apply(&Tracking::Begun(second), SECOND);
-    let list = known.translations.begin_list();
-    known.change(|all, news| all.end_list(list, &[second], 2 * SECOND, news));
+    for _ in 0..2 {
+        let list = known.translations.begin_list();
+        known.change(|all, news| all.end_list(list, &[second], 2 * SECOND, news));
+    }
     known.expire(20 * SECOND);
     assert_eq!((known.translations.len(), known.lookup.len()), (1, 3));
     let client = |known: &Known| known.identify(&record(second.dialled[0], second.dialled[1], 1, Hook::Ingress));
