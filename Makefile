@@ -99,6 +99,11 @@ demo: ## Show flows of a small network of namespaces with real traffic
 	$(CARGO) build --release --locked --example watch
 	scripts/as-root scripts/demo
 
+.PHONY: fuzz
+fuzz: ## Look for inputs that make it panic, hang or grow: ten minutes for each of fuzz/corpus; ARGS="60 filter" for others
+	@scripts/deps fuzz
+	scripts/fuzz $(or $(ARGS),600)
+
 benchmark: ## Measure the cost of a packet, a record and a flow, as root
 	@scripts/deps bench
 	$(CARGO) bench --locked --config 'target."cfg(all())".runner = ["scripts/as-root"]' $(ARGS)

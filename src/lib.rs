@@ -4,6 +4,9 @@
 //! The modules are in the order in which a packet's story travels. A stage never uses the one after it; [`agent`] and [`replay`]
 //! wire them.
 
+// What cannot go on is an error: no input ends the agent.
+#![deny(clippy::panic, clippy::todo, clippy::unimplemented)]
+
 pub mod agent;
 pub mod bpf;
 pub mod cli;

@@ -1,6 +1,9 @@
 //! Globs, as filters and the choice of interfaces have them. To compile one takes no more than its bounds allow, and whatever is
 //! wrong with it is an error.
 
+// What others wrote: no place in it is known to be there.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 /// No name that is compared with one is longer, in bytes.

@@ -1,6 +1,9 @@
 //! Files that somebody else names, or may put something else in place of: only regular ones are read, without waiting for
 //! anybody, and within a bound.
 
+// What others wrote: no place in it is known to be there.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use std::fs::{FileType, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cases;
+mod control;
 mod deploy;
 mod doctor;
+mod fuzz;
 mod http;
 mod injected;
 mod kernels;

@@ -36,7 +36,14 @@ mod traced;
 mod trial;
 mod verifier;
 
-#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+#[allow(
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::undocumented_unsafe_blocks,
+    missing_docs
+)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/netmon.skel.rs"));
 }

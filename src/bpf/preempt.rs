@@ -10,7 +10,14 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
 use super::preflight::is_preempt_rt;
 
-#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+#[allow(
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::undocumented_unsafe_blocks,
+    missing_docs
+)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/preempt.skel.rs"));
 }

@@ -1,5 +1,8 @@
 //! The configuration file: YAML, or a Kubernetes ConfigMap that has it in `data`.
 
+// What others wrote: no place in it is known to be there.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use saphyr::{AnnotatedMapping, MarkedYaml, ScalarStyle, YamlData, YamlLoader};
 use saphyr_parser::{Event, Parser, SpannedEventReceiver};
 
@@ -92,9 +95,9 @@ fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, Fault> {
         return Err(fault(error.clone()));
     }
     let mut documents = loader.into_documents();
-    match documents.len() {
-        0 | 1 => Ok(documents.pop()),
-        _ => Err((start(&documents[1]), "a second document: one is all there may be".to_owned())),
+    match documents.get(1) {
+        None => Ok(documents.pop()),
+        Some(second) => Err((start(second), "a second document: one is all there may be".to_owned())),
     }
 }
 

@@ -13,6 +13,9 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::HashMap;
 use foldhash::fast::FixedState;
 
+use super::capture::Packet;
+use super::link::{Framed, Link};
+
 /// With an identification of its own, it is the same packet however long it waited in a queue; but identifications come again.
 const SAME_ID_NS: u64 = 100_000_000;
 /// Else only what comes at once is: no sender repeats a segment so soon.
@@ -59,6 +62,16 @@ pub(super) struct Cooked<'a> {
 }
 
 impl Copies {
+    /// Whether the packet left, if it is no copy.
+    pub(super) fn way_of(&mut self, packet: &Packet, link: Link, frame: &[u8], framed: &Framed) -> Option<bool> {
+        let outgoing = framed.outgoing.unwrap_or(false);
+        if !link.is_cooked() {
+            return Some(outgoing);
+        }
+        let ifindex = (framed.ifindex != 0).then_some(framed.ifindex);
+        self.way(&Cooked { at_ns: packet.at_ns, outgoing, frame, wire_bytes: packet.wire_bytes, ifindex })
+    }
+
     /// `None` if it is a copy, else whether it is to be taken for one that left: all packets from one address to another at an
     /// interface are to be seen by the same hook, or some would pass for duplicates.
     pub(super) fn way(&mut self, packet: &Cooked<'_>) -> Option<bool> {

@@ -22,6 +22,7 @@ use crate::bpf::{self, Bpf, InterfaceBooks, ObjectStorage, Options, TimestampSou
 use crate::config::Config;
 use crate::output::{FlowWriter, Format};
 use capture::{Capture, Packet};
+use copies::Copies;
 use flows::{Book, Flows};
 use links::Links;
 use player::{Counts, Player};
@@ -48,6 +49,21 @@ pub fn run(config: &Config, replay: &Replay, stop: &AtomicBool) -> Result<()> {
         Err(error) if is_broken_pipe(&error) => Ok(()),
         other => other,
     }
+}
+
+/// Reads a capture to its end, without the kernel that [`run`] gives its packets to: how many it would have of them.
+pub fn read(input: impl io::Read + 'static) -> Result<u64> {
+    let mut capture = Capture::new(Stream::new(input)?)?;
+    let (mut packet, mut frame) = (Packet::default(), Vec::new());
+    let (mut links, mut copies, mut packets) = (Links::default(), Copies::default(), 0);
+    while capture.next(&mut packet)? {
+        let Some(link) = links.of(&capture, &packet) else { continue };
+        let Ok(framed) = link.frame(&packet, &mut frame) else { continue };
+        packets += u64::from(copies.way_of(&packet, link, &frame, &framed).is_some());
+        links.places.of(&packet, framed.ifindex);
+    }
+    links.check()?;
+    Ok(packets)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

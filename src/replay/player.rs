@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::capture::Packet;
-use super::copies::{Cooked, Copies};
+use super::copies::Copies;
 use super::flows::{Book, Flows};
 use super::link::{Framed, Link, TooShort};
 use super::links::Places;
@@ -84,7 +84,7 @@ impl<W: Write + Send + 'static> Player<W> {
     pub(super) fn play(&mut self, packet: &Packet, link: Link, places: &mut Places) -> Result<()> {
         let mut frame = std::mem::take(&mut self.frame);
         let result = match link.frame(packet, &mut frame) {
-            Ok(framed) => match self.way(packet, link, &frame, &framed) {
+            Ok(framed) => match self.copies.way_of(packet, link, &frame, &framed) {
                 Some(outgoing) => {
                     let place = places.of(packet, framed.ifindex);
                     self.inject(packet, &frame, Framed { outgoing: Some(outgoing), ..framed }, place)
@@ -101,16 +101,6 @@ impl<W: Write + Send + 'static> Player<W> {
         };
         self.frame = frame;
         result
-    }
-
-    /// Whether it left, if it is no copy.
-    fn way(&mut self, packet: &Packet, link: Link, frame: &[u8], framed: &Framed) -> Option<bool> {
-        let outgoing = framed.outgoing.unwrap_or(false);
-        if !link.is_cooked() {
-            return Some(outgoing);
-        }
-        let ifindex = (framed.ifindex != 0).then_some(framed.ifindex);
-        self.copies.way(&Cooked { at_ns: packet.at_ns, outgoing, frame, wire_bytes: packet.wire_bytes, ifindex })
     }
 
     fn inject(&mut self, packet: &Packet, frame: &[u8], framed: Framed, place: u32) -> Result<()> {

@@ -1,0 +1,155 @@
+//! What the fuzzer gives its inputs to, and the tests those of the corpus: all that netmon reads of what others wrote. None may
+//! panic, hang, or make much of little.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, sink};
+use std::path::Path;
+use std::time::Duration;
+
+use netmon::config::{Given, Key, Settings, Sources};
+use netmon::control::{
+    Api, Busy, ConfigValue, Events, FlowStats, Next, Objects, PacketTrace, Place, SeriesUse, Status,
+};
+use netmon::filter::{Filter, PacketFilter};
+use netmon::output::Line;
+
+/// An error is for somebody to read.
+const ERROR_MOST: usize = 128 << 10;
+
+/// A filter over flows, and over packets.
+pub fn filter(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Filter::parse(text) {
+        Ok(filter) => assert!(lines().filter(|line| filter.matches(line)).count() <= 2),
+        Err(error) => assert!(error.to_string().len() < ERROR_MOST, "{error}"),
+    }
+    let interfaces = BTreeMap::from([(1, "lo".to_owned()), (2, "eth0".to_owned()), (7, "veth1".to_owned())]);
+    match PacketFilter::parse(text) {
+        Ok(filter) => drop(filter.compile(&interfaces)),
+        Err(error) => assert!(error.to_string().len() < ERROR_MOST, "{error}"),
+    }
+}
+
+/// A configuration file.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Settings::of_text(Path::new("netmon.yaml"), text) {
+        Ok(settings) => {
+            settings.without_effect();
+            settings.config.cache_slots(2);
+            for key in Key::all() {
+                key.shown(&settings.config);
+                settings.value(key);
+            }
+        }
+        Err(error) => assert!(error.to_string().len() < ERROR_MOST, "{error}"),
+    }
+}
+
+/// A request to the control socket.
+pub fn request(data: &[u8]) {
+    netmon::control::respond(data, &Agent, &mut sink()).unwrap();
+}
+
+/// A capture that is to be replayed.
+pub fn capture(data: &[u8]) {
+    if let Err(error) = netmon::replay::read(Cursor::new(data.to_vec())) {
+        assert!(format!("{error:#}").len() < ERROR_MOST, "{error:#}");
+    }
+}
+
+/// A flow that has next to nothing, and one that has more.
+fn lines() -> impl Iterator<Item = Line> {
+    let more = Line {
+        id: 1,
+        protocol: "tcp".to_owned(),
+        status: "failed",
+        client_ip: Some([10, 0, 0, 1].into()),
+        client_port: Some(40_000),
+        server_ip: "fd00::1".parse().ok(),
+        server_port: Some(443),
+        server_bytes: u64::MAX,
+        interface: Some("veth1".to_owned()),
+        ..Line::default()
+    };
+    [Line::default(), more].into_iter()
+}
+
+/// One that has two flows, and believes whatever it is told.
+pub struct Agent;
+
+struct Silence;
+
+impl Events for Silence {
+    fn next(&mut self, _: Duration) -> Next {
+        Next::End
+    }
+
+    fn lost(&mut self) -> u64 {
+        1
+    }
+}
+
+impl Api for Agent {
+    fn status(&self) -> Status {
+        Status::default()
+    }
+
+    fn flows(&self, take: &mut dyn FnMut(Line) -> bool) {
+        lines().all(take);
+    }
+
+    fn flows_from(&self, _: Place, most: usize) -> (Vec<Line>, Option<Place>) {
+        (lines().take(most).collect(), None)
+    }
+
+    fn busy(&self, _: &mut dyn FnMut(Busy<'_>)) -> u64 {
+        0
+    }
+
+    fn watch(&self) -> anyhow::Result<Box<dyn Events>> {
+        Ok(Box::new(Silence))
+    }
+
+    fn flow_stats(&self) -> FlowStats {
+        FlowStats::default()
+    }
+
+    fn series(&self) -> Vec<SeriesUse> {
+        Vec::new()
+    }
+
+    fn config(&self) -> Vec<ConfigValue> {
+        Vec::new()
+    }
+
+    fn set(&self, key: &'static Key, given: Option<Given>) -> anyhow::Result<()> {
+        let set = given.map(|given| (key.path, given)).into_iter().collect();
+        Settings::read(&Sources { set, ..Sources::default() }).map(drop)
+    }
+
+    fn reload(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn objects(&self) -> Objects {
+        Objects::default()
+    }
+
+    fn log(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn metrics(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn trace(&self, filter: PacketFilter, _: Duration) -> anyhow::Result<Box<dyn PacketTrace>> {
+        filter.compile(&BTreeMap::new()).map_err(anyhow::Error::msg)?;
+        anyhow::bail!("nothing is traced here")
+    }
+
+    fn end_trace(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
