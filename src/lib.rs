@@ -20,4 +20,5 @@ pub mod names;
 pub mod output;
 pub mod printable;
 pub mod replay;
+pub mod threads;
 pub mod worker;

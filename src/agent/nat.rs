@@ -3,22 +3,24 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use anyhow::Result;
+use crossbeam_channel::RecvTimeoutError;
 
-use crate::bpf::{Clock, Conntrack, Endpoint, Spread, Tracking, Translated, list_translated};
+use crate::bpf::{Clock, Conntrack, Endpoint, Spread, Tracking, list_translated};
 use crate::config::Config;
 use crate::flow::Translations;
 use crate::metrics::NatCounts;
+use crate::threads::{Deaths, Lasting};
 
 /// Between two looks for what the thread has to do: rare things that must not hold up a worker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The kernel may not tell of the end of a connection that began before netmon asked (net.netfilter.nf_conntrack_events=2): those
 /// are looked for in a new list.
 const LIST_EVERY: Duration = Duration::from_secs(300);
+/// If some were not in it: the kernel may leave out what is there, while its table changes. What the next one lacks too has ended.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
 
 /// What all workers share.
 pub(super) struct Nat {
@@ -39,7 +41,7 @@ impl Nat {
             let list = translations.begin_list();
             let told = conntrack.and_then(|mut conntrack| {
                 conntrack.follow_ipvs()?;
-                Ok((conntrack, all()?))
+                Ok((conntrack, list_translated()?))
             });
             match told {
                 Ok((conntrack, all)) => {
@@ -88,8 +90,8 @@ impl Nat {
         }
     }
 
-    /// `listed` is when the last list was read.
-    fn look(&self, listed: &mut Instant) -> Result<()> {
+    /// `list_at` is when the next list is due.
+    fn look(&self, list_at: &mut Instant) -> Result<()> {
         let missed = self.missed.swap(false, Ordering::Relaxed);
         if missed {
             log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
@@ -101,12 +103,22 @@ impl Nat {
         if balanced {
             log::info!("IPVS balances here: following all connections, for it does not mark those it translates");
         }
-        if missed || balanced || listed.elapsed() >= LIST_EVERY && self.read().has_listed() {
-            *listed = Instant::now();
+        let now = Instant::now();
+        let due = *list_at <= now;
+        let mut translations = self.read();
+        if missed || balanced || due && (translations.has_listed() || translations.has_missing()) {
+            drop(translations);
+            // Also if it fails.
+            *list_at = now + LIST_AGAIN;
             let list = self.write().begin_list();
-            let all = all()?;
+            let all = list_translated()?;
             self.write().end_list(list, &all, Clock::now_ns());
+            translations = self.read();
+            if !translations.has_missing() {
+                *list_at = now + LIST_EVERY;
+            }
         }
+        drop(translations);
         if !self.read().is_empty() {
             self.write().expire(Clock::now_ns());
         }
@@ -136,43 +148,19 @@ impl Nat {
     }
 }
 
-fn all() -> Result<Vec<Translated>> {
-    let mut all = Vec::new();
-    list_translated(|translated| all.push(translated))?;
-    Ok(all)
-}
-
-/// The thread for what takes long.
-pub(super) struct Upkeep {
-    thread: JoinHandle<()>,
-    stop: Sender<()>,
-}
-
-impl Upkeep {
-    /// `None` if there is nothing to keep up.
-    pub(super) fn start(nat: Arc<Nat>) -> Result<Option<Upkeep>> {
-        if nat.conntrack.is_none() {
-            return Ok(None);
-        }
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = Builder::new()
-            .name("nm-conntrack".to_owned())
-            .spawn(move || {
-                let mut listed = Instant::now();
-                while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    if let Err(error) = nat.look(&mut listed) {
-                        log::warn!("{error:#}");
-                    }
-                }
-            })
-            .context("start the thread that keeps up translations")?;
-        Ok(Some(Upkeep { thread, stop }))
+/// Starts the thread for what takes long. `None` if there is nothing to keep up.
+pub(super) fn start_upkeep(nat: Arc<Nat>, deaths: &Deaths) -> Result<Option<Lasting<()>>> {
+    if nat.conntrack.is_none() {
+        return Ok(None);
     }
-
-    pub(super) fn stop(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            log::error!("the thread that keeps up translations panicked");
+    let upkeep = deaths.watch("nm-conntrack", move |stopped| {
+        let mut list_at = Instant::now() + LIST_EVERY;
+        while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            if let Err(error) = nat.look(&mut list_at) {
+                log::warn!("{error:#}");
+            }
         }
-    }
+        Ok(())
+    });
+    upkeep.map(Some)
 }

@@ -11,6 +11,7 @@ mod conntrack;
 mod constants;
 mod facing;
 mod hooked;
+mod hooks;
 mod inject;
 mod leftovers;
 mod links;
@@ -25,6 +26,7 @@ mod preflight;
 mod programs;
 mod record;
 mod ring;
+mod route;
 mod sampling;
 mod spread;
 mod stats;
@@ -39,12 +41,13 @@ mod skel {
 }
 
 pub use app::App;
-pub use attach::{Attachments, Mode, PRIORITY as CLSACT_PRIORITY};
+pub use attach::{Attachments, Disturbed};
 pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
 pub use clock::Clock;
 pub use conntrack::{Conntrack, Tracking, Translated, list_translated};
 pub use hooked::{Hooked, Place, list_hooked};
+pub use hooks::{Mode, PRIORITY as CLSACT_PRIORITY};
 pub use inject::{Frame, Injector};
 pub use leftovers::remove_leftovers;
 pub use libbpf_rs::OpenObject as ObjectStorage;
@@ -53,13 +56,15 @@ pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use monitor::{LinkMonitor, Wait};
 pub use namespaces::{Namespace, list_namespaces};
 pub use objects::{MapInfo, ProgramInfo};
-pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host, is_preempt_rt, raise_capabilities};
+pub use preflight::{
+    HostClaim, allow_many_descriptors, check_host, check_proc, claim_host, is_preempt_rt, raise_capabilities,
+};
 pub use programs::{Loader, Programs};
 pub use record::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample, Sequence};
 pub use ring::{Ring, RingReader, Wakeup};
 pub use sampling::Sampler;
 pub use spread::Spread;
-pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};
+pub use stats::ProgramTiming;
 pub use trace::{Asks, MOST_TESTS, Next, PacketTest, PacketWord, Trace, TraceCounts, TraceReader};
 pub use traced::{Fate, PacketView, TracedPacket};
 pub use trial::{Trial, has_kfunc, try_ring};

@@ -20,6 +20,7 @@ mod files;
 pub mod foreign;
 mod framing;
 mod held;
+pub mod hooks;
 mod keys;
 mod kill;
 mod limits;
