@@ -8,6 +8,8 @@ const volatile __u32 nm_shift4 = 12; /* log2 of the sets of a CPU's caches; at l
 const volatile __u32 nm_shift6 = 11;
 const volatile __u32 nm_rings = 1;      /* 1 to NM_MAX_RINGS */
 const volatile __u32 nm_wake_every = 1; /* records of one CPU on one ring that wake its reader */
+/* Of the network namespace that the agent lives in: whose a filter is that a killed agent has left in another one. */
+const volatile __u64 nm_home = 0;
 const volatile __u64 nm_seed = 0;       /* of the hashes: nobody shall aim at one set */
 /* A tick is a jiffy, in replayed captures a nanosecond. */
 const volatile __u32 nm_idle = 1;       /* ticks without a packet after which an entry is reported */

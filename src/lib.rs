@@ -25,4 +25,5 @@ pub mod pattern;
 pub mod printable;
 pub mod regular_file;
 pub mod replay;
+pub mod threads;
 pub mod worker;

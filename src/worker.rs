@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::bpf::{Clock, Record, Ring, RingReader, Wakeup};
+use crate::threads::{Deaths, Lasting};
 
 /// What a worker does with its records.
 pub trait Sink: Send + 'static {
@@ -28,29 +28,22 @@ const HURRIED: Duration = Duration::from_millis(1);
 /// Records handed on at once: bounds how long a sink's lock is held.
 const BATCH: usize = 256;
 
-/// A running worker. It ends once its wakeup is raised and the ring is empty.
+/// A running worker. It ends with the value, once the ring is empty.
 pub struct Worker {
-    thread: JoinHandle<Result<()>>,
+    thread: Option<Lasting<()>>,
     wakeup: Arc<Wakeup>,
     hurry: Arc<AtomicBool>,
 }
 
 impl Worker {
     /// Starts the worker of `ring`.
-    pub fn start(number: usize, ring: Ring, clock: Arc<Clock>, sink: impl Sink) -> Result<Worker> {
+    pub fn start(number: usize, ring: Ring, clock: Arc<Clock>, sink: impl Sink, deaths: &Deaths) -> Result<Worker> {
         let wakeup = Arc::new(Wakeup::new()?);
         let hurry = Arc::new(AtomicBool::new(false));
         let (raised, hurried) = (Arc::clone(&wakeup), Arc::clone(&hurry));
-        let thread = Builder::new()
-            .name(format!("nm-worker-{number}"))
-            .spawn(move || run(&ring, clock, sink, &raised, &hurried))
-            .context("start a worker thread")?;
-        Ok(Worker { thread, wakeup, hurry })
-    }
-
-    /// It failed or panicked.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        let name = format!("nm-worker-{number}");
+        let thread = deaths.watch(&name, move |_| run(&ring, clock, sink, &raised, &hurried))?;
+        Ok(Worker { thread: Some(thread), wakeup, hurry })
     }
 
     /// From now on it looks for records all the time: a ring that holds fewer than wake it would else be emptied once a
@@ -60,12 +53,15 @@ impl Worker {
     }
 
     /// Lets it finish its ring; to be called when nothing writes to it any more.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         self.wakeup.raise();
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(_) => anyhow::bail!("a worker thread panicked"),
-        }
+        self.thread.take().map_or(Ok(()), Lasting::stop)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.wakeup.raise();
     }
 }
 

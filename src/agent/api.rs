@@ -24,7 +24,7 @@ use crate::filter::PacketFilter;
 use crate::flow::{Flow, protocol_name};
 use crate::logging;
 use crate::metrics::{
-    Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, coverage_of, resident_bytes,
+    Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, resident_bytes,
 };
 use crate::output::{Line, Naming};
 
@@ -109,7 +109,7 @@ impl Api for Operated {
         let wanted = shared.live.settings();
         let sums_of_all = shared.sums();
         let reloads = shared.live.reloads();
-        let counters = bpf::interface_counters().unwrap_or_default();
+        let coverage = shared.coverage();
         let interfaces = shared.interfaces();
         let state = |interface: &Interface| {
             let books = report.books.get(&interface.index).copied().unwrap_or_default();
@@ -130,7 +130,11 @@ impl Api for Operated {
                 faces_workload: interface.workload,
                 packets_in: books.ingress.packets,
                 packets_out: books.egress.packets,
-                coverage: if watched { coverage_of(interface, &books, &counters) } else { [None; 2] },
+                coverage: match coverage.get(&interface.index).filter(|_| watched) {
+                    Some(covered) => covered.map(|hook| hook.lately.ratio()),
+                    None => [None; 2],
+                },
+                outdated: interface.outdated.clone(),
                 programs_before: interface.before.iter().flatten().cloned().collect(),
             }
         };
@@ -175,6 +179,8 @@ impl Api for Operated {
             config_reload_failures: reloads.failed,
             restart_needed: Key::pending(&config, &wanted.config).map(|key| key.path).collect(),
             without_effect: wanted.without_effect(),
+            hooks_lost: shared.upkept.counts().lost,
+            hooks_restored: shared.upkept.counts().restored,
             interfaces: interfaces.values().map(state).collect(),
         }
     }

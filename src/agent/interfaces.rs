@@ -1,26 +1,32 @@
 //! The thread that follows the interfaces of the host: attaches to those that come, lets go of those that go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use crossbeam_channel::Receiver;
 
 use super::live::Order;
 use super::news::News;
 use super::shared::Shared;
-use crate::bpf::{self, Attachments, LinkMonitor, Wait, Wakeup};
+use crate::bpf::{self, Attachments, Disturbed, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
 use crate::flow::{Facing, Networks};
-use crate::metrics::{Interface, InterfaceStatus};
+use crate::metrics::{COVERAGE_EVERY, Interface, InterfaceStatus};
+use crate::threads::{Deaths, Lasting};
 
 /// What could not be attached is tried again after this long.
 const RETRY: Duration = Duration::from_secs(10);
 /// Between two looks at who has packets before us.
 const LOOK: Duration = Duration::from_secs(10);
+/// All hooks are looked at within this time: the kernel does not tell of TCX links that somebody detaches.
+const ROUND: Duration = Duration::from_secs(3);
+/// So many interfaces at once: each look takes the lock that every change of an interface waits for.
+const ROUND_PART: usize = 64;
+/// Between two looks at hooks of which the kernel has told that something was taken from them: somebody may not leave off.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// By then every record of an interface that is gone has come.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
@@ -39,18 +45,29 @@ struct Interfaces {
     gone: VecDeque<(Instant, u32)>,
     news: News,
     look_at: Instant,
+    cover_at: Instant,
+    round_at: Instant,
+    /// Something was taken from these, and when they are looked at.
+    stripped: BTreeSet<u32>,
+    stripped_at: Instant,
 }
 
-/// The running thread.
+/// The running thread. It ends with the value; everything is detached then.
 pub(super) struct Following {
-    thread: JoinHandle<Result<Attachments>>,
+    thread: Option<Lasting<()>>,
     wakeup: Arc<Wakeup>,
     stopping: Arc<AtomicBool>,
 }
 
 impl Following {
     /// Attaches to the interfaces that are there, then follows them on a thread.
-    pub(super) fn start(config: &Config, attachments: Attachments, shared: Arc<Shared>) -> Result<Following> {
+    pub(super) fn start(
+        config: &Config,
+        attachments: Attachments,
+        shared: Arc<Shared>,
+        deaths: &Deaths,
+    ) -> Result<Following> {
+        let now = Instant::now();
         let mut interfaces = Interfaces {
             selection: config.interfaces.clone(),
             clsact: config.clsact,
@@ -63,36 +80,36 @@ impl Following {
             retry_at: None,
             gone: VecDeque::new(),
             news: News::default(),
-            look_at: Instant::now(),
+            look_at: now,
+            cover_at: now,
+            round_at: now + ROUND,
+            stripped: BTreeSet::new(),
+            stripped_at: now,
         };
         interfaces.first()?;
         let wakeup = Arc::new(Wakeup::new()?);
         let orders = interfaces.shared.live.take_orders(Some(Arc::clone(&wakeup)));
         let stopping = Arc::new(AtomicBool::new(false));
         let (raised, stopped) = (Arc::clone(&wakeup), Arc::clone(&stopping));
-        let thread = Builder::new()
-            .name("nm-links".to_owned())
-            .spawn(move || {
-                let followed = interfaces.follow(&raised, &orders, &stopped);
-                followed.inspect_err(|error| log::error!("{error:#}"))
-            })
-            .context("start the thread that follows the interfaces")?;
-        Ok(Following { thread, wakeup, stopping })
+        let thread = deaths.watch("nm-links", move |_| interfaces.follow(&raised, &orders, &stopped))?;
+        Ok(Following { thread: Some(thread), wakeup, stopping })
     }
 
-    /// It failed or panicked.
-    pub(super) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    /// Detaches from all interfaces, and ends the thread.
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.call();
+        self.thread.take().map_or(Ok(()), Lasting::stop)
     }
 
-    /// Ends the thread; everything is still attached.
-    pub(super) fn stop(self) -> Result<Attachments> {
+    fn call(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.wakeup.raise();
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("the thread that follows the interfaces panicked"),
-        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.call();
     }
 }
 
@@ -127,17 +144,15 @@ impl Interfaces {
         Ok(())
     }
 
-    fn follow(mut self, wakeup: &Wakeup, orders: &Receiver<Order>, stopping: &AtomicBool) -> Result<Attachments> {
+    fn follow(mut self, wakeup: &Wakeup, orders: &Receiver<Order>, stopping: &AtomicBool) -> Result<()> {
         loop {
-            let due = [self.retry_at, self.gone.front().map(|(at, _)| *at), self.news.due(), Some(self.look_at)];
-            let due = due.into_iter().flatten().min();
-            let nap = due.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
+            let nap = self.due().saturating_duration_since(Instant::now());
             match self.monitor.wait(nap, wakeup)? {
-                Wait::Ended if stopping.load(Ordering::Relaxed) => return Ok(self.attachments),
+                Wait::Ended if stopping.load(Ordering::Relaxed) => return Ok(()),
                 Wait::Ended => {
                     // Before the orders are read: one that comes later raises it again.
                     wakeup.lower();
-                    orders.try_iter().for_each(|order| self.obey(order));
+                    orders.try_iter().try_for_each(|order| self.obey(order))?;
                 }
                 Wait::Changed => self.reconcile(),
                 Wait::Same if self.retry_at.is_some_and(|at| at <= Instant::now()) => self.reconcile(),
@@ -147,13 +162,71 @@ impl Interfaces {
             for line in self.news.tell(&self.known, Instant::now()) {
                 log::info!("{line}");
             }
+            self.look_at_hooks()?;
             if self.look_at <= Instant::now() {
                 self.look();
+            }
+            if self.cover_at <= Instant::now() {
+                self.cover_at = Instant::now() + COVERAGE_EVERY;
+                self.shared.look_at_coverage();
             }
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    /// When there is something to do.
+    fn due(&self) -> Instant {
+        let stripped_at = (!self.stripped.is_empty()).then_some(self.stripped_at);
+        let gone_at = self.gone.front().map(|(at, _)| *at);
+        let due = [self.retry_at, gone_at, self.news.due(), stripped_at, Some(self.cover_at), Some(self.round_at)];
+        due.into_iter().flatten().fold(self.look_at, Instant::min)
+    }
+
+    /// Is everything still attached? Whatever somebody has taken away is put back.
+    fn look_at_hooks(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let stripped = self.monitor.take_stripped();
+        let failed = |index| self.known.get(index).is_some_and(|one| matches!(one.status, InterfaceStatus::Failed(_)));
+        if stripped.iter().any(failed) {
+            // What was in the way may be gone.
+            self.retry_at = Some(now);
+        }
+        self.stripped.extend(stripped.into_iter().filter(|index| self.attachments.contains(*index)));
+        let mut disturbed = Vec::new();
+        if !self.stripped.is_empty() && self.stripped_at <= now {
+            disturbed = self.attachments.look_at(&std::mem::take(&mut self.stripped))?;
+            self.stripped_at = now + PATIENCE;
+        }
+        if self.round_at <= now {
+            disturbed.extend(self.attachments.look(ROUND_PART)?);
+            self.round_at = now + ROUND / self.attachments.len().div_ceil(ROUND_PART).max(1) as u32;
+        }
+        self.note(&disturbed);
+        Ok(())
+    }
+
+    /// What is wrong with interfaces that are not as they are to be.
+    fn note(&mut self, disturbed: &[Disturbed]) -> Vec<String> {
+        let troubles = self.shared.upkept.note(disturbed);
+        for one in disturbed {
+            let Some(known) = self.known.get_mut(&one.index) else { continue };
+            if let Some(error) = one.error.as_ref().filter(|_| !one.lost.is_empty()) {
+                known.status = InterfaceStatus::Failed(format!("{error:#}"));
+                self.news.left(one.index, &known.name, Instant::now());
+                self.retry_at = self.retry_at.or(Some(Instant::now() + RETRY));
+                self.shared.know(known);
+            }
+        }
+        for known in self.known.values_mut() {
+            let outdated = self.attachments.outdated(known.index);
+            if known.outdated.as_deref() != outdated {
+                known.outdated = outdated.map(str::to_owned);
+                self.shared.know(known);
+            }
+        }
+        troubles
+    }
+
+    fn obey(&mut self, order: Order) -> Result<()> {
         match order {
             Order::Select(selection) => {
                 let missing = selection.missing(self.monitor.links()).join(", ");
@@ -163,13 +236,13 @@ impl Interfaces {
                 self.selection = selection;
                 self.reconcile();
             }
-            Order::Replace(programs, _done) => {
-                for (index, error) in self.attachments.replace(programs) {
-                    let name = self.known.get(&index).map_or_else(|| index.to_string(), |known| known.name.clone());
-                    log::error!("{name} keeps the programs as they were before: {error:#}");
-                }
+            Order::Replace(programs, answer) => {
+                let disturbed = self.attachments.replace(programs)?;
+                // Whoever asked may have given up.
+                let _ = answer.send(self.note(&disturbed));
             }
         }
+        Ok(())
     }
 
     /// Who has packets before us? It may change at any time, and nobody tells.
@@ -248,6 +321,7 @@ impl Interfaces {
                 let start = known.map(|known| known.start).or_else(|| bpf::counters_of(link.index));
                 let mut interface = Interface::new(link, status, start.unwrap_or_default());
                 interface.before = known.map(|known| known.before.clone()).unwrap_or_default();
+                interface.outdated = known.and_then(|known| known.outdated.clone());
                 self.shared.know(&interface);
                 self.known.insert(link.index, interface);
             }

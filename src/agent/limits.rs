@@ -2,11 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use anyhow::Result;
+use crossbeam_channel::RecvTimeoutError;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -14,6 +13,7 @@ use super::shared::Shared;
 use crate::bpf::{Clock, give_back_memory};
 use crate::config::Config;
 use crate::metrics::resident_bytes;
+use crate::threads::{Deaths, Lasting};
 
 /// Between two looks at memory.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -153,53 +153,34 @@ impl Cpu {
     }
 }
 
-/// The running thread.
-pub(super) struct Limiting {
-    thread: JoinHandle<()>,
-    stop: Sender<()>,
-}
-
-impl Limiting {
-    pub(super) fn start(shared: Arc<Shared>) -> Result<Limiting> {
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = Builder::new()
-            .name("nm-limits".to_owned())
-            .spawn(move || {
-                let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
-                let mut heap = Heap::new(Instant::now());
-                let mut bounded = false;
-                let mut expired = Instant::now();
-                let mut last = (Instant::now(), cpu_time());
-                loop {
-                    let config = shared.live.running();
-                    shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rest(Clock::now_ns());
-                    bounded = shared.keep_memory(&config, &mut memory, &mut heap, bounded);
-                    if last.0.elapsed() >= CPU_EVERY {
-                        let now = (Instant::now(), cpu_time() + shared.program_time());
-                        let used =
-                            now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
-                        shared.keep_cpu(&config, &mut cpu, used);
-                        last = now;
-                    }
-                    if expired.elapsed() >= EXPIRE_EVERY {
-                        shared.expire_series(config.series_idle);
-                        expired = Instant::now();
-                    }
-                    let nap = if config.memory_limit.is_some() { LOOK_EVERY } else { CPU_EVERY };
-                    if stopped.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
-                        return;
-                    }
-                }
-            })
-            .context("start the thread that keeps the limits")?;
-        Ok(Limiting { thread, stop })
-    }
-
-    pub(super) fn stop(self) {
-        drop(self.stop);
-        // It has said why, if it panicked.
-        let _ = self.thread.join();
-    }
+/// Starts the thread that does so.
+pub(super) fn start(shared: Arc<Shared>, deaths: &Deaths) -> Result<Lasting<()>> {
+    deaths.watch("nm-limits", move |stopped| {
+        let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
+        let mut heap = Heap::new(Instant::now());
+        let mut bounded = false;
+        let mut expired = Instant::now();
+        let mut last = (Instant::now(), cpu_time() + shared.program_time());
+        loop {
+            let config = shared.live.running();
+            shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rest(Clock::now_ns());
+            bounded = shared.keep_memory(&config, &mut memory, &mut heap, bounded);
+            if last.0.elapsed() >= CPU_EVERY {
+                let now = (Instant::now(), cpu_time() + shared.program_time());
+                let used = now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
+                shared.keep_cpu(&config, &mut cpu, used);
+                last = now;
+            }
+            if expired.elapsed() >= EXPIRE_EVERY {
+                shared.expire_series(config.series_idle);
+                expired = Instant::now();
+            }
+            let nap = if config.memory_limit.is_some() { LOOK_EVERY } else { CPU_EVERY };
+            if stopped.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
+                return Ok(());
+            }
+        }
+    })
 }
 
 impl Shared {

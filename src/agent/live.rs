@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::trace::Running;
 use super::{bounds, options, telling};
@@ -17,9 +18,12 @@ use crate::metrics::Reloads;
 pub(super) enum Order {
     /// Watch these interfaces.
     Select(Selection),
-    /// Attach these programs in place of the ones there are. The sender goes once that is done.
-    Replace(Arc<Programs>, Option<Sender<()>>),
+    /// Attach these programs in place of the ones there are, and answer what does not have them, and why.
+    Replace(Arc<Programs>, Sender<Vec<String>>),
 }
+
+/// Threads that attach have replaced all programs by then.
+const PLACE_TIME: Duration = Duration::from_secs(15);
 
 /// A thread that takes orders, and how it is woken for them.
 struct Taker {
@@ -125,14 +129,15 @@ impl super::shared::Shared {
     pub(super) fn reload(&self) -> Result<()> {
         let mut wanted = lock(&self.live.settings);
         let taken = Settings::read(&wanted.sources).and_then(|settings| {
-            self.apply(&settings.config)?;
+            let placed = self.apply(&settings.config)?;
             tell(&wanted.settings, &settings, &self.live.running());
             wanted.settings = settings;
-            Ok(())
+            Ok(placed)
         });
-        let counter = if taken.is_ok() { &self.live.reloads } else { &self.live.failures };
+        let everywhere = taken.context("the configuration stays as it was").flatten();
+        let counter = if everywhere.is_ok() { &self.live.reloads } else { &self.live.failures };
         counter.fetch_add(1, Relaxed);
-        taken.context("the configuration stays as it was")
+        everywhere
     }
 
     /// Gives a key another value until the agent ends, or takes that back; one that takes a restart is refused.
@@ -150,26 +155,26 @@ impl super::shared::Shared {
             None => drop(sources.set.remove(key.path)),
         }
         let settings = Settings::read(&sources)?;
-        self.apply(&settings.config)?;
+        let placed = self.apply(&settings.config)?;
         log::info!("{} is {} now, as asked for by the control socket", key.path, settings.value(key).0);
         *wanted = Wanted { sources, settings };
-        Ok(())
+        placed
     }
 
-    /// Takes what a running agent can take of `wanted`. What can fail comes first.
-    fn apply(&self, wanted: &Config) -> Result<()> {
+    /// Takes what a running agent can take of `wanted`. What can fail comes first. If it was taken: whether it is in force everywhere.
+    fn apply(&self, wanted: &Config) -> Result<Result<()>> {
         let live = &self.live;
         let before = live.running();
         let config = before.with_live(wanted);
         let wanted = options(&config, live.cpus);
+        let mut placed = Ok(());
         if wanted != options(&before, live.cpus) {
             let own = Arc::new(live.loader.load(&wanted)?);
             let trace = lock(&live.trace).as_ref().map(|running| Arc::clone(&running.trace));
             let tracing = trace.map(|trace| live.loader.load_tracing(&wanted, Some(trace))).transpose()?;
-            let placed = tracing.map_or_else(|| Arc::clone(&own), |(programs, _)| Arc::new(programs));
-            self.time_programs(placed.stats()?);
+            let programs = tracing.map_or_else(|| Arc::clone(&own), |(programs, _)| Arc::new(programs));
             *lock(&live.own) = own;
-            live.order(&Order::Replace(placed, None));
+            placed = self.put_in_place(programs).context("the configuration was taken, but not everywhere");
         }
         self.limit(bounds(&config, self.workers()));
         if config.interfaces.patterns() != before.interfaces.patterns() {
@@ -187,6 +192,30 @@ impl super::shared::Shared {
             log::set_max_level(config.log_level);
         }
         *lock(&live.running) = config;
+        Ok(placed)
+    }
+
+    /// Attaches programs in place of those that are, and waits until that is done. An error names each interface that does not have
+    /// them; it gets them as soon as it can.
+    pub(super) fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
+        self.time_programs(Arc::clone(&programs));
+        let (answer, answers) = unbounded();
+        self.live.order(&Order::Replace(programs, answer));
+        let until = Instant::now() + PLACE_TIME;
+        let mut troubles = Vec::new();
+        loop {
+            match answers.recv_deadline(until) {
+                Ok(more) => troubles.extend(more),
+                // All have answered.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    troubles.push(format!("not all programs were replaced within {PLACE_TIME:?}"));
+                    break;
+                }
+            }
+        }
+        anyhow::ensure!(troubles.is_empty(), "{}", troubles.join("; "));
+        self.programs_placed();
         Ok(())
     }
 }

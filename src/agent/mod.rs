@@ -19,15 +19,15 @@ mod shard;
 mod shared;
 mod top;
 mod trace;
+mod upkept;
 
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use anyhow::{Error, Result, anyhow};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 
 use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
 use crate::config::{Config, DEFAULT_DEBUG_SERVER, DEFAULT_SOCKET, External, Precision, Settings, Sources};
@@ -37,18 +37,16 @@ use crate::flow::Limits;
 use crate::http::{Limits as HttpLimits, Pages, Running, Server};
 use crate::metrics::{self, Build, MetricsPage, SeriesIndex, Source, Telling};
 use crate::names::{Cluster, Names};
+use crate::threads::{Deaths, Lasting};
 use crate::worker::Worker;
 
 use api::Operated;
 pub use config_file::ConfigWatch;
 pub use inline::Inline;
 use interfaces::Following;
-use limits::Limiting;
 use live::Live;
 use names::Naming;
-use nat::Upkeep;
 pub(crate) use pods::KINDS as UNLINKED_KINDS;
-use pods::Watching;
 pub use report::{Conservation, Report};
 pub use shared::Handle;
 use shared::Shared;
@@ -113,7 +111,8 @@ pub fn run_with(
     let telling = telling(config, naming.names.as_ref());
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling));
     let live = Live::new(settings, sources, &bpf)?;
-    let (shared, workers, rings) = start_workers(live, &mut bpf, &index, &naming)?;
+    let (deaths, died) = Deaths::new();
+    let (shared, workers, rings) = start_workers(live, &mut bpf, &index, &naming, &deaths)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
     let page = Arc::new(page);
     let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
@@ -122,32 +121,71 @@ pub fn run_with(
         None => log::info!("no metrics: export.prometheus.enabled is false"),
     }
 
-    let threads = match Threads::start(config, &bpf, &shared) {
-        Ok(threads) => threads,
-        Err(error) => {
-            for worker in workers {
-                // What it has to say matters less than why the agent cannot start.
-                let _ = worker.finish();
-            }
-            return Err(error);
-        }
-    };
+    let threads = Threads::start(config, &bpf, &shared, &deaths)?;
     let operated: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&shared), page, index, build(config)));
-    let debugging = debug_server.map(|server| start_debugging(server, &operated)).transpose()?;
-    let control = control.map(|control| control.start(control::Limits::default(), operated)).transpose()?;
-    if let Some(control) = &control {
-        log::info!("control socket {}", control.path().display());
+    let mut trouble = Trouble::default();
+    // Whatever fails from here on: packets that were seen are to be in the books, and nothing is to stay attached.
+    if let Some(operating) = trouble.take(Operating::start(control, debug_server, operated)) {
+        ready(Handle::new(Arc::clone(&shared), server.as_ref().map(Running::local_addr)));
+        let served = || server.as_ref().is_some_and(Running::is_finished);
+        let ended = || operating.ended().or(served().then_some("metrics")).or(naming.has_failed().then_some("names"));
+        trouble.note(wait(stop, &died, ended));
     }
-    ready(Handle::new(Arc::clone(&shared), server.as_ref().map(Running::local_addr)));
+    let report = finish(&bpf, threads, workers, &rings, &shared, &mut trouble);
+    if let Some(server) = server {
+        trouble.take(server.stop());
+    }
+    trouble.0.map_or(Ok(report), Err)
+}
 
-    let failure = wait(stop, &workers, || threads.has_failed() || naming.has_failed());
-    drop(control);
-    drop(debugging);
-    let (following, sweeps) = threads.stop_some()?;
-    let report = finish(&bpf, following, sweeps, workers, &rings, &shared, server)?;
-    match failure {
-        Some(failure) => bail!(failure),
-        None => Ok(report),
+/// What went wrong first: the rest often follows from it.
+#[derive(Default)]
+struct Trouble(Option<Error>);
+
+impl Trouble {
+    fn take<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.note(Some(error));
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, error: Option<Error>) {
+        match (&self.0, error) {
+            (None, first) => self.0 = first,
+            (Some(_), Some(later)) => log::error!("while the agent ends: {later:#}"),
+            (Some(_), None) => {}
+        }
+    }
+}
+
+/// What serves the operator. It ends with the value.
+struct Operating {
+    control: Option<control::Running>,
+    debugging: Option<Running>,
+}
+
+impl Operating {
+    fn start(
+        control: Option<control::Server>,
+        debug_server: Option<Server>,
+        operated: Arc<dyn Api>,
+    ) -> Result<Operating> {
+        let debugging = debug_server.map(|server| start_debugging(server, &operated)).transpose()?;
+        let control = control.map(|control| control.start(control::Limits::default(), operated)).transpose()?;
+        if let Some(control) = &control {
+            log::info!("control socket {}", control.path().display());
+        }
+        Ok(Operating { control, debugging })
+    }
+
+    /// What of it has ended by itself.
+    fn ended(&self) -> Option<&'static str> {
+        let control = self.control.as_ref().is_some_and(control::Running::is_finished).then_some("control");
+        control.or(self.debugging.as_ref().is_some_and(Running::is_finished).then_some("debug"))
     }
 }
 
@@ -238,53 +276,42 @@ fn log_kernel() {
 
 type Started = (Arc<Shared>, Vec<Worker>, Vec<Ring>);
 
-fn start_workers(live: Live, bpf: &mut Bpf<'_>, index: &Arc<SeriesIndex>, naming: &Naming) -> Result<Started> {
+fn start_workers(
+    live: Live,
+    bpf: &mut Bpf<'_>,
+    index: &Arc<SeriesIndex>,
+    naming: &Naming,
+    deaths: &Deaths,
+) -> Result<Started> {
     let rings = bpf.take_rings();
     let shared = Arc::new(Shared::new(live, bpf, Arc::clone(index), naming, rings.len())?);
     let workers = rings
         .iter()
         .enumerate()
-        .map(|(i, ring)| Worker::start(i, ring.try_clone()?, bpf.clock(), shared.sink(i)))
+        .map(|(i, ring)| Worker::start(i, ring.try_clone()?, bpf.clock(), shared.sink(i), deaths))
         .collect::<Result<_>>()?;
     Ok((shared, workers, rings))
 }
 
-/// The threads besides workers and metrics.
+/// The threads besides workers and those that serve.
 struct Threads {
-    sweeps: Sweeps,
-    limiting: Limiting,
-    upkeep: Option<Upkeep>,
+    sweeps: Lasting<Sweeper>,
+    limiting: Lasting<()>,
+    upkeep: Option<Lasting<()>>,
     following: Following,
-    watching: Option<Watching>,
+    watching: Option<Lasting<()>>,
 }
 
 impl Threads {
-    /// Those that attach come last, and the ones before them end with their values.
-    fn start(config: &Config, bpf: &Bpf<'_>, shared: &Arc<Shared>) -> Result<Threads> {
+    /// Those that attach come last. All end with their values.
+    fn start(config: &Config, bpf: &Bpf<'_>, shared: &Arc<Shared>, deaths: &Deaths) -> Result<Threads> {
         Ok(Threads {
-            sweeps: Sweeps::start(bpf.sweeper()?, Arc::clone(shared))?,
-            limiting: Limiting::start(Arc::clone(shared))?,
-            upkeep: Upkeep::start(shared.nat())?,
-            following: Following::start(config, bpf.attachments()?, Arc::clone(shared))?,
-            watching: Watching::start(config, bpf.attachments()?, Arc::clone(shared))?,
+            sweeps: start_sweeps(bpf.sweeper()?, Arc::clone(shared), deaths)?,
+            limiting: limits::start(Arc::clone(shared), deaths)?,
+            upkeep: nat::start_upkeep(shared.nat(), deaths)?,
+            following: Following::start(config, bpf.attachments()?, Arc::clone(shared), deaths)?,
+            watching: pods::start(config, bpf.programs()?, Arc::clone(shared), deaths)?,
         })
-    }
-
-    fn has_failed(&self) -> bool {
-        let pods_failed = self.watching.as_ref().is_some_and(Watching::is_finished);
-        self.sweeps.thread.is_finished() || self.following.is_finished() || pods_failed
-    }
-
-    /// All but those that are returned.
-    fn stop_some(self) -> Result<(Following, Sweeps)> {
-        self.limiting.stop();
-        if let Some(upkeep) = self.upkeep {
-            upkeep.stop();
-        }
-        if let Some(watching) = self.watching {
-            watching.stop()?.detach_all();
-        }
-        Ok((self.following, self.sweeps))
     }
 }
 
@@ -299,81 +326,63 @@ pub fn bounds(config: &Config, workers: usize) -> Limits {
 }
 
 /// Sleeps until the agent is to stop; what failed, if that is why.
-fn wait(stop: &Receiver<()>, workers: &[Worker], others_ended: impl Fn() -> bool) -> Option<String> {
+fn wait(stop: &Receiver<()>, died: &Receiver<String>, ended: impl Fn() -> Option<&'static str>) -> Option<Error> {
     loop {
-        match stop.recv_timeout(Duration::from_secs(1)) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) => {}
+        select! {
+            recv(stop) -> _ => return None,
+            recv(died) -> reason => return Some(Error::msg(reason.unwrap_or_default())),
+            default(Duration::from_secs(1)) => {}
         }
-        if workers.iter().any(Worker::is_finished) || others_ended() {
-            return Some("a thread of the agent ended by itself; the log says why".to_owned());
+        if let Some(name) = ended() {
+            return Some(anyhow!("the thread nm-{name} has ended by itself; the log says why"));
         }
     }
 }
 
-/// Detaches, brings everything that is still on its way into the books, and ends all threads.
+/// Detaches, brings everything that is still on its way into the books, and ends all threads; whatever fails, as far as it goes.
 fn finish(
     bpf: &Bpf<'_>,
-    following: Following,
-    sweeps: Sweeps,
+    threads: Threads,
     workers: Vec<Worker>,
     rings: &[Ring],
     shared: &Shared,
-    server: Option<Running>,
-) -> Result<Report> {
+    trouble: &mut Trouble,
+) -> Report {
     let started = Instant::now();
-    following.stop()?.detach_all();
-    if let Some(ring) = rings.first() {
-        bpf.wait_for_programs(ring)?;
+    let Threads { sweeps, limiting, upkeep, following, watching } = threads;
+    for thread in [Some(limiting), upkeep, watching].into_iter().flatten() {
+        trouble.take(thread.stop());
     }
-    let sweeper = sweeps.stop()?;
+    trouble.take(following.stop());
+    if let Some(ring) = rings.first() {
+        trouble.take(bpf.wait_for_programs(ring));
+    }
+    let sweeper = trouble.take(sweeps.stop()).or_else(|| trouble.take(bpf.sweeper()));
     // A full ring makes the sweep leave entries where they are: come again while the workers empty it.
     workers.iter().for_each(Worker::hurry);
-    while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
-        sweeper.sweep(Sweep::All)?;
-        std::thread::yield_now();
+    if let Some(sweeper) = sweeper {
+        while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
+            if trouble.take(sweeper.sweep(Sweep::All)).is_none() {
+                break;
+            }
+            std::thread::yield_now();
+        }
     }
     for worker in workers {
-        worker.finish()?;
+        trouble.take(worker.finish());
     }
     shared.end_flows();
     let report = shared.report();
     log::info!("stopped after {:.1} s; {}", started.elapsed().as_secs_f64(), report.conservation());
-    if let Some(server) = server {
-        server.stop()?;
-    }
-    Ok(report)
+    report
 }
 
-/// The thread that sweeps, once a second unless CPU time is short.
-struct Sweeps {
-    thread: JoinHandle<Result<Sweeper>>,
-    stop: Sender<()>,
-}
-
-impl Sweeps {
-    fn start(sweeper: Sweeper, shared: Arc<Shared>) -> Result<Sweeps> {
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = Builder::new()
-            .name("nm-sweep".to_owned())
-            .spawn(move || {
-                while stopped.recv_timeout(shared.throttle.sweep_every()) == Err(RecvTimeoutError::Timeout) {
-                    if let Err(error) = sweeper.sweep(Sweep::Due) {
-                        log::error!("{error:#}");
-                        return Err(error);
-                    }
-                }
-                Ok(sweeper)
-            })
-            .context("start the sweep thread")?;
-        Ok(Sweeps { thread, stop })
-    }
-
-    fn stop(self) -> Result<Sweeper> {
-        drop(self.stop);
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("the sweep thread panicked"),
+/// Starts the thread that sweeps, once a second unless CPU time is short.
+fn start_sweeps(sweeper: Sweeper, shared: Arc<Shared>, deaths: &Deaths) -> Result<Lasting<Sweeper>> {
+    deaths.watch("nm-sweep", move |stopped| {
+        while stopped.recv_timeout(shared.throttle.sweep_every()) == Err(RecvTimeoutError::Timeout) {
+            sweeper.sweep(Sweep::Due)?;
         }
-    }
+        Ok(sweeper)
+    })
 }

@@ -3,23 +3,25 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use anyhow::Result;
+use crossbeam_channel::RecvTimeoutError;
 
 use super::live::lock;
-use crate::bpf::{Clock, Conntrack, ConntrackQueue, Endpoint, Record, Spread, Tracking, Translated, list_translated};
+use crate::bpf::{Clock, Conntrack, ConntrackQueue, Endpoint, Record, Spread, Tracking, list_translated};
 use crate::config::Config;
 use crate::flow::{Identity, Lookup, NatErrors, News, Translations};
 use crate::metrics::NatCounts;
+use crate::threads::{Deaths, Lasting};
 
 /// Between two looks for what the thread has to do: rare things that must not hold up a worker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The kernel may not tell of the end of a connection that began before netmon asked (net.netfilter.nf_conntrack_events=2): those
 /// are looked for in a new list.
 const LIST_EVERY: Duration = Duration::from_secs(300);
+/// If some were not in it: the kernel may leave out what is there, while its table changes. What the next one lacks too has ended.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
 
 /// What all workers share. On a record's way there is no lock that all of them take: each looks up the connections whose records come
 /// to it in a place of its own, and only who finds that the kernel has told something takes the others' locks.
@@ -73,7 +75,7 @@ impl Nat {
         let list = self.translations().begin_list();
         let mut conntrack = Conntrack::new(queue_bytes)?;
         conntrack.follow_ipvs()?;
-        let all = all()?;
+        let all = list_translated()?;
         self.change(|translations, news| translations.end_list(list, &all, Clock::now_ns(), news));
         log::info!("conntrack tells of translated addresses: {} connections have such", all.len());
         let queue = conntrack.queue()?;
@@ -156,8 +158,8 @@ impl Nat {
         self.translations().bound(most);
     }
 
-    /// `listed` is when the last list was read.
-    fn look(&self, told: &Told, listed: &mut Instant) -> Result<()> {
+    /// `list_at` is when the next list is due.
+    fn look(&self, told: &Told, list_at: &mut Instant) -> Result<()> {
         let missed = self.missed.swap(false, Ordering::Relaxed);
         if missed {
             log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
@@ -166,11 +168,20 @@ impl Nat {
         if balanced {
             log::info!("IPVS balances here: following all connections, for it does not mark those it translates");
         }
-        if missed || balanced || listed.elapsed() >= LIST_EVERY && self.translations().has_listed() {
-            *listed = Instant::now();
+        let now = Instant::now();
+        let due = *list_at <= now && {
+            let translations = self.translations();
+            translations.has_listed() || translations.has_missing()
+        };
+        if missed || balanced || due {
+            // Also if it fails.
+            *list_at = now + LIST_AGAIN;
             let list = self.translations().begin_list();
-            let all = all()?;
+            let all = list_translated()?;
             self.change(|translations, news| translations.end_list(list, &all, Clock::now_ns(), news));
+            if !self.translations().has_missing() {
+                *list_at = now + LIST_EVERY;
+            }
         }
         self.change(|translations, news| translations.expire(Clock::now_ns(), news));
         Ok(())
@@ -195,51 +206,29 @@ impl Nat {
     }
 }
 
-fn all() -> Result<Vec<Translated>> {
-    let mut all = Vec::new();
-    list_translated(|translated| all.push(translated))?;
-    Ok(all)
-}
-
-/// The thread for what takes long.
-pub(super) struct Upkeep {
-    thread: JoinHandle<()>,
-    stop: Sender<()>,
-}
-
-impl Upkeep {
-    /// `None` if there is nothing to keep up.
-    pub(super) fn start(nat: Arc<Nat>) -> Result<Option<Upkeep>> {
-        if nat.told.is_none() {
-            return Ok(None);
-        }
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = Builder::new()
-            .name("nm-conntrack".to_owned())
-            .spawn(move || {
-                let mut listed = Instant::now();
-                while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    let looked = nat.told.as_ref().map_or(Ok(()), |told| nat.look(told, &mut listed));
-                    if let Err(error) = looked {
-                        log::warn!("{error:#}");
-                    }
-                }
-            })
-            .context("start the thread that keeps up translations")?;
-        Ok(Some(Upkeep { thread, stop }))
+/// Starts the thread for what takes long. `None` if there is nothing to keep up.
+pub(super) fn start_upkeep(nat: Arc<Nat>, deaths: &Deaths) -> Result<Option<Lasting<()>>> {
+    if nat.told.is_none() {
+        return Ok(None);
     }
-
-    pub(super) fn stop(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            log::error!("the thread that keeps up translations panicked");
+    let upkeep = deaths.watch("nm-conntrack", move |stopped| {
+        let mut list_at = Instant::now() + LIST_EVERY;
+        while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let looked = nat.told.as_ref().map_or(Ok(()), |told| nat.look(told, &mut list_at));
+            if let Err(error) = looked {
+                log::warn!("{error:#}");
+            }
         }
-    }
+        Ok(())
+    });
+    upkeep.map(Some)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::Translated;
+    use crossbeam_channel::bounded;
 
     #[test]
     fn nobody_waits_for_what_others_hold() {

@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use anyhow::Result;
+use crossbeam_channel::select;
 
 use super::interfaces::LINGER;
 use super::live::Order;
 use super::news::News;
 use super::shared::Shared;
-use crate::bpf::{Attachments, Link, Namespace, Programs, list_links, list_namespaces};
+use crate::bpf::{Attachments, Disturbed, Link, Namespace, Programs, list_links, list_namespaces};
 use crate::config::Config;
 use crate::metrics::{Interface, InterfaceStatus};
+use crate::threads::{Deaths, Lasting};
 
 /// Nobody tells of namespaces that come and go.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -23,11 +23,11 @@ pub(crate) const KINDS: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "
 
 /// The interfaces of pods that are watched.
 struct Pods {
-    attachments: Attachments,
+    programs: Arc<Programs>,
     shared: Arc<Shared>,
     clsact: bool,
-    /// Indexes of those that are watched, by namespace.
-    watched: BTreeMap<u64, BTreeSet<u32>>,
+    /// By namespace.
+    watched: BTreeMap<u64, Attachments>,
     /// Complained about: namespace and index.
     refused: BTreeSet<(u64, u32)>,
     gone: VecDeque<(Instant, u32)>,
@@ -36,70 +36,76 @@ struct Pods {
     news: News,
 }
 
-/// The running thread.
-pub(super) struct Watching {
-    thread: JoinHandle<Result<Attachments>>,
-    stop: Sender<()>,
-}
-
-impl Watching {
-    /// Looks for pods, and goes on doing so on a thread. `None` if that is not asked for.
-    pub(super) fn start(config: &Config, attachments: Attachments, shared: Arc<Shared>) -> Result<Option<Watching>> {
-        if !config.pod_namespaces {
-            return Ok(None);
-        }
-        let (stop, stopped) = bounded::<()>(0);
-        let mut pods = Pods {
-            attachments,
-            shared,
-            clsact: config.clsact,
-            watched: BTreeMap::new(),
-            refused: BTreeSet::new(),
-            gone: VecDeque::new(),
-            known: BTreeMap::new(),
-            news: News::default(),
-        };
-        let orders = pods.shared.live.take_orders(None);
-        let thread = Builder::new()
-            .name("nm-pods".to_owned())
-            .spawn(move || {
-                loop {
-                    pods.look().inspect_err(|error| log::error!("{error:#}"))?;
-                    if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
-                        return Ok(pods.attachments);
-                    }
-                    for order in orders.try_iter() {
-                        if let Order::Replace(programs, _done) = order {
-                            pods.replace(programs);
-                        }
-                    }
+/// Looks for pods from now on, on a thread; everything is detached when that ends. `None` if it is not asked for.
+pub(super) fn start(
+    config: &Config,
+    programs: Arc<Programs>,
+    shared: Arc<Shared>,
+    deaths: &Deaths,
+) -> Result<Option<Lasting<()>>> {
+    if !config.pod_namespaces {
+        return Ok(None);
+    }
+    let mut pods = Pods {
+        programs,
+        shared,
+        clsact: config.clsact,
+        watched: BTreeMap::new(),
+        refused: BTreeSet::new(),
+        gone: VecDeque::new(),
+        known: BTreeMap::new(),
+        news: News::default(),
+    };
+    let orders = pods.shared.live.take_orders(None);
+    let watching = deaths.watch("nm-pods", move |stopped| {
+        loop {
+            pods.look()?;
+            let look_at = Instant::now() + LOOK_EVERY;
+            while let Some(nap) = look_at.checked_duration_since(Instant::now()) {
+                select! {
+                    recv(stopped) -> _ => return Ok(()),
+                    recv(orders) -> order => pods.obey(order?)?,
+                    default(nap) => break,
                 }
-            })
-            .context("start the thread that watches pods")?;
-        Ok(Some(Watching { thread, stop }))
-    }
-
-    /// It failed or panicked.
-    pub(super) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Ends the thread; everything is still attached.
-    pub(super) fn stop(self) -> Result<Attachments> {
-        drop(self.stop);
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("the thread that watches pods panicked"),
+            }
         }
-    }
+    });
+    watching.map(Some)
 }
 
 impl Pods {
-    fn replace(&mut self, programs: Arc<Programs>) {
-        for (index, error) in self.attachments.replace(programs) {
-            let name = self.shared.name_of(index).unwrap_or_else(|| index.to_string());
-            log::error!("{name} keeps the programs as they were before: {error:#}");
+    fn obey(&mut self, order: Order) -> Result<()> {
+        let Order::Replace(programs, answer) = order else { return Ok(()) };
+        self.programs = Arc::clone(&programs);
+        let mut troubles = Vec::new();
+        for inode in self.watched.keys().copied().collect::<Vec<_>>() {
+            let Some(attachments) = self.watched.get_mut(&inode) else { continue };
+            let disturbed = attachments.replace(Arc::clone(&programs))?;
+            troubles.extend(self.note(inode, &disturbed));
         }
+        // Whoever asked may have given up.
+        let _ = answer.send(troubles);
+        Ok(())
+    }
+
+    /// What is wrong with interfaces that are not as they are to be.
+    fn note(&mut self, inode: u64, disturbed: &[Disturbed]) -> Vec<String> {
+        let troubles = self.shared.upkept.note(disturbed);
+        for one in disturbed.iter().filter(|one| !one.lost.is_empty() && one.error.is_some()) {
+            // Tried again with each look; what is wrong was said.
+            self.refused.insert((inode, one.index));
+            self.leave(one.index);
+        }
+        let Some(attachments) = self.watched.get(&inode) else { return troubles };
+        for index in attachments.indexes() {
+            let Some(known) = self.known.get_mut(&index) else { continue };
+            let outdated = attachments.outdated(index);
+            if known.outdated.as_deref() != outdated {
+                known.outdated = outdated.map(str::to_owned);
+                self.shared.know(known);
+            }
+        }
+        troubles
     }
 
     fn look(&mut self) -> Result<()> {
@@ -118,7 +124,11 @@ impl Pods {
             let wanted: Vec<Link> = wanted.collect();
             self.keep(namespace.inode, &wanted.iter().map(|link| link.index).collect());
             for link in wanted {
-                self.watch(namespace, link)?;
+                self.watch(namespace, link);
+            }
+            if let Some(attachments) = self.watched.get_mut(&namespace.inode) {
+                let disturbed = attachments.look(usize::MAX)?;
+                self.note(namespace.inode, &disturbed);
             }
         }
         while let Some(&(_, index)) = self.gone.front().filter(|(at, _)| *at <= Instant::now()) {
@@ -133,23 +143,26 @@ impl Pods {
 
     /// Lets go of those in a namespace that are not there any more.
     fn keep(&mut self, inode: u64, there: &BTreeSet<u32>) {
-        let Some(watched) = self.watched.get_mut(&inode) else { return };
-        let left: Vec<u32> = watched.difference(there).copied().collect();
-        for index in left {
-            watched.remove(&index);
-            self.attachments.detach(index);
-            self.shared.forget(index);
-            if let Some(known) = self.known.remove(&index) {
-                self.news.left(index, &known.name, Instant::now());
-            }
-            self.gone.push_back((Instant::now() + LINGER, index));
-        }
+        let Some(attachments) = self.watched.get_mut(&inode) else { return };
+        let left: Vec<u32> = attachments.indexes().filter(|index| !there.contains(index)).collect();
+        left.iter().for_each(|index| attachments.detach(*index));
+        left.into_iter().for_each(|index| self.leave(index));
     }
 
-    fn watch(&mut self, namespace: &Namespace, mut link: Link) -> Result<()> {
-        let watched = self.watched.entry(namespace.inode).or_default();
-        if watched.contains(&link.index) {
-            return Ok(());
+    /// An interface is not watched any more.
+    fn leave(&mut self, index: u32) {
+        self.shared.forget(index);
+        if let Some(known) = self.known.remove(&index) {
+            self.news.left(index, &known.name, Instant::now());
+        }
+        self.gone.push_back((Instant::now() + LINGER, index));
+    }
+
+    fn watch(&mut self, namespace: &Namespace, mut link: Link) {
+        let new = || Attachments::there(Arc::clone(&self.programs), namespace.clone());
+        let attachments = self.watched.entry(namespace.inode).or_insert_with(new);
+        if attachments.contains(link.index) {
+            return;
         }
         link.name = format!("{}@{}", link.name, namespace.name);
         // Packets are told apart by the index of their interface. The devices of the CNIs meant here are made on the host and moved,
@@ -158,22 +171,20 @@ impl Pods {
             if self.refused.insert((namespace.inode, link.index)) {
                 log::warn!("cannot watch {}: its index {} is that of {other}", link.name, link.index);
             }
-            return Ok(());
+            return;
         }
-        let attached = namespace.within(|| self.attachments.attach(&link, self.clsact))?;
-        match attached {
-            Some(Ok(Some(mode))) => {
-                watched.insert(link.index);
+        match attachments.attach(&link, self.clsact) {
+            Ok(Some(mode)) => {
+                self.refused.remove(&(namespace.inode, link.index));
                 let interface = Interface::new(&link, InterfaceStatus::Watched(mode), [0; 2]);
                 self.shared.know(&interface);
                 self.known.insert(link.index, interface);
                 self.news.came(link.index, Instant::now());
             }
-            Some(Err(error)) if self.refused.insert((namespace.inode, link.index)) => {
+            Err(error) if self.refused.insert((namespace.inode, link.index)) => {
                 log::warn!("cannot watch {}: {error:#}", link.name);
             }
             _ => {}
         }
-        Ok(())
     }
 }

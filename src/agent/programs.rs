@@ -1,42 +1,121 @@
-//! What the programs took in all, also those that others have replaced.
+//! What the programs took in all: those that run, and those whose place others have taken.
 
-use crate::bpf::{ProgramInfo, ProgramStats, ProgramStatsReader};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Run-time statistics over all loads.
-#[derive(Debug)]
+use crate::bpf::{ProgramInfo, Programs, Sweeper};
+use crate::metrics::ProgramTime;
+
+/// Run-time statistics over all loads. A program is known by the kernel's id: one that gives its place to another and gets it back has
+/// counted on.
 pub(super) struct ProgramTimes {
-    reader: ProgramStatsReader,
-    /// Of programs that do not run any more.
-    past: Vec<ProgramStats>,
+    sweeper: Sweeper,
+    /// Those that may run, the latest last.
+    running: Vec<Arc<Programs>>,
+    ledger: Ledger,
+}
+
+/// What each program came to.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Of programs that may run, by id.
+    running: BTreeMap<u32, ProgramTime>,
+    /// Of all others, by name.
+    past: BTreeMap<String, ProgramTime>,
+}
+
+impl Ledger {
+    /// What the kernel says of those that may run: others do so no more.
+    fn take(&mut self, infos: &[ProgramInfo]) {
+        let Ledger { running, past } = self;
+        running.retain(|id, time| {
+            let runs = infos.iter().any(|info| info.id == *id);
+            if !runs {
+                add(past, time);
+            }
+            runs
+        });
+        for ProgramInfo { name, id, runs, run_ns, .. } in infos {
+            self.running.insert(*id, ProgramTime { name: name.clone(), runs: *runs, run_ns: *run_ns });
+        }
+    }
+
+    /// Of the programs that were measured at all.
+    fn sums(&self) -> Vec<ProgramTime> {
+        let mut sums = self.past.clone();
+        self.running.values().for_each(|time| add(&mut sums, time));
+        sums.into_values().filter(|time| time.runs > 0).collect()
+    }
+}
+
+fn add(sums: &mut BTreeMap<String, ProgramTime>, more: &ProgramTime) {
+    let sum =
+        sums.entry(more.name.clone()).or_insert_with(|| ProgramTime { name: more.name.clone(), runs: 0, run_ns: 0 });
+    sum.runs += more.runs;
+    sum.run_ns += more.run_ns;
 }
 
 impl ProgramTimes {
-    pub(super) fn of(reader: ProgramStatsReader) -> ProgramTimes {
-        ProgramTimes { reader, past: Vec::new() }
+    /// The sweep program stays, whatever takes the place of the others.
+    pub(super) fn of(sweeper: Sweeper, programs: Arc<Programs>) -> ProgramTimes {
+        ProgramTimes { sweeper, running: vec![programs], ledger: Ledger::default() }
     }
 
-    /// Others run from now on.
-    pub(super) fn replace(&mut self, reader: ProgramStatsReader) {
-        self.past = self.read();
-        self.reader = reader;
+    /// These are about to take the place of others, which may go on running meanwhile.
+    pub(super) fn begin(&mut self, programs: Arc<Programs>) {
+        self.running.retain(|other| !Arc::ptr_eq(other, &programs));
+        self.running.push(programs);
     }
 
-    /// What the kernel says of those that run.
+    /// The latest have taken all places. Others that somebody holds may come back.
+    pub(super) fn placed(&mut self) {
+        // What those that go came to last.
+        self.read();
+        let latest = self.running.len().saturating_sub(1);
+        let mut number = 0..;
+        self.running.retain(|programs| number.next() == Some(latest) || Arc::strong_count(programs) > 1);
+    }
+
+    /// What the kernel says of those that run, the latest alone.
     pub(super) fn infos(&self) -> Vec<ProgramInfo> {
-        self.reader.infos()
+        let latest = self.running.last().map(|programs| programs.infos()).unwrap_or_default();
+        latest.into_iter().chain(self.sweeper.info()).collect()
     }
 
-    pub(super) fn read(&self) -> Vec<ProgramStats> {
-        let mut all = self.past.clone();
-        for now in self.reader.read() {
-            match all.iter_mut().find(|past| past.name == now.name) {
-                Some(past) => {
-                    past.runs += now.runs;
-                    past.run_ns += now.run_ns;
-                }
-                None => all.push(now),
-            }
-        }
-        all
+    pub(super) fn read(&mut self) -> Vec<ProgramTime> {
+        let infos = self.running.iter().flat_map(|programs| programs.infos()).chain(self.sweeper.info());
+        self.ledger.take(&infos.collect::<Vec<_>>());
+        self.ledger.sums()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(name: &str, id: u32, runs: u64) -> ProgramInfo {
+        let tag = String::new();
+        ProgramInfo { name: name.to_owned(), id, tag, bytes: 0, compiled_bytes: 0, runs, run_ns: 10 * runs }
+    }
+
+    fn sums(ledger: &Ledger) -> Vec<(String, u64, u64)> {
+        ledger.sums().into_iter().map(|time| (time.name, time.runs, time.run_ns)).collect()
+    }
+
+    #[test]
+    fn a_program_that_comes_back_counts_once() {
+        let mut ledger = Ledger::default();
+        ledger.take(&[info("in", 1, 5), info("sweep", 9, 2)]);
+        // Another one traces, and the first waits for its end.
+        ledger.take(&[info("in", 1, 7), info("in", 2, 3), info("sweep", 9, 3)]);
+        ledger.take(&[info("in", 1, 7), info("in", 2, 4), info("sweep", 9, 3)]);
+        assert_eq!(sums(&ledger), [("in".to_owned(), 11, 110), ("sweep".to_owned(), 3, 30)]);
+        // It is back, and counts on.
+        ledger.take(&[info("in", 1, 8), info("sweep", 9, 4)]);
+        assert_eq!(sums(&ledger)[0].1, 12);
+        // Others for good.
+        ledger.take(&[info("in", 1, 9), info("in", 3, 0), info("sweep", 9, 4)]);
+        ledger.take(&[info("in", 3, 2), info("sweep", 9, 4)]);
+        assert_eq!(sums(&ledger), [("in".to_owned(), 15, 150), ("sweep".to_owned(), 4, 40)]);
     }
 }

@@ -18,7 +18,8 @@ use super::nat::Nat;
 use super::programs::ProgramTimes;
 use super::report::Report;
 use super::shard::{Shard, ShardSink, lock};
-use crate::bpf::{self, Books, Bpf, Clock, ProgramInfo, ProgramStatsReader, TimestampSource};
+use super::upkept::Upkept;
+use crate::bpf::{Books, Bpf, Clock, ProgramInfo, Programs, TimestampSource};
 use crate::config::{Buckets, Config, Given, Key, Settings};
 use crate::flow::{Counts, Facing, Flow, Limits, Networks, Rates};
 use crate::metrics::{
@@ -31,7 +32,7 @@ const STUCK: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
     pub(super) live: Live,
-    books: Books,
+    pub(super) books: Books,
     programs: Mutex<ProgramTimes>,
     index: Arc<SeriesIndex>,
     /// Held while series leave.
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     names: Option<Arc<Names>>,
     pub(super) reading: Option<Progress>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
+    pub(super) upkept: Upkept,
     pub(super) throttle: Throttle,
     pub(super) feed: Arc<Feed>,
     /// Of flows, by shard and id; only while somebody looks.
@@ -67,7 +69,7 @@ impl Shared {
         let shards = (0..workers).map(shard).collect();
         Ok(Shared {
             books: bpf.books()?,
-            programs: Mutex::new(ProgramTimes::of(bpf.programs()?.stats()?)),
+            programs: Mutex::new(ProgramTimes::of(bpf.sweeper()?, live.own_programs())),
             index,
             leaving: Mutex::default(),
             timestamps: config.features.timestamps,
@@ -76,6 +78,7 @@ impl Shared {
             names: naming.names.clone(),
             reading: naming.progress(),
             interfaces: Mutex::default(),
+            upkept: Upkept::default(),
             throttle: Throttle::default(),
             feed,
             rates: Mutex::default(),
@@ -123,7 +126,7 @@ impl Shared {
 
     /// That the programs took, where the kernel keeps it.
     pub(super) fn program_time(&self) -> Duration {
-        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner).read();
+        let programs = self.lock_programs().read();
         // The sweep runs in the agent's own time.
         let packets = programs.iter().filter(|program| program.name != "nm_sweep");
         Duration::from_nanos(packets.map(|program| program.run_ns).sum())
@@ -159,14 +162,23 @@ impl Shared {
         Aggregates::expire_idle(&mut workers, since_ns);
     }
 
-    /// These programs run from now on.
-    pub(super) fn time_programs(&self, programs: ProgramStatsReader) {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner).replace(programs);
+    /// These programs are about to take the place of those that run.
+    pub(super) fn time_programs(&self, programs: Arc<Programs>) {
+        self.lock_programs().begin(programs);
+    }
+
+    /// They have, everywhere.
+    pub(super) fn programs_placed(&self) {
+        self.lock_programs().placed();
     }
 
     /// What the kernel says of the programs that see packets, and of the sweep.
     pub(super) fn program_infos(&self) -> Vec<ProgramInfo> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner).infos()
+        self.lock_programs().infos()
+    }
+
+    fn lock_programs(&self) -> MutexGuard<'_, ProgramTimes> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For the worker of ring `own`.
@@ -263,6 +275,7 @@ impl Source for Shared {
         let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         let (sums, keys) = (self.sums()?, self.index.keys());
         drop(leaving);
+        let coverage = self.coverage();
         Some(Snapshot {
             sums,
             keys,
@@ -274,9 +287,9 @@ impl Source for Shared {
             timestamps: self.timestamps,
             processing,
             interfaces: self.lock_interfaces().clone(),
-            // Without them the page lacks what is made of them, nothing else.
-            counters: bpf::interface_counters().unwrap_or_default(),
-            programs: self.programs.lock().unwrap_or_else(PoisonError::into_inner).read(),
+            coverage,
+            hooks: self.upkept.counts(),
+            programs: self.lock_programs().read(),
             sampling_rate: self.live.sampler.rate(),
             reloads: self.live.reloads(),
             saved: Saved {

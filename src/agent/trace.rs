@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use anyhow::{Context, Result, bail};
 
-use super::live::{Order, lock};
+use super::live::lock;
 use super::options;
 use super::shared::Shared;
-use crate::bpf::{Clock, Programs, Trace, TraceCounts, TraceReader, TracedPacket};
+use crate::bpf::{Clock, Trace, TraceCounts, TraceReader, TracedPacket};
 use crate::control::{PacketTrace, TraceNext};
 use crate::filter::PacketFilter;
 use crate::output::PacketLine;
@@ -22,8 +21,6 @@ const RATE: u64 = 1000;
 const LOOK: Duration = Duration::from_millis(20);
 /// Between two looks for interfaces that the filter may name.
 const NAMES: Duration = Duration::from_secs(1);
-/// Threads that attach look for orders every two seconds at least.
-const PLACE_TIME: Duration = Duration::from_secs(5);
 
 /// A trace that runs.
 pub(super) struct Running {
@@ -92,16 +89,6 @@ impl Shared {
         let running = lock(&self.live.trace);
         let running = running.as_ref().context("no packet trace runs")?;
         running.stop.store(true, Relaxed);
-        Ok(())
-    }
-
-    /// Attaches programs in place of those that are, and waits until that is done.
-    fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
-        self.time_programs(programs.stats()?);
-        let (done, all_done) = bounded(0);
-        self.live.order(&Order::Replace(programs, Some(done)));
-        let placed = all_done.recv_timeout(PLACE_TIME) == Err(RecvTimeoutError::Disconnected);
-        ensure!(placed, "the programs were not replaced everywhere within {PLACE_TIME:?}");
         Ok(())
     }
 }

@@ -1,102 +1,136 @@
-//! Attaches the programs to interfaces.
+//! Attaches the programs to the interfaces of a network namespace, and sees to it that they stay there.
 
-use std::collections::HashMap;
-use std::io::Error as IoError;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::chain;
-use super::links::{Framing, Link};
-use super::programs::{Pair, Programs};
+use super::hooks::{Hooks, Mode, is};
+use super::links::Link;
+use super::namespaces::Namespace;
+use super::programs::Programs;
+use super::record::Hook;
 
-/// Of the clsact filters, so that a later start tells its own from other people's.
-pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
-/// Early in the chain, but behind the 1 that others like to claim.
-pub const PRIORITY: u32 = 2;
-
-/// How programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// TCX links, Linux 6.6 on: the kernel removes them when the agent is gone.
-    Tcx,
-    /// Filters of the clsact qdisc.
-    Clsact,
-}
-
-impl Mode {
-    /// As in logs and output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Tcx => "tcx",
-            Mode::Clsact => "clsact",
-        }
-    }
-}
-
-enum Attachment {
-    Tcx([OwnedFd; 2]),
-    Clsact,
-}
-
-/// The interfaces that are watched. Dropping it detaches.
+/// The interfaces of a network namespace that are watched. Dropping it detaches.
 pub struct Attachments {
     programs: Arc<Programs>,
-    attached: HashMap<u32, (Attachment, Framing)>,
+    /// `None`: that of the calling thread.
+    namespace: Option<Namespace>,
+    attached: BTreeMap<u32, Attached>,
+    /// Index of the interface that was looked at last.
+    looked: u32,
+}
+
+struct Attached {
+    name: String,
+    hooks: Hooks,
+    /// Why it has other programs than it is to have.
+    outdated: Option<String>,
+}
+
+/// An interface whose hooks were not as they are to be.
+#[derive(Debug)]
+pub struct Disturbed {
+    /// Interface index.
+    pub index: u32,
+    /// Its name when it was attached to.
+    pub name: String,
+    /// Hooks from which somebody has taken the program.
+    pub lost: Vec<Hook>,
+    /// Why they are not as they are to be by now. If any is lost, the interface is not watched any more.
+    pub error: Option<anyhow::Error>,
 }
 
 impl Attachments {
     pub(super) fn new(programs: Arc<Programs>) -> Attachments {
-        Attachments { programs, attached: HashMap::new() }
+        Attachments { programs, namespace: None, attached: BTreeMap::new(), looked: 0 }
     }
 
-    /// Puts other programs in the place of those that are attached, one after the other, each in one step: every packet is seen by
-    /// the one or the other. Where that fails the old one stays; what failed, by interface.
-    pub fn replace(&mut self, programs: Arc<Programs>) -> Vec<(u32, anyhow::Error)> {
-        self.programs = programs;
-        let replaced = self.attached.iter().map(|(&index, (attachment, framing))| {
-            let pair = self.programs.pair(*framing);
-            let result = match attachment {
-                Attachment::Tcx([ingress, egress]) => {
-                    update(ingress, &pair.ingress).and_then(|()| update(egress, &pair.egress))
-                }
-                Attachment::Clsact => [(&pair.ingress, TC_INGRESS), (&pair.egress, TC_EGRESS)]
-                    .into_iter()
-                    .try_for_each(|(program, point)| {
-                        numbered(filter(program.as_fd(), index, point).replace(true).attach())
-                            .map(drop)
-                            .map_err(Into::into)
-                    }),
-            };
-            (index, result)
-        });
-        // The link of an interface that vanished leads nowhere.
-        let failed = replaced.filter_map(|(index, result)| Some((index, result.err()?)));
-        failed.filter(|(_, error)| !is(error, &[Errno::ENOLINK, Errno::ENODEV])).collect()
+    /// Of another namespace than the calling thread's: whatever is done is done there.
+    pub fn there(programs: Arc<Programs>, namespace: Namespace) -> Attachments {
+        let mut there = Attachments::new(programs);
+        there.namespace = Some(namespace);
+        there
+    }
+
+    /// `None`: the namespace has gone.
+    fn within<T>(&mut self, act: impl FnOnce(&mut Attachments) -> T) -> Result<Option<T>> {
+        match self.namespace.clone() {
+            None => Ok(Some(act(self))),
+            Some(namespace) => namespace.within(|| act(self)),
+        }
     }
 
     /// Attaches both hooks of `link`; the mode that was used, `None` if the interface is gone meanwhile. Tries TCX first unless
     /// `clsact` is asked for.
     pub fn attach(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
+        let attached = self.within(|here| here.attach_here(link, clsact))?;
+        attached.unwrap_or(Ok(None))
+    }
+
+    fn attach_here(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
         let framing = link.framing.context("its packets are neither Ethernet nor IP")?;
-        let programs = self.programs.pair(framing);
-        let mut result = attach(link, programs, clsact);
+        let put = || Hooks::put(link, framing, self.programs.pair(framing), clsact);
+        let mut result = put();
         // Once more: it may have been to another namespace and come back without the qdisc it had just got.
         if result.as_ref().is_err_and(|error| !is(error, &[Errno::ENODEV])) {
-            result = attach(link, programs, clsact);
+            result = put();
         }
-        let (attachment, mode) = match result {
-            Ok(attached) => attached,
-            // It is no device any more some time before it has no name any more.
-            Err(error) if is(&error, &[Errno::ENODEV]) || if_indextoname(link.index).is_err() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        self.attached.insert(link.index, (attachment, framing));
-        Ok(Some(mode))
+        match result {
+            Ok(hooks) => {
+                let mode = hooks.mode();
+                let attached = Attached { name: link.name.clone(), hooks, outdated: None };
+                self.attached.insert(link.index, attached);
+                Ok(Some(mode))
+            }
+            Err(error) if is_gone(link.index, &error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts other programs in the place of those that are attached, one after the other, each in one step: every packet is seen by
+    /// the one or the other. Where that fails the old one stays. Those that were disturbed, or are now.
+    pub fn replace(&mut self, programs: Arc<Programs>) -> Result<Vec<Disturbed>> {
+        self.programs = programs;
+        self.keep(|_| true)
+    }
+
+    /// Looks whether everything is still attached as it should be, and sees to it that it is: at `most` interfaces, from where the last
+    /// look ended. Those that were not.
+    pub fn look(&mut self, most: usize) -> Result<Vec<Disturbed>> {
+        let all: Vec<u32> = self.indexes().collect();
+        let start = all.partition_point(|index| *index <= self.looked);
+        let next: Vec<u32> = all.iter().copied().cycle().skip(start).take(most.min(all.len())).collect();
+        self.looked = next.last().copied().unwrap_or_default();
+        self.keep(|index| next.contains(&index))
+    }
+
+    /// The same at certain interfaces.
+    pub fn look_at(&mut self, indexes: &BTreeSet<u32>) -> Result<Vec<Disturbed>> {
+        self.keep(|index| indexes.contains(&index))
+    }
+
+    fn keep(&mut self, wanted: impl Fn(u32) -> bool) -> Result<Vec<Disturbed>> {
+        if !self.attached.keys().any(|index| wanted(*index)) {
+            return Ok(Vec::new());
+        }
+        let kept = self.within(|here| {
+            let mut disturbed = Vec::new();
+            for (&index, attached) in here.attached.iter_mut().filter(|(index, _)| wanted(**index)) {
+                disturbed.extend(attached.keep(index, &here.programs));
+            }
+            // A hook alone would show half of each conversation.
+            for Disturbed { index, lost, error, .. } in &disturbed {
+                if !lost.is_empty() && error.is_some() {
+                    here.detach_here(*index);
+                }
+            }
+            disturbed
+        })?;
+        Ok(kept.unwrap_or_default())
     }
 
     /// The interface is watched.
@@ -104,14 +138,27 @@ impl Attachments {
         self.attached.contains_key(&index)
     }
 
+    /// How many are watched.
+    pub fn len(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Indexes of those that are watched.
+    pub fn indexes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.attached.keys().copied()
+    }
+
+    /// Why a watched interface runs other programs than it is to, if it does.
+    pub fn outdated(&self, index: u32) -> Option<&str> {
+        self.attached.get(&index)?.outdated.as_deref()
+    }
+
     /// Names of the programs that have packets of a watched interface before ours, for ingress and egress.
-    pub fn programs_before(&self, index: u32) -> Result<[Vec<String>; 2]> {
-        let mode = match self.attached.get(&index) {
-            Some((Attachment::Tcx(_), _)) => Mode::Tcx,
-            Some((Attachment::Clsact, _)) => Mode::Clsact,
-            None => return Ok(Default::default()),
-        };
-        chain::before(index, mode, self.programs.all())
+    pub fn programs_before(&mut self, index: u32) -> Result<[Vec<String>; 2]> {
+        let Some(attached) = self.attached.get(&index) else { return Ok(Default::default()) };
+        let mode = attached.hooks.mode();
+        let before = self.within(|here| chain::before(index, mode, here.programs.ids()))?;
+        before.unwrap_or_else(|| Ok(Default::default()))
     }
 
     /// Nothing is watched.
@@ -119,26 +166,30 @@ impl Attachments {
         self.attached.is_empty()
     }
 
-    /// Detaches from an interface. One that vanished took clsact's filters along; a TCX link would go with it, wherever it is.
+    /// Detaches from an interface.
     pub fn detach(&mut self, index: u32) {
-        match self.attached.remove(&index) {
-            None => {}
-            Some((Attachment::Tcx(links), _)) => drop(links),
-            Some((Attachment::Clsact, framing)) => {
-                for point in [TC_INGRESS, TC_EGRESS] {
-                    // Handle and priority say which filter; the program does not matter.
-                    if let Err(error) = filter(self.programs.pair(framing).ingress.as_fd(), index, point).detach() {
-                        log::debug!("detach from interface {index}: {error}");
-                    }
-                }
-            }
+        if self.attached.contains_key(&index) {
+            self.leave(|here| here.detach_here(index));
         }
     }
 
     /// Detaches from all.
     pub fn detach_all(&mut self) {
-        let all: Vec<u32> = self.attached.keys().copied().collect();
-        all.into_iter().for_each(|index| self.detach(index));
+        if !self.attached.is_empty() {
+            self.leave(|here| std::mem::take(&mut here.attached).into_values().for_each(|one| one.hooks.take_away()));
+        }
+    }
+
+    fn detach_here(&mut self, index: u32) {
+        if let Some(attached) = self.attached.remove(&index) {
+            attached.hooks.take_away();
+        }
+    }
+
+    fn leave(&mut self, act: impl FnOnce(&mut Attachments)) {
+        if let Err(error) = self.within(act) {
+            log::error!("filters may be left behind: {error:#}");
+        }
     }
 }
 
@@ -148,83 +199,31 @@ impl Drop for Attachments {
     }
 }
 
-/// True if a system call failed that way.
-fn is(error: &anyhow::Error, wanted: &[Errno]) -> bool {
-    let code = error.downcast_ref::<IoError>().and_then(IoError::raw_os_error);
-    code.is_some_and(|code| wanted.iter().any(|errno| *errno as i32 == code))
-}
-
-/// With the number of the error: the crate keeps it to itself, libbpf leaves it in errno.
-fn numbered<T>(result: libbpf_rs::Result<T>) -> std::io::Result<T> {
-    result.map_err(|_| IoError::last_os_error())
-}
-
-/// Puts another program into a TCX link.
-fn update(link: &OwnedFd, program: &OwnedFd) -> Result<()> {
-    // SAFETY: two open descriptors; no options.
-    let err = unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) };
-    if err < 0 {
-        return Err(anyhow::Error::new(IoError::from_raw_os_error(-err)).context("update a tcx link"));
-    }
-    Ok(())
-}
-
-fn attach(link: &Link, programs: &Pair, clsact: bool) -> Result<(Attachment, Mode)> {
-    if !clsact {
-        match attach_tcx(link, programs) {
-            Ok(links) => return Ok((Attachment::Tcx(links), Mode::Tcx)),
-            // A kernel without TCX does not know the attach type.
-            Err(error) if is(&error, &[Errno::EINVAL, Errno::EOPNOTSUPP]) => log::debug!("{error:#}: using clsact"),
-            Err(error) => return Err(error),
+impl Attached {
+    fn keep(&mut self, index: u32, programs: &Programs) -> Option<Disturbed> {
+        let (mut lost, mut trouble) = (Vec::new(), None);
+        for (hook, kept) in
+            [Hook::Ingress, Hook::Egress].into_iter().zip(self.hooks.keep(programs.pair(self.hooks.framing)))
+        {
+            if kept.lost {
+                lost.push(hook);
+            }
+            match kept.result {
+                // The kernel is about to tell.
+                Err(error) if is_gone(index, &error) => return None,
+                Err(error) => trouble = trouble.or(Some(error)),
+                Ok(()) => {}
+            }
         }
-    }
-    attach_clsact(link, programs)?;
-    Ok((Attachment::Clsact, Mode::Clsact))
-}
-
-fn attach_tcx(link: &Link, programs: &Pair) -> Result<[OwnedFd; 2]> {
-    let attach = |program: &OwnedFd, point, side| -> Result<OwnedFd> {
-        let options = libbpf_sys::bpf_link_create_opts {
-            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
-            // At the head: seen before another program can end the chain.
-            flags: libbpf_sys::BPF_F_BEFORE,
-            ..Default::default()
-        };
-        // SAFETY: an open program; the options outlive the call.
-        let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), link.index as i32, point, &options) };
-        if fd < 0 {
-            let error = IoError::from_raw_os_error(-fd);
-            return Err(anyhow::Error::new(error).context(format!("attach tcx {side} on {}", link.name)));
+        self.outdated = trouble.as_ref().map(|error| format!("{error:#}"));
+        if lost.is_empty() && trouble.is_none() {
+            return None;
         }
-        // SAFETY: a new descriptor that nobody else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    };
-    Ok([
-        attach(&programs.ingress, libbpf_sys::BPF_TCX_INGRESS, "ingress")?,
-        attach(&programs.egress, libbpf_sys::BPF_TCX_EGRESS, "egress")?,
-    ])
-}
-
-/// Our filter of the clsact qdisc at an interface.
-fn filter(program: BorrowedFd<'_>, index: u32, point: TcAttachPoint) -> TcHook {
-    TcHookBuilder::new(program).ifindex(index as i32).handle(HANDLE).priority(PRIORITY).hook(point)
-}
-
-fn attach_clsact(link: &Link, programs: &Pair) -> Result<()> {
-    let attach = |program: &OwnedFd, point, side| -> Result<TcHook> {
-        let mut filter = filter(program.as_fd(), link.index, point);
-        numbered(filter.create()).with_context(|| format!("add the clsact qdisc to {}", link.name))?;
-        numbered(filter.attach()).with_context(|| {
-            format!(
-                "attach clsact {side} on {} (priority {PRIORITY}, handle {HANDLE:#x}): another filter may hold these",
-                link.name
-            )
-        })
-    };
-    let mut first = attach(&programs.ingress, TC_INGRESS, "ingress")?;
-    if let Err(error) = attach(&programs.egress, TC_EGRESS, "egress") {
-        let _ = first.detach();
-        return Err(error);
+        Some(Disturbed { index, name: self.name.clone(), lost, error: trouble })
     }
-    Ok(())
+}
+
+/// It is no device any more some time before it has no name any more.
+fn is_gone(index: u32, error: &anyhow::Error) -> bool {
+    is(error, &[Errno::ENODEV]) || if_indextoname(index).is_err_and(|errno| errno == Errno::ENXIO)
 }

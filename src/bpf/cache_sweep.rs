@@ -1,6 +1,6 @@
 //! Runs the sweep program on each CPU.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::clock::Clock;
 use super::mapped::Mapped;
+use super::objects::{self, ProgramInfo};
 use super::skel::types::nm_cpu;
 
 /// What a sweep is to do.
@@ -56,6 +57,11 @@ impl Sweeper {
                 return Ok(());
             }
         }
+    }
+
+    /// What the kernel says of the sweep program.
+    pub fn info(&self) -> Option<ProgramInfo> {
+        objects::program("nm_sweep", self.program.as_fd())
     }
 
     /// One round over all CPUs. CPUs with an empty cache are left alone.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Error as IoError;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 use libbpf_rs::ProgramHandle;
@@ -10,18 +10,18 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use super::attach::{Mode, PRIORITY};
+use super::hooks::{Mode, PRIORITY};
 use super::netlink::dump;
+use super::route::Route;
 
 /// Programs looked at for each hook; the kernel allows 64 (BPF_MPROG_MAX).
 const MOST: usize = 64;
 
 /// Names of the programs that have packets of an interface before ours, for ingress and egress.
-pub(super) fn before(index: u32, mode: Mode, ours: [&OwnedFd; 4]) -> Result<[Vec<String>; 2]> {
-    let ids = ours.into_iter().map(program_id).collect::<Result<BTreeSet<u32>>>()?;
+pub(super) fn before(index: u32, mode: Mode, ours: [u32; 4]) -> Result<[Vec<String>; 2]> {
     let hook = |attach_type, parent| -> Result<Vec<String>> {
         let chain = tcx_chain(index, attach_type)?;
-        let first = chain.iter().take_while(|id| !ids.contains(id)).map(|&id| program_name(id));
+        let first = chain.iter().take_while(|id| !ours.contains(id)).map(|&id| program_name(id));
         Ok(match mode {
             Mode::Tcx => first.collect(),
             // All TCX programs come before all of clsact.
@@ -38,10 +38,6 @@ pub(super) fn before(index: u32, mode: Mode, ours: [&OwnedFd; 4]) -> Result<[Vec
 /// include/uapi/linux/pkt_sched.h
 pub(super) const TC_H_MIN_INGRESS: u16 = 0xfff2;
 pub(super) const TC_H_MIN_EGRESS: u16 = 0xfff3;
-
-fn program_id(program: &impl AsRawFd) -> Result<u32> {
-    Ok(program_info(program)?.id)
-}
 
 /// What the kernel tells of a program.
 pub(super) fn program_info(program: &impl AsRawFd) -> Result<libbpf_sys::bpf_prog_info> {
@@ -88,20 +84,16 @@ fn filters_before(index: u32, parent: TcHandle) -> Result<Vec<String>> {
     request.header.family = AddressFamily::Unspec;
     request.header.index = index as i32;
     request.header.parent = parent;
-    let mut found = BTreeSet::new();
-    dump(RouteNetlinkMessage::GetTrafficFilter(request), |message| {
-        if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
-            let priority = message.header.info >> 16;
-            let kind = message.attributes.iter().find_map(|attribute| match attribute {
-                TcAttribute::Kind(kind) => Some(kind.clone()),
-                _ => None,
-            });
-            // Each is told of twice: as a place in the chain, and as the filters in it.
-            if priority < PRIORITY {
-                found.insert(format!("{} filter of priority {priority}", kind.unwrap_or_default()));
-            }
-        }
-    })
-    .context("read the filters of an interface")?;
+    let found = dump(Route(RouteNetlinkMessage::GetTrafficFilter(request)), |message| {
+        let RouteNetlinkMessage::NewTrafficFilter(message) = message.0 else { return None };
+        let priority = message.header.info >> 16;
+        let kind = message.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.clone()),
+            _ => None,
+        });
+        (priority < PRIORITY).then(|| format!("{} filter of priority {priority}", kind.unwrap_or_default()))
+    });
+    // Each is told of twice: as a place in the chain, and as the filters in it.
+    let found: BTreeSet<String> = found.context("read the filters of an interface")?.into_iter().collect();
     Ok(found.into_iter().collect())
 }

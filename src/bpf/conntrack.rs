@@ -146,11 +146,10 @@ impl Conntrack {
     }
 }
 
-/// Gives each connection that is translated at present to `take`.
-pub fn list_translated(mut take: impl FnMut(Translated)) -> Result<()> {
+/// Every connection that is translated at present.
+pub fn list_translated() -> Result<Vec<Translated>> {
     let all = Told { ended: false, translated: None };
-    dump(all, |told| told.translated.into_iter().for_each(&mut take))
-        .context("list the connections that the kernel tracks")
+    dump(all, |told| told.translated).context("list the connections that the kernel tracks")
 }
 
 /// A message about a connection, read as far as flows are told apart by it. There may be ten thousands a second.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use super::clock::Clock;
 use super::load::{Options, TimestampSource};
+use super::namespaces::own_namespace;
 use super::skel::OpenNetmonSkel;
 use super::skel::types::nm_clock_source;
 
@@ -36,6 +37,8 @@ pub(super) fn set(
     // Any CPU may be the only one that fills a ring: the share of each must keep the whole within a batch.
     // Half a ring leaves room for what comes while the worker gets up.
     rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
+    // 0: nobody's. A capture is replayed without any namespace.
+    rodata.nm_home = own_namespace().unwrap_or_default();
     rodata.nm_seed = seed;
     rodata.nm_idle = clock.ticks(options.idle).min(u64::from(u32::MAX / 2)) as u32;
     rodata.nm_report = clock.ticks(options.report).min(u64::from(u32::MAX / 2)) as u32;

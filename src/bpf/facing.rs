@@ -35,6 +35,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 
 use super::links::Link;
 use super::netlink::dump;
+use super::route::Route;
 
 /// Judges which of all interfaces face a workload. `places` are read if they are not there.
 pub(super) fn judge_all(links: &mut BTreeMap<u32, Link>, places: &mut Option<Places>) -> Result<()> {
@@ -96,18 +97,17 @@ pub(super) struct Places {
 impl Places {
     fn read() -> Result<Places> {
         let mut places = Places::default();
-        dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
-            if let RouteNetlinkMessage::NewAddress(address) = message {
-                places.take(&address);
-            }
-        })
-        .context("list the addresses")?;
-        dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()), |message| {
-            if let RouteNetlinkMessage::NewRoute(route) = message {
-                places.ways_out.extend(default_over(&route));
-            }
-        })
-        .context("list the routes")?;
+        let addresses =
+            dump(Route(RouteNetlinkMessage::GetAddress(AddressMessage::default())), |message| match message.0 {
+                RouteNetlinkMessage::NewAddress(address) => Some(address),
+                _ => None,
+            });
+        addresses.context("list the addresses")?.iter().for_each(|address| places.take(address));
+        let ways_out = dump(Route(RouteNetlinkMessage::GetRoute(RouteMessage::default())), |message| match message.0 {
+            RouteNetlinkMessage::NewRoute(route) => Some(default_over(&route)).filter(|hops| !hops.is_empty()),
+            _ => None,
+        });
+        places.ways_out = ways_out.context("list the routes")?.into_iter().flatten().collect();
         Ok(places)
     }
 }

@@ -8,10 +8,11 @@ use libbpf_rs::ProgramHandle;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::attach::{HANDLE, PRIORITY};
 use super::chain::{TC_H_MIN_EGRESS, TC_H_MIN_INGRESS, program_info, tcx_chain};
+use super::hooks::{HANDLE, PRIORITY};
 use super::netlink::dump;
 use super::record::Hook;
+use super::route::Route;
 
 /// Where a program is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,13 +89,11 @@ fn filters(index: u32, hook: Hook, parent: TcHandle) -> Result<Vec<Hooked>> {
     request.header.family = AddressFamily::Unspec;
     request.header.index = index as i32;
     request.header.parent = parent;
-    let mut found = Vec::new();
-    dump(RouteNetlinkMessage::GetTrafficFilter(request), |message| {
-        if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
-            found.extend(filter(hook, &message));
-        }
-    })
-    .context("read the filters of an interface")?;
+    let found = dump(Route(RouteNetlinkMessage::GetTrafficFilter(request)), |message| match message.0 {
+        RouteNetlinkMessage::NewTrafficFilter(message) => filter(hook, &message),
+        _ => None,
+    });
+    let mut found = found.context("read the filters of an interface")?;
     found.sort_by_key(|filter| match filter.place {
         Place::Clsact(priority) => priority,
         _ => 0,

@@ -10,13 +10,14 @@ use netlink_packet_route::link::{
 
 use super::facing;
 use super::netlink::{dump, get};
+use super::route::Route;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
-    /// Interface name.
+    /// Interface name. It is bytes of any kind: what is not printable is escaped.
     pub name: String,
     /// What made it: `physical`, `loopback`, or the kernel's name of a virtual kind: `veth`, `bridge`, `vxlan`.
     pub kind: String,
@@ -172,16 +173,13 @@ pub fn list_links() -> Result<Vec<Link>> {
 
 /// Without a judgement of whom they face.
 pub(super) fn read_links() -> Result<Vec<Link>> {
-    let mut links = Vec::new();
-    each_link(|message| links.extend(Link::of(&message)))?;
-    Ok(links)
+    each_link(Link::of)
 }
 
 /// What all interfaces have counted themselves, by index: packets received and sent.
 pub fn interface_counters() -> Result<HashMap<u32, [u64; 2]>> {
-    let mut counters = HashMap::new();
-    each_link(|message| counters.extend(counted(&message).map(|count| (message.header.index, count))))?;
-    Ok(counters)
+    let counters = each_link(|message| Some((message.header.index, counted(message)?)))?;
+    Ok(counters.into_iter().collect())
 }
 
 /// As [`interface_counters`], of one; `None` if it is not there.
@@ -189,8 +187,8 @@ pub fn counters_of(index: u32) -> Option<[u64; 2]> {
     let mut request = LinkMessage::default();
     request.header.index = index;
     let mut counters = None;
-    let asked = get(RouteNetlinkMessage::GetLink(request), |message| {
-        if let RouteNetlinkMessage::NewLink(message) = message {
+    let asked = get(Route(RouteNetlinkMessage::GetLink(request)), |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message.0 {
             counters = counted(&message);
         }
     });
@@ -204,11 +202,10 @@ fn counted(message: &LinkMessage) -> Option<[u64; 2]> {
     })
 }
 
-fn each_link(mut take: impl FnMut(LinkMessage)) -> Result<()> {
-    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
-        if let RouteNetlinkMessage::NewLink(message) = message {
-            take(message);
-        }
+fn each_link<T>(mut take: impl FnMut(&LinkMessage) -> Option<T>) -> Result<Vec<T>> {
+    dump(Route(RouteNetlinkMessage::GetLink(LinkMessage::default())), |message| match message.0 {
+        RouteNetlinkMessage::NewLink(message) => take(&message),
+        _ => None,
     })
     .context("list the interfaces")
 }

@@ -13,6 +13,7 @@ mod facing;
 mod facts;
 mod heap;
 mod hooked;
+mod hooks;
 mod inject;
 mod leftovers;
 mod links;
@@ -27,6 +28,7 @@ mod preflight;
 mod programs;
 mod record;
 mod ring;
+mod route;
 mod sampling;
 mod spread;
 mod stats;
@@ -49,7 +51,7 @@ mod skel {
 }
 
 pub use app::App;
-pub use attach::{Attachments, Mode, PRIORITY as CLSACT_PRIORITY};
+pub use attach::{Attachments, Disturbed};
 pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
 pub use clock::Clock;
@@ -57,6 +59,7 @@ pub use conntrack::{Conntrack, ConntrackQueue, Tracking, Translated, list_transl
 pub use facts::{Facts, Measure, Moment, Sample};
 pub use heap::give_back_memory;
 pub use hooked::{Hooked, Place, list_hooked};
+pub use hooks::{Mode, PRIORITY as CLSACT_PRIORITY};
 pub use inject::{Frame, Injector};
 pub use leftovers::remove_leftovers;
 pub use libbpf_rs::OpenObject as ObjectStorage;
@@ -65,13 +68,15 @@ pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use monitor::{LinkMonitor, Wait};
 pub use namespaces::{Namespace, list_namespaces};
 pub use objects::{MapInfo, ProgramInfo};
-pub use preflight::{HostClaim, allow_many_descriptors, check_host, claim_host, is_preempt_rt, raise_capabilities};
+pub use preflight::{
+    HostClaim, allow_many_descriptors, check_host, check_proc, claim_host, is_preempt_rt, raise_capabilities,
+};
 pub use programs::{Loader, Programs};
 pub use record::{Cause, Endpoint, Hook, Record, Sequence};
 pub use ring::{Ring, RingReader, Wakeup};
 pub use sampling::Sampler;
 pub use spread::Spread;
-pub use stats::{ProgramStats, ProgramStatsReader, ProgramTiming};
+pub use stats::ProgramTiming;
 pub use trace::{Asks, MOST_TESTS, Next, PacketTest, PacketWord, Trace, TraceCounts, TraceReader};
 pub use traced::{Fate, PacketView, TracedPacket};
 pub use trial::{Trial, has_kfunc, try_ring};

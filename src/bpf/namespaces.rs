@@ -1,12 +1,16 @@
 //! The network namespaces of the host: of its pods and containers.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
+
+use crate::printable::printable;
 
 /// Where `ip netns` and container runtimes keep names of namespaces.
 const NAMED: &str = "/run/netns";
@@ -24,7 +28,7 @@ pub struct Namespace {
 
 /// All namespaces but that of the calling thread, by inode: those with a name, and those that a process is in.
 pub fn list_namespaces() -> Result<BTreeMap<u64, Namespace>> {
-    let own = fs::metadata(OWN).context("read which network namespace this is")?.ino();
+    let own = own_namespace()?;
     let mut found = BTreeMap::new();
     let mut add = |path: PathBuf, name: String| {
         // What has gone meanwhile is not there.
@@ -33,32 +37,55 @@ pub fn list_namespaces() -> Result<BTreeMap<u64, Namespace>> {
         }
     };
     for name in names(Path::new(NAMED)) {
-        add(Path::new(NAMED).join(&name), name);
+        add(Path::new(NAMED).join(&name), printable(name.as_bytes()));
     }
-    for process in names(Path::new("/proc")).filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
-        add(Path::new("/proc").join(&process).join("ns/net"), format!("pid-{process}"));
+    for process in names(Path::new("/proc")).filter(|name| name.as_bytes().iter().all(u8::is_ascii_digit)) {
+        add(Path::new("/proc").join(&process).join("ns/net"), format!("pid-{}", process.display()));
     }
     Ok(found)
 }
 
 /// What is in a directory; nothing if that is not there.
-fn names(directory: &Path) -> impl Iterator<Item = String> {
+fn names(directory: &Path) -> impl Iterator<Item = OsString> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok())
+    entries.map(|entry| entry.file_name())
+}
+
+/// The number of the calling thread's network namespace.
+pub(super) fn own_namespace() -> Result<u64> {
+    let own = fs::metadata(OWN).with_context(|| {
+        format!(
+            "read which network namespace this is ({OWN}): netmon needs /proc mounted, with its own processes in it"
+        )
+    })?;
+    Ok(own.ino())
 }
 
 impl Namespace {
-    /// Does something in the namespace; `None` if that has gone. The calling thread is back where it was afterwards.
+    /// Does something in the namespace; `None` if that has gone. The calling thread is back where it was afterwards; if it cannot
+    /// return, that is an error, and the thread must not go on.
     pub fn within<T>(&self, act: impl FnOnce() -> T) -> Result<Option<T>> {
         let home = File::open(OWN).context("open the own network namespace")?;
-        let Ok(there) = File::open(&self.path) else { return Ok(None) };
-        if there.metadata().context("read which network namespace that is")?.ino() != self.inode {
-            return Ok(None);
-        }
+        let Some(there) = self.open()? else { return Ok(None) };
         setns(&there, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("enter the network namespace {} (CAP_SYS_ADMIN is needed)", self.name))?;
+        // It is not kept alive: a NIC in it returns to the host when its last process ends.
+        drop(there);
         let value = act();
         setns(&home, CloneFlags::CLONE_NEWNET).context("return to the own network namespace")?;
         Ok(Some(value))
+    }
+
+    /// The process or the name that led there may have gone, and another may lead there.
+    fn open(&self) -> Result<Option<File>> {
+        if let Some(file) = self.file_at(&self.path) {
+            return Ok(Some(file));
+        }
+        Ok(list_namespaces()?.get(&self.inode).and_then(|other| self.file_at(&other.path)))
+    }
+
+    fn file_at(&self, path: &Path) -> Option<File> {
+        let file = File::open(path).ok()?;
+        file.metadata().is_ok_and(|file| file.ino() == self.inode).then_some(file)
     }
 }

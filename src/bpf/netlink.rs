@@ -1,17 +1,16 @@
 //! What the kernel tells of the network of this namespace, by netlink: all of it when asked, and changes as they come.
 
-use std::io::ErrorKind;
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,59 +29,112 @@ pub(super) trait Family: NetlinkSerializable + NetlinkDeserializable {
     const PROTOCOL: isize;
 }
 
-impl Family for RouteNetlinkMessage {
-    const PROTOCOL: isize = NETLINK_ROUTE;
+/// Times that a list is asked for anew because what it tells of changed meanwhile.
+const ATTEMPTS: u32 = 50;
+/// Between two of them, the longer the more there were.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// All of a list that `take` wants. It is whole: one during which something changed is asked for anew, for it may lack what did not.
+pub(super) fn dump<M: Family, T>(request: M, take: impl FnMut(M) -> Option<T>) -> Result<Vec<T>> {
+    dump_by(take, || {
+        let socket = send(&request, NLM_F_DUMP | NLM_F_REQUEST)?;
+        Ok(move || socket.recv_from_full().map(|(datagram, _)| datagram))
+    })
 }
 
-/// Gives every message of a dump to `take`.
-pub(super) fn dump<M: Family>(request: M, mut take: impl FnMut(M)) -> Result<()> {
-    let socket = send(request, NLM_F_DUMP | NLM_F_REQUEST)?;
-    let mut decoder = Decoder::default();
-    loop {
-        let (datagram, _) = socket.recv_from_full().context("read the kernel's answer")?;
-        if decoder.decode(&datagram, &mut take)? {
-            return Ok(());
+/// As [`dump`], of what `ask` has to tell.
+fn dump_by<M: Family, T, R: FnMut() -> io::Result<Vec<u8>>>(
+    mut take: impl FnMut(M) -> Option<T>,
+    ask: impl Fn() -> Result<R>,
+) -> Result<Vec<T>> {
+    for attempt in 1..=ATTEMPTS {
+        let (mut answer, mut all, mut decoder) = (ask()?, Vec::new(), Decoder::default());
+        let end = loop {
+            let datagram = match answer() {
+                Ok(datagram) => datagram,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => break End::Cut,
+                Err(error) => return Err(error).context("read the kernel's answer"),
+            };
+            if let Some(end) = decoder.decode(&datagram, |message| all.extend(take(message)))? {
+                break end;
+            }
+        };
+        if end == End::Whole && !decoder.interrupted {
+            return Ok(all);
         }
+        std::thread::sleep(PAUSE * attempt.min(20));
+    }
+    Err(anyhow!(Interrupted))
+}
+
+/// A list of the kernel's could not be read whole, however often it was asked for.
+#[derive(Debug)]
+pub(super) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the kernel's list changed while it was read, {ATTEMPTS} times in a row")
     }
 }
 
+impl std::error::Error for Interrupted {}
+
 /// Asks for one thing.
 pub(super) fn get<M: Family>(request: M, take: impl FnMut(M)) -> Result<()> {
-    let socket = send(request, NLM_F_REQUEST)?;
+    let socket = send(&request, NLM_F_REQUEST)?;
     let (datagram, _) = socket.recv_from_full().context("read the kernel's answer")?;
     Decoder::default().decode(&datagram, take)?;
     Ok(())
 }
 
-fn send<M: Family>(request: M, flags: u16) -> Result<Socket> {
+fn send<M: Family>(request: &M, flags: u16) -> Result<Socket> {
     let mut socket = Socket::new(M::PROTOCOL).context("open a netlink socket")?;
     socket.bind_auto().context("bind a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0)).context("connect a netlink socket")?;
-    let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
-    request.header.flags = flags;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
+    let mut header = NetlinkHeader::default();
+    header.length = (NETLINK_HEADER_BYTES + request.buffer_len()) as u32;
+    (header.message_type, header.flags) = (request.message_type(), flags);
+    let mut bytes = vec![0; header.length as usize];
+    header.emit(&mut bytes);
+    request.serialize(&mut bytes[NETLINK_HEADER_BYTES..]);
     socket.send(&bytes, 0).context("ask the kernel")?;
     Ok(socket)
+}
+
+/// How a list ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// With its last message.
+    Whole,
+    /// Before that: the kernel came across what it could not tell at the moment.
+    Cut,
 }
 
 /// Reads messages out of datagrams.
 #[derive(Debug, Default)]
 struct Decoder {
     complained: bool,
+    /// Something changed while the kernel put a list together.
+    interrupted: bool,
 }
 
 impl Decoder {
-    /// True if that was the end of a dump.
-    fn decode<M: Family>(&mut self, datagram: &[u8], mut take: impl FnMut(M)) -> Result<bool> {
+    /// Something if that was the end of a list.
+    fn decode<M: Family>(&mut self, datagram: &[u8], mut take: impl FnMut(M)) -> Result<Option<End>> {
         let mut rest = datagram;
         while let Some(length) = length(rest) {
-            match NetlinkMessage::<M>::deserialize(&rest[..length]).map(|message| message.payload) {
-                Ok(NetlinkPayload::Done(_)) => return Ok(true),
-                Ok(NetlinkPayload::Error(error)) => bail!("the kernel refuses: {}", error.to_io()),
-                Ok(NetlinkPayload::InnerMessage(message)) => take(message),
-                Ok(_) => {}
+            match NetlinkMessage::<M>::deserialize(&rest[..length]) {
+                Ok(message) => {
+                    self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                    match message.payload {
+                        NetlinkPayload::Done(done) => return ended(done.code).map(Some),
+                        NetlinkPayload::Error(error) => bail!("the kernel refuses: {}", error.to_io()),
+                        NetlinkPayload::Overrun(_) => return Ok(Some(End::Cut)),
+                        NetlinkPayload::InnerMessage(message) => take(message),
+                        _ => {}
+                    }
+                }
                 // Of a kind that is younger than this program. Said once: there may be very many.
                 Err(error) if !self.complained => {
                     log::warn!("a message of the kernel about the network is not understood: {error}");
@@ -93,7 +145,17 @@ impl Decoder {
             // Messages are aligned to four bytes (NLMSG_ALIGN).
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         }
-        Ok(false)
+        Ok(None)
+    }
+}
+
+/// A list that is given up in its middle has a last message too: with the number of an error.
+fn ended(code: i32) -> Result<End> {
+    match Errno::from_raw(-code) {
+        _ if code >= 0 => Ok(End::Whole),
+        // It could not at that moment.
+        Errno::EINTR | Errno::EAGAIN | Errno::EBUSY | Errno::ENOBUFS | Errno::ENOMEM => Ok(End::Cut),
+        errno => Err(errno).context("the kernel broke off its list"),
     }
 }
 
@@ -174,5 +236,97 @@ impl<M: Family> Changes<M> {
                 Err(error) => return Err(error).context("read changes of the network"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::DecodeError;
+
+    use super::*;
+
+    /// A number.
+    #[derive(Debug)]
+    struct Number(u32);
+
+    impl NetlinkSerializable for Number {
+        fn message_type(&self) -> u16 {
+            NUMBER
+        }
+
+        fn buffer_len(&self) -> usize {
+            4
+        }
+
+        fn serialize(&self, buffer: &mut [u8]) {
+            buffer.copy_from_slice(&self.0.to_ne_bytes());
+        }
+    }
+
+    impl NetlinkDeserializable for Number {
+        type Error = DecodeError;
+
+        fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Number, DecodeError> {
+            Ok(Number(u32::from_ne_bytes(payload.try_into().map_err(|_| DecodeError::from("no number"))?)))
+        }
+    }
+
+    impl Family for Number {
+        const PROTOCOL: isize = 0;
+    }
+
+    const NUMBER: u16 = 100;
+    const DONE: u16 = 3;
+    const ERROR: u16 = 2;
+
+    fn message(kind: u16, flags: u16, value: i32) -> Vec<u8> {
+        let mut bytes = 20u32.to_ne_bytes().to_vec();
+        bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+        bytes.extend([0; 8]);
+        bytes.extend(value.to_ne_bytes());
+        bytes
+    }
+
+    /// What comes of lists that the kernel tells one after the other.
+    fn listed(answers: &[&[Vec<u8>]]) -> Result<Vec<u32>> {
+        let asked = std::cell::Cell::new(0);
+        dump_by(
+            |Number(number)| Some(number),
+            || {
+                let number = asked.replace(asked.get() + 1);
+                let mut datagrams = answers[number.min(answers.len() - 1)].iter().cloned();
+                Ok(move || datagrams.next().ok_or_else(|| io::Error::from_raw_os_error(Errno::ENOBUFS as i32)))
+            },
+        )
+    }
+
+    const INTR: u16 = NLM_F_DUMP_INTR;
+
+    #[test]
+    fn a_list_that_was_interrupted_is_asked_for_anew() {
+        let number = |number| message(NUMBER, 2, number);
+        let whole = [number(1), number(2), message(DONE, 2, 0)];
+        assert_eq!(listed(&[&whole]).unwrap(), [1, 2]);
+        for cut in [
+            // In any of its messages, the last one too.
+            vec![message(NUMBER, 2 | INTR, 1), message(DONE, 2, 0)],
+            vec![number(1), message(DONE, 2 | INTR, 0)],
+            // Given up by the kernel.
+            vec![number(1), message(DONE, 2, -(Errno::EAGAIN as i32))],
+            // Its end was lost.
+            vec![number(1)],
+        ] {
+            assert_eq!(listed(&[&cut, &cut, &whole]).unwrap(), [1, 2], "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_never_whole_is_an_error() {
+        let cut = [message(NUMBER, 2 | INTR, 1), message(DONE, 2, 0)];
+        assert!(listed(&[&cut]).unwrap_err().is::<Interrupted>());
+        let refused = [message(DONE, 2, -(Errno::EPERM as i32))];
+        assert!(format!("{:#}", listed(&[&refused]).unwrap_err()).contains("broke off"));
+        let error = [message(ERROR, 0, -(Errno::EPERM as i32))];
+        assert!(listed(&[&error]).is_err());
     }
 }

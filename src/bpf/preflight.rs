@@ -10,6 +10,7 @@ use libbpf_rs::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procfs::process::Process;
 
+use super::namespaces::own_namespace;
 use super::timens;
 
 /// Linux capability numbers, include/uapi/linux/capability.h.
@@ -20,8 +21,16 @@ const CAP_BPF: u64 = 39;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// /proc is there, and shows at least this process itself: more is not needed.
+pub fn check_proc() -> Result<()> {
+    own_namespace()?;
+    let own = Process::myself().and_then(|process| process.status().map(drop));
+    own.context("read /proc/self/status: netmon needs /proc mounted, with its own processes in it")
+}
+
 /// Checks privilege and BTF before anything is touched. The rest shows when the programs load.
 pub fn check_host() -> Result<()> {
+    check_proc()?;
     let effective = Process::myself().and_then(|p| p.status()).context("read /proc/self/status")?.capeff;
     let missing = missing_capabilities(effective);
     if !missing.is_empty() {

@@ -1,7 +1,7 @@
 //! The programs of the packet path, and how they are loaded again with other constants while packets flow.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,21 +9,57 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Map, MapCore, OpenObject};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::chain::program_info;
 use super::clock::Clock;
 use super::constants;
 use super::links::Framing;
 use super::load::Options;
-use super::objects::{self, MapInfo};
+use super::objects::{self, MapInfo, ProgramInfo};
 use super::record::Hook;
 use super::skel::{NetmonSkel, NetmonSkelBuilder, OpenNetmonSkel};
-use super::stats::ProgramStatsReader;
 use super::trace::Trace;
+
+/// A program, and the kernel's id of it.
+#[derive(Debug)]
+pub(super) struct Program {
+    fd: OwnedFd,
+    pub(super) id: u32,
+}
+
+impl Program {
+    pub(super) fn of(program: &impl AsFd) -> Result<Program> {
+        let fd = program.as_fd().try_clone_to_owned().context("duplicate a program")?;
+        let id = program_info(&fd)?.id;
+        Ok(Program { fd, id })
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Program {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
 
 /// The programs of one framing.
 #[derive(Debug)]
 pub(super) struct Pair {
-    pub(super) ingress: OwnedFd,
-    pub(super) egress: OwnedFd,
+    pub(super) ingress: Program,
+    pub(super) egress: Program,
+}
+
+impl Pair {
+    pub(super) fn of(&self, hook: Hook) -> &Program {
+        match hook {
+            Hook::Ingress => &self.ingress,
+            Hook::Egress => &self.egress,
+        }
+    }
 }
 
 /// The programs that see packets. They live as long as somebody holds them or they are attached.
@@ -31,36 +67,30 @@ pub(super) struct Pair {
 pub struct Programs {
     ethernet: Pair,
     ip: Pair,
-    sweep: OwnedFd,
 }
 
 impl Programs {
     pub(super) fn of(skel: &NetmonSkel<'_>) -> Result<Programs> {
         let progs = &skel.progs;
-        let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context("duplicate a program");
         Ok(Programs {
-            ethernet: Pair { ingress: own(progs.nm_ingress.as_fd())?, egress: own(progs.nm_egress.as_fd())? },
-            ip: Pair { ingress: own(progs.nm_ingress_l3.as_fd())?, egress: own(progs.nm_egress_l3.as_fd())? },
-            sweep: own(progs.nm_sweep.as_fd())?,
+            ethernet: Pair { ingress: Program::of(&progs.nm_ingress)?, egress: Program::of(&progs.nm_egress)? },
+            ip: Pair { ingress: Program::of(&progs.nm_ingress_l3)?, egress: Program::of(&progs.nm_egress_l3)? },
         })
     }
 
     /// Those that trace.
     fn tracing(skel: &NetmonSkel<'_>) -> Result<Programs> {
         let progs = &skel.progs;
-        let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context("duplicate a program");
         Ok(Programs {
-            ethernet: Pair { ingress: own(progs.nm_ingress_t.as_fd())?, egress: own(progs.nm_egress_t.as_fd())? },
-            ip: Pair { ingress: own(progs.nm_ingress_l3_t.as_fd())?, egress: own(progs.nm_egress_l3_t.as_fd())? },
-            sweep: own(progs.nm_sweep.as_fd())?,
+            ethernet: Pair { ingress: Program::of(&progs.nm_ingress_t)?, egress: Program::of(&progs.nm_egress_t)? },
+            ip: Pair { ingress: Program::of(&progs.nm_ingress_l3_t)?, egress: Program::of(&progs.nm_egress_l3_t)? },
         })
     }
 
     /// A handle to one of them: `ethernet` tells whether its packets start with an Ethernet header.
     pub fn program(&self, hook: Hook, ethernet: bool) -> Result<OwnedFd> {
         let pair = if ethernet { &self.ethernet } else { &self.ip };
-        let program = if hook == Hook::Ingress { &pair.ingress } else { &pair.egress };
-        program.try_clone().context("duplicate a program")
+        pair.of(hook).fd.try_clone().context("duplicate a program")
     }
 
     /// Those for interfaces of this framing.
@@ -71,23 +101,24 @@ impl Programs {
         }
     }
 
-    /// All that see packets.
-    pub(super) fn all(&self) -> [&OwnedFd; 4] {
-        [&self.ethernet.ingress, &self.ethernet.egress, &self.ip.ingress, &self.ip.egress]
+    /// By the names under which they are measured.
+    fn all(&self) -> [(&'static str, &Program); 4] {
+        [
+            ("nm_ingress", &self.ethernet.ingress),
+            ("nm_egress", &self.ethernet.egress),
+            ("nm_ingress_l3", &self.ip.ingress),
+            ("nm_egress_l3", &self.ip.egress),
+        ]
     }
 
-    /// A handle to read the kernel's statistics of the programs with.
-    pub fn stats(&self) -> Result<ProgramStatsReader> {
-        let [ingress, egress, ingress_l3, egress_l3] = self.all();
-        let named = [
-            ("nm_ingress", ingress),
-            ("nm_egress", egress),
-            ("nm_ingress_l3", ingress_l3),
-            ("nm_egress_l3", egress_l3),
-            ("nm_sweep", &self.sweep),
-        ];
-        let fds = named.into_iter().map(|(name, fd)| Ok((name.to_owned(), fd.try_clone()?)));
-        Ok(ProgramStatsReader::new(fds.collect::<Result<_>>().context("duplicate a program")?))
+    /// The kernel's ids of all.
+    pub(super) fn ids(&self) -> [u32; 4] {
+        self.all().map(|(_, program)| program.id)
+    }
+
+    /// What the kernel says of each.
+    pub fn infos(&self) -> Vec<ProgramInfo> {
+        self.all().into_iter().filter_map(|(name, program)| objects::program(name, program.as_fd())).collect()
     }
 }
 
@@ -153,6 +184,8 @@ impl Loader {
         more: &[(String, OwnedFd)],
     ) -> Result<OpenNetmonSkel<'obj>> {
         let mut open = NetmonSkelBuilder::default().open(storage).context("open the BPF object")?;
+        // It goes on as it is: nothing that changes in a running agent concerns it.
+        open.progs.nm_sweep.set_autoload(false);
         constants::set(&mut open, options, &self.clock, self.cpus, self.seed)?;
         trace_maps(&mut open, trace)?;
         open.maps.nm_tracers.set_max_entries(self.cpus as u32)?;

@@ -85,6 +85,18 @@ fn agent(status: &Value, help: Help) -> Vec<Check> {
     for idle in status["without_effect"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         checks.push(Check::warn("configuration", format!("without effect: {idle}"), "take it out"));
     }
+    if number("hooks_lost") > number("hooks_restored") {
+        let detail = format!(
+            "somebody took netmon's programs from {} hooks, {} of which got them back at once",
+            number("hooks_lost"),
+            number("hooks_restored")
+        );
+        checks.push(Check::warn("hooks", detail, "the log says from which interfaces, and why they were not put back"));
+    } else if number("hooks_lost") > 0 {
+        let detail =
+            format!("somebody took netmon's programs from {} hooks; they are there again", number("hooks_lost"));
+        checks.push(Check::warn("hooks", detail, "find who detaches programs or deletes qdiscs: the log says when"));
+    }
     checks.extend(interfaces(status["interfaces"].as_array().map_or(&[][..], Vec::as_slice), help));
     checks
 }
@@ -103,6 +115,11 @@ fn interfaces(interfaces: &[Value], help: Help) -> Vec<Check> {
         }
     }
     let mut checks: Vec<Check> = Vec::new();
+    let outdated = interfaces.iter().filter_map(|one| Some((name(one), one["outdated"].as_str()?)));
+    checks.extend(outdated.map(|(name, why)| {
+        let detail = format!("it runs the programs of an earlier configuration: {why}");
+        Check::warn(called(&[name]), detail, help.restart())
+    }));
     for (error, names) in failed {
         let left_out = format!("[\"!{}\"]", names[0]);
         let remedy = help.either(
@@ -156,7 +173,7 @@ mod tests {
             "version": "1", "started": "now", "unready": null, "unhealthy": null,
             "packets": {"lost": 3}, "records_lost": 1, "flows_evicted": 7, "series": 95, "series_limit": 100,
             "log_lines_held_back": 5,
-            "config_reload_failures": 1, "restart_needed": ["performance.workers"],
+            "hooks_lost": 3, "hooks_restored": 2, "config_reload_failures": 1, "restart_needed": ["performance.workers"],
             "without_effect": ["kubernetes.scope=node: kubernetes.enabled is off"],
             "interfaces": [
                 {"name": "eth0", "error": null, "coverage": [1.0, 0.5]},
@@ -165,6 +182,7 @@ mod tests {
                 {"name": "eth3", "error": "another", "coverage": [null, null]},
                 {"name": "eth4", "error": null, "coverage": [0.25, 1.0]},
                 {"name": "eth5", "error": null, "coverage": [1.0, 1.0]},
+                {"name": "eth6", "error": null, "coverage": [1.0, 1.0], "outdated": "no memory"},
             ],
         });
         let checks = agent(&status, Help::Host);
@@ -179,11 +197,13 @@ mod tests {
             "interfaces eth4, eth0",
             "interfaces eth1, eth2",
             "interface eth3",
+            "interface eth6",
+            "hooks",
         ] {
             assert_eq!(of(name), [Status::Warn], "{name}");
         }
         assert_eq!(of("configuration").len(), 3);
-        assert_eq!(checks.iter().filter(|check| check.name.starts_with("interface")).count(), 3, "alike in one");
+        assert_eq!(checks.iter().filter(|check| check.name.starts_with("interface")).count(), 4, "alike in one");
         let of = |name: &str| checks.iter().find(|check| check.name == name).unwrap();
         assert!(of("interfaces eth4, eth0").detail.starts_with("25.0 %, 50.0 % of their packets"));
         assert_eq!(of("interface eth3").remedy.as_deref(), Some("capture.interfaces=[\"!eth3\"] leaves it out"));

@@ -163,6 +163,9 @@ pub struct Status {
     pub restart_needed: Vec<&'static str>,
     /// Values of the configuration that change nothing, and why.
     pub without_effect: Vec<String>,
+    /// Hooks that netmon's program was taken from, and those of them to which it was put back at once.
+    pub hooks_lost: u64,
+    pub hooks_restored: u64,
     pub interfaces: Vec<InterfaceState>,
 }
 
@@ -211,8 +214,10 @@ pub struct InterfaceState {
     pub faces_workload: bool,
     pub packets_in: u64,
     pub packets_out: u64,
-    /// What part of the interface's own count was seen, by hook.
+    /// What part of the interface's own count was seen in the last minute, by hook; null without packets.
     pub coverage: [Option<f64>; 2],
+    /// Why it runs other programs than it is to, if it does.
+    pub outdated: Option<String>,
     /// Programs that have packets before netmon.
     pub programs_before: Vec<String>,
 }

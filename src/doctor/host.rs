@@ -22,10 +22,22 @@ pub(super) fn kernel() -> Check {
 }
 
 pub(super) fn check(config: &Config, help: Help) -> Vec<Check> {
-    let mut checks = vec![agent(), bpffs(help), conntrack(config, help), clock(help)];
+    let mut checks = vec![proc(help), agent(), bpffs(help), conntrack(config, help), clock(help)];
     checks.extend(tunables(help, |path| fs::read_to_string(path).ok()));
     checks.push(tools());
     checks
+}
+
+/// Not mounted in some containers; other processes may be hidden (hidepid), which only hides whose programs are on the interfaces.
+fn proc(help: Help) -> Check {
+    match bpf::check_proc() {
+        Ok(()) => Check::ok("/proc", "there, with netmon's own processes in it"),
+        Err(error) => Check::fail(
+            "/proc",
+            format!("{error:#}"),
+            help.either("mount -t proc proc /proc", "let the container runtime mount /proc in the container"),
+        ),
+    }
 }
 
 fn agent() -> Check {
@@ -63,10 +75,12 @@ fn conntrack(config: &Config, help: Help) -> Check {
         return Check::ok(NAME, "not asked for (capture.nat is false)");
     }
     let missing = "a connection whose addresses are translated is two flows";
-    let mut count = 0;
-    if let Err(error) = bpf::list_translated(|_| count += 1) {
-        return Check::warn(NAME, format!("{error:#}: {missing}"), help.on_host("modprobe nf_conntrack_netlink"));
-    }
+    let count = match bpf::list_translated() {
+        Ok(translated) => translated.len(),
+        Err(error) => {
+            return Check::warn(NAME, format!("{error:#}: {missing}"), help.on_host("modprobe nf_conntrack_netlink"));
+        }
+    };
     if fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_events").is_ok_and(|value| value.trim() == "0") {
         return Check::warn(
             NAME,

@@ -145,6 +145,8 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
     }
     let missed = snapshot.misses.unquoted + snapshot.sums.errors_lost;
     families.add("netmon_icmp_quotes_missed_total", &[], missed as f64);
+    families.add("netmon_hooks_lost_total", &[], snapshot.hooks.lost as f64);
+    families.add("netmon_hooks_restored_total", &[], snapshot.hooks.restored as f64);
     families.add("netmon_nat_translations", &[], snapshot.nat.translations as f64);
     families.add("netmon_nat_translations_refused_total", &[], snapshot.nat.refused as f64);
     families.add("netmon_nat_resyncs_total", &[], snapshot.nat.resyncs as f64);

@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 66] = [
+const FAMILIES: [(&str, MetricType, &str); 70] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known, by who used whose service."),
@@ -58,10 +58,26 @@ const FAMILIES: [(&str, MetricType, &str); 66] = [
     ("netmon_ebpf_events_dropped_total", COUNTER, "Records that were lost."),
     ("netmon_ebpf_program_seconds_total", COUNTER, "Time the programs took (kernel.bpf_stats_enabled=1)."),
     ("netmon_ebpf_program_runs_total", COUNTER, "Times the programs ran (kernel.bpf_stats_enabled=1)."),
-    ("netmon_interface_coverage_ratio", GAUGE, "Part of the packets that an interface counted itself which was seen."),
+    (
+        "netmon_interface_coverage_ratio",
+        GAUGE,
+        "Part of the packets that an interface counted itself in the last minute which was seen.",
+    ),
     ("netmon_interface_info", GAUGE, "Interfaces of this host and what becomes of their packets; always 1."),
     ("netmon_interfaces_without_series", GAUGE, "Interfaces beyond 1,024: their packets count as interface \"other\"."),
     ("netmon_interface_packets_total", COUNTER, "Packets by the interface's own count, since it became known."),
+    (
+        "netmon_interface_packets_covered_total",
+        COUNTER,
+        "Of these, packets that were seen; more if some were dropped afterwards.",
+    ),
+    (
+        "netmon_interface_programs_outdated",
+        GAUGE,
+        "1 if a watched interface runs other programs than it is to, for they could not be replaced.",
+    ),
+    ("netmon_hooks_lost_total", COUNTER, "Times that somebody had taken netmon's program from a hook."),
+    ("netmon_hooks_restored_total", COUNTER, "Of these, times that it was put back at once."),
     (
         "netmon_interface_programs_before",
         GAUGE,

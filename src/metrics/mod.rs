@@ -3,6 +3,7 @@
 mod aggregates;
 mod budget;
 mod collector;
+mod coverage;
 mod ends;
 mod families;
 mod held;
@@ -16,11 +17,12 @@ mod spread;
 mod sums;
 
 pub use aggregates::{Accounted, Aggregates};
+pub use coverage::{Coverage, Covered, LOOK_EVERY as COVERAGE_EVERY, Part};
 pub use ends::Telling;
 pub use families::metric_names;
-pub use interfaces::{Interface, InterfaceStatus, coverage_of};
+pub use interfaces::{Interface, InterfaceStatus};
 pub use own::{Processing, SAMPLE, resident_bytes};
-pub use page::{Build, MetricsPage, NatCounts, Reloads, SERVER, Saved, Snapshot, Source};
+pub use page::{Build, HookCounts, MetricsPage, NatCounts, ProgramTime, Reloads, SERVER, Saved, Snapshot, Source};
 pub use series::{Keys, SeriesIndex};
 pub use spread::MetricSpread;
 pub use sums::Sums;

@@ -1,17 +1,18 @@
 //! The pages of the metrics port.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::TextEncoder;
 
 use super::collector::AgentCollector;
+use super::coverage::Covered;
 use super::interfaces::Interface;
 use super::own::Processing;
 use super::series::Keys;
 use super::sums::Sums;
-use crate::bpf::{InterfaceBooks, Misses, ProgramStats, RecordCounts, TimestampSource};
+use crate::bpf::{InterfaceBooks, Misses, RecordCounts, TimestampSource};
 use crate::flow::Counts;
 use crate::http::{METRICS, Page, Pages, Purpose, Reply, TEXT};
 use crate::names;
@@ -39,8 +40,10 @@ pub struct Snapshot {
     pub processing: Processing,
     /// Interfaces of the host, by index.
     pub interfaces: BTreeMap<u32, Interface>,
-    /// What they have counted themselves, by index: packets received and sent.
-    pub counters: HashMap<u32, [u64; 2]>,
+    /// What part of their packets was seen, by index, for ingress and egress.
+    pub coverage: BTreeMap<u32, [Covered; 2]>,
+    /// How often somebody took the programs from a hook.
+    pub hooks: HookCounts,
     /// Translations of addresses.
     pub nat: NatCounts,
     /// How the names of a cluster are read, if there is one.
@@ -52,7 +55,27 @@ pub struct Snapshot {
     /// What was done to stay within the limits.
     pub saved: Saved,
     /// Run-time statistics of the programs, where the kernel keeps them.
-    pub programs: Vec<ProgramStats>,
+    pub programs: Vec<ProgramTime>,
+}
+
+/// Runs of a program and their time (`sysctl kernel.bpf_stats_enabled=1`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramTime {
+    /// Name.
+    pub name: String,
+    /// Times it ran.
+    pub runs: u64,
+    /// Time it took in all.
+    pub run_ns: u64,
+}
+
+/// Hooks that netmon's program was taken from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookCounts {
+    /// Times that one was found without.
+    pub lost: u64,
+    /// Times that it was put back at once.
+    pub restored: u64,
 }
 
 /// How often the configuration was read again.

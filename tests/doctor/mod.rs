@@ -10,7 +10,7 @@ use std::process::Command;
 
 use netmon::doctor::{Check, Report, Status};
 
-use crate::live::binary::NETMON;
+use crate::live::binary::{NETMON, Program};
 use crate::live::foreign::{Deed, Foreign, Place};
 use crate::live::net::quiet_pair;
 use crate::needs_root;
@@ -45,6 +45,40 @@ fn with_mounts(prepare: &str) -> (Report, i32) {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-ec", &format!("{prepare}; exec \"$0\" \"$@\""), NETMON]);
     checked(command)
+}
+
+/// What is said of a /proc that hides something is what an agent finds there.
+#[test]
+fn a_proc_that_hides_something() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    for (prepare, runs) in [
+        ("umount -l /proc", false),
+        ("mount -t tmpfs none /proc", false),
+        ("mount -t proc -o hidepid=invisible proc /proc", true),
+        ("mount -t proc -o subset=pid proc /proc", true),
+    ] {
+        let within = |arguments: &str| {
+            let script = format!("mount --make-rprivate / && {prepare} && exec \"$0\" {arguments}");
+            let mut command = b.command("unshare");
+            command.args(["--mount", "sh", "-ec", &script, NETMON]);
+            command
+        };
+        let (report, code) = checked(within("\"$@\""));
+        assert_eq!(
+            (code, check(&report, "/proc").status == Status::Ok),
+            (i32::from(!runs), runs),
+            "{prepare}: {report:#?}"
+        );
+        let mut agent = Program::spawn(within("--metrics-addr 127.0.0.1:0 --interface vb"));
+        if runs {
+            agent.wait_for("ready");
+            agent.signal("TERM");
+        }
+        let (status, _, log) = agent.end();
+        assert_eq!(status.success(), runs, "{prepare}: {log:#?}");
+        assert!(runs || log.last().unwrap().contains("needs /proc mounted"), "{prepare}: {log:#?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use netmon::config::Config;
 use netmon::metrics::InterfaceStatus;
 
 use super::agent::{Agent, watching};
-use super::binary::Program;
+use super::binary::{NETMON, Program};
+use super::control::Operated;
 use super::eventually;
 use super::metrics::Page;
 use super::net::{End, connect, host, index, quiet_pair};
@@ -269,4 +270,51 @@ fn pods_on_macvlan_are_seen_below() {
     }
     let sum = agent.stop().0.conservation();
     assert!(sum.holds() && sum.duplicate.packets > 0, "{sum}");
+}
+
+/// A name is bytes of any kind but a few: whatever they are, the interface is seen, told of and let go, and no terminal obeys them.
+#[test]
+fn names_of_any_bytes() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    let rename = |from: &str, to: &str| {
+        b.sh(&format!("ip link set \"$(printf \"{from}\")\" down; ip link set \"$(printf \"{from}\")\" name \"$(printf \"{to}\")\""));
+        b.sh(&format!("ip link set \"$(printf \"{to}\")\" up alias \"$(printf \"\\377\\376\")\""));
+    };
+    rename("vb", "v\\377b");
+    let agent = Agent::start(&b, watching(&["v*"]));
+    agent.await_watched(r"v\xffb");
+    send(&a, 100);
+    eventually("its packets are seen", || {
+        let page = Page::get(&b, &agent, "/metrics");
+        page.assert_well_formed();
+        (page.sum("netmon_packets_seen_total", &[r#"interface="v\\xffb""#, "ingress"]) >= 100.0).then_some(())
+    });
+    rename("v\\377b", "vb");
+    agent.await_watched("vb");
+    rename("vb", "v\\033[31mb");
+    agent.await_watched(r"v\x1b[31mb");
+    b.sh("ip link del \"$(printf \"v\\033[31mb\")\"");
+    eventually("no ghost stays", || {
+        let interfaces = agent.handle.interfaces();
+        interfaces.values().all(|interface| interface.name == "lo").then_some(())
+    });
+    assert!(agent.stop().0.conservation().holds());
+}
+
+/// On a terminal too.
+#[test]
+fn names_command_no_terminal() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let name = "\"$(printf \"v\\033[2J\\007\")\"";
+    b.sh(&format!("ip link add {name} type bridge && ip link set {name} up"));
+    let operated = Operated::start(&b, "escapes", &["--interface", "v*"]);
+    let status = operated.says(&["status"]);
+    let found = b.run(|| std::process::Command::new(NETMON).arg("check-system").output().unwrap());
+    let found = String::from_utf8(found.stdout).unwrap();
+    for text in [&status, &found, &operated.program.log.join("\n")] {
+        assert!(text.contains(r"v\x1b[2J\x07"), "{text}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
 }

@@ -97,6 +97,21 @@ impl Foreign {
         Foreign { skel, attached }
     }
 
+    /// In the place of netmon's own filter, which it replaces: the same handle, the same priority.
+    pub fn over_netmons(ns: &Netns, link: &str) -> Foreign {
+        let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
+        let skel = skel::ForeignSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let mut hook = TcHookBuilder::new(skel.progs.foreign_ingress.as_fd())
+            .ifindex(index(ns, link) as i32)
+            .handle(0x6e6d)
+            .priority(2)
+            .replace(true)
+            .hook(TC_INGRESS);
+        hook.create().unwrap();
+        let hook = hook.attach().unwrap();
+        Foreign { skel, attached: Attached::Clsact(vec![hook]) }
+    }
+
     /// Packets by ingress and by egress.
     pub fn seen(&self) -> [u64; 2] {
         self.skel.maps.bss_data.as_deref().unwrap().foreign_seen

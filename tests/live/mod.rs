@@ -22,6 +22,7 @@ mod flood;
 pub mod foreign;
 mod framing;
 mod held;
+pub mod hooks;
 mod keys;
 mod kill;
 mod limits;

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::process::Stdio;
 
 use crossbeam_channel::Receiver;
-use netmon::bpf::{Hook, list_hooked};
+use netmon::bpf::{Hook, ProgramTiming, list_hooked};
 use serde_json::Value;
 
 use super::control::{Killed, Operated};
@@ -242,4 +242,57 @@ fn nothing_is_lost_while_traces_come_and_go() {
     let seen = format!("packets: {} seen", counted.rx.packets + counted.tx.packets);
     assert!(last.contains("(exact)") && last.contains(&seen), "{seen} by the interface: {last}");
     assert!(!log.iter().any(|line| line.contains("ERROR")), "{log:#?}");
+}
+
+/// What the programs took is counted once, whoever had their places meanwhile.
+#[test]
+fn statistics_of_programs_go_on() {
+    needs_root!();
+    let (a, b) = quiet_pair();
+    b.enter_for(|| {
+        let agent = Operated::start(&b, "statistics", &[]);
+        let _timing = ProgramTiming::start().unwrap();
+        let address = agent.program.log.iter().find_map(|line| line.split("metrics on http://").nth(1)).unwrap();
+        let address: std::net::SocketAddr = address.trim_end_matches("/metrics").parse().unwrap();
+        let page = || super::metrics::get(&b, address, "/metrics");
+        let runs = |program: &str| page().sum("netmon_ebpf_program_runs_total", &[&format!("program=\"{program}\"")]);
+        let send = |count: usize| {
+            let socket = a.run(|| UdpSocket::bind("10.9.0.1:0").unwrap());
+            (0..count).for_each(|_| drop(socket.send_to(b"hello", "10.9.0.2:9")));
+        };
+        send(1000);
+        let mut least = 1000.0;
+        for round in 0..3 {
+            let tracing = Tracing::start(&agent, &["--filter", "port=1", "--for", "5m"]);
+            send(1000);
+            agent.says(&["debug", "packet-trace", "off"]);
+            tracing.end();
+            if round == 1 {
+                agent.says(&["config", "set", "features.protocol_detection.enabled=false"]);
+            }
+            send(1000);
+            least += 2000.0;
+            let seen = page().sum("netmon_packets_seen_total", &["ingress"]);
+            let counted = runs("nm_ingress");
+            assert!((least..=seen + 100.0).contains(&counted), "round {round}: {counted} runs of {seen} packets");
+        }
+        // The sweep that runs is the one that is told of.
+        let before = runs("nm_sweep");
+        eventually("the sweep counts on", || {
+            send(10);
+            (runs("nm_sweep") > before).then_some(())
+        });
+        let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET /v1/bpf HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        let objects: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let told: Vec<&Value> = objects["programs"].as_array().unwrap().iter().collect();
+        let attached: Vec<u32> = programs(&b).into_values().flatten().map(|(id, _)| id).collect();
+        let ids: Vec<u64> = told.iter().map(|program| program["id"].as_u64().unwrap()).collect();
+        assert!(attached.iter().all(|id| ids.contains(&u64::from(*id))), "{attached:?} {told:#?}");
+        let sweep = told.iter().find(|program| program["name"] == "nm_sweep").unwrap();
+        assert!(sweep["runs"].as_u64().unwrap() > 0, "{sweep}");
+    });
 }

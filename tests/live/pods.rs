@@ -1,20 +1,31 @@
 //! Pods without a link on the host, watched where they are.
 
-use netmon::config::Config;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use netmon::bpf::{Place, remove_leftovers};
+use netmon::config::{Config, Given, Key};
 
 use super::agent::{Agent, watching};
+use super::binary::Program;
 use super::eventually;
-use super::net::{End, connect, host};
+use super::foreign::Foreign;
+use super::hooks::ours;
+use super::net::{End, connect, host, index};
 use super::traffic::{ETH, flow_of, plain_tcp, tally, transfer};
 use crate::needs_root;
 use crate::support::netns::Netns;
+use crate::support::sh;
 
-/// Two pods on macvlan devices of a node's uplink.
+/// Two pods on macvlan devices of a node's uplink. Their indexes are those of no other test: each agent that looks into all
+/// namespaces finds them.
 fn pods(node: &Netns) -> [Netns; 2] {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 10_000 * 100 + NUMBER.fetch_add(2, Ordering::Relaxed);
     [1, 2].map(|i| {
         let pod = host(&format!("pod{i}"));
         node.sh(&format!(
-            "ip link add link up0 name pod{i} type macvlan mode bridge && ip link set pod{i} netns {}",
+            "ip link add link up0 name pod{i} index {} type macvlan mode bridge && ip link set pod{i} netns {}",
+            first + i,
             pod.name
         ));
         pod.sh(&format!(
@@ -30,10 +41,6 @@ fn on_macvlan_are_watched_in_their_namespaces() {
     needs_root!();
     let (outside, node) = (host("outside"), host("node"));
     connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
-    // Indexes as a host has them that made pods for a while.
-    for i in 0..100 {
-        node.sh(&format!("ip link add old{i} type bridge && ip link del old{i}"));
-    }
     let [one, two] = pods(&node);
     plain_tcp(&outside);
     let agent = Agent::start(&node, Config { pod_namespaces: true, ..watching(&["none*"]) });
@@ -61,6 +68,86 @@ fn on_macvlan_are_watched_in_their_namespaces() {
     });
     let sum = agent.stop().0.conservation();
     assert!(sum.holds() && sum.duplicate.packets > 0, "{sum}");
+}
+
+/// Ids of netmon's filters at a pod's interface: agents of other tests may watch it by TCX.
+fn filters(pod: &Netns, link: &str) -> Vec<u32> {
+    let filters = ours(pod, link).into_iter().filter(|program| matches!(program.place, Place::Clsact(_)));
+    filters.filter_map(|program| program.id).collect()
+}
+
+/// An agent that looks into all namespaces finds the machine's own NIC: the qdisc that its filters need stays there, unless somebody
+/// takes it away.
+struct Nics(Vec<String>);
+
+fn with_clsact() -> Vec<String> {
+    let shown = sh("tc qdisc show");
+    let lines = shown.lines().filter(|line| line.starts_with("qdisc clsact"));
+    lines.filter_map(|line| Some(line.split(" dev ").nth(1)?.split(' ').next()?.to_owned())).collect()
+}
+
+impl Drop for Nics {
+    fn drop(&mut self) {
+        for nic in with_clsact().iter().filter(|nic| !self.0.contains(nic)) {
+            sh(&format!("tc qdisc del dev {nic} clsact"));
+        }
+    }
+}
+
+/// Filters in pods' namespaces are changed, put back and removed there, and nowhere else.
+#[test]
+fn filters_are_dealt_with_where_they_are() {
+    needs_root!();
+    let _nics = Nics(with_clsact());
+    let (outside, node) = (host("outside"), host("node"));
+    connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
+    let [one, two] = pods(&node);
+    let pods = [(&one, "pod1"), (&two, "pod2")];
+    let there = |what: &str| {
+        eventually(what, || pods.iter().all(|(pod, link)| filters(pod, link).len() == 2).then_some(()));
+        pods.map(|(pod, link)| filters(pod, link))
+    };
+    // Of the host, under the same index, and in netmon's place: somebody else's.
+    node.sh(&format!("ip link add twin index {} type bridge", index(&one, "pod1")));
+    let foreign = node.enter_for(|| Foreign::over_netmons(&node, "twin"));
+
+    let agent = Agent::start(&node, Config { pod_namespaces: true, clsact: true, ..watching(&["none*"]) });
+    let before = eventually("the pods are watched", || {
+        let ids = pods.map(|(pod, link)| filters(pod, link));
+        (ids[1].len() == 2).then_some(ids)
+    });
+    assert!(before[0].is_empty(), "packets are told apart by index, and the host has that one");
+    node.enter_for(|| foreign.detach());
+    node.sh("ip link del twin");
+    let before = there("both are watched once the index is free");
+    node.sh(&format!("ip link add twin index {} type bridge", index(&one, "pod1")));
+    let foreign = node.enter_for(|| Foreign::over_netmons(&node, "twin"));
+
+    let key = Key::named("features.protocol_detection.enabled").unwrap();
+    agent.handle.set(key, Some(Given::Text("false".to_owned()))).unwrap();
+    let after = there("a reload reaches the pods");
+    assert!(after.iter().flatten().all(|id| !before.iter().flatten().any(|old| old == id)), "{before:?} {after:?}");
+    one.sh("tc filter del dev pod1 ingress pref 2");
+    two.sh("tc qdisc del dev pod2 clsact");
+    there("what was taken away is back");
+    assert!(agent.stop().0.conservation().holds());
+    assert!(pods.iter().all(|(pod, link)| filters(pod, link).is_empty()), "nothing stays in the pods");
+    let twin = node.sh("tc filter show dev twin ingress");
+    assert!(twin.contains("foreign_ingress"), "and nothing of others goes: {twin}");
+    node.enter_for(|| foreign.detach());
+    node.sh("ip link del twin");
+
+    let arguments = ["--interface", "none*", "--set", "capture.pod_namespaces=true"];
+    let program = Program::start(&node, &arguments, true);
+    there("a program watches them");
+    program.kill();
+    there("what a killed one leaves");
+    assert_eq!(outside.run(remove_leftovers).unwrap(), 0, "those of an agent of another namespace");
+    there("they are still there");
+    // There may be pods of other tests.
+    let removed = node.run(remove_leftovers).unwrap();
+    assert!(removed >= 4, "{removed}");
+    assert!(pods.iter().all(|(pod, link)| filters(pod, link).is_empty()));
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! The end of a run: soon, and with every packet in the books.
 
+use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use netmon::config::Config;
 
 use super::agent::{Agent, Watch, watching};
 use super::binary::Program;
+use super::control::Folder;
 use super::eventually;
+use super::hooks::ours;
 use super::net::quiet_pair;
 use super::traffic::Flood;
 use crate::needs_root;
@@ -73,4 +77,55 @@ fn by_signal() {
         assert!(log.iter().any(|l| l.contains("(exact)")), "{log:#?}");
     }
     flood.stop();
+}
+
+/// A thread dies: packets are in the books, nothing stays attached, and the reason is what the program says last.
+#[test]
+fn by_a_thread_that_dies() {
+    needs_root!();
+    for clsact in [false, true] {
+        let (a, b) = quiet_pair();
+        let mut program = Program::start(&b, &["--interface", "vb"], clsact);
+        program.wait_for("ready");
+        let flood = Flood::start(&a, address(V4));
+        eventually("many packets", || (flood.sent() > 10_000).then_some(()));
+        flood.stop();
+        // No descriptor is left for the question that a new address raises: where interfaces lead.
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap();
+        let taken: Vec<u64> =
+            descriptors.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+        let free = (0..).find(|number| !taken.contains(number)).unwrap();
+        crate::support::sh(&format!("prlimit --pid {} --nofile={free}:{free}", program.pid()));
+        b.sh("ip addr add 10.99.0.1/24 dev vb");
+        let (status, took, log) = program.end();
+        assert_eq!(status.code(), Some(1), "{log:#?}");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert!(log.iter().any(|line| line.contains("(exact)")), "{log:#?}");
+        let last = log.last().unwrap();
+        assert!(last.contains("the thread nm-links has ended: ") && last.contains("Too many open files"), "{last}");
+        assert!(ours(&b, "vb").is_empty(), "{:?}", ours(&b, "vb"));
+    }
+}
+
+/// A client that waits for flows holds nobody up, and its thread does not outlive the agent.
+#[test]
+fn with_a_client_that_waits() {
+    needs_root!();
+    let (_a, b) = quiet_pair();
+    let folder = Folder(std::env::temp_dir().join(format!("netmon-stop-{}", std::process::id())));
+    std::fs::create_dir(&folder.0).unwrap();
+    let socket = folder.0.join("sock");
+    let agent = Agent::start(&b, Config { socket: Some(socket.clone()), ..watching(&["vb"]) });
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.write_all(b"GET /v1/flows/watch HTTP/1.1\r\nHost: netmon\r\n\r\n").unwrap();
+    // Of this process, in which no other agent has a socket: the one that accepts, and the client's.
+    let serving = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.trim() == "nm-control").count()
+    };
+    eventually("the client is served", || (serving() == 2).then_some(()));
+    let (_, took) = agent.stop();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(serving(), 0);
 }

@@ -1,0 +1,253 @@
+//! Both hooks of one interface: programs are put there, looked after, changed and taken away. All of it is to be done in the network
+//! namespace of the interface: an index means something there only.
+
+use std::io::Error as IoError;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
+use nix::errno::Errno;
+
+use super::links::{Framing, Link};
+use super::programs::{Pair, Program};
+use super::record::Hook;
+
+/// Of the clsact filters, so that a later start tells its own from other people's.
+pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
+/// Early in the chain, but behind the 1 that others like to claim.
+pub const PRIORITY: u32 = 2;
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// TCX links, Linux 6.6 on: the kernel removes them when the agent is gone.
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+impl Mode {
+    /// As in logs and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Tcx => "tcx",
+            Mode::Clsact => "clsact",
+        }
+    }
+}
+
+/// Of each hook.
+enum Held {
+    Tcx([OwnedFd; 2]),
+    /// Ids of the programs in our filters. A filter in our place with another one is not ours.
+    Clsact([u32; 2]),
+}
+
+/// The hooks of an interface.
+pub(super) struct Hooks {
+    index: u32,
+    pub(super) framing: Framing,
+    held: Held,
+}
+
+/// What came of a look at a hook.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Nothing of ours was there any more.
+    pub(super) lost: bool,
+    /// It has the program that it is to have, by now.
+    pub(super) result: Result<()>,
+}
+
+const SIDES: [Hook; 2] = [Hook::Ingress, Hook::Egress];
+
+impl Hooks {
+    /// Puts programs on both hooks. Tries TCX first unless `clsact` is asked for.
+    pub(super) fn put(link: &Link, framing: Framing, programs: &Pair, clsact: bool) -> Result<Hooks> {
+        let hooks = |held| Hooks { index: link.index, framing, held };
+        if !clsact {
+            match put_tcx(link.index, programs) {
+                Ok(links) => return Ok(hooks(Held::Tcx(links))),
+                // A kernel without TCX does not know the attach type.
+                Err(error) if is(&error, &[Errno::EINVAL, Errno::EOPNOTSUPP]) => log::debug!("{error:#}: using clsact"),
+                Err(error) => return Err(error),
+            }
+        }
+        let ingress = put_filter(link.index, Hook::Ingress, &programs.ingress)?;
+        match put_filter(link.index, Hook::Egress, &programs.egress) {
+            Ok(egress) => Ok(hooks(Held::Clsact([ingress, egress]))),
+            Err(error) => {
+                take_filter(link.index, Hook::Ingress, ingress);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        match self.held {
+            Held::Tcx(_) => Mode::Tcx,
+            Held::Clsact(_) => Mode::Clsact,
+        }
+    }
+
+    /// Makes sure that both hooks have these programs, in one step each: every packet is seen by the one there was or by the new
+    /// one. What somebody has taken away is put back.
+    pub(super) fn keep(&mut self, programs: &Pair) -> [Kept; 2] {
+        SIDES.map(|hook| {
+            let program = programs.of(hook);
+            let looked = match &mut self.held {
+                Held::Tcx(links) => keep_tcx(self.index, hook, &mut links[hook as usize], program),
+                Held::Clsact(ids) => keep_filter(self.index, hook, &mut ids[hook as usize], program),
+            };
+            looked.unwrap_or_else(|error| Kept { lost: false, result: Err(error) })
+        })
+    }
+
+    /// Takes the programs away. An interface that vanished took clsact's filters along; a TCX link goes with its descriptor, wherever
+    /// it is.
+    pub(super) fn take_away(self) {
+        if let Held::Clsact(ids) = self.held {
+            SIDES.into_iter().zip(ids).for_each(|(hook, id)| take_filter(self.index, hook, id));
+        }
+    }
+}
+
+/// True if a system call failed that way.
+pub(super) fn is(error: &anyhow::Error, wanted: &[Errno]) -> bool {
+    let code = error.downcast_ref::<IoError>().and_then(IoError::raw_os_error);
+    code.is_some_and(|code| wanted.iter().any(|errno| *errno as i32 == code))
+}
+
+/// With the number of the error: the crate keeps it to itself, libbpf leaves it in errno.
+fn numbered<T>(result: libbpf_rs::Result<T>) -> Result<T, IoError> {
+    result.map_err(|_| IoError::last_os_error())
+}
+
+fn failed(err: i32) -> anyhow::Error {
+    anyhow::Error::new(IoError::from_raw_os_error(-err))
+}
+
+fn put_tcx(index: u32, programs: &Pair) -> Result<[OwnedFd; 2]> {
+    Ok([add_tcx(index, Hook::Ingress, &programs.ingress)?, add_tcx(index, Hook::Egress, &programs.egress)?])
+}
+
+fn add_tcx(index: u32, hook: Hook, program: &Program) -> Result<OwnedFd> {
+    let point = match hook {
+        Hook::Ingress => libbpf_sys::BPF_TCX_INGRESS,
+        Hook::Egress => libbpf_sys::BPF_TCX_EGRESS,
+    };
+    let options = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+        // At the head: seen before another program can end the chain.
+        flags: libbpf_sys::BPF_F_BEFORE,
+        ..Default::default()
+    };
+    // SAFETY: an open program; the options outlive the call.
+    let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), index as i32, point, &options) };
+    if fd < 0 {
+        return Err(failed(fd).context(format!("attach tcx {}", hook.name())));
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn keep_tcx(index: u32, hook: Hook, link: &mut OwnedFd, program: &Program) -> Result<Kept> {
+    let mut info = libbpf_sys::bpf_link_info::default();
+    let mut size = size_of_val(&info) as u32;
+    // SAFETY: `info` is as large as `size` says.
+    let err = unsafe { libbpf_sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &mut info, &mut size) };
+    if err < 0 {
+        return Err(failed(err).context("read what a tcx link is"));
+    }
+    // SAFETY: the link is of this type. One that was detached has no interface.
+    let lost = unsafe { info.__bindgen_anon_1.tcx.ifindex } == 0;
+    if lost {
+        let result = add_tcx(index, hook, program).map(|added| *link = added);
+        return Ok(Kept { lost, result });
+    }
+    if info.prog_id != program.id {
+        // SAFETY: two open descriptors; no options.
+        let err = unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) };
+        if err < 0 {
+            return Err(failed(err).context(format!("update the tcx {} link", hook.name())));
+        }
+    }
+    Ok(Kept { lost, result: Ok(()) })
+}
+
+/// Our filter of the clsact qdisc at an interface.
+pub(super) fn filter(program: BorrowedFd<'_>, index: u32, hook: Hook) -> TcHook {
+    let point = match hook {
+        Hook::Ingress => TC_INGRESS,
+        Hook::Egress => TC_EGRESS,
+    };
+    TcHookBuilder::new(program).ifindex(index as i32).handle(HANDLE).priority(PRIORITY).hook(point)
+}
+
+/// The id of the program in our place.
+fn put_filter(index: u32, hook: Hook, program: &Program) -> Result<u32> {
+    let mut filter = filter(program.as_fd(), index, hook);
+    numbered(filter.create()).context("add the clsact qdisc")?;
+    numbered(filter.attach()).with_context(|| {
+        format!(
+            "attach clsact {} (priority {PRIORITY}, handle {HANDLE:#x}): another filter may hold these",
+            hook.name()
+        )
+    })?;
+    Ok(program.id)
+}
+
+/// The program of the filter in our place, if there is one.
+pub(super) fn program_in_place(program: BorrowedFd<'_>, index: u32, hook: Hook) -> Result<Option<u32>> {
+    match numbered(filter(program, index, hook).query()) {
+        Ok(id) => Ok(Some(id)),
+        // No filter; no qdisc or none of its chains.
+        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::EINVAL)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("read the clsact {} filter", hook.name())),
+    }
+}
+
+fn keep_filter(index: u32, hook: Hook, held: &mut u32, program: &Program) -> Result<Kept> {
+    let result = match program_in_place(program.as_fd(), index, hook)? {
+        Some(id) if id == program.id => Ok(()),
+        Some(id) if id == *held => {
+            let replaced = numbered(filter(program.as_fd(), index, hook).replace(true).attach());
+            replaced.with_context(|| format!("replace the clsact {} filter", hook.name()))?;
+            Ok(())
+        }
+        Some(id) => {
+            let result = not_ours(hook, id);
+            return Ok(Kept { lost: true, result });
+        }
+        None => {
+            let result = put_filter(index, hook, program).map(|id| *held = id);
+            return Ok(Kept { lost: true, result });
+        }
+    };
+    *held = program.id;
+    Ok(Kept { lost: false, result })
+}
+
+fn not_ours(hook: Hook, id: u32) -> Result<()> {
+    bail!(
+        "another filter is in the place of netmon's at clsact {} (priority {PRIORITY}, handle {HANDLE:#x}, program {id}): remove it",
+        hook.name()
+    )
+}
+
+/// Removes our filter; another one that is in its place stays.
+fn take_filter(index: u32, hook: Hook, held: u32) {
+    // A descriptor has to be given; neither the look nor the removal uses it.
+    let any = std::io::stderr();
+    let taken = program_in_place(any.as_fd(), index, hook).and_then(|id| match id {
+        Some(id) if id == held => Ok(numbered(filter(any.as_fd(), index, hook).detach())?),
+        Some(id) => not_ours(hook, id),
+        None => Ok(()),
+    });
+    match taken {
+        Err(error) if !is(&error, &[Errno::ENODEV]) => log::warn!("detach from interface {index}: {error:#}"),
+        _ => {}
+    }
+}
