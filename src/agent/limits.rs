@@ -1,7 +1,7 @@
 //! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`: by doing less, before it would take more.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, TryLockError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -138,7 +138,12 @@ impl Limiting {
                 let mut last = (Instant::now(), cpu_time());
                 loop {
                     let config = shared.live.running();
-                    shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rest(Clock::now_ns());
+                    // Whoever looks at flows now does not rest, and may take a while.
+                    match shared.looks.try_lock() {
+                        Ok(mut looks) => looks.rest(Clock::now_ns()),
+                        Err(TryLockError::Poisoned(looks)) => looks.into_inner().rest(Clock::now_ns()),
+                        Err(TryLockError::WouldBlock) => {}
+                    }
                     bounded = shared.keep_memory(&config, &mut memory, bounded);
                     if last.0.elapsed() >= CPU_EVERY {
                         let now = (Instant::now(), cpu_time() + shared.program_time());
@@ -171,6 +176,7 @@ impl Limiting {
 impl Shared {
     /// True if the table is smaller than it was asked to be.
     fn keep_memory(&self, config: &Config, memory: &mut Memory, bounded: bool) -> bool {
+        self.clients.budget.fit(config.memory_limit);
         let Some((limit, resident)) = config.memory_limit.zip(resident_bytes()) else {
             if bounded {
                 self.bound_flows(config.max_flows);
@@ -178,7 +184,8 @@ impl Shared {
             return false;
         };
         let flows = self.flow_count();
-        let (bound, shed) = memory.bound(limit, resident, flows);
+        // What clients take is a part of what flows leave: they do not pay for it.
+        let (bound, shed) = memory.bound(limit, resident.saturating_sub(self.clients.budget.peak() as u64), flows);
         let bound = bound.min(config.max_flows);
         if shed {
             self.throttle.shed.fetch_add(1, Relaxed);

@@ -116,6 +116,8 @@ pub fn run_with(
     let (shared, workers, rings) = start_workers(live, &mut bpf, &index, &naming)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
     let page = Arc::new(page);
+    let clients = &shared.clients;
+    let server = server.map(|server| server.count(&clients.metrics, &clients.budget));
     let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
     match &server {
         Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
@@ -133,7 +135,9 @@ pub fn run_with(
         }
     };
     let operated: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&shared), page, index, build(config)));
+    let debug_server = debug_server.map(|server| server.count(&clients.debug, &clients.budget));
     let debugging = debug_server.map(|server| start_debugging(server, &operated)).transpose()?;
+    let control = control.map(|control| control.count(&clients.control, &clients.budget));
     let control = control.map(|control| control.start(control::Limits::default(), operated)).transpose()?;
     if let Some(control) = &control {
         log::info!("control socket {}", control.path().display());

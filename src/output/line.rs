@@ -135,6 +135,20 @@ const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"
 impl Line {
     /// The fields of `flow`.
     pub fn new(id: u64, flow: &Flow, naming: &Naming) -> Line {
+        let protocol = flow.key.protocol;
+        Line {
+            id,
+            start: time(flow.first_ns, naming),
+            end: time(flow.last_ns(), naming),
+            client_tcp_flags: flags(protocol, flow.from_client()),
+            server_tcp_flags: flags(protocol, flow.from_server()),
+            interface: naming.interface.clone(),
+            ..Line::early(flow, naming.directions)
+        }
+    }
+
+    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in [`Naming`].
+    pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
         let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
         let (from_client, from_server) = (flow.from_client(), flow.from_server());
@@ -147,12 +161,9 @@ impl Line {
             |end: usize| (protocol == TCP).then(|| details.map_or(0, |d| u64::from(d.troubles[end].retransmits)));
         let icmp = |value| ICMP.contains(&protocol).then_some(value);
         Line {
-            id,
-            start: time(flow.first_ns, naming),
-            end: time(flow.last_ns(), naming),
             duration_s: flow.last_ns().saturating_sub(flow.first_ns) as f64 / 1e9,
             protocol: protocol_name(protocol).into_owned(),
-            direction: naming.directions.then(|| Direction::name(flow.direction)),
+            direction: directions.then(|| Direction::name(flow.direction)),
             client_ip: Some(client_end.ip(flow.key.v6)),
             client_port: port(client_end.port),
             server_ip: Some(server_end.ip(flow.key.v6)),
@@ -161,13 +172,10 @@ impl Line {
             client_bytes: from_client.bytes,
             server_packets: from_server.packets,
             server_bytes: from_server.bytes,
-            client_tcp_flags: flags(protocol, from_client),
-            server_tcp_flags: flags(protocol, from_server),
             status: flow.outcome.map_or("active", |outcome| outcome.status().name()),
             reason: flow.outcome.and_then(|outcome| outcome.reason()).map(|reason| reason.name()),
             reset_by: flow.reset_by().map(|end| if end == 0 { "client" } else { "server" }),
-            interface: naming.interface.clone(),
-            hook: naming.directions.then(|| Hook::name(shown.hook())),
+            hook: directions.then(|| Hook::name(shown.hook())),
             icmp_type: icmp(shown.icmp()[0]),
             icmp_code: icmp(shown.icmp()[1]),
             vlan: (shown.vlan != 0).then_some(shown.vlan),
@@ -189,6 +197,7 @@ impl Line {
             }),
             client: flow.client_party().cloned().map(Ends),
             server: flow.server_party().cloned().map(Ends),
+            ..Line::default()
         }
     }
 }
