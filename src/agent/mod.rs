@@ -96,7 +96,7 @@ pub fn run_with(
     let server = server.transpose()?;
     let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
-    bpf::allow_many_descriptors();
+    bpf::allow_many_descriptors(config.workers)?;
     let naming = Naming::start(config)?;
 
     let cpus = bpf::possible_cpus()?;

@@ -8,6 +8,7 @@ pub mod agent;
 mod apps;
 pub mod binary;
 mod churn;
+mod claim;
 mod clients;
 mod conservation;
 pub mod control;
