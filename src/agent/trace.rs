@@ -100,7 +100,7 @@ impl Shared {
     fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
         self.time_programs(programs.stats()?);
         let (done, all_done) = bounded(0);
-        self.live.order(&Order::Replace(programs, Some(done)));
+        self.live.order(&Order::Replace(programs, Some(done)))?;
         let placed = all_done.recv_timeout(PLACE_TIME) == Err(RecvTimeoutError::Disconnected);
         ensure!(placed, "the programs were not replaced everywhere within {PLACE_TIME:?}");
         Ok(())
