@@ -7,6 +7,7 @@
 pub mod agent;
 mod apps;
 pub mod binary;
+mod bundle;
 mod churn;
 mod claim;
 mod clients;
@@ -21,6 +22,7 @@ mod exact;
 mod files;
 pub mod foreign;
 mod framing;
+mod full;
 mod held;
 mod keys;
 mod kill;
