@@ -138,8 +138,8 @@ fn a_replay_that_waits_ends_at_the_first_signal() {
             if from_stdin {
                 command.stdin(std::fs::OpenOptions::new().read(true).write(true).open(&pipe.0).unwrap());
             }
-            let mut child = command.spawn().unwrap();
-            crate::live::eventually("the pipe is open", || waits(&child).then_some(()));
+            let mut child = crate::live::control::Killed(command.spawn().unwrap());
+            crate::live::eventually("the pipe is open", || waits(&child.0).then_some(()));
             let writer = part.map(|part| {
                 let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe.0).unwrap();
                 std::io::Write::write_all(&mut writer, &bytes[..part]).unwrap();
@@ -156,13 +156,15 @@ fn a_replay_that_waits_ends_at_the_first_signal() {
                 (left == 0).then_some(())
             });
             crate::live::eventually("it sleeps, with nothing left to be read", || {
-                let state = std::fs::read_to_string(format!("/proc/{}/wchan", child.id())).unwrap_or_default();
+                let state = std::fs::read_to_string(format!("/proc/{}/wchan", child.0.id())).unwrap_or_default();
                 state.contains("poll").then_some(())
             });
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM)
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.0.id() as i32), nix::sys::signal::Signal::SIGTERM)
                 .unwrap();
-            let status = crate::live::eventually("its end", || child.try_wait().unwrap());
-            let output = child.wait_with_output().unwrap();
+            let status = crate::live::eventually("its end", || child.0.try_wait().unwrap());
+            let mut output = std::process::Output { status, stdout: Vec::new(), stderr: Vec::new() };
+            std::io::Read::read_to_end(&mut child.0.stdout.take().unwrap(), &mut output.stdout).unwrap();
+            std::io::Read::read_to_end(&mut child.0.stderr.take().unwrap(), &mut output.stderr).unwrap();
             let said = text(&output.stderr);
             assert_eq!(status.code(), Some(1), "{part:?} {from_stdin}: {said}");
             assert!(said.contains("interrupted"), "{part:?} {from_stdin}: {said}");
