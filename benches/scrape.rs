@@ -19,7 +19,7 @@ fn making(page: &MetricsPage, rounds: usize) -> Result<Spread> {
     let mut times = Vec::new();
     for _ in 0..rounds {
         let start = Instant::now();
-        ensure!(page.metrics().status == 200, "the page failed");
+        page.make()?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(Spread::of(times))
@@ -36,7 +36,7 @@ struct Size {
 /// How many series a page shows when all room is used depends on what is in them: one that has counted nothing yet has its room, and
 /// is not shown.
 fn size(page: &MetricsPage) -> Result<Size> {
-    let body = page.metrics().body;
+    let body = page.make()?;
     let text = std::str::from_utf8(&body)?;
     let series = text.lines().filter(|line| !line.starts_with('#'));
     let refused =
@@ -56,7 +56,6 @@ pub fn run(report: &mut Report) -> Result<()> {
     let mut rounds = 0;
     let (page, flows) = loop {
         subject.run(CHUNK, CHUNK, || Ok(()))?;
-        // A page is kept for a while: each look is at another.
         let page = subject.inline.page();
         let flows = size(&page)?;
         if flows.full {
@@ -97,7 +96,12 @@ pub fn run(report: &mut Report) -> Result<()> {
         AtMost(50.0),
         &format!("{} series, {} KiB", times.series, times.bytes >> 10),
     );
-    report.row("over HTTP", plain.0, AtMost(50.0), &format!("{} KiB", plain.1 >> 10));
-    report.row("over HTTP, gzip, as Prometheus asks for", zipped.0, Budget::None, &format!("{} KiB", zipped.1 >> 10));
+    report.row("over HTTP, once it is made", plain.0, AtMost(50.0), &format!("{} KiB", plain.1 >> 10));
+    report.row(
+        "over HTTP once it is made, gzip, as Prometheus asks for",
+        zipped.0,
+        Budget::None,
+        &format!("{} KiB", zipped.1 >> 10),
+    );
     Ok(())
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use netmon::config::{Given, Key, Settings, Sources};
 use netmon::control::{
-    Api, Busy, ConfigValue, Events, FlowStats, Next, Objects, PacketTrace, Place, SeriesUse, Status,
+    Api, At, Busy, ConfigValue, Events, FlowStats, Next, Objects, PacketTrace, Place, SeriesUse, Status,
 };
 use netmon::filter::{Filter, PacketFilter};
+use netmon::http::Body;
 use netmon::output::Line;
 
 /// An error is for somebody to read.
@@ -95,8 +96,13 @@ impl Api for Agent {
         Status::default()
     }
 
-    fn flows(&self, take: &mut dyn FnMut(Line) -> bool) {
-        lines().all(take);
+    fn flows(&self, filter: &Filter, take: &mut dyn FnMut(At, Line) -> bool) {
+        let mut numbered = (0..).zip(lines()).filter(|(_, line)| filter.matches(line));
+        numbered.all(|(index, line)| take(At { shard: 0, id: 0, index }, line));
+    }
+
+    fn look(&self, places: &[At]) -> Vec<Line> {
+        places.iter().filter_map(|at| lines().nth(at.index as usize)).collect()
     }
 
     fn flows_from(&self, _: Place, most: usize) -> (Vec<Line>, Option<Place>) {
@@ -107,7 +113,7 @@ impl Api for Agent {
         0
     }
 
-    fn watch(&self) -> anyhow::Result<Box<dyn Events>> {
+    fn watch(&self, _: Filter) -> anyhow::Result<Box<dyn Events>> {
         Ok(Box::new(Silence))
     }
 
@@ -140,8 +146,8 @@ impl Api for Agent {
         Vec::new()
     }
 
-    fn metrics(&self) -> Vec<u8> {
-        Vec::new()
+    fn metrics(&self) -> Body {
+        Body::default()
     }
 
     fn trace(&self, filter: PacketFilter, _: Duration) -> anyhow::Result<Box<dyn PacketTrace>> {

@@ -1,20 +1,20 @@
 //! A small HTTP server for the agent's own pages, metrics and debugging: hyper on one thread, with a
 //! bound on everything a client can make it hold.
 //!
-//! This file has the port, the accept loop and the stop; `connection` the time limits of one
-//! connection; `answer` what a request is answered; `query` the parameters of a request.
+//! This file has the port and the stop; `accept` who gets a place; `connection` the time limits of one connection; `answer` what a
+//! request is answered, and `body` with; `own` what addresses and names this host has; `query` the parameters of a request.
 
+mod accept;
 mod answer;
+mod body;
 mod connection;
+mod own;
 mod query;
 
-use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,11 @@ use anyhow::{Context as _, anyhow, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{sleep, timeout};
+use tokio::task::LocalSet;
 
-use answer::Answers;
+use crate::clients::{Budget, Places, Turned};
+use accept::Door;
+pub use body::Body;
 pub use query::parameters;
 
 /// The content type of a page for people.
@@ -33,10 +34,6 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 /// The content type of the Prometheus text format.
 pub const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Without file descriptors, accept() fails at once and for ever: do not spin on it.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long answers that are being written may take when the server stops.
-const STOP_GRACE: Duration = Duration::from_millis(800);
 /// How long the server waits for pages in the making when it stops.
 const PAGE_GRACE: Duration = Duration::from_secs(1);
 /// Pages in the making at a time; more wait for their turn.
@@ -51,14 +48,16 @@ pub struct Reply {
     /// The content type, such as [`TEXT`] or [`METRICS`].
     pub content_type: &'static str,
     /// The body, not compressed.
-    pub body: Vec<u8>,
+    pub body: Body,
 }
 
 /// A page, at once or once it is made.
 pub enum Page {
     /// This is it.
     Now(Reply),
-    /// It takes a while: it is made on a thread of its own, for GET alone.
+    /// It may have to wait for others, or take some time: it is made on another thread.
+    Soon(Box<dyn FnOnce() -> Reply + Send>),
+    /// It takes a while: it is made on another thread, for GET alone.
     Later(Box<dyn FnOnce(&Waiting) -> Reply + Send>),
 }
 
@@ -79,7 +78,7 @@ impl Waiting {
     }
 }
 
-/// The pages; called on the server's own thread, one at a time.
+/// The pages; called on the server's own thread, one at a time: whatever waits there keeps everybody waiting.
 pub trait Pages: Send + Sync + 'static {
     /// The page for a path and a query (what comes after "?"), or `None` for a 404.
     fn get(&self, path: &str, query: &str) -> Option<Page>;
@@ -94,14 +93,16 @@ pub struct Purpose {
     pub flag: &'static str,
     /// Its usual port.
     pub port: u16,
+    /// Only those may ask it that know it by an address or a name of this host: else a page from anywhere could, in a browser here.
+    pub own_name_only: bool,
 }
 
 /// What clients may take up.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at a time; one more is answered 503 and closed. Connections above half of
-    /// this number are closed after one answer, so that idle ones cannot take all the slots.
-    pub connections: usize,
+    /// Connections at a time. For one more, one makes way that makes no use of its place; if there is none, it is answered 503 and
+    /// closed. Connections above half of this number are closed after one answer.
+    pub places: Places,
     /// Size of a request's line and headers; more is answered 431.
     pub header_bytes: usize,
     /// From the opening of a connection, or from a later request's first byte, to the end of the
@@ -119,7 +120,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 64,
+            places: Places { others: 256, per_address: 8, own: 16 },
             header_bytes: 16 << 10,
             header_time: Duration::from_secs(5),
             idle: Duration::from_secs(90),
@@ -135,6 +136,8 @@ pub struct Server {
     listener: StdListener,
     address: SocketAddr,
     limits: Limits,
+    turned: Arc<Turned>,
+    budget: Arc<Budget>,
 }
 
 impl Server {
@@ -173,7 +176,12 @@ impl Server {
                 _ => anyhow!("{e}: choose another address with {flag}"),
             })
             .with_context(|| format!("listen on {address}"))?;
-        Ok(Server { purpose, listener, address, limits })
+        Ok(Server { purpose, listener, address, limits, turned: Arc::default(), budget: Arc::default() })
+    }
+
+    /// Counts those that are turned away here, and bounds by this what its clients hold.
+    pub fn count(self, turned: &Arc<Turned>, budget: &Arc<Budget>) -> Server {
+        Server { turned: Arc::clone(turned), budget: Arc::clone(budget), ..self }
     }
 
     /// The address that the server has, with the port that the kernel chose for port 0.
@@ -195,18 +203,18 @@ impl Server {
             let _inside = runtime.enter();
             TcpListener::from_std(self.listener).with_context(|| format!("start the {name} server"))?
         };
-        let refused = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = watch::channel(());
-        let counter = refused.clone();
+        let turned = Arc::clone(&self.turned);
         let thread = thread::Builder::new()
             .name(format!("nm-{name}"))
             .spawn(move || {
-                let all = serve(name, listener, self.limits, pages, counter, stopped);
+                let all =
+                    Door::new(self.purpose, self.limits, self.turned, self.budget, pages).serve(listener, stopped);
                 LocalSet::new().block_on(&runtime, all);
                 runtime.shutdown_timeout(PAGE_GRACE);
             })
             .with_context(|| format!("start the {name} server's thread"))?;
-        Ok(Running { name, address: self.address, refused, stop, thread })
+        Ok(Running { name, address: self.address, turned, stop, thread })
     }
 }
 
@@ -214,7 +222,7 @@ impl Server {
 pub struct Running {
     name: &'static str,
     address: SocketAddr,
-    refused: Arc<AtomicU64>,
+    turned: Arc<Turned>,
     /// Nothing is ever sent: that it is gone is the message.
     stop: watch::Sender<()>,
     thread: JoinHandle<()>,
@@ -226,9 +234,9 @@ impl Running {
         self.address
     }
 
-    /// Connections turned away because all slots were taken.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+    /// Clients that were turned away.
+    pub fn turned(&self) -> &Turned {
+        &self.turned
     }
 
     /// Its thread has ended, though nobody stopped it.
@@ -266,54 +274,4 @@ fn listen(address: SocketAddr) -> io::Result<(StdListener, SocketAddr)> {
     let listener = StdListener::from(socket);
     let address = listener.local_addr()?;
     Ok((listener, address))
-}
-
-async fn serve(
-    name: &'static str,
-    listener: TcpListener,
-    limits: Limits,
-    pages: Arc<dyn Pages>,
-    refused: Arc<AtomicU64>,
-    mut stopped: watch::Receiver<()>,
-) {
-    let answers = Arc::new(Answers::new(name, pages));
-    let mut open = JoinSet::new();
-    let stop = stopped.clone();
-    while let Some(accepted) = unless_stopped(&mut stopped, listener.accept()).await {
-        while open.try_join_next().is_some() {}
-        match accepted {
-            Err(e) => {
-                log::debug!("{name}: accept a connection: {e}; trying again");
-                unless_stopped(&mut stopped, sleep(ACCEPT_PAUSE)).await;
-            }
-            Ok((stream, peer)) if open.len() >= limits.connections => {
-                log::debug!("{name}: {peer}: turned away, {} connections are open", open.len());
-                refused.fetch_add(1, Ordering::Relaxed);
-                // As far as it goes: waiting for this client would give it a slot after all.
-                let _ = stream
-                    .try_write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            }
-            Ok((stream, peer)) => {
-                let keep = open.len() < limits.connections / 2;
-                let (limits, answers, stop) = (limits.clone(), answers.clone(), stop.clone());
-                open.spawn_local(async move {
-                    if let Err(e) = connection::serve(stream, limits, keep, answers, stop).await {
-                        log::debug!("{name}: {peer}: {e:#}");
-                    }
-                });
-            }
-        }
-    }
-    drop(listener);
-    let _ = timeout(STOP_GRACE, async { while open.join_next().await.is_some() {} }).await;
-}
-
-/// The result of `work`, or `None` if the stop comes first. (tokio's `select!` needs its macros.)
-async fn unless_stopped<T>(stop: &mut watch::Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
-    let (mut stop, mut work) = (pin!(stop.changed()), pin!(work));
-    poll_fn(|cx| match stop.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => work.as_mut().poll(cx).map(Some),
-    })
-    .await
 }

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod bpf;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod control;
 pub mod debug;

@@ -2,13 +2,12 @@
 //! all of them is the same library.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use crossbeam_channel::bounded;
 use netmon::agent::{self, ConfigWatch, Handle};
 use netmon::bpf;
@@ -17,9 +16,8 @@ use netmon::config::{Args, Command, Config, Settings, Sources};
 use netmon::doctor::{self, DoctorOptions};
 use netmon::logging;
 use netmon::output::{Format, Layout};
-use netmon::replay::{self, Replay};
+use netmon::replay::{self, Replay, Stop};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
@@ -28,7 +26,10 @@ fn main() -> ExitCode {
         return cli::main();
     }
     bpf::raise_capabilities();
-    let mut args = Args::parse();
+    let mut args: Args = match cli::arguments("netmon") {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     args.check().unwrap_or_else(|error| error.exit());
     let command = args.command.take();
     let sources = args.into_sources(std::env::vars_os());
@@ -52,16 +53,19 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("netmon: {error:#}");
+    cli::tell_people(format_args!("netmon: {error:#}"));
     ExitCode::FAILURE
 }
 
 fn check_system(config: Config, layout: Layout) -> ExitCode {
     let report = doctor::run(&DoctorOptions { config });
-    match doctor::print(&report, layout, std::io::stdout()).context("print what was found") {
-        Err(error) => fail(&error),
-        Ok(()) if report.failed() => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
+    match doctor::print(&report, layout, std::io::stdout()) {
+        // Whoever reads has seen enough: that changes nothing of what was found.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            fail(&anyhow::Error::new(error).context("print what was found"))
+        }
+        _ if report.failed() => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -107,11 +111,5 @@ fn reload(handle: &Handle) {
 }
 
 fn replay(config: &Config, file: PathBuf, format: Format) -> Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // A second one ends the program: it may be waiting for input.
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("handle signals")?;
-        flag::register(signal, Arc::clone(&stop)).context("handle signals")?;
-    }
-    replay::run(config, &Replay { file, format }, &stop)
+    replay::run(config, &Replay { file, format }, &Stop::at(&[SIGINT, SIGTERM])?)
 }

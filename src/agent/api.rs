@@ -2,26 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Result;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use anyhow::{Result, bail};
+use crossbeam_channel::RecvTimeoutError;
 
-use super::feed::Happened;
+use super::feed::{Happened, WATCH_BYTES, Watched};
 use super::objects::objects;
 use super::shard::lock;
 use super::shared::Shared;
 use super::top;
 use crate::bpf::{self, Clock, Tally};
+use crate::clients::{Reason, Share};
 use crate::config::{Given, Key};
 use crate::control::{
-    Api, Busy, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, PacketTrace, Place, SeriesUse,
+    Api, At, Busy, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, PacketTrace, Place, SeriesUse,
     Status,
 };
-use crate::filter::PacketFilter;
+use crate::filter::{Filter, PacketFilter};
 use crate::flow::{Flow, protocol_name};
+use crate::http::Body;
 use crate::logging;
 use crate::metrics::{
     Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, resident_bytes,
@@ -30,6 +30,9 @@ use crate::output::{Line, Naming};
 
 /// Between the two looks that rates are made of.
 const RATE_TIME: Duration = Duration::from_millis(500);
+/// Flows that are looked at, and copied, under one lock.
+const LOOKED: usize = 2048;
+const COPIED: usize = 128;
 
 /// The agent, as its operator sees it.
 pub(super) struct Operated {
@@ -78,21 +81,31 @@ impl Lines {
 
 struct Watch {
     lines: Lines,
-    happened: Receiver<Happened>,
-    lost: Arc<AtomicU64>,
+    filter: Filter,
+    watched: Watched,
+    _share: Share,
 }
 
 impl Events for Watch {
     fn next(&mut self, wait: Duration) -> Next {
-        match self.happened.recv_timeout(wait) {
-            Ok(Happened { event, shard, flow }) => Next::Event(Event { event, flow: self.lines.line(shard, &flow) }),
-            Err(RecvTimeoutError::Timeout) => Next::Nothing,
-            Err(RecvTimeoutError::Disconnected) => Next::End,
+        let end = Instant::now() + wait;
+        loop {
+            match self.watched.events.recv_deadline(end) {
+                Ok(Happened { event, shard, flow }) => {
+                    let flow = self.lines.line(shard, &flow);
+                    // What could be told without the line was.
+                    if self.filter.matches(&flow) {
+                        return Next::Event(Event { event, flow });
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return Next::Nothing,
+                Err(RecvTimeoutError::Disconnected) => return Next::End,
+            }
         }
     }
 
     fn lost(&mut self) -> u64 {
-        self.lost.swap(0, Relaxed)
+        self.watched.lost()
     }
 }
 
@@ -185,19 +198,57 @@ impl Api for Operated {
         }
     }
 
-    fn flows(&self, take: &mut dyn FnMut(Line) -> bool) {
+    fn flows(&self, filter: &Filter, take: &mut dyn FnMut(At, Line) -> bool) {
         let mut lines = Lines::new(&self.shared);
         for (number, shard) in self.shared.shards().iter().enumerate() {
-            for page in 0.. {
-                // A worker waits for a copy, not for what becomes of it.
-                let Some(flows) = lock(shard).table.page(page).map(|page| page.cloned().collect::<Vec<Flow>>()) else {
-                    break;
+            let mut from = Some(0);
+            while let Some(next) = from {
+                let mut copied: Vec<(u32, Flow)> = Vec::new();
+                // A worker waits for a copy of those that may pass, not for what becomes of it.
+                from = {
+                    let shard = lock(shard);
+                    let mut looked = 0;
+                    shard.table.places(next).find_map(|(index, flow)| {
+                        if looked == LOOKED || copied.len() == COPIED {
+                            return Some(index);
+                        }
+                        looked += 1;
+                        if filter.may_match(&Line::early(flow, true)) {
+                            copied.push((index, flow.clone()));
+                        }
+                        None
+                    })
                 };
-                if !flows.iter().all(|flow| take(lines.line(number, flow))) {
-                    return;
+                for (index, flow) in copied {
+                    let at = At { shard: number as u16, id: flow.id() as u16, index };
+                    let line = lines.line(number, &flow);
+                    if filter.matches(&line) && !take(at, line) {
+                        return;
+                    }
                 }
             }
         }
+    }
+
+    fn look(&self, places: &[At]) -> Vec<Line> {
+        let mut places = places.to_vec();
+        places.sort_unstable();
+        let mut lines = Lines::new(&self.shared);
+        let mut found = Vec::with_capacity(places.len());
+        for same in places.chunk_by(|a, b| a.shard == b.shard) {
+            let number = usize::from(same[0].shard);
+            let Some(shard) = self.shared.shards().get(number) else { continue };
+            let flows: Vec<Flow> = {
+                let shard = lock(shard);
+                let flow = |at: &At| {
+                    let (index, flow) = shard.table.places(at.index).next()?;
+                    (index == at.index && flow.id() as u16 == at.id).then(|| flow.clone())
+                };
+                same.iter().filter_map(flow).collect()
+            };
+            found.extend(flows.iter().map(|flow| lines.line(number, flow)));
+        }
+        found
     }
 
     fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>) {
@@ -225,9 +276,14 @@ impl Api for Operated {
         top::busy(&self.shared, take)
     }
 
-    fn watch(&self) -> Result<Box<dyn Events>> {
-        let (happened, lost) = self.shared.feed.watch()?;
-        Ok(Box::new(Watch { lines: Lines::new(&self.shared), happened, lost }))
+    fn watch(&self, filter: Filter) -> Result<Box<dyn Events>> {
+        let clients = &self.shared.clients;
+        let Some(share) = clients.budget.take(WATCH_BYTES) else {
+            clients.control.count(Reason::Memory);
+            bail!("clients hold all of the memory that they may together: come again when others have ended");
+        };
+        let watched = self.shared.feed.watch(filter.clone())?;
+        Ok(Box::new(Watch { lines: Lines::new(&self.shared), filter, watched, _share: share }))
     }
 
     fn flow_stats(&self) -> FlowStats {
@@ -310,7 +366,7 @@ impl Api for Operated {
         self.shared.end_trace()
     }
 
-    fn metrics(&self) -> Vec<u8> {
+    fn metrics(&self) -> Body {
         self.page.metrics().body
     }
 }

@@ -1,20 +1,25 @@
-//! Tells whoever watches of flows that start and end.
+//! Tells whoever watches of flows that start and end: those that he wants to hear of, so that the others cost no copy.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::naming::Namer;
 use crate::bpf::{Record, Sample};
-use crate::flow::{ErrorKind, Flow, Named, Observer, Outcome, Status};
+use crate::filter::Filter;
+use crate::flow::{Details, ErrorKind, Flow, Named, Observer, Outcome, Status};
 use crate::metrics::Aggregates;
+use crate::output::Line;
 
 /// Watchers at a time.
 const WATCHERS: usize = 8;
 /// Events that wait for one of them.
-const WAITING: usize = 8192;
+const WAITING: usize = 4096;
+/// What they take.
+pub(super) const WATCH_BYTES: usize = WAITING * (size_of::<Happened>() + size_of::<Details>());
 
 /// What happened to a flow, and the shard that has it.
 #[derive(Clone, Debug)]
@@ -24,44 +29,74 @@ pub(super) struct Happened {
     pub(super) flow: Flow,
 }
 
+#[derive(Clone)]
 struct Watcher {
+    filter: Arc<Filter>,
     events: Sender<Happened>,
     lost: Arc<AtomicU64>,
 }
 
-/// Where events go.
+/// Where events go. Workers read who watches, and wait neither for each other nor for whoever comes or goes.
 #[derive(Default)]
 pub(super) struct Feed {
     any: AtomicBool,
-    watchers: Mutex<Vec<Watcher>>,
+    watchers: ArcSwap<Vec<Watcher>>,
+    /// Held while they change.
+    changing: Mutex<()>,
 }
 
 impl Feed {
-    /// Events from now on; and how many found no room.
-    pub(super) fn watch(&self) -> Result<(Receiver<Happened>, Arc<AtomicU64>)> {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Events from now on, of flows that may pass.
+    pub(super) fn watch(self: &Arc<Feed>, filter: Filter) -> Result<Watched> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watchers = Vec::clone(&self.watchers.load());
         ensure!(watchers.len() < WATCHERS, "{WATCHERS} watch already: end one of them");
         let (events, received) = bounded(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
-        watchers.push(Watcher { events, lost: Arc::clone(&lost) });
+        watchers.push(Watcher { filter: Arc::new(filter), events, lost: Arc::clone(&lost) });
+        self.watchers.store(Arc::new(watchers));
         self.any.store(true, Relaxed);
-        Ok((received, lost))
+        Ok(Watched { feed: Arc::clone(self), events: received, lost })
+    }
+
+    fn forget(&self, gone: &Arc<AtomicU64>) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watchers = Vec::clone(&self.watchers.load());
+        watchers.retain(|watcher| !Arc::ptr_eq(&watcher.lost, gone));
+        self.any.store(!watchers.is_empty(), Relaxed);
+        self.watchers.store(Arc::new(watchers));
     }
 
     fn tell(&self, event: &'static str, shard: usize, flow: &Flow) {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.retain(|watcher| {
-            match watcher.events.try_send(Happened { event, shard, flow: flow.clone() }) {
-                Ok(()) => true,
-                // A worker waits for nobody.
-                Err(TrySendError::Full(_)) => {
-                    watcher.lost.fetch_add(1, Relaxed);
-                    true
-                }
-                Err(TrySendError::Disconnected(_)) => false,
+        let early = Line::early(flow, true);
+        for watcher in self.watchers.load().iter().filter(|watcher| watcher.filter.may_match(&early)) {
+            // A worker waits for nobody, and copies for nobody who has no room.
+            if watcher.events.is_full()
+                || watcher.events.try_send(Happened { event, shard, flow: flow.clone() }).is_err()
+            {
+                watcher.lost.fetch_add(1, Relaxed);
             }
-        });
-        self.any.store(!watchers.is_empty(), Relaxed);
+        }
+    }
+}
+
+/// The watcher's end of it; dropping it ends that.
+pub(super) struct Watched {
+    feed: Arc<Feed>,
+    pub(super) events: Receiver<Happened>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Watched {
+    /// How many found no room since the last call.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.swap(0, Relaxed)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.feed.forget(&self.lost);
     }
 }
 
@@ -131,5 +166,65 @@ impl Observer for Observing<'_> {
 
     fn removed(&mut self, flow: &Flow) {
         self.aggregates.removed(flow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bpf::Endpoint;
+    use crate::flow::{Limits, Table};
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
+            0
+        }
+        fn sent(&mut self, _: &Flow, _: usize, _: &Record) {}
+        fn duplicate(&mut self, _: &Record) {}
+        fn ended(&mut self, _: &Flow, _: Outcome) {}
+        fn evicted(&mut self, _: &Flow) {}
+    }
+
+    /// To port 80.
+    fn flow() -> Flow {
+        let second = Duration::from_secs(1);
+        let limits = Limits { max_flows: 9, flow_timeout: second, connect_timeout: second, max_age: None };
+        let mut table = Table::new(limits, 0);
+        let end = |host, port| Endpoint { address: [host; 16], port };
+        let (source, destination) = (end(1, 40_000), end(2, 80));
+        table.merge(
+            &Record { source, destination, protocol: 6, packets: 1, syn: true, ..Record::default() },
+            &mut Nobody,
+        );
+        table.iter().next().cloned().unwrap()
+    }
+
+    #[test]
+    fn only_those_are_copied_that_somebody_may_want_and_has_room_for() {
+        let feed = Arc::<Feed>::default();
+        let watch = |filter: &str| feed.watch(Filter::parse(filter).unwrap()).unwrap();
+        let watchers = ["port=80", "port=443", "port=80 and interface=eth0", "port=443 or start<2000"].map(watch);
+        let flow = flow();
+        for _ in 0..WAITING + 5 {
+            feed.tell("start", 0, &flow);
+        }
+        let told = watchers.each_ref().map(|watcher| (watcher.events.len(), watcher.lost()));
+        assert_eq!(told, [(WAITING, 5), (0, 0), (WAITING, 5), (WAITING, 5)], "what lines alone tell is not known yet");
+        assert_eq!(watchers[0].lost(), 0, "since the last call");
+    }
+
+    #[test]
+    fn who_has_gone_takes_no_place() {
+        let feed = Arc::<Feed>::default();
+        for _ in 0..3 {
+            let watchers: Vec<Watched> = (0..WATCHERS).map(|_| feed.watch(Filter::default()).unwrap()).collect();
+            assert!(feed.watch(Filter::default()).is_err() && feed.any.load(Relaxed));
+            drop(watchers);
+            assert!(!feed.any.load(Relaxed));
+        }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::live::Live;
 use super::names::Naming;
-use super::shard::ShardSink;
+use super::shard::{ShardSink, lock};
 use super::shared::Shared;
 use super::{build, telling};
 use crate::bpf::{Bpf, Clock, Record, RingReader};
@@ -48,6 +48,12 @@ impl Inline {
     /// What a scrape would find; `None` without rings.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.shared.snapshot()
+    }
+
+    /// Does something while all workers are stuck with what they have in hand.
+    pub fn stuck<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _held: Vec<_> = self.shared.shards().iter().map(|shard| lock(shard)).collect();
+        f()
     }
 
     /// The pages over it.

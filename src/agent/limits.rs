@@ -1,7 +1,7 @@
 //! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`: by doing less, before it would take more.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -163,7 +163,12 @@ pub(super) fn start(shared: Arc<Shared>, deaths: &Deaths) -> Result<Lasting<()>>
         let mut last = (Instant::now(), cpu_time() + shared.program_time());
         loop {
             let config = shared.live.running();
-            shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rest(Clock::now_ns());
+            // Whoever looks at flows now does not rest, and may take a while.
+            match shared.looks.try_lock() {
+                Ok(mut looks) => looks.rest(Clock::now_ns()),
+                Err(TryLockError::Poisoned(looks)) => looks.into_inner().rest(Clock::now_ns()),
+                Err(TryLockError::WouldBlock) => {}
+            }
             bounded = shared.keep_memory(&config, &mut memory, &mut heap, bounded);
             if last.0.elapsed() >= CPU_EVERY {
                 let now = (Instant::now(), cpu_time() + shared.program_time());
@@ -186,6 +191,7 @@ pub(super) fn start(shared: Arc<Shared>, deaths: &Deaths) -> Result<Lasting<()>>
 impl Shared {
     /// True if the table is smaller than it was asked to be.
     fn keep_memory(&self, config: &Config, memory: &mut Memory, heap: &mut Heap, bounded: bool) -> bool {
+        self.clients.budget.fit(config.memory_limit);
         let (flows, now) = (self.flow_count(), Instant::now());
         let resident = resident_bytes();
         if heap.is_due(flows, resident.unwrap_or_default(), now) {
@@ -197,7 +203,8 @@ impl Shared {
             }
             return false;
         };
-        let (bound, shed) = memory.bound(limit, resident, flows);
+        // What clients take is a part of what flows leave: they do not pay for it.
+        let (bound, shed) = memory.bound(limit, resident.saturating_sub(self.clients.budget.peak() as u64), flows);
         let bound = bound.min(config.max_flows);
         if shed {
             self.throttle.shed.fetch_add(1, Relaxed);

@@ -4,14 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use anyhow::{Context, Result, ensure};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 
 use super::trace::Running;
 use super::{bounds, options, telling};
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Sampler, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::metrics::Reloads;
+
+/// Orders that wait for a thread: it takes them within seconds, and programs wait in them.
+const ORDERS: usize = 16;
 
 /// What the threads that attach are told.
 #[derive(Clone)]
@@ -78,20 +81,25 @@ impl Live {
 
     /// Orders for a thread, from now on.
     pub(super) fn take_orders(&self, wakeup: Option<Arc<Wakeup>>) -> Receiver<Order> {
-        let (orders, taken) = unbounded();
+        let (orders, taken) = bounded(ORDERS);
         lock(&self.takers).push(Taker { orders, wakeup });
         taken
     }
 
-    pub(super) fn order(&self, order: &Order) {
+    /// An error if somebody does not take them any more, though it has not ended.
+    pub(super) fn order(&self, order: &Order) -> Result<()> {
+        let mut deaf = false;
         // Who does not listen any more has ended.
         lock(&self.takers).retain(|taker| {
-            let heard = taker.orders.send(order.clone()).is_ok();
+            let heard = taker.orders.try_send(order.clone());
             if let Some(wakeup) = &taker.wakeup {
                 wakeup.raise();
             }
-            heard
+            deaf |= matches!(heard, Err(TrySendError::Full(_)));
+            !matches!(heard, Err(TrySendError::Disconnected(_)))
         });
+        ensure!(!deaf, "a thread that attaches programs has not taken the last {ORDERS} orders: restart the agent");
+        Ok(())
     }
 
     /// Nothing of it changes while the value lives.
@@ -178,7 +186,7 @@ impl super::shared::Shared {
         }
         self.limit(bounds(&config, self.workers()));
         if config.interfaces.patterns() != before.interfaces.patterns() {
-            live.order(&Order::Select(config.interfaces.clone()));
+            live.order(&Order::Select(config.interfaces.clone()))?;
         }
         if config.features.buckets != before.features.buckets {
             self.measure_by(&config.features.buckets);
@@ -200,7 +208,7 @@ impl super::shared::Shared {
     pub(super) fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
         self.time_programs(Arc::clone(&programs));
         let (answer, answers) = unbounded();
-        self.live.order(&Order::Replace(programs, answer));
+        self.live.order(&Order::Replace(programs, answer))?;
         let until = Instant::now() + PLACE_TIME;
         let mut troubles = Vec::new();
         loop {

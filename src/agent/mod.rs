@@ -94,7 +94,7 @@ pub fn run_with(
     let server = server.transpose()?;
     let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
-    bpf::allow_many_descriptors();
+    bpf::allow_many_descriptors(config.workers)?;
     let naming = Naming::start(config)?;
 
     let cpus = bpf::possible_cpus()?;
@@ -115,6 +115,8 @@ pub fn run_with(
     let (shared, workers, rings) = start_workers(live, &mut bpf, &index, &naming, &deaths)?;
     let page = MetricsPage::new(Arc::clone(&shared) as Arc<dyn Source>, Arc::clone(&index), build(config));
     let page = Arc::new(page);
+    let clients = &shared.clients;
+    let server = server.map(|server| server.count(&clients.metrics, &clients.budget));
     let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
     match &server {
         Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
@@ -123,6 +125,8 @@ pub fn run_with(
 
     let threads = Threads::start(config, &bpf, &shared, &deaths)?;
     let operated: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&shared), page, index, build(config)));
+    let debug_server = debug_server.map(|server| server.count(&clients.debug, &clients.budget));
+    let control = control.map(|control| control.count(&clients.control, &clients.budget));
     let mut trouble = Trouble::default();
     // Whatever fails from here on: packets that were seen are to be in the books, and nothing is to stay attached.
     if let Some(operating) = trouble.take(Operating::start(control, debug_server, operated)) {

@@ -1,5 +1,6 @@
 //! What one worker owns: its part of the flow table and its sums.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,7 +18,6 @@ pub(super) struct Shard {
     pub(super) table: Table,
     pub(super) aggregates: Aggregates,
     pub(super) processing: Processing,
-    pub(super) ticked_ns: u64,
     number: usize,
     feed: Arc<Feed>,
     namer: Namer,
@@ -36,7 +36,6 @@ impl Shard {
             table: Table::new(limits, now_ns),
             aggregates: Aggregates::new(index),
             processing: Processing::new(now_ns),
-            ticked_ns: now_ns,
             number,
             feed,
             namer: Namer::new(names),
@@ -59,6 +58,8 @@ pub(super) fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 pub(super) struct ShardSink {
     shards: Arc<[Arc<Mutex<Shard>>]>,
     own: usize,
+    /// When the worker came by last. Not under the shard's lock: it is to be seen that a worker waits for that.
+    ticked_ns: Arc<AtomicU64>,
     nat: Arc<Nat>,
     /// Whose the records are that are being merged, if they have translated addresses.
     identities: Vec<Option<Identity>>,
@@ -68,8 +69,13 @@ pub(super) struct ShardSink {
 }
 
 impl ShardSink {
-    pub(super) fn new(shards: Arc<[Arc<Mutex<Shard>>]>, own: usize, nat: Arc<Nat>) -> ShardSink {
-        ShardSink { shards, own, nat, identities: Vec::new(), elsewhere: Vec::new(), until_sample: 0 }
+    pub(super) fn new(
+        shards: Arc<[Arc<Mutex<Shard>>]>,
+        own: usize,
+        ticked_ns: Arc<AtomicU64>,
+        nat: Arc<Nat>,
+    ) -> ShardSink {
+        ShardSink { shards, own, ticked_ns, nat, identities: Vec::new(), elsewhere: Vec::new(), until_sample: 0 }
     }
 
     fn merge_own(&mut self, records: &[Record]) {
@@ -129,6 +135,6 @@ impl Sink for ShardSink {
         }
         table.expire(now_ns, &mut observing);
         processing.turn(now_ns);
-        shard.ticked_ns = now_ns;
+        self.ticked_ns.store(now_ns, Relaxed);
     }
 }

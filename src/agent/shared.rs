@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +18,12 @@ use super::nat::Nat;
 use super::programs::ProgramTimes;
 use super::report::Report;
 use super::shard::{Shard, ShardSink, lock};
+use super::top::Looks;
 use super::upkept::Upkept;
 use crate::bpf::{Books, Bpf, Clock, ProgramInfo, Programs, TimestampSource};
+use crate::clients::Clients;
 use crate::config::{Buckets, Config, Given, Key, Settings};
-use crate::flow::{Counts, Facing, Flow, Limits, Networks, Rates};
+use crate::flow::{Counts, Facing, Flow, Limits, Networks};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
@@ -39,15 +41,17 @@ pub(super) struct Shared {
     leaving: Mutex<()>,
     timestamps: TimestampSource,
     shards: Arc<[Arc<Mutex<Shard>>]>,
+    /// When each worker came by last.
+    ticked_ns: Vec<Arc<AtomicU64>>,
     nat: Arc<Nat>,
     names: Option<Arc<Names>>,
     pub(super) reading: Option<Progress>,
     interfaces: Mutex<BTreeMap<u32, Interface>>,
     pub(super) upkept: Upkept,
     pub(super) throttle: Throttle,
+    pub(super) clients: Clients,
     pub(super) feed: Arc<Feed>,
-    /// Of flows, by shard and id; only while somebody looks.
-    pub(super) rates: Mutex<Rates<(usize, u32)>>,
+    pub(super) looks: Mutex<Looks>,
 }
 
 impl Shared {
@@ -74,14 +78,16 @@ impl Shared {
             leaving: Mutex::default(),
             timestamps: config.features.timestamps,
             shards,
+            ticked_ns: (0..workers).map(|_| Arc::new(AtomicU64::new(Clock::now_ns()))).collect(),
             nat: Nat::new(&config, bpf.spread(), workers),
             names: naming.names.clone(),
             reading: naming.progress(),
             interfaces: Mutex::default(),
             upkept: Upkept::default(),
             throttle: Throttle::default(),
+            clients: Clients::default(),
             feed,
-            rates: Mutex::default(),
+            looks: Mutex::default(),
             live,
         })
     }
@@ -183,7 +189,7 @@ impl Shared {
 
     /// For the worker of ring `own`.
     pub(super) fn sink(&self, own: usize) -> ShardSink {
-        ShardSink::new(Arc::clone(&self.shards), own, Arc::clone(&self.nat))
+        ShardSink::new(Arc::clone(&self.shards), own, Arc::clone(&self.ticked_ns[own]), Arc::clone(&self.nat))
     }
 
     pub(super) fn names(&self) -> Option<&Arc<Names>> {
@@ -306,11 +312,15 @@ impl Source for Shared {
         self.throttle.page_age()
     }
 
+    fn clients(&self) -> Option<&Clients> {
+        Some(&self.clients)
+    }
+
     fn unhealthy(&self) -> Option<String> {
         let now = Clock::now_ns();
-        let stuck = |shard: &Arc<Mutex<Shard>>| now.saturating_sub(lock(shard).ticked_ns) > STUCK.as_nanos() as u64;
-        let stuck = self.shards.iter().filter(|s| stuck(s)).count();
-        (stuck > 0).then(|| format!("{stuck} of {} workers do not progress", self.shards.len()))
+        let stuck = |at: &&Arc<AtomicU64>| now.saturating_sub(at.load(Ordering::Relaxed)) > STUCK.as_nanos() as u64;
+        let stuck = self.ticked_ns.iter().filter(stuck).count();
+        (stuck > 0).then(|| format!("{stuck} of {} workers do not progress", self.ticked_ns.len()))
     }
 
     fn unready(&self) -> Option<String> {

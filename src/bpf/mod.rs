@@ -6,6 +6,7 @@ mod attach;
 mod books;
 mod cache_sweep;
 mod chain;
+mod claim;
 mod clock;
 mod conntrack;
 mod constants;
@@ -54,6 +55,7 @@ pub use app::App;
 pub use attach::{Attachments, Disturbed};
 pub use books::{Books, InterfaceBooks, Misses, RecordCounts, Tally};
 pub use cache_sweep::{Sweep, Sweeper};
+pub use claim::{HostClaim, claim_host};
 pub use clock::Clock;
 pub use conntrack::{Conntrack, ConntrackQueue, Tracking, Translated, list_translated};
 pub use facts::{Facts, Measure, Moment, Sample};
@@ -68,9 +70,7 @@ pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use monitor::{LinkMonitor, Wait};
 pub use namespaces::{Namespace, list_namespaces};
 pub use objects::{MapInfo, ProgramInfo};
-pub use preflight::{
-    HostClaim, allow_many_descriptors, check_host, check_proc, claim_host, is_preempt_rt, raise_capabilities,
-};
+pub use preflight::{allow_many_descriptors, check_host, check_proc, is_preempt_rt, raise_capabilities};
 pub use programs::{Loader, Programs};
 pub use record::{Cause, Endpoint, Hook, Record, Sequence};
 pub use ring::{Ring, RingReader, Wakeup};

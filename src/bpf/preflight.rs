@@ -1,10 +1,8 @@
 //! What the host must offer, said in one line when it does not.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use caps::CapSet;
 use libbpf_rs::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,6 +16,10 @@ const CAP_NET_ADMIN: u64 = 12;
 const CAP_SYS_ADMIN: u64 = 21;
 const CAP_PERFMON: u64 = 38;
 const CAP_BPF: u64 = 39;
+
+/// Descriptors that the agent takes: programs, maps, sockets, clients; for each worker a ring and what it is woken by.
+const DESCRIPTORS: u64 = 160;
+const DESCRIPTORS_A_WORKER: u64 = 8;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -56,13 +58,21 @@ pub fn raise_capabilities() {
     let _ = raised;
 }
 
-/// Two descriptors an interface: what is customary ends at 500 of them.
-pub fn allow_many_descriptors() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+/// Two descriptors an interface: what is customary ends at 500 of them. An error if there are not even enough for what is needed in any
+/// case, which would show anywhere.
+pub fn allow_many_descriptors(workers: usize) -> Result<()> {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         log::debug!("the limit of open files stays as it is: {error}");
     }
+    let least = DESCRIPTORS + DESCRIPTORS_A_WORKER * workers as u64;
+    let may = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    ensure!(
+        may >= least,
+        "at most {may} files may be open, and netmon needs {least}: raise it (ulimit -n, LimitNOFILE= of systemd)"
+    );
+    Ok(())
 }
 
 fn missing_capabilities(effective: u64) -> Vec<&'static str> {
@@ -96,25 +106,6 @@ pub(super) fn explain_load_error(error: libbpf_rs::Error) -> Error {
         _ => "netmon needs Linux 5.10 or newer; --log-level trace shows what the verifier says",
     };
     anyhow!(error).context(format!("load the BPF programs ({remedy})"))
-}
-
-/// Holds the host for one agent; released when dropped, and by the kernel if the agent is killed.
-#[derive(Debug)]
-pub struct HostClaim(#[expect(dead_code, reason = "holds the name")] UnixDatagram);
-
-/// Claims this network namespace. The name is of the abstract kind, which belongs to the namespace as the interfaces do:
-/// agents in containers that share it see each other.
-pub fn claim_host() -> Result<HostClaim> {
-    let name = SocketAddr::from_abstract_name("netmon-agent").context("name the lock")?;
-    match UnixDatagram::bind_addr(&name) {
-        Ok(socket) => Ok(HostClaim(socket)),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!(
-                "another netmon agent runs in this network namespace: stop it first (it holds the socket @netmon-agent)"
-            )
-        }
-        Err(error) => Err(error).context("claim the host (socket @netmon-agent)"),
-    }
 }
 
 #[cfg(test)]

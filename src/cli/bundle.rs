@@ -1,7 +1,7 @@
 //! Everything that helps whoever is asked for help, in one file. Nothing secret is in it: no payload is ever seen, the
 //! configuration has no secrets, and of the environment only what is meant for netmon goes along.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::doctor;
-use super::target::Target;
 use crate::config::Key;
 
 /// Of all files together, before they are compressed.
@@ -49,13 +48,24 @@ struct Manifest<'a> {
     items: &'a [Item],
 }
 
-struct Bundle<W: Write> {
-    tar: tar::Builder<W>,
+struct Bundle {
+    tar: tar::Builder<GzEncoder<Vec<u8>>>,
     items: Vec<Item>,
     bytes: usize,
+    /// Why the agent did not tell something.
+    lost: Option<String>,
 }
 
-impl<W: Write> Bundle<W> {
+/// The file, and what it lacks.
+pub(super) struct Made {
+    pub(super) content: Vec<u8>,
+    /// Items that could not be had.
+    pub(super) missing: Vec<String>,
+    /// Why the agent did not tell of some, if it did not.
+    pub(super) lost: Option<String>,
+}
+
+impl Bundle {
     fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
@@ -63,6 +73,14 @@ impl<W: Write> Bundle<W> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         header.set_mtime(now.as_secs());
         self.tar.append_data(&mut header, format!("netmon-support/{name}"), content).context("write the bundle")
+    }
+
+    /// The same of what the agent tells, without which the bundle is of little use.
+    fn add_told(&mut self, name: &str, content: Result<Vec<u8>>) -> Result<()> {
+        if let Err(error) = &content {
+            self.lost.get_or_insert_with(|| format!("{error:#}"));
+        }
+        self.add(name, content)
     }
 
     /// What cannot be had is noted, and the rest goes on.
@@ -87,27 +105,18 @@ impl<W: Write> Bundle<W> {
     }
 }
 
-/// Writes the bundle; the names of the items that could not be had.
-pub(super) fn make(client: &Client, mut target: Target) -> Result<Vec<String>> {
-    target.begin()?;
-    let mut bundle =
-        Bundle { tar: tar::Builder::new(GzEncoder::new(target, Compression::default())), items: Vec::new(), bytes: 0 };
-    match fill(&mut bundle, client) {
-        Ok(()) => {
-            let target = bundle.tar.into_inner().and_then(GzEncoder::finish);
-            target.and_then(Target::finish).context("write the bundle")?;
-            Ok(bundle.items.into_iter().filter(|item| item.error.is_some()).map(|item| item.name).collect())
-        }
-        Err(error) => {
-            if let Ok(target) = bundle.tar.into_inner().and_then(GzEncoder::finish) {
-                target.give_up();
-            }
-            Err(error)
-        }
-    }
+/// Makes the bundle. It is not large, and written once it is whole.
+pub(super) fn make(client: &Client) -> Result<Made> {
+    let tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
+    let mut bundle = Bundle { tar, items: Vec::new(), bytes: 0, lost: None };
+    fill(&mut bundle, client)?;
+    let Bundle { tar, items, lost, .. } = bundle;
+    let content = tar.into_inner().and_then(GzEncoder::finish).context("make the bundle")?;
+    let missing = items.into_iter().filter(|item| item.error.is_some()).map(|item| item.name).collect();
+    Ok(Made { content, missing, lost })
 }
 
-fn fill(bundle: &mut Bundle<impl Write>, client: &Client) -> Result<()> {
+fn fill(bundle: &mut Bundle, client: &Client) -> Result<()> {
     let ask = |route: &str, parameters: &[(&str, &str)]| -> Result<Vec<u8>> {
         let mut content = Vec::new();
         let mut body = client.ask("GET", route, parameters)?.take(MOST_BYTES as u64 + 1);
@@ -117,14 +126,15 @@ fn fill(bundle: &mut Bundle<impl Write>, client: &Client) -> Result<()> {
     let report = doctor::report(client);
     bundle.add("doctor.json", serde_json::to_vec_pretty(&report).map_err(Into::into))?;
     let status = ask("/v1/status", &[]);
-    bundle.add("status.json", status.as_ref().cloned().map_err(|error| anyhow::anyhow!("{error:#}")))?;
-    bundle.add("config.json", ask("/v1/config", &[]))?;
-    bundle.add("flow-stats.json", ask("/v1/stats/flows", &[]))?;
-    bundle.add("series.json", ask("/v1/stats/series", &[]))?;
-    bundle.add("metrics.txt", ask("/v1/metrics", &[]))?;
-    bundle.add("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
-    bundle.add("bpf.json", ask("/v1/bpf", &[]))?;
-    bundle.add("log.txt", ask("/v1/log", &[]))?;
+    let told = status.as_ref().cloned().map_err(|error| anyhow::anyhow!("{error:#}"));
+    bundle.add_told("status.json", told)?;
+    bundle.add_told("config.json", ask("/v1/config", &[]))?;
+    bundle.add_told("flow-stats.json", ask("/v1/stats/flows", &[]))?;
+    bundle.add_told("series.json", ask("/v1/stats/series", &[]))?;
+    bundle.add_told("metrics.txt", ask("/v1/metrics", &[]))?;
+    bundle.add_told("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
+    bundle.add_told("bpf.json", ask("/v1/bpf", &[]))?;
+    bundle.add_told("log.txt", ask("/v1/log", &[]))?;
     let status = status.ok().and_then(|status| serde_json::from_slice::<Value>(&status).ok());
     if let Some(pid) = status.and_then(|status| status["pid"].as_u64()) {
         for name in PROCESS {

@@ -1,6 +1,6 @@
 //! The commands, one by one.
 
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::args::{Bundle, CliArgs, Command, Config, Debug, Dump, Flows, Stats, Support, Switch};
 use super::client::Client;
 use super::show::{self, Style};
-use super::target::{Target, is_stdout};
+use super::target::is_stdout;
+use super::whole::Destination;
 use super::{bundle, doctor, packet_trace, top};
 use crate::config::Args as AgentArgs;
 use crate::doctor::{DoctorOptions, Report};
@@ -21,13 +22,36 @@ use crate::output::Layout;
 pub fn main() -> ExitCode {
     // `doctor` tries what the agent needs.
     crate::bpf::raise_capabilities();
-    match run(&CliArgs::parse()) {
+    let args: CliArgs = match arguments("netmon-cli") {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("netmon-cli: {error:#}");
+            tell_people(format_args!("netmon-cli: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The arguments of this program; or how it ends, if it was asked for help alone, or for what there is not.
+pub fn arguments<P: Parser>(program: &str) -> Result<P, ExitCode> {
+    P::try_parse().map_err(|error| {
+        let printed = error.print().and_then(|()| io::stdout().flush());
+        match printed {
+            Err(failure) if !error.use_stderr() && failure.kind() != ErrorKind::BrokenPipe => {
+                tell_people(format_args!("{program}: write: {failure}"));
+                ExitCode::FAILURE
+            }
+            _ => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+        }
+    })
+}
+
+/// A line on standard error, if anybody can have it. (`eprintln!` panics where nobody can.)
+pub fn tell_people(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Does what the arguments say.
@@ -66,8 +90,10 @@ fn run(args: &CliArgs) -> Result<()> {
         }
         Command::Doctor | Command::CheckSystem | Command::Top(_) => Ok(()),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut out);
-            Ok(())
+            // It panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut script);
+            out.write_all(&script).context("write")
         }
         Command::Man { folder } => manual(folder),
     };
@@ -83,33 +109,35 @@ fn unless_closed(done: Result<()>) -> Result<()> {
 }
 
 fn support_bundle(client: &Client, what: &Bundle, json: bool, out: &mut impl Write) -> Result<()> {
-    let target = match &what.to {
-        Some(path) => Target::open(path, what.force)?,
-        None => Target::open_new("netmon-support.tar.gz", what.force)?,
-    };
-    let name = target.name();
-    let missing = bundle::make(client, target)?;
-    let said = match (json, missing.as_slice()) {
+    let destination = Destination::of(what.to.as_deref(), "netmon-support.tar.gz", what.force)?;
+    let made = bundle::make(client)?;
+    let name = destination.put(&made.content)?;
+    let said = match (json, made.missing.as_slice()) {
         (true, missing) => json!({ "file": name, "missing": missing }).to_string(),
         (false, []) => name,
         (false, missing) => format!("{name}, without {}: manifest.json says why", missing.join(", ")),
     };
     if what.to.as_deref().is_some_and(is_stdout) {
-        eprintln!("{said}");
-        return Ok(());
+        tell_people(format_args!("{said}"));
+    } else {
+        writeln!(out, "{said}")?;
+        out.flush()?;
     }
-    writeln!(out, "{said}").map_err(Into::into)
+    match made.lost {
+        None => Ok(()),
+        Some(why) => anyhow::bail!("the bundle lacks what the agent has to tell: {why}"),
+    }
 }
 
 fn examine(report: &Report, layout: Layout) -> Result<()> {
-    crate::doctor::print(report, layout, io::stdout()).context("print what was found")?;
+    unless_closed(crate::doctor::print(report, layout, io::stdout()).context("print what was found"))?;
     anyhow::ensure!(!report.failed(), "a check failed");
     Ok(())
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    io.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    io.into_iter().any(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn tell(

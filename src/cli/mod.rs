@@ -10,6 +10,7 @@ mod pcapng;
 mod show;
 mod target;
 mod top;
+mod whole;
 
 pub use args::CliArgs;
-pub use commands::main;
+pub use commands::{arguments, main, tell_people};

@@ -75,7 +75,7 @@ fn on(
             }
             Some("end") => {
                 out.flush()?;
-                eprintln!("{}", summary(&value, shown));
+                super::tell_people(format_args!("{}", summary(&value, shown)));
             }
             _ => {}
         }

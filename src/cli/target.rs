@@ -4,14 +4,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 /// Names of standard output. Who may write to it may not always open it anew: a pipe belongs to the user that made it.
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
-/// Names that are tried for one that was not asked for.
-const NUMBERS: std::ops::RangeInclusive<u32> = 1..=999;
 
 /// A file that can be written to.
 pub(super) struct Target {
@@ -27,6 +26,11 @@ pub(super) fn is_stdout(path: &Path) -> bool {
     STDOUT.iter().any(|name| path == Path::new(name))
 }
 
+/// It is not to be overwritten.
+pub(super) fn exists(path: &Path) -> anyhow::Error {
+    anyhow::anyhow!("{} exists: --force overwrites it, and `-` is standard output", path.display())
+}
+
 impl Target {
     /// A file that was asked for by name. One that is there already is not touched, unless by `force`.
     pub(super) fn open(path: &Path, force: bool) -> Result<Target> {
@@ -34,9 +38,7 @@ impl Target {
             return Target::stdout();
         }
         let refused = |error: io::Error| match error.kind() {
-            ErrorKind::AlreadyExists => {
-                anyhow::anyhow!("{} exists: --force overwrites it, and `-` is standard output", path.display())
-            }
+            ErrorKind::AlreadyExists => exists(path),
             _ => anyhow::Error::new(error).context(format!("make {}", path.display())),
         };
         match path.metadata() {
@@ -50,28 +52,12 @@ impl Target {
                 let file = OpenOptions::new().write(true).open(path).map_err(refused)?;
                 Ok(Target::at(path, file, false))
             }
-            _ => Ok(Target::at(path, File::create_new(path).map_err(refused)?, true)),
-        }
-    }
-
-    /// A file that nobody gave a name, in this folder: `name`, or if that is there, with a number before what follows its first dot.
-    pub(super) fn open_new(name: &str, force: bool) -> Result<Target> {
-        if force {
-            return Target::open(Path::new(name), force);
-        }
-        let (stem, ending) = name.split_once('.').unwrap_or((name, ""));
-        let numbered = NUMBERS.map(|number| format!("{stem}-{number}.{ending}"));
-        for name in std::iter::once(name.to_owned()).chain(numbered) {
-            match File::create_new(&name) {
-                Ok(file) => return Ok(Target::at(Path::new(&name), file, true)),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    let hint = "--output FILE names another place, and --output - is standard output";
-                    return Err(error).with_context(|| format!("make {name} in this folder ({hint})"));
-                }
+            _ => {
+                // What packets tell, and an agent, is not for everybody.
+                let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+                Ok(Target::at(path, made.map_err(refused)?, true))
             }
         }
-        bail!("{name} is there {} times: --output FILE names another, and --force overwrites it", NUMBERS.end())
     }
 
     fn at(path: &Path, file: File, made: bool) -> Target {
@@ -181,19 +167,5 @@ mod tests {
         put(Target::open(Path::new("/dev/null"), false).unwrap(), "away");
         Target::open(Path::new("/dev/null"), false).unwrap().give_up();
         assert!(Path::new("/dev/null").exists());
-    }
-
-    #[test]
-    fn a_name_that_nobody_gave_is_numbered() {
-        let folder = folder("numbers");
-        let name = folder.0.join("bundle.tar.gz").display().to_string();
-        for _ in 0..3 {
-            put(Target::open_new(&name, false).unwrap(), "x");
-        }
-        put(Target::open_new(&name, true).unwrap(), "y");
-        let mut names: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["bundle-1.tar.gz", "bundle-2.tar.gz", "bundle.tar.gz"]);
-        assert_eq!(std::fs::read_to_string(&name).unwrap(), "y");
     }
 }

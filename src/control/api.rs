@@ -11,21 +11,25 @@ use serde::Serialize;
 use super::top::Busy;
 use crate::bpf::TraceCounts;
 use crate::config::{Given, Key};
-use crate::filter::PacketFilter;
+use crate::filter::{Filter, PacketFilter};
+use crate::http::Body;
 use crate::output::{Line, PacketLine};
 
 /// The running agent.
 pub trait Api: Send + Sync + 'static {
     /// How it is.
     fn status(&self) -> Status;
-    /// Gives every flow to `take`, until that returns false. No worker waits for longer than it takes to copy some thousand.
-    fn flows(&self, take: &mut dyn FnMut(Line) -> bool);
+    /// Gives every flow that passes to `take`, with where it is, until that returns false. No worker waits for longer than it takes to
+    /// look at some thousand, and no more than some hundred are copied at a time, however long `take` takes.
+    fn flows(&self, filter: &Filter, take: &mut dyn FnMut(At, Line) -> bool);
+    /// Some flows, as far as they are still there.
+    fn look(&self, places: &[At]) -> Vec<Line>;
     /// At most `most` flows from a place in the table on, and where the next ones are, if there are more.
     fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>);
     /// Gives every flow to `take`, with how fast it is; how many active ones are too many for that to be known.
     fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64;
-    /// What happens to flows from now on; an error if too many watch already.
-    fn watch(&self) -> Result<Box<dyn Events>>;
+    /// What happens from now on to flows that pass; an error if too many watch already, or clients hold too much.
+    fn watch(&self, filter: Filter) -> Result<Box<dyn Events>>;
     /// Flows by what is known of them.
     fn flow_stats(&self) -> FlowStats;
     /// Series by metric.
@@ -41,7 +45,7 @@ pub trait Api: Send + Sync + 'static {
     /// The latest lines of the log.
     fn log(&self) -> Vec<String>;
     /// The page that Prometheus reads.
-    fn metrics(&self) -> Vec<u8>;
+    fn metrics(&self) -> Body;
     /// Traces packets that pass, for so long; an error if that cannot be, or is done for somebody else.
     fn trace(&self, filter: PacketFilter, time: Duration) -> Result<Box<dyn PacketTrace>>;
     /// Ends the trace that runs, whoever started it.
@@ -70,6 +74,17 @@ impl FromStr for Place {
         let (shard, index) = text.split_once('.').ok_or(())?;
         Ok(Place { shard: shard.parse().map_err(|_| ())?, index: index.parse().map_err(|_| ())? })
     }
+}
+
+/// Where a flow is, for as long as it is there: as small as can be, for there may be many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// Part of the table.
+    pub shard: u16,
+    /// Tells it from those that had its place before and will have it later, as good as always.
+    pub id: u16,
+    /// In the part.
+    pub index: u32,
 }
 
 /// Something happened to a flow.

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use super::api::Api;
 use super::request::Refusal;
-use super::routes::bad;
+use super::routes::{Held, bad};
 use crate::config::{Given, Key};
 use crate::filter::Filter;
 
@@ -18,6 +18,7 @@ use crate::filter::Filter;
 pub(super) struct Asked<'a> {
     pub(super) parameters: &'a BTreeMap<String, String>,
     pub(super) api: &'a dyn Api,
+    pub(super) held: &'a Held<'a>,
     pub(super) stop: &'a AtomicBool,
 }
 

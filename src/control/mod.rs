@@ -6,6 +6,7 @@
 mod api;
 mod asked;
 mod chunks;
+mod flows;
 mod order;
 mod request;
 mod routes;
@@ -14,7 +15,7 @@ mod top;
 mod trace;
 
 pub use api::{
-    Api, ConfigValue, Event, Events, FlowStats, InterfaceState, MapObject, NamesKind, NamesState, Next, Objects,
+    Api, At, ConfigValue, Event, Events, FlowStats, InterfaceState, MapObject, NamesKind, NamesState, Next, Objects,
     PacketTrace, Place, ProgramObject, SeriesUse, Status, TraceNext,
 };
 pub use server::{Limits, Running, Server, respond};

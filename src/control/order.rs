@@ -1,74 +1,176 @@
-//! The flows that come first in the order of a field.
+//! The flows that come first in the order of a field. What is kept of each is where it is, and while they are put in order what they
+//! are ordered by: their lines are made when somebody reads them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
-use super::api::Api;
-use crate::filter::{Field, Filter, Value};
+use super::api::{Api, At};
+use crate::clients::Share;
+use crate::filter::{Field, Filter, Kind, Value};
 use crate::output::Line;
 
-/// The first `most` in the order of a field: the greatest, or with `reverse` the least. What lacks the field comes last.
-pub(super) fn sorted(api: &dyn Api, filter: &Filter, field: &Field, reverse: bool, most: usize) -> Vec<Line> {
-    let mut kept: BinaryHeap<Reverse<Ranked>> = BinaryHeap::new();
-    api.flows(&mut |line| {
-        if most > 0 && filter.matches(&line) {
-            let rank = Rank::of((field.values)(&line)[0], reverse);
-            kept.push(Reverse(Ranked(rank, line)));
-            if kept.len() > most {
-                kept.pop();
-            }
+/// There is no room for as many.
+pub(super) struct NoRoom;
+
+/// An order of flows.
+#[derive(Clone, Copy)]
+pub(super) struct Order {
+    pub(super) field: &'static Field,
+    /// The least first. What lacks the field comes last either way.
+    pub(super) reverse: bool,
+}
+
+impl Order {
+    /// Where the first `most` are that pass; `share` has room for them as long as it lives.
+    pub(super) fn first(
+        self,
+        api: &dyn Api,
+        filter: &Filter,
+        most: usize,
+        share: &mut Share,
+    ) -> Result<Vec<At>, NoRoom> {
+        // All who want an order at once need no more room than one, but for what it comes to.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.field.kind, self.reverse) {
+            (Kind::Number, false) => ranked(api, filter, most, share, |line| number(self.value(line), 1.0)),
+            (Kind::Number, true) => ranked(api, filter, most, share, |line| number(self.value(line), -1.0)),
+            (Kind::Text, false) => ranked(api, filter, most, share, |line| text(self.value(line))),
+            (Kind::Text, true) => ranked(api, filter, most, share, |line| text(self.value(line)).map(Reverse)),
+            (Kind::Address, false) => ranked(api, filter, most, share, |line| address(self.value(line))),
+            (Kind::Address, true) => ranked(api, filter, most, share, |line| address(self.value(line)).map(Reverse)),
         }
-        true
-    });
-    kept.into_sorted_vec().into_iter().map(|Reverse(Ranked(_, line))| line).collect()
-}
+    }
 
-enum Rank {
-    Absent,
-    Number(f64, bool),
-    Text(String, bool),
-}
-
-impl Rank {
-    fn of(value: Option<Value<'_>>, reverse: bool) -> Rank {
-        match value {
-            None => Rank::Absent,
-            Some(Value::Number(number)) => Rank::Number(number, reverse),
-            Some(Value::Text(text)) => Rank::Text(text.to_owned(), reverse),
-            Some(Value::Address(ip)) => Rank::Text(ip.to_string(), reverse),
+    /// Puts some in order by what they are now.
+    pub(super) fn sort(self, lines: &mut [Line]) {
+        match (self.field.kind, self.reverse) {
+            (Kind::Number, false) => lines.sort_by_cached_key(|line| Reverse(number(self.value(line), 1.0))),
+            (Kind::Number, true) => lines.sort_by_cached_key(|line| Reverse(number(self.value(line), -1.0))),
+            (Kind::Text, false) => lines.sort_by_cached_key(|line| Reverse(text(self.value(line)))),
+            (Kind::Text, true) => lines.sort_by_cached_key(|line| Reverse(text(self.value(line)).map(Reverse))),
+            (Kind::Address, false) => lines.sort_by_cached_key(|line| Reverse(address(self.value(line)))),
+            (Kind::Address, true) => lines.sort_by_cached_key(|line| Reverse(address(self.value(line)).map(Reverse))),
         }
     }
 
-    fn compare(&self, other: &Rank) -> Ordering {
-        let turned = |order: Ordering, reverse: &bool| if *reverse { order.reverse() } else { order };
-        match (self, other) {
-            (Rank::Number(a, reverse), Rank::Number(b, _)) => turned(a.total_cmp(b), reverse),
-            (Rank::Text(a, reverse), Rank::Text(b, _)) => turned(a.cmp(b), reverse),
-            (Rank::Absent, Rank::Absent) => Ordering::Equal,
-            (Rank::Absent, _) => Ordering::Less,
-            _ => Ordering::Greater,
-        }
+    fn value(self, line: &Line) -> Option<Value<'_>> {
+        (self.field.values)(line)[0]
     }
 }
 
-struct Ranked(Rank, Line);
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Ranked) -> Ordering {
-        self.0.compare(&other.0).then_with(|| other.1.id.cmp(&self.1.id))
+/// What flows are ordered by; the greater comes first.
+trait Rank: Ord {
+    /// Memory that it has besides itself.
+    fn more_bytes(&self) -> usize {
+        0
     }
 }
 
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
+/// A number that any other can be compared with.
+#[derive(Clone, Copy)]
+struct Number(f64);
+
+impl Ord for Number {
+    fn cmp(&self, other: &Number) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Number) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Ranked) -> bool {
+impl PartialEq for Number {
+    fn eq(&self, other: &Number) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Ranked {}
+impl Eq for Number {}
+
+fn number(value: Option<Value<'_>>, sign: f64) -> Number {
+    match value {
+        Some(Value::Number(number)) => Number(sign * number),
+        _ => Number(f64::NEG_INFINITY),
+    }
+}
+
+fn text(value: Option<Value<'_>>) -> Option<Box<str>> {
+    match value {
+        Some(Value::Text(text)) => Some(text.into()),
+        _ => None,
+    }
+}
+
+fn address(value: Option<Value<'_>>) -> Option<IpAddr> {
+    match value {
+        Some(Value::Address(ip)) => Some(ip),
+        _ => None,
+    }
+}
+
+impl Rank for Number {}
+impl Rank for Option<IpAddr> {}
+impl Rank for Option<Reverse<IpAddr>> {}
+
+impl Rank for Option<Box<str>> {
+    fn more_bytes(&self) -> usize {
+        self.as_ref().map_or(0, |text| allocated(text))
+    }
+}
+
+impl Rank for Option<Reverse<Box<str>>> {
+    fn more_bytes(&self) -> usize {
+        self.as_ref().map_or(0, |Reverse(text)| allocated(text))
+    }
+}
+
+/// With what the allocator adds.
+fn allocated(text: &str) -> usize {
+    text.len().next_multiple_of(16) + 16
+}
+
+fn ranked<K: Rank>(
+    api: &dyn Api,
+    filter: &Filter,
+    most: usize,
+    share: &mut Share,
+    key: impl Fn(&Line) -> K,
+) -> Result<Vec<At>, NoRoom> {
+    let before = share.bytes();
+    let mut kept: BinaryHeap<Reverse<(K, Reverse<At>)>> = BinaryHeap::new();
+    let mut room = true;
+    api.flows(filter, &mut |at, line| {
+        let (key, full) = (key(&line), kept.len() >= most);
+        // The least of those that are kept, once there are as many as may be.
+        if full && kept.peek().is_none_or(|Reverse((least, place))| (&key, &Reverse(at)) <= (least, place)) {
+            return most > 0;
+        }
+        let capacity = kept.capacity();
+        let grown = if kept.len() == capacity { (most - kept.len()).min(capacity.max(1024)) } else { 0 };
+        room = share.grow(grown * size_of::<Reverse<(K, Reverse<At>)>>() + key.more_bytes());
+        if room {
+            if full {
+                kept.pop();
+            }
+            kept.reserve_exact(grown);
+            kept.push(Reverse((key, Reverse(at))));
+        }
+        room
+    });
+    if !room {
+        return Err(NoRoom);
+    }
+    let mut first: Vec<At> = Vec::with_capacity(kept.len());
+    if !share.grow(size_of_val(first.spare_capacity_mut())) {
+        return Err(NoRoom);
+    }
+    first.extend(kept.into_sorted_vec().into_iter().map(|Reverse((_, Reverse(at)))| at));
+    share.shrink(before + size_of_val(first.as_slice()));
+    Ok(first)
+}

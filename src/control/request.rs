@@ -25,8 +25,14 @@ pub(super) struct Request {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal(pub(super) u16, pub(super) String);
 
-/// Reads a request of at most `most` bytes within `time`. `None`: the client went away without one.
-pub(super) fn read(stream: &mut UnixStream, most: usize, time: Duration) -> Result<Option<Request>, Refusal> {
+/// Reads a request of at most `most` bytes within `time`; calls `part` when a part of it has come. `None`: the client went away
+/// without one.
+pub(super) fn read(
+    stream: &mut UnixStream,
+    most: usize,
+    time: Duration,
+    part: impl Fn() -> bool,
+) -> Result<Option<Request>, Refusal> {
     let end = Instant::now() + time;
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
@@ -54,6 +60,7 @@ pub(super) fn read(stream: &mut UnixStream, most: usize, time: Duration) -> Resu
         if bytes.len() >= most {
             return Err(Refusal(431, format!("a request has at most {most} bytes")));
         }
+        let _ = part();
     }
 }
 
@@ -110,12 +117,12 @@ mod tests {
     fn bounds_hold() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         std::io::Write::write_all(&mut theirs, &[b'a'; 20_000]).unwrap();
-        let refused = read(&mut ours, 8192, Duration::from_secs(20)).unwrap_err();
+        let refused = read(&mut ours, 8192, Duration::from_secs(20), || true).unwrap_err();
         assert!(refused.0 == 431 || refused.0 == 400, "{refused:?}");
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         std::io::Write::write_all(&mut theirs, b"GET /").unwrap();
-        assert_eq!(read(&mut ours, 8192, Duration::from_millis(50)).unwrap_err().0, 408);
+        assert_eq!(read(&mut ours, 8192, Duration::from_millis(50), || true).unwrap_err().0, 408);
         drop(theirs);
-        assert_eq!(read(&mut ours, 8192, Duration::from_secs(20)), Ok(None));
+        assert_eq!(read(&mut ours, 8192, Duration::from_secs(20), || true), Ok(None));
     }
 }

@@ -1,31 +1,29 @@
 //! What each request is answered. All answers are JSON, or an object a line; an error is `{"error": "…"}`.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
 
-use super::api::{Api, Next};
+use super::api::Api;
 use super::asked::Asked;
-use super::chunks::Chunks;
-use super::order::sorted;
 use super::request::{Refusal, Request};
-use super::{top, trace};
+use super::{flows, top, trace};
+use crate::clients::{Budget, Reason, Share, Turned};
 use crate::config::Given;
-use crate::filter::{FIELDS, Field};
-use crate::output::{FlowWriter, Format};
 
 const JSON: &str = "application/json";
 pub(super) const LINES: &str = "application/x-ndjson";
-const TEXT: &str = "text/plain; charset=utf-8";
-/// Flows that are held to be sorted; without a limit so many are answered.
-const SORTED: usize = 100_000;
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+/// What every request takes, to be read and to be answered: buffers, and some flows and lines.
+const EVERY: usize = 384 << 10;
+/// Answers up to this size are part of that.
+const SMALL: usize = 64 << 10;
 /// A watcher that sees nothing is told so, and the socket is found closed.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
-/// Events that are written in one go.
-const TOGETHER: usize = 1000;
 
 pub(super) type Answer = Result<(), Failure>;
 
@@ -46,6 +44,31 @@ impl From<Refusal> for Failure {
     }
 }
 
+/// What clients hold together, and who is refused for that.
+pub(super) struct Held<'a> {
+    pub(super) budget: &'a Arc<Budget>,
+    pub(super) turned: &'a Turned,
+}
+
+impl Held<'_> {
+    /// So much more for a client; it is refused if all is held that may be.
+    pub(super) fn take(&self, bytes: usize) -> Result<Share, Refusal> {
+        self.budget.take(bytes).ok_or_else(|| self.no_room())
+    }
+
+    pub(super) fn no_room(&self) -> Refusal {
+        self.turned.count(Reason::Memory);
+        let most = self.budget.most() >> 20;
+        Refusal(
+            503,
+            format!(
+                "clients hold all of the {most} MiB that they may together: come again when others have read their answers, ask for \
+                 less (limit, filter), or raise resources.memory_limit"
+            ),
+        )
+    }
+}
+
 /// A route: method, path, its parameters, what it does.
 struct Route {
     method: &'static str,
@@ -63,14 +86,14 @@ static ROUTES: &[Route] = &[
         path: "/v1/flows",
         parameters: &["filter", "sort", "reverse", "limit", "output", "columns"],
         about: "the flow table, an object a line",
-        answer: flows,
+        answer: flows::flows,
     },
     Route {
         method: "GET",
         path: "/v1/flows/watch",
         parameters: &["filter"],
         about: "flows as they start, end and fail, an object a line",
-        answer: watch,
+        answer: flows::watch,
     },
     Route {
         method: "GET",
@@ -141,14 +164,21 @@ static ROUTES: &[Route] = &[
 ];
 
 /// Answers a request.
-pub(super) fn answer(request: &Request, api: &dyn Api, out: &mut dyn Write, stop: &AtomicBool) -> io::Result<()> {
+pub(super) fn answer(
+    request: &Request,
+    api: &dyn Api,
+    held: &Held<'_>,
+    out: &mut dyn Write,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    let _every = held.budget.hold(EVERY);
     let answered = route(request).map_err(Failure::from).and_then(|route| {
         let known = |name: &&String| !route.parameters.contains(&name.as_str());
         if let Some(unknown) = request.parameters.keys().find(known) {
             let valid = if route.parameters.is_empty() { "none".to_owned() } else { route.parameters.join(", ") };
             return Err(bad(format!("there is no parameter {unknown}; valid: {valid}")).into());
         }
-        (route.answer)(&Asked { parameters: &request.parameters, api, stop }, out)
+        (route.answer)(&Asked { parameters: &request.parameters, api, held, stop }, out)
     });
     match answered {
         Ok(()) => Ok(()),
@@ -194,7 +224,8 @@ pub(super) fn refuse(out: &mut dyn Write, refusal: &Refusal) -> io::Result<()> {
     out.flush()
 }
 
-fn whole(out: &mut dyn Write, kind: &str, body: &[u8]) -> Answer {
+fn whole(asked: &Asked<'_>, out: &mut dyn Write, kind: &str, body: &[u8]) -> Answer {
+    let _held = if body.len() > SMALL { Some(asked.held.take(body.len())?) } else { None };
     write!(
         out,
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -203,141 +234,49 @@ fn whole(out: &mut dyn Write, kind: &str, body: &[u8]) -> Answer {
     Ok(out.write_all(body)?)
 }
 
-pub(super) fn object(out: &mut dyn Write, value: &impl Serialize) -> Answer {
+pub(super) fn object(asked: &Asked<'_>, out: &mut dyn Write, value: &impl Serialize) -> Answer {
     let mut body = serde_json::to_vec(value).map_err(io::Error::from)?;
     body.push(b'\n');
-    whole(out, JSON, &body)
+    whole(asked, out, JSON, &body)
 }
 
-fn routes(_: &Asked<'_>, out: &mut dyn Write) -> Answer {
+fn routes(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let all = ROUTES.iter().map(|route| {
         json!({ "method": route.method, "path": route.path, "parameters": route.parameters, "about": route.about })
     });
-    object(out, &all.collect::<Vec<_>>())
+    object(asked, out, &all.collect::<Vec<_>>())
 }
 
 fn status(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(out, &asked.api.status())
+    object(asked, out, &asked.api.status())
 }
 
 fn flow_stats(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(out, &asked.api.flow_stats())
+    object(asked, out, &asked.api.flow_stats())
 }
 
 fn series(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(out, &asked.api.series())
+    object(asked, out, &asked.api.series())
 }
 
 fn metrics(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    whole(out, TEXT, &asked.api.metrics())
+    whole(asked, out, TEXT, asked.api.metrics().as_ref())
 }
 
 fn objects(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(out, &asked.api.objects())
+    object(asked, out, &asked.api.objects())
 }
 
 fn log(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let text: String = asked.api.log().into_iter().map(|line| line + "\n").collect();
-    whole(out, TEXT, text.as_bytes())
-}
-
-fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    let filter = asked.filter()?;
-    let (limit, columns) = (asked.number("limit")?, asked.number("columns")?);
-    let columns =
-        columns.map(|columns| columns.try_into().map_err(|_| bad(format!("columns={columns}: at most 65535"))));
-    let columns: Option<u16> = columns.transpose()?;
-    let (format, kind) = match asked.parameters.get("output").map_or("json", String::as_str) {
-        "json" => (Format::Json, LINES),
-        "csv" => (Format::Csv, TEXT),
-        "table" => (Format::Table, TEXT),
-        other => return Err(bad(format!("output={other}; valid: json, csv, table")).into()),
-    };
-    let order = match asked.parameters.get("sort") {
-        None => None,
-        Some(name) => Some(Field::named(name).ok_or_else(|| {
-            let names: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
-            bad(format!("sort={name}: there is no such field; there are {}", names.join(" ")))
-        })?),
-    };
-    let reverse = asked.switch("reverse")?;
-    if reverse && order.is_none() {
-        return Err(bad("reverse: of what, sort says").into());
-    }
-    if columns.is_some() && !matches!(format, Format::Table) {
-        return Err(bad("columns: a table alone has some").into());
-    }
-    let mut chunks = Chunks::begin(out, kind)?;
-    let mut writer = match format {
-        Format::Table => FlowWriter::table(&mut chunks, columns),
-        other => FlowWriter::new(other, &mut chunks)?,
-    };
-    let mut failure = None;
-    match order {
-        None => {
-            let mut left = limit.unwrap_or(usize::MAX);
-            asked.api.flows(&mut |line| {
-                if left > 0 && filter.matches(&line) {
-                    left -= 1;
-                    failure = writer.write(&line).err();
-                }
-                left > 0 && failure.is_none() && !asked.stop.load(Relaxed)
-            });
-        }
-        Some(field) => {
-            for line in sorted(asked.api, &filter, field, reverse, limit.unwrap_or(SORTED).min(SORTED)) {
-                writer.write(&line)?;
-            }
-        }
-    }
-    if let Some(failure) = failure {
-        return Err(failure.into());
-    }
-    writer.finish()?;
-    drop(writer);
-    Ok(chunks.end()?)
-}
-
-fn watch(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    let filter = asked.filter()?;
-    let mut events = asked.api.watch().map_err(|error| Refusal(503, format!("{error:#}")))?;
-    let mut chunks = Chunks::begin(out, LINES)?;
-    chunks.flush()?;
-    let (mut wait, mut written) = (QUIET, 0);
-    while !asked.stop.load(Relaxed) {
-        match events.next(wait) {
-            Next::Event(event) => {
-                if filter.matches(&event.flow) {
-                    serde_json::to_writer(&mut chunks, &event).map_err(io::Error::from)?;
-                    chunks.write_all(b"\n")?;
-                }
-                // What waits goes along.
-                written += 1;
-                wait = Duration::ZERO;
-                if written < TOGETHER {
-                    continue;
-                }
-            }
-            // An empty line: it shows whether anybody still reads.
-            Next::Nothing if written == 0 => chunks.write_all(b"\n")?,
-            Next::Nothing => {}
-            Next::End => break,
-        }
-        let lost = events.lost();
-        if lost > 0 {
-            writeln!(chunks, "{}", json!({ "event": "lost", "count": lost }))?;
-        }
-        chunks.flush()?;
-        (wait, written) = (QUIET, 0);
-    }
-    Ok(chunks.end()?)
+    whole(asked, out, TEXT, text.as_bytes())
 }
 
 fn config(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let all = asked.api.config();
     match asked.key()? {
-        None => object(out, &all),
-        Some(key) => object(out, &all.into_iter().filter(|value| value.key == key.path).collect::<Vec<_>>()),
+        None => object(asked, out, &all),
+        Some(key) => object(asked, out, &all.into_iter().filter(|value| value.key == key.path).collect::<Vec<_>>()),
     }
 }
 
@@ -345,16 +284,16 @@ fn set(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let key = asked.needed_key()?;
     let value = asked.parameters.get("value").ok_or_else(|| bad("the parameter value is missing"))?;
     asked.api.set(key, Some(Given::Text(value.clone()))).map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(out, &json!({ "key": key.path, "value": value }))
+    object(asked, out, &json!({ "key": key.path, "value": value }))
 }
 
 fn unset(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let key = asked.needed_key()?;
     asked.api.set(key, None).map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(out, &json!({ "key": key.path }))
+    object(asked, out, &json!({ "key": key.path }))
 }
 
 fn reload(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     asked.api.reload().map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(out, &json!({ "reloaded": true }))
+    object(asked, out, &json!({ "reloaded": true }))
 }

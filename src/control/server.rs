@@ -2,25 +2,28 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
+use socket2::SockRef;
 
 use super::api::Api;
 use super::request::{self, Refusal};
-use super::routes;
+use super::routes::{self, Held};
+use crate::clients::{Budget, Client, Close, GREETING, Peer, Phase, Places, Reason, Slots, Turned};
 
 /// Without descriptors, accept() fails at once and for ever: do not spin on it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +31,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What clients may take up.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Requests at a time, each with a thread; one more is told to come again.
+    /// Requests at a time, each with a thread. For one more, one makes way that makes no use of its place; if there is none, it is
+    /// told to come again.
     pub connections: usize,
     /// Size of a request.
     pub request_bytes: usize,
@@ -55,6 +59,8 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    turned: Arc<Turned>,
+    budget: Arc<Budget>,
 }
 
 impl Server {
@@ -84,7 +90,12 @@ impl Server {
             let _ = fs::remove_file(&aside);
             anyhow::Error::new(error).context(format!("make the socket {}", path.display()))
         })?;
-        Ok(Server { listener, path: path.to_owned(), inode })
+        Ok(Server { listener, path: path.to_owned(), inode, turned: Arc::default(), budget: Arc::default() })
+    }
+
+    /// Counts those that are turned away here, and bounds by this what its clients hold.
+    pub fn count(self, turned: &Arc<Turned>, budget: &Arc<Budget>) -> Server {
+        Server { turned: Arc::clone(turned), budget: Arc::clone(budget), ..self }
     }
 
     /// Answers from now on, on threads named "nm-control".
@@ -93,9 +104,20 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let (woken, stopped) = (Arc::clone(&wakeup), Arc::clone(&stop));
         let (path, inode) = (self.path.clone(), self.inode);
+        let slots = Slots::new(Places { others: 0, per_address: 0, own: limits.connections });
+        let door = Arc::new(Door {
+            limits,
+            api,
+            turned: self.turned,
+            budget: self.budget,
+            slots: Mutex::new(slots),
+            threads: Mutex::default(),
+            stop: stopped,
+        });
+        let listener = self.listener;
         let thread = Builder::new()
             .name("nm-control".to_owned())
-            .spawn(move || accept(&self.listener, &limits, &api, &woken, &stopped))
+            .spawn(move || accept(&listener, &door, &woken))
             .context("start the thread of the control socket")?;
         Ok(Running { path, inode, wakeup, stop, thread: Some(thread) })
     }
@@ -145,99 +167,185 @@ fn is_socket(there: &fs::Metadata) -> bool {
     there.file_type().is_socket()
 }
 
-fn accept(listener: &UnixListener, limits: &Limits, api: &Arc<dyn Api>, wakeup: &EventFd, stop: &Arc<AtomicBool>) {
-    let mut open = Connections::default();
+/// What all connections share.
+struct Door {
+    limits: Limits,
+    api: Arc<dyn Api>,
+    turned: Arc<Turned>,
+    budget: Arc<Budget>,
+    slots: Mutex<Slots<Connection>>,
+    /// Those of connections that made way may take a moment to end.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stop: Arc<AtomicBool>,
+}
+
+struct Connection(UnixStream);
+
+impl Close for Connection {
+    fn has_sent(&self) -> bool {
+        let flags = nix::libc::MSG_PEEK | nix::libc::MSG_DONTWAIT;
+        SockRef::from(&self.0).recv_with_flags(&mut [MaybeUninit::uninit()], flags).is_ok_and(|bytes| bytes > 0)
+    }
+}
+
+impl Connection {
+    /// Ends it, whatever it `was` doing.
+    fn close(&self, was: Phase) {
+        if was < Phase::Idle {
+            let _ = refuse_at_once(&self.0, &Refusal(408, "nothing was asked for, and others wait".to_owned()));
+        }
+        // It may have ended by itself.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// As far as it goes: nobody is to wait for this client.
+fn refuse_at_once(stream: &UnixStream, refusal: &Refusal) -> io::Result<()> {
+    let mut answer = Vec::new();
+    routes::refuse(&mut answer, refusal)?;
+    let flags = nix::libc::MSG_DONTWAIT | nix::libc::MSG_NOSIGNAL;
+    SockRef::from(stream).send_with_flags(&answer, flags).map(drop)
+}
+
+fn accept(listener: &UnixListener, door: &Arc<Door>, wakeup: &EventFd) {
     loop {
         let mut fds =
             [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(wakeup.as_fd(), PollFlags::POLLIN)];
         // EINTR is as good as nothing.
         let _ = poll(&mut fds, PollTimeout::NONE);
-        if stop.load(Ordering::Relaxed) {
-            return;
+        if door.stop.load(Ordering::Relaxed) {
+            return door.leave();
         }
-        open.reap();
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+        match listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(error) = door.enter(stream) {
+                    log::debug!("control: {error:#}");
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => {
                 log::debug!("control: accept a connection: {error}; trying again");
                 std::thread::sleep(ACCEPT_PAUSE);
-                continue;
             }
-        };
-        if open.0.len() >= limits.connections {
-            // As far as it goes at once: nobody is to wait for this client.
-            let _ = stream.set_nonblocking(true);
-            let busy = Refusal(503, format!("{} requests are being answered: come again", limits.connections));
-            let _ = routes::refuse(&mut &stream, &busy);
-            continue;
-        }
-        let (limits, api, stop) = (limits.clone(), Arc::clone(api), Arc::clone(stop));
-        let started = open.start(stream, move |stream| {
-            if let Err(error) = serve(stream, &limits, &*api, &stop) {
-                log::debug!("control: {error:#}");
-            }
-        });
-        if let Err(error) = started {
-            log::debug!("control: start a thread: {error}");
         }
     }
 }
 
-/// Connections that are open, and the threads that serve them. They end with the value.
-#[derive(Default)]
-struct Connections(Vec<(UnixStream, JoinHandle<()>)>);
+/// A connection's place, while it is open.
+struct Seat {
+    door: Arc<Door>,
+    number: u64,
+}
 
-impl Connections {
-    fn start(&mut self, stream: UnixStream, serve: impl FnOnce(UnixStream) + Send + 'static) -> io::Result<()> {
-        let (handle, closing) = (stream.try_clone()?, Closing(stream.try_clone()?));
-        let thread = Builder::new().name("nm-control".to_owned()).spawn(move || {
-            let _closing = closing;
-            serve(stream);
-        })?;
-        self.0.push((handle, thread));
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.door.slots().leave(self.number);
+    }
+}
+
+impl Door {
+    fn slots(&self) -> std::sync::MutexGuard<'_, Slots<Connection>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make_way(&self, now: Instant) -> Result<Option<(Phase, Connection)>, Reason> {
+        let mut threads = self.threads();
+        for ended in threads.extract_if(.., |thread| thread.is_finished()) {
+            // It has said why, if it panicked.
+            let _ = ended.join();
+        }
+        if threads.len() >= 2 * self.limits.connections {
+            return Err(Reason::Full);
+        }
+        self.slots().make_way(Peer::Own, now)
+    }
+
+    fn enter(self: &Arc<Door>, stream: UnixStream) -> Result<()> {
+        let most = self.limits.connections;
+        let room = self.make_way(Instant::now()).or_else(|_| {
+            // They have just come, all of them: some may be about to say nothing.
+            std::thread::sleep(GREETING);
+            self.make_way(Instant::now())
+        });
+        match room {
+            Ok(None) => {}
+            Ok(Some((was, other))) => {
+                self.turned.count(Reason::MadeWay);
+                other.close(was);
+            }
+            Err(reason) => {
+                self.turned.count(reason);
+                return Ok(refuse_at_once(
+                    &stream,
+                    &Refusal(503, format!("{most} requests are being answered: come again")),
+                )?);
+            }
+        }
+        let client = Arc::new(Client::new(Instant::now()));
+        let connection = Connection(stream.try_clone().context("watch a connection")?);
+        let number = {
+            let mut slots = self.slots();
+            slots.enter(Peer::Own, Arc::clone(&client), connection);
+            slots.next() - 1
+        };
+        let seat = Seat { door: Arc::clone(self), number };
+        let serve = move || {
+            if let Err(error) = serve(stream, &client, &seat.door) {
+                log::debug!("control: {error:#}");
+            }
+        };
+        let thread = Builder::new().name("nm-control".to_owned()).spawn(serve).context("start a thread")?;
+        self.threads().push(thread);
         Ok(())
     }
 
-    /// Forgets those that have ended.
-    fn reap(&mut self) {
-        for (_, thread) in self.0.extract_if(.., |(_, thread)| thread.is_finished()) {
-            // It has said why, if it panicked.
+    /// Ends all connections: nobody waits for a client that does not read.
+    fn leave(&self) {
+        for connection in self.slots().drain() {
+            let _ = connection.0.shutdown(Shutdown::Both);
+        }
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
             let _ = thread.join();
         }
     }
 }
 
-/// Ends a connection, whoever else has a handle to it.
-struct Closing(UnixStream);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        // The client may have done so.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
+/// A connection's stream, of which it is noted when it moves.
+struct Noted<'a> {
+    stream: &'a UnixStream,
+    client: &'a Client,
 }
 
-impl Drop for Connections {
-    fn drop(&mut self) {
-        for (stream, thread) in self.0.drain(..) {
-            // Nobody waits for a client that does not read.
-            let _ = stream.shutdown(Shutdown::Both);
-            let _ = thread.join();
-        }
+impl Write for Noted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.client.enter(Phase::Answering, Instant::now());
+        let written = self.stream.write(bytes);
+        self.client.moved(Instant::now());
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Answers a client that sends these bytes and no more, as the socket would.
 pub fn respond(bytes: &[u8], api: &dyn Api, out: &mut dyn Write) -> io::Result<()> {
+    let held = Held { budget: &Arc::default(), turned: &Turned::default() };
     match request::parse(bytes) {
         Ok(None) => Ok(()),
-        Ok(Some(request)) => routes::answer(&request, api, out, &AtomicBool::new(false)),
+        Ok(Some(request)) => routes::answer(&request, api, &held, out, &AtomicBool::new(false)),
         Err(refusal) => routes::refuse(out, &refusal),
     }
 }
 
-fn serve(mut stream: UnixStream, limits: &Limits, api: &dyn Api, stop: &AtomicBool) -> Result<()> {
+fn serve(mut stream: UnixStream, client: &Client, door: &Door) -> Result<()> {
+    let limits = &door.limits;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(limits.write_time))?;
     let peer = getsockopt(&stream, PeerCredentials).context("ask who connects")?;
@@ -247,11 +355,16 @@ fn serve(mut stream: UnixStream, limits: &Limits, api: &dyn Api, stop: &AtomicBo
         routes::refuse(&mut stream, &refusal)?;
         return Ok(());
     }
-    match request::read(&mut stream, limits.request_bytes, limits.request_time) {
+    let part = || client.enter(Phase::Asking, Instant::now());
+    match request::read(&mut stream, limits.request_bytes, limits.request_time, part) {
         Ok(None) => Ok(()),
         Ok(Some(request)) => {
-            let mut out = io::BufWriter::with_capacity(64 << 10, &stream);
-            routes::answer(&request, api, &mut out, stop)?;
+            if !client.enter(Phase::Making, Instant::now()) {
+                return Ok(()); // it has just made way
+            }
+            let mut out = io::BufWriter::with_capacity(64 << 10, Noted { stream: &stream, client });
+            let held = Held { budget: &door.budget, turned: &door.turned };
+            routes::answer(&request, &*door.api, &held, &mut out, &door.stop)?;
             Ok(out.flush()?)
         }
         Err(refusal) => Ok(routes::refuse(&mut stream, &refusal)?),

@@ -1,8 +1,10 @@
 //! What comes first: flows, pairs of hosts, services, by rate, round trip, failures. Pure, but for the clock of `answer`.
 
+mod answer;
 mod named;
 
 use std::cmp::{Ordering, Reverse};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,108 +13,21 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 use nix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
 use super::routes::{Answer, bad, object};
+use crate::bpf::App;
+use crate::clients::Share;
 use crate::filter::Filter;
 use crate::flow::{Flow, Party, Rate, Reason};
 use crate::output::Line;
 
+pub use answer::{Busy, Order, Row, Top, View};
 use named::Named;
 
 /// Rows, unless asked for otherwise; and at most.
 const ROWS: usize = 50;
 const ROWS_MOST: usize = 1000;
-
-/// What is put in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum View {
-    /// Each flow by itself.
-    #[default]
-    Flows,
-    /// Client and server, by workload, service or node where one is known, else by address.
-    Pairs,
-    /// What is dialled, by service where that is known, else by address and port.
-    Services,
-}
-
-/// By what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Order {
-    /// Bytes a second.
-    #[default]
-    Rate,
-    /// Packets a second.
-    Packets,
-    /// Bytes so far.
-    Bytes,
-    /// The latest round trip of each flow.
-    Rtt,
-    /// Flows that failed, those of flows by their end.
-    Failures,
-    /// TCP segments that were sent again.
-    Retransmits,
-    /// How many flows.
-    Flows,
-    /// When they began, the latest first.
-    Start,
-}
-
-/// A flow, and how fast it is.
-pub struct Busy<'a> {
-    /// The flow.
-    pub flow: &'a Flow,
-    /// Both directions together.
-    pub rate: Rate,
-    /// Makes its line, which takes longer than to look at the flow.
-    pub line: &'a mut dyn FnMut(&Flow) -> Line,
-}
-
-/// An answer. The names of fields are an interface: programs read them.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Top<F> {
-    /// Milliseconds of CPU time that it took to look at all flows.
-    pub took_ms: f64,
-    /// Flows that pass the filter, and what they come to.
-    pub flows: u64,
-    pub bytes_per_s: f64,
-    pub packets_per_s: f64,
-    /// By reason.
-    pub failed: BTreeMap<String, u64>,
-    /// Active flows whose rate is not known, for there are too many.
-    pub rates_unknown: u64,
-    /// Rows there would be without a limit.
-    pub rows_total: usize,
-    pub rows: Vec<Row<F>>,
-}
-
-/// A flow, a pair or a service.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Row<F> {
-    /// Null if the row is a service.
-    pub client: Option<String>,
-    pub server: String,
-    /// Null if they differ.
-    pub protocol: Option<String>,
-    pub app_protocol: Option<String>,
-    pub flows: u64,
-    /// By reason.
-    pub failed: BTreeMap<String, u64>,
-    pub bytes_per_s: f64,
-    pub packets_per_s: f64,
-    pub bytes: u64,
-    pub packets: u64,
-    /// The latest of each flow, their mean.
-    pub rtt_us: Option<f64>,
-    pub retransmits: u64,
-    /// Its flows, and no others, pass this filter.
-    pub filter: String,
-    /// All that is known, if the row is a flow.
-    pub flow: Option<F>,
-}
 
 const REASONS: [Reason; 5] =
     [Reason::Refused, Reason::Timeout, Reason::ResetByClient, Reason::ResetByServer, Reason::Unreachable];
@@ -196,12 +111,12 @@ impl Sums {
         Rank(first, then)
     }
 
-    fn row(&self, line: Line, named: Named) -> Row<Line> {
+    fn row(&self, app: Option<&str>, named: Named, flow: Option<Line>) -> Row<Line> {
         Row {
             client: named.client,
             server: named.server,
             protocol: named.protocol,
-            app_protocol: line.app_protocol.map(str::to_owned),
+            app_protocol: app.map(str::to_owned),
             flows: self.flows,
             failed: self.failed(),
             bytes_per_s: self.rate.bytes_per_s,
@@ -211,7 +126,7 @@ impl Sums {
             rtt_us: self.rtt_us(),
             retransmits: self.retransmits,
             filter: named.filter,
-            flow: Some(line),
+            flow,
         }
     }
 }
@@ -261,6 +176,13 @@ fn identity(party: Option<&Arc<Party>>) -> usize {
     party.map_or(0, |party| Arc::as_ptr(party) as usize)
 }
 
+/// What a group takes: one that is known, and one that is named.
+const GROUP_BYTES: usize = 2 * size_of::<(Group, Sums, Flow)>();
+const NAMED_BYTES: usize = 1024;
+
+/// There are more groups than clients may hold.
+struct NoRoom;
+
 /// Puts flows in order.
 struct Ranking {
     view: View,
@@ -270,14 +192,18 @@ struct Ranking {
     filter: Option<Filter>,
     all: Sums,
     first: BinaryHeap<Reverse<Ranked>>,
-    groups: HashMap<Group, (Sums, Line)>,
+    /// What they come to, and one of them.
+    groups: HashMap<Group, (Sums, Flow)>,
+    /// That groups take.
+    share: Share,
+    room: bool,
 }
 
 impl Ranking {
     /// Of those flows that pass the filter, if there is one.
-    fn new(view: View, order: Order, reverse: bool, limit: usize, filter: Option<Filter>) -> Ranking {
+    fn new(view: View, order: Order, reverse: bool, limit: usize, filter: Option<Filter>, share: Share) -> Ranking {
         let (first, groups) = (BinaryHeap::new(), HashMap::new());
-        Ranking { view, order, reverse, limit, filter, all: Sums::default(), first, groups }
+        Ranking { view, order, reverse, limit, filter, all: Sums::default(), first, groups, share, room: true }
     }
 
     /// Takes a flow.
@@ -285,6 +211,9 @@ impl Ranking {
         let Busy { flow, rate, line } = busy;
         let mut made = None;
         if let Some(filter) = &self.filter {
+            if !filter.may_match(&Line::early(flow, true)) {
+                return;
+            }
             let line = line(flow);
             if !filter.matches(&line) {
                 return;
@@ -306,12 +235,21 @@ impl Ranking {
                 (None, server.ip(flow.key.v6), server.port, flow.key.protocol, known_as)
             }
         };
-        let group = self.groups.entry(group).or_insert_with(|| (Sums::default(), made.unwrap_or_else(|| line(flow))));
-        group.0.add(&sums);
+        let (sum, one) = match self.groups.entry(group) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                self.room &= self.share.grow(GROUP_BYTES);
+                if !self.room {
+                    return;
+                }
+                let mut one = flow.clone();
+                one.details = None;
+                new.insert((Sums::default(), one))
+            }
+        };
+        sum.add(&sums);
         // What its flows speak is told by those that know.
-        if let Some(app) = flow.app {
-            group.1.app_protocol = Some(app.name());
-        }
+        one.app = flow.app.or(one.app);
     }
 
     fn rank(&mut self, sums: Sums, line: impl FnOnce() -> Line) {
@@ -326,38 +264,45 @@ impl Ranking {
     }
 
     /// The answer, but for how long it took.
-    fn finish(self) -> Top<Line> {
+    fn finish(mut self) -> Result<Top<Line>, NoRoom> {
         let view = self.view;
         let (rows, rows_total) = match view {
             View::Flows => {
                 let rows = self.first.into_sorted_vec().into_iter().map(|Reverse(Ranked { sums, line, .. })| {
                     let named = view.named(&line);
-                    sums.row(line, named)
+                    sums.row(line.app_protocol, named, Some(line))
                 });
                 (rows.collect(), self.all.flows as usize)
             }
             View::Pairs | View::Services => {
                 // Several addresses may have one name.
-                let mut named: HashMap<_, (Sums, Line, Named)> = HashMap::new();
-                for (sums, line) in self.groups.into_values() {
-                    let name = view.named(&line);
+                let mut named: HashMap<_, (Sums, Option<&'static str>, Named)> = HashMap::new();
+                for (sums, flow) in self.groups.into_values() {
+                    let name = view.named(&Line::early(&flow, true));
                     let key = (name.client.clone(), name.server.clone(), name.protocol.clone());
-                    named.entry(key).or_insert_with(|| (Sums::default(), line, name)).0.add(&sums);
+                    self.room &= self.share.grow(NAMED_BYTES);
+                    if !self.room {
+                        return Err(NoRoom);
+                    }
+                    let app = flow.app.map(App::name);
+                    named.entry(key).or_insert_with(|| (Sums::default(), app, name)).0.add(&sums);
                 }
                 let total = named.len();
-                let mut groups: Vec<(Rank, (Sums, Line, Named))> =
-                    named.into_values().map(|group| (group.0.rank(self.order, self.reverse), group)).collect();
+                let ranked = |group: (Sums, _, Named)| (group.0.rank(self.order, self.reverse), group);
+                let mut groups: Vec<_> = named.into_values().map(ranked).collect();
                 groups.sort_by(|(a, one), (b, other)| {
                     let name = |named: &Named| (named.server.clone(), named.client.clone());
                     b.compare(a).then_with(|| name(&one.2).cmp(&name(&other.2)))
                 });
                 groups.truncate(self.limit);
-                let row =
-                    |(_, (sums, line, named)): (Rank, (Sums, Line, Named))| Row { flow: None, ..sums.row(line, named) };
-                (groups.into_iter().map(row).collect(), total)
+                let rows = groups.into_iter().map(|(_, (sums, app, named))| sums.row(app, named, None));
+                (rows.collect(), total)
             }
         };
-        Top {
+        if !self.room {
+            return Err(NoRoom);
+        }
+        Ok(Top {
             took_ms: 0.0,
             flows: self.all.flows,
             bytes_per_s: self.all.rate.bytes_per_s,
@@ -366,7 +311,7 @@ impl Ranking {
             rates_unknown: 0,
             rows_total,
             rows,
-        }
+        })
     }
 }
 
@@ -379,12 +324,13 @@ pub(super) fn answer(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
         return Err(bad(format!("limit={limit}; at most {ROWS_MOST}")).into());
     }
     let reverse = asked.switch("reverse")?;
-    let mut ranking = Ranking::new(asked.choice("by")?, asked.choice("sort")?, reverse, limit, filter);
+    let share = asked.held.take(0)?;
+    let mut ranking = Ranking::new(asked.choice("by")?, asked.choice("sort")?, reverse, limit, filter, share);
     let unknown = asked.api.busy(&mut |busy| ranking.add(busy));
-    let mut top = ranking.finish();
+    let mut top = ranking.finish().map_err(|NoRoom| asked.held.no_room())?;
     top.rates_unknown = unknown;
     top.took_ms = cpu_time().saturating_sub(started).as_secs_f64() * 1e3;
-    object(out, &top)
+    object(asked, out, &top)
 }
 
 /// Of this thread.

@@ -61,5 +61,5 @@ pub(super) fn trace(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
 
 pub(super) fn end(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     asked.api.end_trace().map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(out, &json!({ "ended": true }))
+    object(asked, out, &json!({ "ended": true }))
 }

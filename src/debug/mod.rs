@@ -12,7 +12,7 @@ use crate::http::{Page, Pages, Purpose, Reply, TEXT, parameters};
 use profile::Profiling;
 
 /// The server of these pages.
-pub const SERVER: Purpose = Purpose { name: "debug", flag: "--debug-server", port: 6060 };
+pub const SERVER: Purpose = Purpose { name: "debug", flag: "--debug-server", port: 6060, own_name_only: true };
 
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
@@ -42,7 +42,7 @@ impl DebugPages {
         DebugPages { api, profiling: Profiling::default() }
     }
 
-    fn flows(&self, query: &str) -> Result<Reply, String> {
+    fn flows(&self, query: &str) -> Result<Page, String> {
         let given = known(query, &["limit", "cursor"])?;
         let limit = match given.get("limit") {
             None => FLOWS,
@@ -56,8 +56,17 @@ impl DebugPages {
             None => Place::default(),
             Some(text) => text.parse().map_err(|()| format!("cursor={text}; valid: \"next\" of the page before"))?,
         };
-        let (flows, next) = self.api.flows_from(from, limit);
-        Ok(object(&json!({ "flows": flows, "next": next.map(|next| next.to_string()) })))
+        let api = Arc::clone(&self.api);
+        Ok(Page::Soon(Box::new(move || {
+            let (flows, next) = api.flows_from(from, limit);
+            object(&json!({ "flows": flows, "next": next.map(|next| next.to_string()) }))
+        })))
+    }
+
+    fn config(&self, query: &str) -> Result<Page, String> {
+        known(query, &[])?;
+        let api = Arc::clone(&self.api);
+        Ok(Page::Soon(Box::new(move || object(&json!(api.config())))))
     }
 }
 
@@ -65,11 +74,11 @@ impl Pages for DebugPages {
     fn get(&self, path: &str, query: &str) -> Option<Page> {
         let page = match path {
             "/" | "/debug" | "/debug/" | "/debug/pprof" | "/debug/pprof/" => {
-                Ok(Reply { status: 200, content_type: HTML, body: INDEX.into() }.into())
+                Ok(Reply { status: 200, content_type: HTML, body: Vec::from(INDEX).into() }.into())
             }
             "/debug/pprof/profile" => self.profiling.page(query),
-            "/debug/flows" => self.flows(query).map(Page::from),
-            "/debug/config" => known(query, &[]).map(|_| object(&json!(self.api.config())).into()),
+            "/debug/flows" => self.flows(query),
+            "/debug/config" => self.config(query),
             _ => return None,
         };
         Some(page.unwrap_or_else(|wrong| text(400, wrong).into()))
@@ -87,9 +96,9 @@ fn known(query: &str, names: &[&str]) -> Result<std::collections::BTreeMap<Strin
 }
 
 fn text(status: u16, text: String) -> Reply {
-    Reply { status, content_type: TEXT, body: (text + "\n").into_bytes() }
+    Reply { status, content_type: TEXT, body: (text + "\n").into_bytes().into() }
 }
 
 fn object(value: &serde_json::Value) -> Reply {
-    Reply { status: 200, content_type: JSON, body: format!("{value}\n").into_bytes() }
+    Reply { status: 200, content_type: JSON, body: format!("{value}\n").into_bytes().into() }
 }

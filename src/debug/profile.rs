@@ -59,7 +59,7 @@ impl Profiling {
         Ok(Page::Later(Box::new(move |waiting| {
             let _taken = taken;
             match take(Duration::from_secs(seconds), waiting) {
-                Ok(body) => Reply { status: 200, content_type: "application/octet-stream", body },
+                Ok(body) => Reply { status: 200, content_type: "application/octet-stream", body: body.into() },
                 Err(error) => text(503, format!("{error:#}")),
             }
         })))

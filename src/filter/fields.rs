@@ -25,6 +25,8 @@ pub struct Field {
     pub kind: Kind,
     /// What a flow has: two values where either end counts.
     pub values: for<'a> fn(&'a Line) -> [Option<Value<'a>>; 2],
+    /// Whole lines have it alone: it takes a while to be made.
+    pub late: bool,
 }
 
 /// Names that fields are known by as well.
@@ -77,18 +79,28 @@ fn named(line: &Line, name: impl Fn(&Party) -> &Option<Arc<str>>) -> [Option<Val
     [&line.client, &line.server].map(|end| end.as_ref().and_then(|end| name(&end.0).as_deref()).map(Value::Text))
 }
 
+macro_rules! is_late {
+    () => {
+        false
+    };
+    (late) => {
+        true
+    };
+}
+
 macro_rules! fields {
-    ($($name:literal $kind:ident |$line:ident| $values:expr;)*) => {
+    ($($name:literal $kind:ident $($late:ident)? |$line:ident| $values:expr;)*) => {
         /// All of them.
-        pub static FIELDS: &[Field] = &[$(Field { name: $name, kind: Kind::$kind, values: |$line| $values }),*];
+        pub static FIELDS: &[Field] =
+            &[$(Field { name: $name, kind: Kind::$kind, values: |$line| $values, late: is_late!($($late)?) }),*];
     };
 }
 
 fields! {
-    "id" Number |l| one(count(l.id));
-    "start" Text |l| one(text(Some(&l.start)));
-    "end" Text |l| one(text(Some(&l.end)));
-    "duration_s" Number |l| one(number(l.duration_s));
+    "id" Number late |l| one(count(l.id));
+    "start" Text late |l| one(text(Some(&l.start)));
+    "end" Text late |l| one(text(Some(&l.end)));
+    "duration_s" Number late |l| one(number(l.duration_s));
     "protocol" Text |l| one(text(Some(&l.protocol)));
     "direction" Text |l| one(text(l.direction));
     "client_ip" Address |l| one(l.client_ip.map(Value::Address));
@@ -103,8 +115,8 @@ fields! {
     "server_bytes" Number |l| one(count(l.server_bytes));
     "packets" Number |l| one(count(l.client_packets + l.server_packets));
     "bytes" Number |l| one(count(l.client_bytes + l.server_bytes));
-    "client_tcp_flags" Text |l| one(text(l.client_tcp_flags.as_deref()));
-    "server_tcp_flags" Text |l| one(text(l.server_tcp_flags.as_deref()));
+    "client_tcp_flags" Text late |l| one(text(l.client_tcp_flags.as_deref()));
+    "server_tcp_flags" Text late |l| one(text(l.server_tcp_flags.as_deref()));
     "state" Text |l| one(text(l.state));
     "status" Text |l| one(text(Some(l.status)));
     "reason" Text |l| one(text(l.reason));
@@ -118,7 +130,7 @@ fields! {
     "response_us" Number |l| one(mean(l.response_us));
     "client_retransmits" Number |l| one(l.client_retransmits.and_then(count));
     "server_retransmits" Number |l| one(l.server_retransmits.and_then(count));
-    "interface" Text |l| one(text(l.interface.as_deref()));
+    "interface" Text late |l| one(text(l.interface.as_deref()));
     "hook" Text |l| one(text(l.hook));
     "icmp_type" Number |l| one(l.icmp_type.and_then(number));
     "icmp_code" Number |l| one(l.icmp_code.and_then(number));

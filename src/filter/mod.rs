@@ -11,6 +11,7 @@
 //! signs of the grammar stands in double quotes.
 
 mod compile;
+mod early;
 mod fields;
 mod packet;
 mod parse;

@@ -22,7 +22,7 @@ const ENOUGH_NS: u64 = 1_500_000_000;
 const LATER_NS: u64 = 300_000_000;
 /// The time of a first look, which has none before it.
 const FIRST_NS: u64 = 1_000_000_000;
-/// Flows that are remembered, some 170 bytes each. Silent ones take half of the room at most.
+/// Flows that are remembered at most, some 340 bytes each. Silent ones take half of the room at most.
 const FLOWS: usize = 64 << 10;
 
 /// How fast a flow is, both directions together.
@@ -99,9 +99,11 @@ impl Known {
 }
 
 /// Rates of flows, by what tells a flow from others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rates<K> {
     known: HashMap<K, Known>,
+    /// Flows that may be remembered.
+    most: usize,
     look: u32,
     /// Time of this look, and of the one before; 0: there was none.
     at_ns: u64,
@@ -110,7 +112,27 @@ pub struct Rates<K> {
     unknown: u64,
 }
 
+impl<K> Default for Rates<K> {
+    fn default() -> Rates<K> {
+        let known = HashMap::new();
+        Rates { known, most: FLOWS, look: 0, at_ns: 0, before_ns: 0, fresh: false, unknown: 0 }
+    }
+}
+
 impl<K: Copy + Eq + Hash> Rates<K> {
+    /// What may be remembered within so many bytes, and what that takes.
+    pub fn fit(&mut self, bytes: usize) -> usize {
+        // Tables grow by doubling, and are never full.
+        let each = 2 * size_of::<(K, Known)>();
+        self.most = (bytes / each).min(FLOWS);
+        self.most * each
+    }
+
+    /// Nobody has looked for a while.
+    pub fn rests(&self) -> bool {
+        self.at_ns == 0
+    }
+
     /// Begins a look at all flows. One that comes at once after another sees the same.
     pub fn begin(&mut self, now_ns: u64) {
         self.unknown = 0;
@@ -136,7 +158,7 @@ impl<K: Copy + Eq + Hash> Rates<K> {
                 let seen = Known { ends: [end(0), end(1)], look: self.look };
                 let active =
                     seen.rate() != Rate::default() || flow.sent.iter().any(|told| self.is_recent(told.last_ns));
-                let room = if active { FLOWS } else { FLOWS / 2 };
+                let room = if active { self.most } else { self.most / 2 };
                 if known.is_some() || self.known.len() < room {
                     self.known.insert(key, seen);
                 } else {

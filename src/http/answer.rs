@@ -1,43 +1,53 @@
 //! What a request is answered: the page, compressed if the client takes that, or an error.
 
-use std::io::{self, Write};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use flate2::{Compression, write::GzEncoder};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::task::{spawn_blocking, yield_now};
 
+use super::accept::Door;
+use super::body::Body;
 use super::connection::Clock;
+use super::own::Own;
 use super::{Page, Pages, Reply, TEXT, Waiting};
+use crate::clients::{Reason, Share};
 
-/// Shorter bodies are sent plain: gzip would save less than a packet.
-const GZIP_FROM: usize = 1024;
-/// Answers that clients have asked for and not yet read, in bytes over all connections. Without
-/// this bound, 64 clients that never read would hold 64 copies of the metrics.
-const HELD_MAX: usize = 64 << 20;
-/// Answers up to this size are given even when `HELD_MAX` is reached: a health check must not fail
-/// because another client is slow.
-const HELD_FREE: usize = 64 << 10;
+/// Answers up to this size are given even when clients hold all that they may: a health check must not fail because another client
+/// is slow. So much is compressed at once, too.
+const SMALL: usize = 64 << 10;
 
 /// The pages, and how much of them clients have yet to read.
 pub(super) struct Answers {
-    name: &'static str,
+    door: Rc<Door>,
     pages: Arc<dyn Pages>,
-    held: Arc<AtomicUsize>,
+    held: Held,
 }
 
+/// Bodies that clients have asked for and not yet read, and how many read each: those of the same body share it.
+type Held = Arc<Mutex<HashMap<usize, (usize, Share)>>>;
+
 impl Answers {
-    pub(super) fn new(name: &'static str, pages: Arc<dyn Pages>) -> Self {
-        Self { name, pages, held: Arc::default() }
+    pub(super) fn new(door: Rc<Door>, pages: Arc<dyn Pages>) -> Self {
+        Self { door, pages, held: Held::default() }
     }
 
     /// The answer to a request of the connection that has this clock.
     pub(super) async fn answer(&self, request: &Request<Incoming>, clock: &Clock) -> Response<Full<Bytes>> {
-        let name = self.name;
+        let name = self.door.purpose.name;
+        if self.door.purpose.own_name_only && !is_for_this_host(&self.door.own, request) {
+            return plain(
+                StatusCode::FORBIDDEN,
+                "this server is asked by an address or the name of its host alone, such as localhost\n",
+            );
+        }
         let method = request.method();
         if method != Method::GET && method != Method::HEAD {
             return not_allowed("method not allowed: use GET or HEAD\n", "GET, HEAD");
@@ -46,6 +56,10 @@ impl Answers {
         let query = request.uri().query().unwrap_or_default();
         let reply = match catch_unwind(AssertUnwindSafe(|| self.pages.get(path, query))) {
             Ok(Some(Page::Now(reply))) => Some(reply),
+            Ok(Some(Page::Soon(make))) => {
+                clock.making();
+                spawn_blocking(make).await.ok()
+            }
             Ok(Some(Page::Later(_))) if method != Method::GET => {
                 return not_allowed("method not allowed: use GET\n", "GET");
             }
@@ -56,53 +70,99 @@ impl Answers {
             Ok(None) => return plain(StatusCode::NOT_FOUND, "no such page\n"),
             Err(_) => None,
         };
-        let Some(reply) = reply else {
+        let Some(Reply { status, content_type, body }) = reply else {
             // The thread serves everyone; the default panic hook has already reported the panic.
             log::debug!("{name}: the page {path:?} panicked");
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the agent's log says why\n");
         };
         let mut response = Response::builder()
-            .status(reply.status)
-            .header(header::CONTENT_TYPE, reply.content_type)
+            .status(status)
+            .header(header::CONTENT_TYPE, content_type)
             .header(header::VARY, "Accept-Encoding");
-        let mut body = reply.body;
-        if body.len() > GZIP_FROM
-            && wants_gzip(request.headers())
-            && let Ok(small) = gzip(&body)
-        {
-            body = small;
+        let small = body.is_long() && wants_gzip(request.headers()) && compress(&body, clock).await;
+        if small {
             response = response.header(header::CONTENT_ENCODING, "gzip");
         }
-        let now = self.held.load(Ordering::Relaxed);
-        if now > 0 && body.len() > HELD_FREE && now + body.len() > HELD_MAX {
-            log::debug!("{name}: {path:?} not answered: clients have yet to read {now} bytes");
+        let Some(held) = self.hold(&body).await else {
+            log::debug!("{name}: {path:?} not answered: clients have yet to read too much");
+            self.door.turned.count(Reason::Memory);
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many answers are waiting for slow clients\n");
-        }
-        self.held.fetch_add(body.len(), Ordering::Relaxed);
-        let body = Full::new(Bytes::from_owner(Held { body, held: self.held.clone() }));
+        };
+        let body = Full::new(Bytes::from_owner(Reading { body, small, held }));
         response.body(body).unwrap_or_else(|e| {
             log::debug!("{name}: {path:?} gave an invalid reply: {e}");
             plain(StatusCode::INTERNAL_SERVER_ERROR, "this page gave an invalid reply\n")
         })
     }
+
+    /// Counts a body among what clients hold. If there is no room, those make way that do not read.
+    async fn hold(&self, body: &Body) -> Option<Held> {
+        while !self.count(body) {
+            if !self.door.close_stalled() {
+                return None;
+            }
+            // They go when it is their turn.
+            yield_now().await;
+        }
+        Some(Arc::clone(&self.held))
+    }
+
+    fn count(&self, body: &Body) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((readers, _)) = held.get_mut(&body.identity()) {
+            *readers += 1;
+            return true;
+        }
+        let (budget, bytes) = (&self.door.budget, body.bytes());
+        // The first that is asked for is always given: else one that is larger than all that clients may hold never would be.
+        let always = bytes <= SMALL || held.is_empty();
+        let share = if always { Some(budget.hold(bytes)) } else { budget.take(bytes) };
+        share.is_some_and(|share| held.insert(body.identity(), (1, share)).is_none())
+    }
 }
 
-/// A body that counts among the held bytes until hyper has written it.
-struct Held {
-    body: Vec<u8>,
-    held: Arc<AtomicUsize>,
+/// A body that counts among what clients hold until hyper has written it.
+struct Reading {
+    body: Body,
+    small: bool,
+    held: Held,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for Reading {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        let small = self.small.then(|| self.body.compressed()).flatten();
+        small.unwrap_or(self.body.as_ref())
     }
 }
 
-impl Drop for Held {
+impl Drop for Reading {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.body.len(), Ordering::Relaxed);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((readers, _)) = held.get_mut(&self.body.identity()) {
+            *readers -= 1;
+            if *readers == 0 {
+                held.remove(&self.body.identity());
+            }
+        }
     }
+}
+
+/// The body compressed, where that takes a while on another thread: this one has other clients.
+async fn compress(body: &Body, clock: &Clock) -> bool {
+    if body.bytes() <= SMALL || body.is_compressed() {
+        return body.compressed().is_some();
+    }
+    clock.making();
+    let body = body.clone();
+    spawn_blocking(move || body.compressed().is_some()).await.unwrap_or(false)
+}
+
+/// Both the target and the Host, as far as there are any: a browser gives at least the one.
+fn is_for_this_host(own: &RefCell<Own>, request: &Request<Incoming>) -> bool {
+    let mut own = own.borrow_mut();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let target = request.uri().authority().is_none_or(|authority| own.is_named(authority.as_str()));
+    target && hosts.all(|host| host.to_str().is_ok_and(|host| own.is_named(host)))
 }
 
 /// Whoever waits for a page has gone when this goes.
@@ -118,7 +178,7 @@ impl Drop for Gone {
 async fn later(make: Box<dyn FnOnce(&Waiting) -> Reply + Send>) -> Option<Reply> {
     let waiting = Waiting::default();
     let _gone = Gone(waiting.clone());
-    tokio::task::spawn_blocking(move || make(&waiting)).await.ok()
+    spawn_blocking(move || make(&waiting)).await.ok()
 }
 
 fn not_allowed(text: &'static str, allowed: &'static str) -> Response<Full<Bytes>> {
@@ -155,11 +215,4 @@ fn wants_gzip(headers: &HeaderMap) -> bool {
     }
     let gzip = gzip.or(any).unwrap_or(0.0);
     gzip > 0.0 && gzip >= identity
-}
-
-fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
-    // The thread has other clients, and text this regular gains little from more effort.
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
-    encoder.write_all(body)?;
-    encoder.finish()
 }

@@ -15,6 +15,7 @@ use super::page::{Build, Snapshot, Source};
 use super::pair_page::pairs;
 use super::series::SeriesIndex;
 use crate::bpf::{App, InterfaceBooks, TimestampSource};
+use crate::clients::{Clients, Reason};
 use crate::flow::{ErrorKind, protocol_name};
 
 pub(super) struct AgentCollector {
@@ -42,6 +43,9 @@ impl AgentCollector {
         conservation(&mut families, &snapshot);
         coverage(&mut families, &snapshot);
         programs(&mut families, &snapshot);
+        if let Some(clients) = self.source.clients() {
+            turned_away(&mut families, clients);
+        }
         own(&mut families, &snapshot, &self.usage.read());
         families.into_vec()
     }
@@ -175,6 +179,15 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
         let pairs = [("program", program.name.as_str())];
         families.add("netmon_ebpf_program_seconds_total", &pairs, program.run_ns as f64 / 1e9);
         families.add("netmon_ebpf_program_runs_total", &pairs, program.runs as f64);
+    }
+}
+
+fn turned_away(families: &mut Families, clients: &Clients) {
+    for (server, turned) in clients.turned() {
+        for reason in Reason::ALL {
+            let labels = [("server", server), ("reason", reason.name())];
+            families.add("netmon_clients_turned_away_total", &labels, turned.of(reason) as f64);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::bpf::Tally;
 use MetricType::{COUNTER, GAUGE, HISTOGRAM, SUMMARY};
 
 /// Every family: name, type, help.
-const FAMILIES: [(&str, MetricType, &str); 70] = [
+const FAMILIES: [(&str, MetricType, &str); 71] = [
     ("netmon_build_info", GAUGE, "What runs here; always 1."),
     ("netmon_flows_active", GAUGE, "Flows in the table."),
     ("netmon_flows_total", COUNTER, "Flows whose outcome is known, by who used whose service."),
@@ -103,6 +103,11 @@ const FAMILIES: [(&str, MetricType, &str); 70] = [
     ("netmon_config_reloads_total", COUNTER, "Times that a changed configuration was taken."),
     ("netmon_config_reload_failures_total", COUNTER, "Times that one was refused: something was wrong with it."),
     ("netmon_log_lines_held_back_total", COUNTER, "Lines of the log that were left out, for too many came at once."),
+    (
+        "netmon_clients_turned_away_total",
+        COUNTER,
+        "Clients of the agent's own servers that were refused, or closed to make way for others.",
+    ),
     ("netmon_processing_duration_seconds", SUMMARY, "Time a worker takes for a record, sampled."),
     ("netmon_memory_usage_bytes", GAUGE, "Resident memory of the agent."),
     ("netmon_cpu_usage_percentage", GAUGE, "CPU time of the agent since the last scrape, in percent of one CPU."),

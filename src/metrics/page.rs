@@ -1,7 +1,7 @@
 //! The pages of the metrics port.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use prometheus::TextEncoder;
@@ -13,8 +13,9 @@ use super::own::Processing;
 use super::series::Keys;
 use super::sums::Sums;
 use crate::bpf::{InterfaceBooks, Misses, RecordCounts, TimestampSource};
+use crate::clients::Clients;
 use crate::flow::Counts;
-use crate::http::{METRICS, Page, Pages, Purpose, Reply, TEXT};
+use crate::http::{Body, METRICS, Page, Pages, Purpose, Reply, TEXT};
 use crate::names;
 
 /// What the agent knows at the moment of a scrape.
@@ -117,7 +118,11 @@ pub trait Source: Send + Sync + 'static {
     fn page_age(&self) -> Duration {
         Duration::ZERO
     }
-    /// For `/healthz`: what is wrong, if something is.
+    /// Clients of the agent's servers, if it has any.
+    fn clients(&self) -> Option<&Clients> {
+        None
+    }
+    /// For `/healthz`: what is wrong, if something is. It waits for nobody.
     fn unhealthy(&self) -> Option<String>;
     /// For `/readyz`: what is still missing, if something is.
     fn unready(&self) -> Option<String>;
@@ -137,57 +142,109 @@ pub struct Build {
 }
 
 /// The server of these pages.
-pub const SERVER: Purpose = Purpose { name: "metrics", flag: "--metrics-addr", port: 9090 };
+pub const SERVER: Purpose = Purpose { name: "metrics", flag: "--metrics-addr", port: 9090, own_name_only: false };
+
+/// A page is served again while it is younger, or younger than a quarter of what it took: whoever asks all the time gets the same.
+const AGE: Duration = Duration::from_secs(1);
 
 /// `/metrics`, `/healthz`, `/readyz`.
-pub struct MetricsPage {
+#[derive(Clone)]
+pub struct MetricsPage(Arc<Metrics>);
+
+struct Metrics {
     source: Arc<dyn Source>,
     collector: AgentCollector,
-    latest: Mutex<Option<(Instant, Vec<u8>)>>,
+    /// Held while it is made: whoever waits shares it.
+    latest: Mutex<Option<Latest>>,
+}
+
+struct Latest {
+    made: Instant,
+    took: Duration,
+    body: Body,
+}
+
+impl Metrics {
+    fn is_fresh(&self, latest: &Latest) -> bool {
+        latest.made.elapsed() < self.source.page_age().max(AGE).max(latest.took / 4)
+    }
+
+    /// The latest, if it is fresh and nobody is just making another.
+    fn fresh(&self) -> Option<Body> {
+        let latest = match self.latest.try_lock() {
+            Ok(latest) => latest,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        latest.as_ref().filter(|latest| self.is_fresh(latest)).map(|latest| latest.body.clone())
+    }
+
+    fn page(&self) -> Reply {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(latest) = latest.as_ref().filter(|latest| self.is_fresh(latest)) {
+            return metrics(latest.body.clone());
+        }
+        let begun = Instant::now();
+        match self.make() {
+            Ok(text) => {
+                let body = Body::from(text);
+                *latest = Some(Latest { made: Instant::now(), took: begun.elapsed(), body: body.clone() });
+                metrics(body)
+            }
+            Err(error) => text(500, format!("encode the metrics: {error}\n")),
+        }
+    }
+
+    fn make(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = TextEncoder::new().encode_to_string(&self.collector.collect())?.into_bytes();
+        text.shrink_to_fit();
+        Ok(text)
+    }
 }
 
 impl MetricsPage {
     /// Pages over `source`.
     pub fn new(source: Arc<dyn Source>, series: Arc<super::SeriesIndex>, build: Build) -> MetricsPage {
         let collector = AgentCollector::new(Arc::clone(&source), series, build);
-        MetricsPage { source, collector, latest: Mutex::default() }
+        MetricsPage(Arc::new(Metrics { source, collector, latest: Mutex::default() }))
+    }
+
+    /// What Prometheus reads; made anew once a second at most.
+    pub fn metrics(&self) -> Reply {
+        self.0.page()
+    }
+
+    /// The same, made now.
+    pub fn make(&self) -> prometheus::Result<Vec<u8>> {
+        self.0.make()
     }
 }
 
-impl MetricsPage {
-    /// What Prometheus reads.
-    pub fn metrics(&self) -> Reply {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = self.source.page_age();
-        let body = match &*latest {
-            Some((made, body)) if made.elapsed() < age => body.clone(),
-            _ => match TextEncoder::new().encode_to_string(&self.collector.collect()) {
-                Ok(body) => {
-                    let body = body.into_bytes();
-                    *latest = (!age.is_zero()).then(|| (Instant::now(), body.clone()));
-                    body
-                }
-                Err(error) => return text(500, format!("encode the metrics: {error}\n")),
-            },
-        };
-        Reply { status: 200, content_type: METRICS, body }
-    }
+fn metrics(body: Body) -> Reply {
+    Reply { status: 200, content_type: METRICS, body }
 }
 
 fn text(status: u16, body: String) -> Reply {
-    Reply { status, content_type: TEXT, body: body.into_bytes() }
+    Reply { status, content_type: TEXT, body: body.into_bytes().into() }
 }
 
 impl Pages for MetricsPage {
     fn get(&self, path: &str, _query: &str) -> Option<Page> {
+        let source = &self.0.source;
         let verdict = |trouble: Option<String>| match trouble {
             None => text(200, "ok\n".to_owned()),
             Some(trouble) => text(503, format!("{trouble}\n")),
         };
         let reply = match path {
-            "/metrics" => self.metrics(),
-            "/healthz" => verdict(self.source.unhealthy()),
-            "/readyz" => verdict(self.source.unready()),
+            "/metrics" => match self.0.fresh() {
+                Some(body) => metrics(body),
+                None => {
+                    let page = Arc::clone(&self.0);
+                    return Some(Page::Soon(Box::new(move || page.page())));
+                }
+            },
+            "/healthz" => verdict(source.unhealthy()),
+            "/readyz" => verdict(source.unready()),
             "/" => text(200, "netmon: /metrics /healthz /readyz\n".to_owned()),
             _ => return None,
         };

@@ -115,7 +115,7 @@ fn index(limit: usize, buckets: &str, labels: Labels) -> Arc<SeriesIndex> {
 fn shown(index: &Arc<SeriesIndex>, sums: Sums) -> String {
     let build = Build { version: "", commit: "", arch: "", node: String::new() };
     let page = MetricsPage::new(Arc::new(Fixed { sums, keys: index.keys() }), Arc::clone(index), build);
-    String::from_utf8(page.metrics().body).unwrap()
+    String::from_utf8(page.make().unwrap()).unwrap()
 }
 
 /// By two workers.

@@ -137,6 +137,22 @@ const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"
 impl Line {
     /// The fields of `flow`.
     pub fn new(id: u64, flow: &Flow, naming: &Naming) -> Line {
+        let protocol = flow.key.protocol;
+        let (start, end) = Time::of(flow, naming.tick_ns);
+        Line {
+            id,
+            start: start.rfc3339(naming),
+            end: end.rfc3339(naming),
+            duration_s: start.seconds_to(end),
+            client_tcp_flags: flags(protocol, flow.from_client()),
+            server_tcp_flags: flags(protocol, flow.from_server()),
+            interface: naming.interface.clone(),
+            ..Line::early(flow, naming.directions)
+        }
+    }
+
+    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in [`Naming`].
+    pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
         let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
         let (from_client, from_server) = (flow.from_client(), flow.from_server());
@@ -145,17 +161,12 @@ impl Line {
         // What the client sent speaks for the flow; only where it sent nothing, the server's does.
         let shown = if from_client.packets > 0 { from_client } else { from_server };
         let details = flow.details.as_deref();
-        let (start, end) = Time::of(flow, naming.tick_ns);
         let retransmits =
             |end: usize| (protocol == TCP).then(|| details.map_or(0, |d| u64::from(d.troubles[end].retransmits)));
         let icmp = |value| ICMP.contains(&protocol).then_some(value);
         Line {
-            id,
-            start: start.rfc3339(naming),
-            end: end.rfc3339(naming),
-            duration_s: start.seconds_to(end),
             protocol: protocol_name(protocol).into_owned(),
-            direction: naming.directions.then(|| Direction::name(flow.direction)),
+            direction: directions.then(|| Direction::name(flow.direction)),
             client_ip: Some(client_end.ip(flow.key.v6)),
             client_port: port(client_end.port),
             server_ip: Some(server_end.ip(flow.key.v6)),
@@ -164,13 +175,10 @@ impl Line {
             client_bytes: from_client.bytes,
             server_packets: from_server.packets,
             server_bytes: from_server.bytes,
-            client_tcp_flags: flags(protocol, from_client),
-            server_tcp_flags: flags(protocol, from_server),
             status: flow.outcome.map_or("active", |outcome| outcome.status().name()),
             reason: flow.outcome.and_then(|outcome| outcome.reason()).map(|reason| reason.name()),
             reset_by: flow.reset_by().map(|end| if end == 0 { "client" } else { "server" }),
-            interface: naming.interface.clone(),
-            hook: naming.directions.then(|| Hook::name(shown.hook())),
+            hook: directions.then(|| Hook::name(shown.hook())),
             icmp_type: icmp(shown.icmp()[0]),
             icmp_code: icmp(shown.icmp()[1]),
             vlan: (shown.vlan != 0).then_some(shown.vlan),
@@ -192,6 +200,7 @@ impl Line {
             }),
             client: flow.client_party().cloned().map(Ends),
             server: flow.server_party().cloned().map(Ends),
+            ..Line::default()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 
 use super::{Ends, Line};
 
@@ -12,26 +12,22 @@ const HEADER: [&str; 12] =
 const RIGHT: std::ops::Range<usize> = 4..10;
 /// Where lines are too long, in this order: packets, seconds, the time, application, round trip, bytes.
 const LEFT_OUT: [usize; 8] = [4, 6, 8, 0, 10, 9, 5, 7];
-/// The width of a column is known once its rows are: more of them than this begin a table of their own.
-const ROWS: usize = 10_000;
+/// The width of a column is known once its rows are. So many wait for each other; those that follow have the width at least.
+const ROWS: usize = 1000;
 
 /// Rows that wait to be written.
 pub(super) struct Rows {
     table: Table,
     width: Option<u16>,
-    written: bool,
+    /// Of the columns, once some were written, and which of them are shown.
+    before: Option<[Option<u16>; HEADER.len()]>,
 }
 
 impl Default for Rows {
     fn default() -> Rows {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(HEADER);
-        for column in RIGHT {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        Rows { table, width: None, written: false }
+        Rows { table, width: None, before: None }
     }
 }
 
@@ -41,21 +37,39 @@ impl Rows {
         Rows { width, ..Rows::default() }
     }
 
-    /// Leaves out columns until what is left fits.
+    /// Leaves out columns until what is left fits; what was left out before stays so, for the columns to be the same.
     fn fit(&mut self) {
-        let Some(width) = self.width else { return };
         let widths = self.table.column_max_content_widths();
-        // A blank on either side of each.
-        let mut sum: usize = widths.iter().map(|width| usize::from(*width) + 2).sum();
-        for column in LEFT_OUT {
-            if sum <= usize::from(width) {
-                return;
+        let mut shown: [Option<u16>; HEADER.len()] = std::array::from_fn(|column| widths.get(column).copied());
+        match (self.before, self.width) {
+            (Some(before), _) => {
+                for (width, before) in shown.iter_mut().zip(before) {
+                    *width = before.map(|before| width.map_or(before, |width| width.max(before)));
+                }
             }
-            sum -= widths.get(column).map_or(0, |width| usize::from(*width) + 2);
-            if let Some(column) = self.table.column_mut(column) {
-                column.set_constraint(ColumnConstraint::Hidden);
+            (None, Some(most)) => {
+                // A blank on either side of each.
+                let mut sum: usize = shown.iter().flatten().map(|width| usize::from(*width) + 2).sum();
+                for column in LEFT_OUT {
+                    if sum <= usize::from(most) {
+                        break;
+                    }
+                    sum -= shown[column].take().map_or(0, |width| usize::from(width) + 2);
+                }
+            }
+            (None, None) => {}
+        }
+        for (number, width) in shown.iter().enumerate() {
+            let Some(column) = self.table.column_mut(number) else { continue };
+            column.set_constraint(match width {
+                Some(width) => ColumnConstraint::LowerBoundary(Width::Fixed(width + 2)),
+                None => ColumnConstraint::Hidden,
+            });
+            if RIGHT.contains(&number) {
+                column.set_cell_alignment(CellAlignment::Right);
             }
         }
+        self.before = Some(shown);
     }
 
     pub(super) fn add(&mut self, line: &Line, out: &mut impl Write) -> io::Result<()> {
@@ -81,7 +95,7 @@ impl Rows {
     }
 
     pub(super) fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
-        if self.table.row_count() > 0 || !self.written {
+        if self.table.row_count() > 0 || self.before.is_none() {
             self.write(out)?;
         }
         out.flush()
@@ -89,12 +103,14 @@ impl Rows {
 
     fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.fit();
-        for line in self.table.lines() {
-            // The last column is padded too.
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        *self = Rows { width: self.width, written: true, ..Rows::default() };
-        Ok(())
+        // Whoever reads may take a while: the rows, which take many times the room, are not kept for that.
+        let mut next = Table::new();
+        next.load_style(presets::NOTHING);
+        let rows = std::mem::replace(&mut self.table, next);
+        let lines: Vec<String> = rows.lines().collect();
+        drop(rows);
+        // The last column is padded too.
+        lines.iter().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
     }
 }
 

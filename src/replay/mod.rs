@@ -7,12 +7,12 @@ mod flows;
 mod link;
 mod links;
 mod player;
+mod stop;
 mod stream;
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +26,7 @@ use copies::Copies;
 use flows::{Book, Flows};
 use links::Links;
 use player::{Counts, Player};
+pub use stop::Stop;
 use stream::Stream;
 
 /// What to replay, and how to print it.
@@ -41,8 +42,8 @@ pub struct Replay {
 const RING_RECORDS: usize = 1 << 16;
 
 /// Prints the flows of a capture on standard output. If the capture is broken, those up to there, and then it fails. So it does
-/// once `stop` is set.
-pub fn run(config: &Config, replay: &Replay, stop: &AtomicBool) -> Result<()> {
+/// once it is to `stop`.
+pub fn run(config: &Config, replay: &Replay, stop: &Stop) -> Result<()> {
     let out = BufWriter::with_capacity(64 << 10, io::stdout());
     match replay_to(config, replay, stop, out) {
         // Whoever reads has seen enough: `netmon replay … | head`.
@@ -70,11 +71,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-fn replay_to(config: &Config, replay: &Replay, stop: &AtomicBool, out: impl Write + Send + 'static) -> Result<()> {
+fn replay_to(config: &Config, replay: &Replay, stop: &Stop, out: impl Write + Send + 'static) -> Result<()> {
     let file = replay.file.display();
     // The file first: who mistypes its name should not hear of privileges.
     let (stream, bar) =
-        Stream::open(&replay.file, io::stderr().is_terminal()).with_context(|| format!("read {file}"))?;
+        Stream::open(&replay.file, io::stderr().is_terminal(), stop).with_context(|| format!("read {file}"))?;
     let mut capture = Capture::new(stream).with_context(|| format!("read {file}"))?;
     bpf::check_host()?;
     bpf::set_log_sink();
@@ -109,11 +110,14 @@ fn options(config: &Config, cpus: usize) -> Options {
 }
 
 /// Plays the capture to its end, or to where it is broken.
-fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>, stop: &AtomicBool) -> Result<()> {
+fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>, stop: &Stop) -> Result<()> {
     let mut packet = Packet::default();
     let mut links = Links::default();
     loop {
         let more = capture.next(&mut packet);
+        if stop.is_asked() {
+            bail!("interrupted: the flows up to there are printed");
+        }
         if !matches!(more, Ok(true)) {
             links.check()?;
             return more.map(drop);
@@ -124,9 +128,6 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
         }
         if let Some(failure) = player.flows().failure() {
             return Err(failure.into());
-        }
-        if stop.load(Ordering::Relaxed) {
-            bail!("interrupted: the flows up to there are printed");
         }
     }
 }

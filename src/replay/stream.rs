@@ -1,12 +1,16 @@
 //! The bytes of a capture: from a file or a pipe, decompressed, with their place in it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use flate2::read::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use super::stop::{Stop, Stoppable};
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
@@ -29,14 +33,17 @@ pub(super) struct Stream {
 
 impl Stream {
     /// The file's bytes, those of standard input for "-". A bar shows how far the reading is, if `bar` and the file is large.
-    pub(super) fn open(path: &Path, bar: bool) -> Result<(Stream, ProgressBar)> {
+    pub(super) fn open(path: &Path, bar: bool, stop: &Stop) -> Result<(Stream, ProgressBar)> {
+        let stoppable = |input| Stoppable { input, stop: stop.clone() };
         if path == Path::new("-") {
-            return Ok((Stream::new(io::stdin())?, ProgressBar::hidden()));
+            let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+            return Ok((Stream::new(stoppable(input))?, ProgressBar::hidden()));
         }
-        let file = File::open(path)?;
+        // A pipe that nobody writes to yet is not waited for here.
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
         let length = file.metadata()?.len();
         let bar = if bar && length >= WORTH_A_BAR { progress(length) } else { ProgressBar::hidden() };
-        Ok((Stream::new(bar.wrap_read(file))?, bar))
+        Ok((Stream::new(bar.wrap_read(stoppable(file)))?, bar))
     }
 
     /// The bytes that `input` has, or the ones that it has compressed.

@@ -107,3 +107,34 @@ fn a_panic_in_a_page_is_a_500() {
     assert_eq!(ask(&mut stream, "GET", "/panic", "").unwrap().status, 500);
     assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().status, 200);
 }
+
+#[test]
+fn some_servers_are_asked_by_names_of_their_host_alone() {
+    let server = Server::bind(netmon::debug::SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(Book)).unwrap();
+    let ask_as = |target: &str, hosts: &str| {
+        let mut stream = connect(server.local_addr());
+        write!(stream, "GET {target} HTTP/1.1\r\n{hosts}\r\n").unwrap();
+        read_answer(&mut stream, true).unwrap().status
+    };
+    let port = server.local_addr().port();
+    for host in [
+        "Host: localhost\r\n",
+        &format!("Host: localhost:{port}\r\n"),
+        &format!("Host: 127.0.0.1:{port}\r\n"),
+        &format!("Host: [::1]:{port}\r\n"),
+        // HTTP/1.0 knows none, and no browser speaks it.
+        "",
+    ] {
+        assert_eq!(ask_as("/", host), 200, "{host:?}");
+    }
+    for host in
+        ["evil.example", &format!("evil.example:{port}"), "localhost.evil.example", "192.0.2.1", "[2001:db8::1]", ""]
+    {
+        assert_eq!(ask_as("/", &format!("Host: {host}\r\n")), 403, "{host:?}");
+    }
+    assert_eq!(ask_as("http://evil.example/", "Host: localhost\r\n"), 403);
+    assert_eq!(ask_as("/", "Host: localhost\r\nHost: evil.example\r\n"), 403);
+    // Metrics are asked for by all kinds of names.
+    let metrics = start(limits());
+    assert_eq!(get(&metrics, "/").status, 200);
+}

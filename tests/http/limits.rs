@@ -73,27 +73,26 @@ fn keep_alive_outlives_the_header_time_but_not_the_idle_time() {
     assert!(took > Duration::from_millis(600) && took < LONG / 4, "{took:?}");
 }
 
+/// A client that asks for a large page and reads its first bytes alone.
+fn never_reads(server: &Running) -> TcpStream {
+    let mut stream = connect(server.local_addr());
+    // The second request is read by the server before the first answer is gone.
+    let request = b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n";
+    stream.write_all(&[&request[..], &request[..]].concat()).unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    stream
+}
+
 #[test]
 fn a_client_that_never_reads_is_dropped() {
     let server = start(Limits { connection_time: Duration::from_millis(1500), ..limits() });
-    let never_reads = || {
-        let mut stream = connect(server.local_addr());
-        // The second request is read by the server before the first answer is gone.
-        let request = b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n";
-        stream.write_all(&[&request[..], &request[..]].concat()).unwrap();
-        let mut first = [0; 12];
-        stream.read_exact(&mut first).unwrap();
-        (stream, first)
-    };
     let begun = Instant::now();
-    let (mut stuck, first) = never_reads();
-    assert_eq!(&first, b"HTTP/1.1 200");
-    // What clients do not read is bounded over all of them; small answers are always given.
-    assert_eq!(get(&server, "/big").status, 503);
+    let mut stuck = never_reads(&server);
+    // Small answers are always given.
     assert_eq!(get(&server, "/metrics").status, 200);
     assert_eq!(get(&server, "/").status, 200);
-    assert!(stuck.take_error().unwrap().is_none(), "dropped before the others were served");
-
     // The error is there without reading: the server has reset the connection.
     until("the client that does not read is reset", || stuck.take_error().unwrap().is_some());
     let took = begun.elapsed();
@@ -106,33 +105,61 @@ fn a_client_that_never_reads_is_dropped() {
 }
 
 #[test]
-fn idle_connections_hold_the_slots_only_for_the_header_time() {
-    let server = start(Limits { header_time: Duration::from_millis(1500), ..limits() });
-    let mut hostile: Vec<TcpStream> = (0..500).map(|_| connect(server.local_addr())).collect();
-    until("436 connections are turned away", || server.refused() == 436);
+fn whoever_does_not_read_makes_way_for_whoever_does() {
+    let server = start(limits());
+    let stuck = never_reads(&server);
+    // Both do not fit into what clients may hold; the other one has its chance first.
+    until("another is answered", || get(&server, "/big").status == 200);
+    until("the client that does not read is reset", || stuck.take_error().unwrap().is_some());
+    assert_eq!(server.turned().of(Reason::MadeWay), 1);
+    let refused = server.turned().of(Reason::Memory);
+    assert_eq!(get(&server, "/big").status, 200);
+    assert_eq!(server.turned().of(Reason::Memory), refused);
+}
 
-    let mut refused = connect(server.local_addr());
-    match ask(&mut refused, "GET", "/", "") {
-        Ok(answer) => assert_eq!(answer.status, 503),
-        Err(e) => assert!(
-            matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof),
-            "{e}"
-        ),
+#[test]
+fn whoever_asks_is_answered_however_many_say_nothing() {
+    let server = start(limits());
+    let mut silent: Vec<TcpStream> = (0..500).map(|_| connect(server.local_addr())).collect();
+    let turned = || server.turned().of(Reason::MadeWay) + server.turned().of(Reason::Full);
+    until("the others are turned away", || turned() == 500 - 64);
+    for path in ["/", "/metrics"] {
+        let begun = Instant::now();
+        // Those that have come this very moment may be about to ask for something.
+        until("somebody is answered", || {
+            let mut stream = connect(server.local_addr());
+            ask(&mut stream, "GET", path, "").is_ok_and(|answer| answer.status == 200)
+        });
+        assert!(begun.elapsed() < LONG / 4, "not after the others' time is over, which never is");
     }
-    assert_eq!(server.refused(), 437);
-    // The 501st without a request of its own reads its 503.
-    assert_eq!(read_answer(&mut hostile[499], true).unwrap().status, 503);
+    // The first that came went first.
+    assert!(ends(&mut silent[0]));
+    assert!(server.turned().of(Reason::MadeWay) > 0);
+}
 
-    // The last that has a slot; after it, all slots are free.
-    assert!(ends(&mut hostile[63]));
-    let mut normal = connect(server.local_addr());
-    assert_eq!(ask(&mut normal, "GET", "/metrics", "").unwrap().status, 200);
-    assert_eq!(server.refused(), 437);
+#[test]
+fn half_a_request_keeps_no_place_either() {
+    let server = start(Limits { places: Places { own: 4, ..limits().places }, ..limits() });
+    let mut half: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = connect(server.local_addr());
+            stream.write_all(b"GET /metr").unwrap();
+            stream
+        })
+        .collect();
+    // Until the server has read them, they may be about to send the rest.
+    until("somebody else is answered", || {
+        ask(&mut connect(server.local_addr()), "GET", "/", "Connection: close\r\n")
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(ends(&mut half[0]));
+    half[3].write_all(b"ics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    assert_eq!(read_answer(&mut half[3], true).unwrap().status, 200);
 }
 
 #[test]
 fn idle_connections_after_an_answer_leave_half_of_the_slots() {
-    let server = start(Limits { connections: 8, ..limits() });
+    let server = start(Limits { places: Places { own: 8, ..limits().places }, ..limits() });
     let mut kept = Vec::new();
     for _ in 0..20 {
         let mut stream = connect(server.local_addr());
@@ -143,7 +170,7 @@ fn idle_connections_after_an_answer_leave_half_of_the_slots() {
         }
         kept.push(stream);
     }
-    assert_eq!(server.refused(), 0);
+    assert_eq!(Reason::ALL.map(|reason| server.turned().of(reason)), [0; 4]);
     for stream in &mut kept[..4] {
         assert_eq!(ask(stream, "GET", "/", "").unwrap().status, 200);
     }

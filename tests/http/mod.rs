@@ -5,6 +5,7 @@ mod answers;
 mod later;
 mod life;
 mod limits;
+mod pages;
 mod process;
 
 use std::io::{ErrorKind, Read, Write};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use netmon::clients::{Places, Reason};
 use netmon::http::{Limits, METRICS, Page, Pages, Reply, Running, Server, TEXT, Waiting};
 use netmon::metrics::SERVER;
 
@@ -34,7 +36,7 @@ fn later(waiting: &Waiting) -> Reply {
         std::thread::sleep(Duration::from_millis(2));
     }
     MAKING.fetch_sub(1, Ordering::SeqCst);
-    Reply { status: 200, content_type: TEXT, body: b"at last\n".to_vec() }
+    Reply { status: 200, content_type: TEXT, body: b"at last\n".to_vec().into() }
 }
 
 fn metrics() -> Vec<u8> {
@@ -59,14 +61,16 @@ impl Pages for Book {
             "/query" => (200, TEXT, query.into()),
             _ => return None,
         };
-        Some(Reply { status, content_type, body }.into())
+        Some(Reply { status, content_type, body: body.into() }.into())
     }
 }
 
 /// Time limits that the tests do not live to see, unless they shorten one.
 fn limits() -> Limits {
     let never = LONG * 10;
-    Limits { header_time: never, idle: never, connection_time: never, ..Limits::default() }
+    // All clients of these tests are on this host.
+    let places = Places { own: 64, ..Limits::default().places };
+    Limits { places, header_time: never, idle: never, connection_time: never, ..Limits::default() }
 }
 
 fn start(limits: Limits) -> Running {

@@ -324,6 +324,10 @@ fn hostile_clients_leave_it_working() {
     assert!(idle.len() > 100, "{}", idle.len());
     let threads = std::fs::read_dir(format!("/proc/{}/task", agent.program.pid())).unwrap().count();
     assert!(threads < 64, "{threads} threads");
+    // They make way for whoever has something to ask.
+    for _ in 0..3 {
+        agent.says(&["config", "get", "log.level"]);
+    }
     drop(idle);
     eventually("it answers again", || agent.cli(&["status"]).status.success().then_some(()));
     let flood = Flood::start(&a, "10.9.0.2".parse().unwrap());
@@ -335,65 +339,4 @@ fn hostile_clients_leave_it_working() {
     flood.stop();
     agent.program.signal("TERM");
     eventually("its end", || std::fs::metadata(agent.socket()).is_err().then_some(()));
-}
-
-#[test]
-fn doctor_and_bundle() {
-    needs_root!();
-    let (_a, b) = quiet_pair();
-    let agent = Operated::start(&b, "doctor", &[]);
-    // Where the agent is.
-    let there = |arguments: &[&str]| {
-        let output = b.command(CLI).arg("--socket").arg(agent.socket()).args(arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let report = there(&["-o", "json", "doctor"]);
-    let report: Value = serde_json::from_str(&report).unwrap();
-    let check = |name: &str| report["checks"].as_array().unwrap().iter().find(|c| c["name"] == name).cloned();
-    assert_eq!(check("agent").unwrap()["status"], "ok");
-    assert_eq!(check("losses").unwrap()["status"], "ok");
-    let file = agent.folder.0.join("bundle.tar.gz");
-    there(&["support-bundle", "--output", file.to_str().unwrap()]);
-    let list = crate::support::sh(&format!("tar tzf {}", file.display()));
-    for name in [
-        "manifest.json",
-        "status.json",
-        "config.json",
-        "doctor.json",
-        "metrics.txt",
-        "flows.json",
-        "host/version",
-        "log.txt",
-        "bpf.json",
-        "process/limits",
-    ] {
-        assert!(list.contains(&format!("netmon-support/{name}\n")), "{name}: {list}");
-    }
-    assert_eq!(check("interfaces").unwrap()["detail"], "1 watched: vb (veth)", "as the agent is configured");
-    let size = std::fs::metadata(&file).unwrap().len();
-    assert!(size < 20 << 20, "{size}");
-    let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
-    assert!(again.1.contains("exists: --force"), "{}", again.1);
-    agent.says(&["support-bundle", "--output", file.to_str().unwrap(), "--force"]);
-    // One that nobody gave a name does not stand in the way of the next.
-    for name in ["netmon-support.tar.gz", "netmon-support-1.tar.gz", "netmon-support-2.tar.gz"] {
-        let output = agent.command(&["support-bundle"]).current_dir(&agent.folder.0).output().unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && said.starts_with(name), "{said}");
-        crate::support::sh(&format!("tar tzf {}/{name}", agent.folder.0.display()));
-    }
-    // Also where nobody answers.
-    let half = agent.folder.0.join("half.tar.gz");
-    let output = Command::new(CLI)
-        .args(["--socket", "/nonexistent/sock", "support", "bundle", "--output", half.to_str().unwrap()])
-        .env("NETMON_FLOW_MAX_AGE", "5m")
-        .env("AWS_SECRET_ACCESS_KEY", "hush-hush")
-        .output()
-        .unwrap();
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("manifest.json says why"));
-    let read = |name: &str| crate::support::sh(&format!("tar xzOf {} netmon-support/{name}", half.display()));
-    assert_eq!(read("environment.txt"), "NETMON_FLOW_MAX_AGE=5m\n");
-    assert!(read("manifest.json").contains("no agent answers"));
-    let all = crate::support::sh(&format!("tar xzOf {}", half.display()));
-    assert!(!all.contains("hush-hush"));
 }

@@ -24,7 +24,7 @@ fn address(agent: &Operated) -> SocketAddr {
 fn asked(ns: &Netns, to: SocketAddr, request: &str) -> (u16, Vec<u8>) {
     let mut stream = ns.run(|| TcpStream::connect(to)).unwrap();
     stream.set_read_timeout(Some(2 * super::PATIENCE)).unwrap();
-    write!(stream, "{request} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();

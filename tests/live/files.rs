@@ -50,6 +50,13 @@ fn a_bundle_comes_through_a_pipe() {
     // Whoever has seen enough is no trouble, and a terminal is no place for it.
     let (_, said, good) = piped(&agent, "$cli support-bundle --output - | head -c 10 >/dev/null");
     assert!(good, "{said}");
+    // A disk that has no room for it keeps nothing of it, and what was there before.
+    let full = "unshare -m sh -c 'mkdir -p full && mount -t tmpfs -o size=8k none full && echo kept >full/old && \\
+                $cli support-bundle --output full/new; echo $?; $cli support-bundle --force --output full/old; echo $?; \\
+                ls -A full; cat full/old'";
+    let (out, said, _) = piped(&agent, full);
+    assert_eq!(String::from_utf8_lossy(&out), "1\n1\nold\nkept\n", "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
     let (out, _, good) = piped(&agent, "script -qec \"$cli support-bundle --output -\" /dev/null");
     let out = String::from_utf8_lossy(&out);
     assert!(!good && out.contains("standard output is a terminal") && out.contains("without -t"), "{out}");

@@ -1,8 +1,10 @@
 //! /metrics of a real agent, over HTTP.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use netmon::bpf::TimestampSource;
 use netmon::config::{Buckets, Config, Features, Precision};
@@ -20,8 +22,18 @@ pub struct Page {
     pub body: String,
 }
 
-/// From whatever serves at `address`.
+/// An agent serves a page of metrics again for so long.
+const PAGE_AGE: Duration = Duration::from_millis(1010);
+/// When somebody was told one.
+static TOLD: Mutex<BTreeMap<(String, SocketAddr), Instant>> = Mutex::new(BTreeMap::new());
+
+/// From whatever serves at `address`; metrics as they are now.
 pub fn get(ns: &Netns, address: SocketAddr, path: &str) -> Page {
+    let place = (ns.name.clone(), address);
+    let told = TOLD.lock().unwrap().get(&place).copied();
+    if let Some(told) = told.filter(|_| path == "/metrics") {
+        std::thread::sleep(PAGE_AGE.saturating_sub(told.elapsed()));
+    }
     let text = ns.run(|| {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
@@ -30,6 +42,9 @@ pub fn get(ns: &Netns, address: SocketAddr, path: &str) -> Page {
         stream.read_to_string(&mut text).unwrap();
         text
     });
+    if path == "/metrics" {
+        TOLD.lock().unwrap().insert(place, Instant::now());
+    }
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     Page { head: head.to_owned(), body: body.to_owned() }
 }

@@ -112,3 +112,66 @@ fn a_reader_may_leave() {
     let output = Command::new("bash").args(["-c", &command]).output().unwrap();
     assert_eq!(text(&output.stderr), "0\n");
 }
+
+/// One that waits for input that does not come: as soon as it has what was there, it is to end.
+#[test]
+fn a_replay_that_waits_ends_at_the_first_signal() {
+    needs_root!();
+    let (file, bytes) = http();
+    let pipe = Scratch::new("pipe");
+    let path = pipe.0.to_str().unwrap();
+    crate::support::sh(&format!("mkfifo {path}"));
+    let waits = |child: &std::process::Child| {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten();
+        let links: Vec<_> = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).collect();
+        links.contains(&pipe.0)
+    };
+    // Nobody has opened its other end; somebody has and says nothing; somebody has said a part.
+    for part in [None, Some(0), Some(24), Some(bytes.len() / 2), Some(bytes.len())] {
+        for from_stdin in [false, true] {
+            if from_stdin && part.is_none() {
+                continue;
+            }
+            let mut command = Command::new(NETMON);
+            command.args(["replay", "-o", "json", if from_stdin { "-" } else { path }]);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            if from_stdin {
+                command.stdin(std::fs::OpenOptions::new().read(true).write(true).open(&pipe.0).unwrap());
+            }
+            let mut child = crate::live::control::Killed(command.spawn().unwrap());
+            crate::live::eventually("the pipe is open", || waits(&child.0).then_some(()));
+            let writer = part.map(|part| {
+                let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe.0).unwrap();
+                std::io::Write::write_all(&mut writer, &bytes[..part]).unwrap();
+                writer
+            });
+            crate::live::eventually("all of it is read", || {
+                let mut left: nix::libc::c_int = 0;
+                if let Some(writer) = &writer {
+                    // SAFETY: the number outlives the call.
+                    unsafe {
+                        nix::libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(writer), nix::libc::FIONREAD, &mut left)
+                    };
+                }
+                (left == 0).then_some(())
+            });
+            crate::live::eventually("it sleeps, with nothing left to be read", || {
+                let state = std::fs::read_to_string(format!("/proc/{}/wchan", child.0.id())).unwrap_or_default();
+                state.contains("poll").then_some(())
+            });
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.0.id() as i32), nix::sys::signal::Signal::SIGTERM)
+                .unwrap();
+            let status = crate::live::eventually("its end", || child.0.try_wait().unwrap());
+            let mut output = std::process::Output { status, stdout: Vec::new(), stderr: Vec::new() };
+            std::io::Read::read_to_end(&mut child.0.stdout.take().unwrap(), &mut output.stdout).unwrap();
+            std::io::Read::read_to_end(&mut child.0.stderr.take().unwrap(), &mut output.stderr).unwrap();
+            let said = text(&output.stderr);
+            assert_eq!(status.code(), Some(1), "{part:?} {from_stdin}: {said}");
+            assert!(said.contains("interrupted"), "{part:?} {from_stdin}: {said}");
+            if part == Some(bytes.len()) {
+                let whole = run(&["-o", "json", file.to_str().unwrap()], &[]);
+                assert_eq!(flows_of(&output).len(), flows_of(&whole).len(), "what was there is printed");
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crossterm::event::{self, Event, KeyEventKind};
 use ratatui::DefaultTerminal;
 use serde_json::Value;
@@ -35,6 +35,9 @@ use view::Colours;
 const SHARE: f64 = 0.05;
 /// The thread that reads keys looks so often whether it is to end.
 const NAP: Duration = Duration::from_millis(100);
+
+/// Inputs that wait to be shown.
+const INPUTS: usize = 64;
 
 /// Something that the screen is to show.
 enum Input {
@@ -107,7 +110,8 @@ fn pause(every: Duration, top: &Top<Value>) -> Duration {
 
 /// Runs the screen, and leaves the terminal as it was; the signal that ended it, if one did.
 fn on_terminal(client: Client, model: Model, first: Top<Value>, colours: Colours) -> Result<Option<i32>> {
-    let (input, inputs) = unbounded();
+    // Whoever has keys to tell waits while those before are being shown.
+    let (input, inputs) = bounded(INPUTS);
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("handle signals")?;
     // A panic restores the terminal too, before it is told of.
     let mut terminal = ratatui::try_init().context("prepare the terminal")?;
@@ -116,6 +120,8 @@ fn on_terminal(client: Client, model: Model, first: Top<Value>, colours: Colours
         Ok(threads) => show(&mut terminal, model, first, colours, &threads.queries, &inputs),
         Err(_) => Ok(None),
     };
+    // Whoever still has something to tell does not wait for it to be taken.
+    drop(inputs);
     let restored = ratatui::try_restore().context("restore the terminal");
     threads?.stop();
     match shown? {

@@ -62,6 +62,10 @@ fn reset(syn: Record) -> Record {
     Record { source, destination, hook: Hook::Ingress, tcp_flags: 4 | 16, syn: false, ..syn }
 }
 
+fn room(bytes: usize) -> Share {
+    Arc::new(crate::clients::Budget::new(bytes)).take(0).unwrap()
+}
+
 /// Four flows: two of host 1 to 9:80, one of host 2 to 9:80, which failed, one of host 1 to 8:53.
 fn flows() -> Vec<Flow> {
     let second = Duration::from_secs(1);
@@ -86,18 +90,19 @@ fn flows() -> Vec<Flow> {
 /// Each flow sends a tenth of its bytes a second; `named` may name its ends.
 fn top(view: View, order: Order, reverse: bool, limit: usize, filter: &str, named: fn(&mut Line)) -> Top<Line> {
     let filter = (!filter.is_empty()).then(|| Filter::parse(filter).unwrap());
-    let mut ranking = Ranking::new(view, order, reverse, limit, filter);
-    for flow in flows() {
+    let mut ranking = Ranking::new(view, order, reverse, limit, filter, room(64 << 20));
+    for mut flow in flows() {
         let bytes = flow.sent.iter().map(|sent| sent.bytes).sum::<u64>() as f64;
-        let mut line = |flow: &Flow| {
-            let mut line = Line::new(flow.first_ns / SECOND, flow, &Naming::default());
-            named(&mut line);
-            line
-        };
+        let mut line = Line::early(&flow, false);
+        named(&mut line);
+        let mut parties = [line.client, line.server].map(|end| end.map(|Ends(party)| party));
+        parties.rotate_left(usize::from(flow.client & 1));
+        flow.parties = Some(Arc::new(parties));
+        let mut line = |flow: &Flow| Line::new(flow.first_ns / SECOND, flow, &Naming::default());
         let rate = Rate { bytes_per_s: bytes / 10.0, packets_per_s: 0.1 };
         ranking.add(Busy { flow: &flow, rate, line: &mut line });
     }
-    ranking.finish()
+    ranking.finish().unwrap_or_else(|NoRoom| panic!("there is room"))
 }
 
 fn ids(top: &Top<Line>) -> Vec<u64> {
@@ -231,6 +236,31 @@ fn a_row_is_found_by_its_filter() {
         for row in top(view, Order::Rate, false, 10, "", |_| {}).rows {
             let found = top(View::Flows, Order::Rate, false, 10, &row.filter, |_| {});
             assert_eq!((found.flows, found.bytes_per_s), (row.flows, row.bytes_per_s), "{}", row.filter);
+        }
+    }
+}
+
+#[test]
+fn groups_take_no_more_than_they_may() {
+    for (bytes, fits) in [(GROUP_BYTES, false), (2 * GROUP_BYTES, false), (64 * GROUP_BYTES, true)] {
+        for view in [View::Pairs, View::Services] {
+            let mut ranking = Ranking::new(view, Order::Flows, false, 10, None, room(bytes));
+            for flow in &flows() {
+                let line = &mut |flow: &Flow| Line::new(1, flow, &Naming::default());
+                ranking.add(Busy { flow, rate: Rate::default(), line });
+            }
+            assert_eq!(ranking.finish().is_ok(), fits, "{view:?} in {bytes} bytes");
+        }
+    }
+}
+
+#[test]
+fn what_is_known_early_is_what_the_line_says() {
+    let naming = Naming { interface: Some("eth0".to_owned()), directions: true, ..Naming::default() };
+    for flow in &flows() {
+        let (early, line) = (Line::early(flow, true), Line::new(7, flow, &naming));
+        for field in crate::filter::FIELDS.iter().filter(|field| !field.late) {
+            assert_eq!((field.values)(&early), (field.values)(&line), "{}", field.name);
         }
     }
 }

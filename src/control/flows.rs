@@ -1,0 +1,125 @@
+//! The routes of flows: the table, and what happens in it.
+
+use std::io::{self, Write};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::api::Next;
+use super::asked::Asked;
+use super::chunks::Chunks;
+use super::order::{NoRoom, Order};
+use super::request::Refusal;
+use super::routes::{Answer, LINES, QUIET, TEXT, bad};
+use crate::filter::{FIELDS, Field};
+use crate::output::{FlowWriter, Format};
+
+/// Flows that are sorted; without a limit so many are answered.
+const SORTED: usize = 100_000;
+/// Those of them that are looked at together.
+const LOOKED: usize = 128;
+/// Events that are written in one go.
+const TOGETHER: usize = 1000;
+
+pub(super) fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let filter = asked.filter()?;
+    let (limit, columns) = (asked.number("limit")?, asked.number("columns")?);
+    let columns =
+        columns.map(|columns| columns.try_into().map_err(|_| bad(format!("columns={columns}: at most 65535"))));
+    let columns: Option<u16> = columns.transpose()?;
+    let (format, kind) = match asked.parameters.get("output").map_or("json", String::as_str) {
+        "json" => (Format::Json, LINES),
+        "csv" => (Format::Csv, TEXT),
+        "table" => (Format::Table, TEXT),
+        other => return Err(bad(format!("output={other}; valid: json, csv, table")).into()),
+    };
+    let reverse = asked.switch("reverse")?;
+    let order = match asked.parameters.get("sort") {
+        None => None,
+        Some(name) => Some(Field::named(name).map(|field| Order { field, reverse }).ok_or_else(|| {
+            let names: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
+            bad(format!("sort={name}: there is no such field; there are {}", names.join(" ")))
+        })?),
+    };
+    if reverse && order.is_none() {
+        return Err(bad("reverse: of what, sort says").into());
+    }
+    if columns.is_some() && !matches!(format, Format::Table) {
+        return Err(bad("columns: a table alone has some").into());
+    }
+    // Before the answer begins: it may be refused.
+    let mut share = asked.held.take(0)?;
+    let first = match order {
+        None => Vec::new(),
+        Some(order) => {
+            let most = limit.unwrap_or(SORTED).min(SORTED);
+            order.first(asked.api, &filter, most, &mut share).map_err(|NoRoom| asked.held.no_room())?
+        }
+    };
+    let mut chunks = Chunks::begin(out, kind)?;
+    let mut writer = match format {
+        Format::Table => FlowWriter::table(&mut chunks, columns),
+        other => FlowWriter::new(other, &mut chunks)?,
+    };
+    match order {
+        None => {
+            let mut left = limit.unwrap_or(usize::MAX);
+            let mut failure = None;
+            asked.api.flows(&filter, &mut |_, line| {
+                if left > 0 {
+                    left -= 1;
+                    failure = writer.write(&line).err();
+                }
+                left > 0 && failure.is_none() && !asked.stop.load(Relaxed)
+            });
+            if let Some(failure) = failure {
+                return Err(failure.into());
+            }
+        }
+        Some(order) => {
+            for some in first.chunks(LOOKED).take_while(|_| !asked.stop.load(Relaxed)) {
+                // They may have changed since they were put in order.
+                let mut lines = asked.api.look(some);
+                lines.retain(|line| filter.matches(line));
+                order.sort(&mut lines);
+                lines.iter().try_for_each(|line| writer.write(line))?;
+            }
+        }
+    }
+    writer.finish()?;
+    drop(writer);
+    Ok(chunks.end()?)
+}
+
+pub(super) fn watch(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+    let mut events = asked.api.watch(asked.filter()?).map_err(|error| Refusal(503, format!("{error:#}")))?;
+    let mut chunks = Chunks::begin(out, LINES)?;
+    chunks.flush()?;
+    let (mut wait, mut written) = (QUIET, 0);
+    while !asked.stop.load(Relaxed) {
+        match events.next(wait) {
+            Next::Event(event) => {
+                serde_json::to_writer(&mut chunks, &event).map_err(io::Error::from)?;
+                chunks.write_all(b"\n")?;
+                // What waits goes along.
+                written += 1;
+                wait = Duration::ZERO;
+                if written < TOGETHER {
+                    continue;
+                }
+            }
+            // An empty line: it shows whether anybody still reads.
+            Next::Nothing if written == 0 => chunks.write_all(b"\n")?,
+            Next::Nothing => {}
+            Next::End => break,
+        }
+        let lost = events.lost();
+        if lost > 0 {
+            writeln!(chunks, "{}", json!({ "event": "lost", "count": lost }))?;
+        }
+        chunks.flush()?;
+        (wait, written) = (QUIET, 0);
+    }
+    Ok(chunks.end()?)
+}
