@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -28,11 +28,12 @@ pub struct Namespace {
 
 /// All namespaces but that of the calling thread, by inode: those with a name, and those that a process is in.
 pub fn list_namespaces() -> Result<BTreeMap<u64, Namespace>> {
-    let own = own_namespace()?;
+    let own = own()?;
     let mut found = BTreeMap::new();
     let mut add = |path: PathBuf, name: String| {
-        // What has gone meanwhile is not there.
-        if let Some(inode) = fs::metadata(&path).ok().map(|file| file.ino()).filter(|inode| *inode != own) {
+        // What has gone meanwhile is not there. A name is a plain file before it is made a namespace's, and may be left as one.
+        let there = fs::metadata(&path).ok().filter(|file| file.dev() == own.dev() && file.ino() != own.ino());
+        if let Some(inode) = there.map(|file| file.ino()) {
             found.entry(inode).or_insert(Namespace { inode, name, path });
         }
     };
@@ -53,12 +54,15 @@ fn names(directory: &Path) -> impl Iterator<Item = OsString> {
 
 /// The number of the calling thread's network namespace.
 pub(super) fn own_namespace() -> Result<u64> {
-    let own = fs::metadata(OWN).with_context(|| {
+    Ok(own()?.ino())
+}
+
+fn own() -> Result<Metadata> {
+    fs::metadata(OWN).with_context(|| {
         format!(
             "read which network namespace this is ({OWN}): netmon needs /proc mounted, with its own processes in it"
         )
-    })?;
-    Ok(own.ino())
+    })
 }
 
 impl Namespace {
@@ -66,7 +70,7 @@ impl Namespace {
     /// return, that is an error, and the thread must not go on.
     pub fn within<T>(&self, act: impl FnOnce() -> T) -> Result<Option<T>> {
         let home = File::open(OWN).context("open the own network namespace")?;
-        let Some(there) = self.open()? else { return Ok(None) };
+        let Some(there) = self.open(own()?.dev())? else { return Ok(None) };
         setns(&there, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("enter the network namespace {} (CAP_SYS_ADMIN is needed)", self.name))?;
         // It is not kept alive: a NIC in it returns to the host when its last process ends.
@@ -77,15 +81,14 @@ impl Namespace {
     }
 
     /// The process or the name that led there may have gone, and another may lead there.
-    fn open(&self) -> Result<Option<File>> {
-        if let Some(file) = self.file_at(&self.path) {
+    fn open(&self, device: u64) -> Result<Option<File>> {
+        let file_at = |path: &Path| {
+            let file = File::open(path).ok()?;
+            file.metadata().is_ok_and(|file| file.dev() == device && file.ino() == self.inode).then_some(file)
+        };
+        if let Some(file) = file_at(&self.path) {
             return Ok(Some(file));
         }
-        Ok(list_namespaces()?.get(&self.inode).and_then(|other| self.file_at(&other.path)))
-    }
-
-    fn file_at(&self, path: &Path) -> Option<File> {
-        let file = File::open(path).ok()?;
-        file.metadata().is_ok_and(|file| file.ino() == self.inode).then_some(file)
+        Ok(list_namespaces()?.get(&self.inode).and_then(|other| file_at(&other.path)))
     }
 }

@@ -6,7 +6,7 @@ use netmon::bpf::{Place, remove_leftovers};
 use netmon::config::{Config, Given, Key};
 
 use super::agent::{Agent, watching};
-use super::binary::Program;
+use super::binary::{NETMON, Program};
 use super::eventually;
 use super::foreign::Foreign;
 use super::hooks::ours;
@@ -159,4 +159,23 @@ fn without_the_option_nobody_looks_into_them() {
     let agent = Agent::start(&node, watching(&["none*"]));
     transfer(&one, &two, "10.8.0.12".parse().unwrap(), 1, 1000);
     assert!(!agent.settled().iter().any(|flow| flow.key.protocol == 6));
+}
+
+/// `ip netns` makes a plain file first, and leaves one when it is killed.
+#[test]
+fn a_name_that_is_no_namespace_is_left_alone() {
+    needs_root!();
+    let node = host("node");
+    let script =
+        "mount --make-rprivate / && mount -t tmpfs none /run/netns && : >/run/netns/plain && exec \"$0\" \"$@\"";
+    let mut command = node.command("unshare");
+    command.args(["--mount", "sh", "-ec", script, NETMON, "--metrics-addr", "127.0.0.1:0", "--interface", "none*"]);
+    command.args(["--set", "capture.pod_namespaces=true"]);
+    let mut program = Program::spawn(command);
+    program.wait_for("ready");
+    program.signal("HUP");
+    program.wait_for("configuration read again");
+    program.signal("TERM");
+    let (status, _, log) = program.end();
+    assert!(status.success(), "{log:#?}");
 }
