@@ -37,6 +37,8 @@ fn the_agent_tells_of_its_names() {
     let not_ready = Page::get(&b, &agent, "/readyz");
     assert!(not_ready.head.contains(" 503 "), "{}", not_ready.head);
     assert!(not_ready.body.contains("names of the cluster are not all read yet"), "{}", not_ready.body);
+    let failures = || Page::get(&b, &agent, "/metrics").sum("netmon_names_errors_total", &["kind=\"pods\""]);
+    eventually("it asks in vain", || (failures() > 0.0).then_some(()));
     server.set_down(false);
     let is_ready = || Page::get(&b, &agent, "/readyz").head.contains(" 200 ");
     eventually("ready", || is_ready().then_some(()));

@@ -51,19 +51,15 @@ fn an_interrupted_replay_prints_its_flows() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(&std::fs::read(&capture.file().0).unwrap()).unwrap();
     input.flush().unwrap();
-    // Its handlers are there before it reads.
-    let status = format!("/proc/{}/status", child.id());
-    eventually("its signal handlers", || {
-        let status = std::fs::read_to_string(&status).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
-        (u64::from_str_radix(caught, 16).unwrap() & 2 != 0).then_some(())
+    // Once it waits, by poll(2) or ppoll(2), it has read and played all there is.
+    let waits_in = format!("/proc/{}/syscall", child.id());
+    eventually("it waits for more", || {
+        let call = std::fs::read_to_string(&waits_in).unwrap();
+        ["7 ", "73 ", "271 "].iter().any(|poll| call.starts_with(poll)).then_some(())
     });
     crate::support::sh(&format!("kill -INT {}", child.id()));
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    // It waits for bytes; the next ones wake it.
-    let _ = input.write_all(&[0; 16]);
-    drop(input);
     let status = child.wait().unwrap();
+    drop(input);
     let (mut out, mut error) = (String::new(), String::new());
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
