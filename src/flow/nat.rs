@@ -10,6 +10,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 
 pub use self::errors::Errors;
+pub(super) use self::errors::is_error;
 pub use self::lookup::Lookup;
 use super::FlowKey;
 use crate::bpf::{Endpoint, Record, Tracking, Translated};

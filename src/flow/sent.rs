@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Identity;
+use super::nat::is_error;
 use super::outcome::{ICMP, ICMPV6, TCP};
 use crate::bpf::{Hook, Record, Sequence};
 
@@ -126,7 +127,7 @@ impl Sent {
     /// The owner saw it under translated addresses, and this is where the error came in: errors about many connections may have
     /// one flow there, and each of them another where it was translated.
     pub(super) fn is_given_up_to(&self, identity: &Identity, record: &Record) -> bool {
-        matches!(record.protocol, ICMP | ICMPV6) && self.has(TRANSLATED) && view(identity, record) & TRANSLATED == 0
+        is_error(record) && self.has(TRANSLATED) && view(identity, record) & TRANSLATED == 0
     }
 
     pub(super) fn own(&mut self, identity: &Identity, record: &Record) {

@@ -42,7 +42,8 @@ fn names(translated: &Translated) -> impl Iterator<Item = (Leaving, Entering)> {
     })
 }
 
-fn is_error(record: &Record) -> bool {
+/// An ICMP error.
+pub(in crate::flow) fn is_error(record: &Record) -> bool {
     match record.protocol {
         ICMP => matches!(record.icmp_type, 3 | 4 | 5 | 11 | 12),
         ICMPV6 => record.icmp_type < 128,
