@@ -95,8 +95,7 @@ impl Holder {
 
 /// An error where the kernel does not tell (CONFIG_UNIX_DIAG).
 fn holders() -> Result<Vec<Holder>> {
-    let holders = dump(Socket(None), |Socket(holder)| holder).context("list the sockets of this namespace")?;
-    Ok(holders)
+    dump(Socket(None), |Socket(holder)| holder).context("list the sockets of this namespace")
 }
 
 /// A message about a Unix socket; of those that have no abstract name there is nothing to be told.
