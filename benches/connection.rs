@@ -7,7 +7,7 @@ use netmon::bpf::Sweep;
 use netmon::config::Config;
 
 use crate::report::{Budget, Budget::AtLeast, Budget::AtMost, Report, Spread};
-use crate::subject::{Cost, Subject, pin, whole};
+use crate::subject::{COUNTED_WITHIN, Cost, Subject, pin, whole};
 use crate::support::vary::Order;
 
 /// Packets of a connection, as tests/bpf/vary.bpf.c sends them.
@@ -16,8 +16,6 @@ const STEPS: u32 = 8;
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n";
 /// Connections open at the same time.
 const OPEN: u32 = 250;
-/// Longer than it takes until the last end is counted.
-const COUNTED_WITHIN: Duration = Duration::from_secs(30);
 /// Connections between two looks of the worker; two directions each, so that the records fit the rings.
 const CHUNK: u32 = 4 * OPEN;
 
@@ -49,7 +47,6 @@ pub fn run(report: &mut Report) -> Result<()> {
     }
     ensure!(flood.lost() == 0 && calm.lost() == 0, "the rings were meant to have room");
     let all = u64::from(connections) * rounds as u64;
-    // An end is counted when nothing of it can be on its way any more.
     let start = Instant::now();
     loop {
         calm.inline.drain();

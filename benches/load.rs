@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use netmon::bpf::ProgramTiming;
 
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
+use crate::subject::COUNTED_WITHIN;
 use crate::support::netns::{Netns, pair};
 
 const RATE: u32 = 1000;
@@ -119,13 +120,19 @@ pub fn run(report: &mut Report) -> Result<()> {
     let listener = a.run(|| TcpListener::bind("10.9.0.1:0"))?;
     let connections = RATE * stretch.as_secs() as u32;
     let busy = watch(&agent, stretches, |_| connect(&listener, &b, connections))?;
-    std::thread::sleep(Duration::from_secs(3));
-    let seen = agent.metric("netmon_flows_total", "tcp")? - before;
+    let opened = f64::from(connections) * stretches as f64;
+    let start = Instant::now();
+    let seen = loop {
+        let seen = agent.metric("netmon_flows_total", "tcp")? - before;
+        if seen >= opened || start.elapsed() > COUNTED_WITHIN {
+            break seen;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    };
     let lost = agent.metric("netmon_packets_lost_total", "")?;
     let p99 = agent.metric("netmon_processing_duration_seconds", "0.99")? * 1e9;
     drop(timing);
     agent.stop()?;
-    let opened = f64::from(connections) * stretches as f64;
     ensure!(seen >= opened && lost == 0.0, "{opened} connections were made, {seen} seen to end, {lost} packets lost");
 
     report.table("The agent at work, one veth, default configuration", "% of one core");

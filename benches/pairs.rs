@@ -1,6 +1,7 @@
 //! Pairs of which every time is known, as many as the default configuration has lines for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample, TimestampSource};
 use netmon::config::Config;
@@ -31,6 +32,8 @@ pub fn page(config: &Config) -> MetricsPage {
             table.merge(&record(client, Facts::of_samples(&[sample])), &mut sums);
         }
     }
+    // What is counted of new flows waits until they are some seconds old.
+    table.expire(Duration::from_secs(10).as_nanos() as u64, &mut sums);
     let build = Build { version: "", commit: "", arch: "", node: String::new() };
     MetricsPage::new(Arc::new(Pairs(sums)), index, build)
 }

@@ -17,6 +17,9 @@ use crate::support::vary::{Order, Vary};
 /// Packets of one system call. Their records fit the rings of a default configuration.
 pub const CHUNK: u32 = 8192;
 
+/// Longer than it takes until the last end is counted: when nothing of it can be on its way any more.
+pub const COUNTED_WITHIN: Duration = Duration::from_secs(30);
+
 /// CPU time of this thread, in nanoseconds.
 pub fn cpu_ns() -> f64 {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0.0, |t| Duration::from(t).as_nanos() as f64)
