@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 use crossbeam_channel::RecvTimeoutError;
 
-use super::feed::{Happened, WATCH_BYTES, Watched};
+use crate::sinks::{Happened, WATCH_BYTES, Watched};
 use super::objects::objects;
 use super::shard::lock;
 use super::shared::Shared;
