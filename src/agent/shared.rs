@@ -26,8 +26,8 @@ use crate::flow::{Counts, Facing, Flow, Limits, Networks};
 use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
-use crate::sinks::Feed;
 use crate::names::{Denied, Names, Progress};
+use crate::sinks::Feed;
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);

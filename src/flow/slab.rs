@@ -116,7 +116,8 @@ impl<T> Slab<T> {
     pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &T)> {
         let (first, skipped) = (from as usize / BLOCK, from as usize % BLOCK);
         self.blocks.iter().enumerate().skip(first).flat_map(move |(number, block)| {
-            let places = block.iter().flat_map(|block| block.iter()).enumerate().skip(if number == first { skipped } else { 0 });
+            let places =
+                block.iter().flat_map(|block| block.iter()).enumerate().skip(if number == first { skipped } else { 0 });
             places.filter_map(move |(place, value)| Some(((number * BLOCK + place) as u32, value.as_ref()?)))
         })
     }

@@ -37,8 +37,7 @@ impl<M: Default> Table<M> {
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
         let is_it = |flow: &Flow| flow.key == *key && flow.meets(network);
-        let found =
-            self.index.find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flow(i).is_some_and(is_it));
+        let found = self.index.find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flow(i).is_some_and(is_it));
         found.map(|&(_, index)| index)
     }
 }
