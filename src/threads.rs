@@ -1,76 +1,117 @@
-//! Threads that are to last until they are stopped. One that ends before, by an error or a panic, is told of with the reason.
+//! The list of threads that last until they are stopped. One that ends earlier, by an error or a panic, is reported with the reason.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Where the death of a thread is told. The first is kept: others often follow from it.
+/// All threads of an agent. Clones are the same list.
 #[derive(Clone, Debug)]
-pub struct Deaths(Sender<String>);
+pub struct Threads(Arc<List>);
 
-impl Deaths {
-    /// With the end at which it is heard.
-    pub fn new() -> (Deaths, Receiver<String>) {
-        let (tell, told) = bounded(1);
-        (Deaths(tell), told)
+#[derive(Debug)]
+struct List {
+    running: Mutex<Vec<String>>,
+    /// Why the first of those ended that were not stopped: other deaths often follow from it.
+    death: Mutex<Option<String>>,
+    report: Sender<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Threads {
+    /// An empty list, and where the first death is reported.
+    pub fn new() -> (Threads, Receiver<String>) {
+        let (report, deaths) = bounded(1);
+        (Threads(Arc::new(List { running: Mutex::default(), death: Mutex::default(), report })), deaths)
     }
 
-    /// Starts a thread. It is to end without an error once the channel that it gets is closed, or whoever has the value tells it to in
-    /// another way.
-    pub fn watch<T: Send + 'static>(
+    /// Starts a thread. `act` is to return without an error once the channel that it gets is closed, or its owner ends it in another
+    /// way.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no more threads.
+    pub fn start<T: Send + 'static>(
         &self,
         name: &str,
         act: impl FnOnce(&Receiver<()>) -> Result<T> + Send + 'static,
-    ) -> Result<Lasting<T>> {
+    ) -> Result<Thread<T>> {
         let (stop, stopped) = bounded(0);
-        let alarm = Alarm { name: name.to_owned(), deaths: self.clone() };
+        lock(&self.0.running).push(name.to_owned());
+        let listed = Listed { name: name.to_owned(), threads: self.clone() };
         let thread = Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 let result = act(&stopped);
                 if let Err(error) = &result {
                     log::error!("{error:#}");
-                    alarm.raise(&format!("{error:#}"));
+                    listed.died(&format!("{error:#}"));
                 }
                 result
             })
             .with_context(|| format!("start the thread {name}"))?;
-        Ok(Lasting { name: name.to_owned(), stop: Some(stop), thread: Some(thread) })
+        Ok(Thread { name: name.to_owned(), stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Why the first thread died, if any did.
+    pub fn death(&self) -> Option<String> {
+        lock(&self.0.death).clone()
+    }
+
+    /// The threads that have not ended.
+    pub fn running(&self) -> Vec<String> {
+        lock(&self.0.running).clone()
     }
 }
 
-/// A thread's, on the thread itself.
-struct Alarm {
+/// A thread's place in the list. The thread itself has it.
+struct Listed {
     name: String,
-    deaths: Deaths,
+    threads: Threads,
 }
 
-impl Alarm {
-    fn raise(&self, reason: &str) {
-        // Full: another was the first.
-        let _ = self.deaths.0.try_send(format!("the thread {} has ended: {reason}", self.name));
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.raise("it panicked");
+impl Listed {
+    fn died(&self, reason: &str) {
+        let mut death = lock(&self.threads.0.death);
+        if death.is_none() {
+            let text = format!("the thread {} has ended: {reason}", self.name);
+            *death = Some(text.clone());
+            // It has room for the first.
+            let _ = self.threads.0.report.try_send(text);
         }
     }
 }
 
-/// A running thread. It is stopped and waited for when the value goes.
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.died("it panicked");
+        }
+        let mut running = lock(&self.threads.0.running);
+        if let Some(place) = running.iter().position(|name| *name == self.name) {
+            running.swap_remove(place);
+        }
+    }
+}
+
+/// A running thread. It is stopped and joined when the value is dropped.
 #[derive(Debug)]
-pub struct Lasting<T> {
+pub struct Thread<T> {
     name: String,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<Result<T>>>,
 }
 
-impl<T> Lasting<T> {
-    /// Stops it; what it came to.
+impl<T> Thread<T> {
+    /// Stops and joins it; its result.
+    ///
+    /// # Errors
+    ///
+    /// Those of the thread, or that it panicked.
     pub fn stop(mut self) -> Result<T> {
         drop(self.stop.take());
         match self.thread.take().map(JoinHandle::join) {
@@ -80,7 +121,7 @@ impl<T> Lasting<T> {
     }
 }
 
-impl<T> Drop for Lasting<T> {
+impl<T> Drop for Thread<T> {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -99,43 +140,48 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn who_dies_first_is_told_with_the_reason() {
-        let (deaths, told) = Deaths::new();
-        let lives = deaths.watch("lives", |stopped| Ok(stopped.recv().is_ok())).unwrap();
-        let fails = deaths.watch("fails", |_| -> Result<()> { Err(anyhow!("no room").context("look")) }).unwrap();
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "the thread fails has ended: look: no room");
+    fn the_first_death_is_reported_with_its_reason() {
+        let (threads, deaths) = Threads::new();
+        let lives = threads.start("lives", |stopped| Ok(stopped.recv().is_ok())).unwrap();
+        let fails = threads.start("fails", |_| -> Result<()> { Err(anyhow!("no room").context("look")) }).unwrap();
+        assert_eq!(deaths.recv_timeout(PATIENCE).unwrap(), "the thread fails has ended: look: no room");
         assert_eq!(format!("{:#}", fails.stop().unwrap_err()), "look: no room");
+        assert_eq!(threads.running(), ["lives"]);
         assert!(!lives.stop().unwrap(), "nothing is sent, the channel is closed");
-        assert!(told.try_recv().is_err(), "who is stopped has not died");
+        assert!(deaths.try_recv().is_err(), "a thread that is stopped has not died");
+        assert_eq!(threads.death().unwrap(), "the thread fails has ended: look: no room");
+        assert!(threads.running().is_empty());
     }
 
     #[test]
-    fn a_panic_is_told() {
-        let (deaths, told) = Deaths::new();
-        let panics = deaths.watch("panics", |_| -> Result<()> { panic!("for a test") }).unwrap();
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "the thread panics has ended: it panicked");
+    fn a_panic_is_reported() {
+        let (threads, deaths) = Threads::new();
+        let panics = threads.start("panics", |_| -> Result<()> { panic!("for a test") }).unwrap();
+        assert_eq!(deaths.recv_timeout(PATIENCE).unwrap(), "the thread panics has ended: it panicked");
         assert_eq!(panics.stop().unwrap_err().to_string(), "the thread panics panicked");
+        assert!(threads.running().is_empty());
     }
 
     #[test]
     fn the_first_is_kept() {
-        let (deaths, told) = Deaths::new();
+        let (threads, deaths) = Threads::new();
         for reason in ["first", "second"] {
-            let _ = deaths.watch("x", move |_| -> Result<()> { Err(anyhow!(reason)) }).unwrap().stop();
+            let _ = threads.start("x", move |_| -> Result<()> { Err(anyhow!(reason)) }).unwrap().stop();
         }
-        assert_eq!(told.try_iter().collect::<Vec<_>>(), ["the thread x has ended: first"]);
+        assert_eq!(deaths.try_iter().collect::<Vec<_>>(), ["the thread x has ended: first"]);
+        assert_eq!(threads.death().unwrap(), "the thread x has ended: first");
     }
 
     #[test]
     fn it_ends_with_its_value() {
-        let (deaths, _told) = Deaths::new();
+        let (threads, _deaths) = Threads::new();
         let (ended, end) = bounded(1);
-        let lasting = deaths.watch("x", move |stopped| {
+        let thread = threads.start("x", move |stopped| {
             let _ = stopped.recv();
             ended.send(()).unwrap();
             Ok(())
         });
-        drop(lasting.unwrap());
+        drop(thread.unwrap());
         end.try_recv().unwrap();
     }
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 use crossbeam_channel::RecvTimeoutError;
 
+use super::lines::Lines;
 use super::objects::objects;
-use super::shard::lock;
-use super::shared::Shared;
-use super::top;
-use crate::bpf::{self, Clock, Tally};
+use super::ranking::Ranking;
+use super::served::Served;
+use super::trace::Tracing;
+use crate::bpf::{self, Tally};
 use crate::clients::{Reason, Share};
 use crate::config::{Given, Key};
 use crate::control::{
@@ -22,10 +23,8 @@ use crate::filter::{Filter, PacketFilter};
 use crate::flow::{Flow, protocol_name};
 use crate::http::Body;
 use crate::logging;
-use crate::metrics::{
-    Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, resident_bytes,
-};
-use crate::output::{Line, Naming};
+use crate::metrics::{Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, Source, resident_bytes};
+use crate::output::Line;
 use crate::sinks::{Happened, WATCH_BYTES, Watched};
 
 /// Between the two looks that rates are made of.
@@ -36,46 +35,20 @@ const COPIED: usize = 128;
 
 /// The agent, as its operator sees it.
 pub(super) struct Operated {
-    shared: Arc<Shared>,
+    served: Arc<Served>,
+    ranking: Arc<Ranking>,
     page: Arc<MetricsPage>,
-    index: Arc<SeriesIndex>,
     build: Build,
     started: SystemTime,
 }
 
 impl Operated {
-    pub(super) fn new(shared: Arc<Shared>, page: Arc<MetricsPage>, index: Arc<SeriesIndex>, build: Build) -> Operated {
-        Operated { shared, page, index, build, started: SystemTime::now() }
-    }
-}
-
-/// Makes lines of flows.
-pub(super) struct Lines {
-    shared: Arc<Shared>,
-    names: BTreeMap<u32, String>,
-    clock_offset_ns: i64,
-    tick_ns: u64,
-}
-
-impl Lines {
-    pub(super) fn new(shared: &Arc<Shared>) -> Lines {
-        let names = shared.interfaces().into_iter().map(|(index, interface)| (index, interface.name)).collect();
-        // It is known wherever the programs run.
-        let tick_ns = Clock::kernel_tick().map_or(1_000_000, |tick| tick.as_nanos() as u64);
-        Lines { shared: Arc::clone(shared), names, clock_offset_ns: Clock::offset_to_1970(), tick_ns }
+    pub(super) fn new(served: Arc<Served>, ranking: Arc<Ranking>, page: Arc<MetricsPage>, build: Build) -> Operated {
+        Operated { served, ranking, page, build, started: SystemTime::now() }
     }
 
-    pub(super) fn line(&mut self, shard: usize, flow: &Flow) -> Line {
-        let first = if flow.from_client().ifindex != 0 { flow.from_client() } else { flow.from_server() };
-        let interface = self.names.get(&first.ifindex).cloned().or_else(|| {
-            let name = self.shared.name_of(first.ifindex)?;
-            self.names.insert(first.ifindex, name.clone());
-            Some(name)
-        });
-        let (clock_offset_ns, tick_ns) = (self.clock_offset_ns, self.tick_ns);
-        let naming = Naming { clock_offset_ns, tick_ns, interface, directions: true };
-        let id = u64::from(flow.id()) * self.shared.workers() as u64 + shard as u64;
-        Line::new(id, flow, &naming)
+    fn lines(&self) -> Lines {
+        Lines::new(&self.served.board, self.served.pipeline.workers())
     }
 }
 
@@ -111,19 +84,19 @@ impl Events for Watch {
 
 impl Api for Operated {
     fn status(&self) -> Status {
-        let shared = &self.shared;
-        let (before, at) = (shared.report().conservation().seen, Instant::now());
+        let served = &self.served;
+        let (before, at) = (served.report().conservation().seen, Instant::now());
         std::thread::sleep(RATE_TIME);
-        let report = shared.report();
+        let report = served.report();
         let sums = report.conservation();
         let took = at.elapsed().as_secs_f64();
         let rate = |of: fn(Tally) -> u64| of(sums.seen).saturating_sub(of(before)) as f64 / took;
-        let config = shared.live.running();
-        let wanted = shared.live.settings();
-        let sums_of_all = shared.sums();
-        let reloads = shared.live.reloads();
-        let coverage = shared.coverage();
-        let interfaces = shared.interfaces();
+        let config = served.reload.in_force().get();
+        let wanted = served.reload.settings();
+        let sums_of_all = served.pipeline.sums();
+        let reloads = served.reload.counts();
+        let coverage = served.board.coverage();
+        let interfaces = served.board.interfaces();
         let state = |interface: &Interface| {
             let books = report.books.get(&interface.index).copied().unwrap_or_default();
             let watched = matches!(interface.status, InterfaceStatus::Watched(_));
@@ -160,13 +133,13 @@ impl Api for Operated {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             started: humantime::format_rfc3339_seconds(self.started).to_string(),
             uptime_s: self.started.elapsed().unwrap_or_default().as_secs_f64(),
-            workers: shared.workers(),
-            sampling_rate: shared.live.sampler.rate(),
-            unready: shared.unready(),
-            unhealthy: shared.unhealthy(),
+            workers: served.pipeline.workers(),
+            sampling_rate: served.throttle.sampling_rate(),
+            unready: served.unready(),
+            unhealthy: served.unhealthy(),
             packets_per_s: rate(|tally| tally.packets),
             bytes_per_s: rate(|tally| tally.bytes),
-            flows_active: shared.flow_count() as u64,
+            flows_active: served.pipeline.flow_count() as u64,
             flows_max: config.max_flows,
             flows_evicted: sums_of_all.as_ref().map_or(0, |sums| sums.evicted()),
             packets: BTreeMap::from([
@@ -182,43 +155,45 @@ impl Api for Operated {
             memory_bytes: resident_bytes().unwrap_or_default(),
             memory_limit_bytes: config.memory_limit,
             cpu_limit_milli: config.cpu_limit_milli,
-            cpu_limit_level: shared.throttle.cpu_level(),
-            series: self.index.spread().iter().map(|spread| spread.lines).sum(),
-            series_limit: self.index.limit(),
-            nat_translations: shared.nat().counts().translations,
-            names: shared.reading.as_ref().map(super::names::state),
+            cpu_limit_level: served.throttle.saved().cpu_level,
+            series: served.pipeline.series().spread().iter().map(|spread| spread.lines).sum(),
+            series_limit: served.pipeline.series().limit(),
+            nat_translations: served.pipeline.translations().translations,
+            names: served.names.as_ref().map(super::names::state),
             log_lines_held_back: logging::held_back(),
             config_reloads: reloads.taken,
             config_reload_failures: reloads.failed,
             restart_needed: Key::pending(&config, &wanted.config).map(|key| key.path).collect(),
             without_effect: wanted.without_effect(),
-            hooks_lost: shared.upkept.counts().lost,
-            hooks_restored: shared.upkept.counts().restored,
+            hooks_lost: served.board.hooks().lost,
+            hooks_restored: served.board.hooks().restored,
             interfaces: interfaces.values().map(state).collect(),
         }
     }
 
     fn flows(&self, filter: &Filter, take: &mut dyn FnMut(At, Line) -> bool) {
-        let mut lines = Lines::new(&self.shared);
-        for (number, shard) in self.shared.shards().iter().enumerate() {
+        let mut lines = self.lines();
+        let pipeline = &self.served.pipeline;
+        for number in 0..pipeline.workers() {
             let mut from = Some(0);
             while let Some(next) = from {
                 let mut copied: Vec<(u32, Flow)> = Vec::new();
                 // A worker waits for a copy of those that may pass, not for what becomes of it.
-                from = {
-                    let shard = lock(shard);
-                    let mut looked = 0;
-                    shard.table.places(next).find_map(|(index, flow)| {
-                        if looked == LOOKED || copied.len() == COPIED {
-                            return Some(index);
-                        }
-                        looked += 1;
-                        if filter.may_match(&Line::early(flow, true)) {
-                            copied.push((index, flow.clone()));
-                        }
-                        None
+                from = pipeline
+                    .look(number, |table| {
+                        let mut looked = 0;
+                        table.places(next).find_map(|(index, flow)| {
+                            if looked == LOOKED || copied.len() == COPIED {
+                                return Some(index);
+                            }
+                            looked += 1;
+                            if filter.may_match(&Line::early(flow, true)) {
+                                copied.push((index, flow.clone()));
+                            }
+                            None
+                        })
                     })
-                };
+                    .flatten();
                 for (index, flow) in copied {
                     let at = At { shard: number as u16, id: flow.id() as u16, index };
                     let line = lines.line(number, &flow);
@@ -233,36 +208,33 @@ impl Api for Operated {
     fn look(&self, places: &[At]) -> Vec<Line> {
         let mut places = places.to_vec();
         places.sort_unstable();
-        let mut lines = Lines::new(&self.shared);
+        let mut lines = self.lines();
         let mut found = Vec::with_capacity(places.len());
         for same in places.chunk_by(|a, b| a.shard == b.shard) {
             let number = usize::from(same[0].shard);
-            let Some(shard) = self.shared.shards().get(number) else { continue };
-            let flows: Vec<Flow> = {
-                let shard = lock(shard);
+            let flows: Option<Vec<Flow>> = self.served.pipeline.look(number, |table| {
                 let flow = |at: &At| {
-                    let (index, flow) = shard.table.places(at.index).next()?;
+                    let (index, flow) = table.places(at.index).next()?;
                     (index == at.index && flow.id() as u16 == at.id).then(|| flow.clone())
                 };
                 same.iter().filter_map(flow).collect()
-            };
-            found.extend(flows.iter().map(|flow| lines.line(number, flow)));
+            });
+            found.extend(flows.iter().flatten().map(|flow| lines.line(number, flow)));
         }
         found
     }
 
     fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>) {
-        let mut lines = Lines::new(&self.shared);
+        let mut lines = self.lines();
         let mut taken = Vec::new();
-        for (number, shard) in self.shared.shards().iter().enumerate().skip(from.shard) {
+        for number in from.shard..self.served.pipeline.workers() {
             let index = if number == from.shard { from.index } else { 0 };
             // One more shows that there are more.
             let wanted = most + 1 - taken.len();
-            let flows: Vec<(u32, Flow)> = {
-                let shard = lock(shard);
-                shard.table.places(index).take(wanted).map(|(index, flow)| (index, flow.clone())).collect()
-            };
-            for (index, flow) in flows {
+            let flows: Option<Vec<(u32, Flow)>> = self.served.pipeline.look(number, |table| {
+                table.places(index).take(wanted).map(|(index, flow)| (index, flow.clone())).collect()
+            });
+            for (index, flow) in flows.into_iter().flatten() {
                 if taken.len() == most {
                     return (taken, Some(Place { shard: number, index }));
                 }
@@ -273,41 +245,32 @@ impl Api for Operated {
     }
 
     fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64 {
-        top::busy(&self.shared, take)
+        self.ranking.look(self.lines(), take)
     }
 
     fn watch(&self, filter: Filter) -> Result<Box<dyn Events>> {
-        let clients = &self.shared.clients;
+        let clients = &self.served.clients;
         let Some(share) = clients.budget.take(WATCH_BYTES) else {
             clients.control.count(Reason::Memory);
             bail!("clients hold all of the memory that they may together: come again when others have ended");
         };
-        let watched = self.shared.feed.watch(filter.clone())?;
-        Ok(Box::new(Watch { lines: Lines::new(&self.shared), filter, watched, _share: share }))
+        let watched = self.served.pipeline.feed().watch(filter.clone())?;
+        Ok(Box::new(Watch { lines: self.lines(), filter, watched, _share: share }))
     }
 
     fn flow_stats(&self) -> FlowStats {
-        let sums_of_all = self.shared.sums();
+        let sums_of_all = self.served.pipeline.sums();
         let mut stats = FlowStats {
-            max: self.shared.live.running().max_flows,
+            max: self.served.reload.in_force().get().max_flows,
             evicted: sums_of_all.as_ref().map_or(0, |sums| sums.evicted()),
             flow_bytes: size_of::<Flow>(),
             ..FlowStats::default()
         };
-        for shard in self.shared.shards() {
-            for page in 0.. {
-                let shard = lock(shard);
-                let Some(flows) = shard.table.page(page) else { break };
-                for flow in flows {
-                    stats.active += 1;
-                    *stats.by_protocol.entry(protocol_name(flow.key.protocol).into_owned()).or_default() += 1;
-                    *stats.by_direction.entry(flow.direction.name()).or_default() += 1;
-                    *stats.by_state.entry(flow.state().name()).or_default() += 1;
-                    let status = flow.outcome.map_or("active".to_owned(), outcome_name);
-                    *stats.by_status.entry(status).or_default() += 1;
-                    *stats.by_app.entry(flow.app.map_or("", bpf::App::name)).or_default() += 1;
-                }
-            }
+        let pipeline = &self.served.pipeline;
+        for number in 0..pipeline.workers() {
+            // A page at a time: the worker waits for no more than that.
+            let is_there = |page| pipeline.look(number, |table| stats_of(&mut stats, table.page(page))).flatten();
+            (0..).map_while(is_there).for_each(drop);
         }
         for (outcome, count) in sums_of_all.iter().flat_map(|sums| sums.ended()) {
             *stats.ended.entry(outcome_name(outcome)).or_default() += count;
@@ -323,11 +286,11 @@ impl Api for Operated {
             expired: spread.expired,
             labels: spread.labels,
         };
-        self.index.spread().into_iter().map(use_of).collect()
+        self.served.pipeline.series().spread().into_iter().map(use_of).collect()
     }
 
     fn config(&self) -> Vec<ConfigValue> {
-        let (settings, running) = (self.shared.live.settings(), self.shared.live.running());
+        let (settings, running) = (self.served.reload.settings(), self.served.reload.in_force().get());
         let pending: Vec<&str> = Key::pending(&running, &settings.config).map(|key| key.path).collect();
         let value = |key: &'static Key| {
             let (value, origin) = settings.value(key);
@@ -343,15 +306,15 @@ impl Api for Operated {
     }
 
     fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()> {
-        self.shared.set(key, given)
+        self.served.reload.set(key, given)
     }
 
     fn reload(&self) -> Result<()> {
-        self.shared.reload()
+        self.served.reload.reload()
     }
 
     fn objects(&self) -> Objects {
-        objects(&self.shared)
+        objects(&self.served.reload)
     }
 
     fn log(&self) -> Vec<String> {
@@ -359,16 +322,30 @@ impl Api for Operated {
     }
 
     fn trace(&self, filter: PacketFilter, time: Duration) -> Result<Box<dyn PacketTrace>> {
-        Ok(Box::new(self.shared.start_trace(filter, time)?))
+        Ok(Box::new(Tracing::start(&self.served.reload, &self.served.board, filter, time)?))
     }
 
     fn end_trace(&self) -> Result<()> {
-        self.shared.end_trace()
+        self.served.reload.end_trace()
     }
 
     fn metrics(&self) -> Body {
         self.page.metrics().body
     }
+}
+
+/// Adds the flows of a page; `None` if there is no such page.
+fn stats_of<'a>(stats: &mut FlowStats, page: Option<impl Iterator<Item = &'a Flow>>) -> Option<()> {
+    for flow in page? {
+        stats.active += 1;
+        *stats.by_protocol.entry(protocol_name(flow.key.protocol).into_owned()).or_default() += 1;
+        *stats.by_direction.entry(flow.direction.name()).or_default() += 1;
+        *stats.by_state.entry(flow.state().name()).or_default() += 1;
+        let status = flow.outcome.map_or("active".to_owned(), outcome_name);
+        *stats.by_status.entry(status).or_default() += 1;
+        *stats.by_app.entry(flow.app.map_or("", bpf::App::name)).or_default() += 1;
+    }
+    Some(())
 }
 
 fn outcome_name(outcome: crate::flow::Outcome) -> String {

@@ -1,7 +1,7 @@
 //! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`: by doing less, before it would take more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -9,12 +9,17 @@ use crossbeam_channel::RecvTimeoutError;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
-use super::shared::Shared;
-use crate::bpf::{Clock, give_back_memory};
+use super::ranking::Ranking;
+use super::reload::Reload;
+use crate::bpf::{Sampler, give_back_memory};
+use crate::clients::Budget;
 use crate::config::Config;
-use crate::metrics::resident_bytes;
-use crate::threads::{Deaths, Lasting};
+use crate::metrics::{Saved, resident_bytes};
+use crate::pipeline::Pipeline;
+use crate::threads::{Thread, Threads};
 
+/// Between two sweeps, unless CPU time is short.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at memory.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at CPU time.
@@ -40,37 +45,57 @@ const LEVEL_MOST: u32 = 8;
 const SAMPLING: u32 = 3;
 
 /// How much less is done at the moment, and how often that changed.
-#[derive(Debug, Default)]
 pub(super) struct Throttle {
+    sampler: Sampler,
     level: AtomicU64,
-    pub(super) shed: AtomicU64,
-    pub(super) slowed: AtomicU64,
+    shed: AtomicU64,
+    slowed: AtomicU64,
 }
 
 impl Throttle {
+    /// Nothing is slowed down, and the share `sampling_rate` of the flows is tracked.
+    pub(super) fn new(sampler: Sampler, sampling_rate: f64) -> Throttle {
+        let [level, shed, slowed] = [(); 3].map(|()| AtomicU64::new(0));
+        let throttle = Throttle { sampler, level, shed, slowed };
+        throttle.set_sampling(sampling_rate);
+        throttle
+    }
+
+    /// From now on this share of the flows is wanted; what is tracked may be less. The share that is tracked.
+    pub(super) fn set_sampling(&self, wanted: f64) -> f64 {
+        let rate = wanted * share(self.level());
+        self.sampler.set(rate);
+        rate
+    }
+
+    /// Share of the flows that is tracked.
+    pub(super) fn sampling_rate(&self) -> f64 {
+        self.sampler.rate()
+    }
+
     fn level(&self) -> u32 {
         self.level.load(Relaxed) as u32
     }
 
-    /// Steps taken to save CPU time; 0: none.
-    pub(super) fn cpu_level(&self) -> u64 {
-        self.level.load(Relaxed)
+    /// What was done to stay within the limits.
+    pub(super) fn saved(&self) -> Saved {
+        Saved { shed: self.shed.load(Relaxed), slowed: self.slowed.load(Relaxed), cpu_level: self.level.load(Relaxed) }
     }
 
     /// Between two sweeps. Longer, and flows would be judged before all is known of them.
     pub(super) fn sweep_every(&self) -> Duration {
-        if self.level() == 0 { super::SWEEP_EVERY } else { 2 * super::SWEEP_EVERY }
+        if self.level() == 0 { SWEEP_EVERY } else { 2 * SWEEP_EVERY }
     }
 
     /// A page of metrics may be so old.
     pub(super) fn page_age(&self) -> Duration {
         [Duration::ZERO, Duration::from_secs(2), Duration::from_secs(10)][self.level().min(2) as usize]
     }
+}
 
-    /// What is left of the share of flows that was asked for.
-    pub(super) fn share(&self) -> f64 {
-        0.5f64.powi(self.level().saturating_sub(SAMPLING - 1) as i32)
-    }
+/// What is left at this level of the share of flows that was asked for.
+fn share(level: u32) -> f64 {
+    0.5f64.powi(level.saturating_sub(SAMPLING - 1) as i32)
 }
 
 /// How many flows there may be.
@@ -153,58 +178,72 @@ impl Cpu {
     }
 }
 
-/// Starts the thread that does so.
-pub(super) fn start(shared: Arc<Shared>, deaths: &Deaths) -> Result<Lasting<()>> {
-    deaths.watch("nm-limits", move |stopped| {
-        let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
-        let mut heap = Heap::new(Instant::now());
-        let mut bounded = false;
-        let mut expired = Instant::now();
-        let mut last = (Instant::now(), cpu_time() + shared.program_time());
-        loop {
-            let config = shared.live.running();
-            // Whoever looks at flows now does not rest, and may take a while.
-            match shared.looks.try_lock() {
-                Ok(mut looks) => looks.rest(Clock::now_ns()),
-                Err(TryLockError::Poisoned(looks)) => looks.into_inner().rest(Clock::now_ns()),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            bounded = shared.keep_memory(&config, &mut memory, &mut heap, bounded);
-            if last.0.elapsed() >= CPU_EVERY {
-                let now = (Instant::now(), cpu_time() + shared.program_time());
-                let used = now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
-                shared.keep_cpu(&config, &mut cpu, used);
-                last = now;
-            }
-            if expired.elapsed() >= EXPIRE_EVERY {
-                shared.expire_series(config.series_idle);
-                expired = Instant::now();
-            }
-            let nap = if config.memory_limit.is_some() { LOOK_EVERY } else { CPU_EVERY };
-            if stopped.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
-                return Ok(());
-            }
-        }
-    })
+/// What the limiter may touch.
+pub(super) struct Limiter {
+    /// The flow tables, which give way when memory is short.
+    pub(super) pipeline: Arc<Pipeline>,
+    /// What slows down when CPU time is short.
+    pub(super) throttle: Arc<Throttle>,
+    /// What clients take: flows do not pay for it.
+    pub(super) budget: Arc<Budget>,
+    /// The limits, and the time that programs take.
+    pub(super) reload: Arc<Reload>,
+    /// Lets go of its memory if nobody has looked for a while.
+    pub(super) ranking: Arc<Ranking>,
 }
 
-impl Shared {
+impl Limiter {
+    /// Starts the thread that keeps the limits.
+    pub(super) fn start(self, threads: &Threads) -> Result<Thread<()>> {
+        threads.start("nm-limits", move |stopped| {
+            let (mut memory, mut cpu) = (Memory::default(), Cpu::default());
+            let mut heap = Heap::new(Instant::now());
+            let mut bounded = false;
+            let mut expired = Instant::now();
+            let mut last = (Instant::now(), self.time_used());
+            loop {
+                let config = self.reload.in_force().get();
+                self.ranking.rest();
+                bounded = self.keep_memory(&config, &mut memory, &mut heap, bounded);
+                if last.0.elapsed() >= CPU_EVERY {
+                    let now = (Instant::now(), self.time_used());
+                    let used = now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
+                    self.keep_cpu(&config, &mut cpu, used);
+                    last = now;
+                }
+                if expired.elapsed() >= EXPIRE_EVERY {
+                    self.pipeline.expire_series(config.series_idle);
+                    expired = Instant::now();
+                }
+                let nap = if config.memory_limit.is_some() { LOOK_EVERY } else { CPU_EVERY };
+                if stopped.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    /// CPU time of the agent and of its programs.
+    fn time_used(&self) -> Duration {
+        cpu_time() + self.reload.program_time()
+    }
+
     /// True if the table is smaller than it was asked to be.
     fn keep_memory(&self, config: &Config, memory: &mut Memory, heap: &mut Heap, bounded: bool) -> bool {
-        self.clients.budget.fit(config.memory_limit);
-        let (flows, now) = (self.flow_count(), Instant::now());
+        self.budget.fit(config.memory_limit);
+        let (flows, now) = (self.pipeline.flow_count(), Instant::now());
         let resident = resident_bytes();
         if heap.is_due(flows, resident.unwrap_or_default(), now) {
             heap.give_back(flows, now);
         }
         let Some((limit, resident)) = config.memory_limit.zip(resident) else {
             if bounded {
-                self.bound_flows(config.max_flows);
+                self.pipeline.bound_flows(config.max_flows);
             }
             return false;
         };
         // What clients take is a part of what flows leave: they do not pay for it.
-        let (bound, shed) = memory.bound(limit, resident.saturating_sub(self.clients.budget.peak() as u64), flows);
+        let (bound, shed) = memory.bound(limit, resident.saturating_sub(self.budget.peak() as u64), flows);
         let bound = bound.min(config.max_flows);
         if shed {
             self.throttle.shed.fetch_add(1, Relaxed);
@@ -220,10 +259,10 @@ impl Shared {
         if bounded && !tight {
             log::info!("{} MiB are in use: there is room for flows again", resident >> 20);
         }
-        self.bound_flows(bound);
+        self.pipeline.bound_flows(bound);
         if shed {
-            // Else nobody could tell whether that was enough.
-            heap.give_back(self.flow_count(), now);
+            // Else nobody could say whether that was enough.
+            heap.give_back(self.pipeline.flow_count(), now);
         }
         tight
     }
@@ -238,8 +277,7 @@ impl Shared {
             return;
         }
         self.throttle.level.store(next.into(), Relaxed);
-        let rate = config.sampling_rate * self.throttle.share();
-        self.live.sampler.set(rate);
+        let rate = self.throttle.set_sampling(config.sampling_rate);
         let limit = config.cpu_limit_milli.unwrap_or_default();
         if next > level {
             self.throttle.slowed.fetch_add(1, Relaxed);
@@ -255,7 +293,7 @@ impl Shared {
     }
 }
 
-/// Of this process.
+/// CPU time of this process.
 fn cpu_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
@@ -309,13 +347,6 @@ mod tests {
 
     #[test]
     fn sampling_comes_last() {
-        let shares: Vec<f64> = (0..=5)
-            .map(|level| {
-                let throttle = Throttle::default();
-                throttle.level.store(level, Relaxed);
-                throttle.share()
-            })
-            .collect();
-        assert_eq!(shares, [1.0, 1.0, 1.0, 0.5, 0.25, 0.125]);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(share), [1.0, 1.0, 1.0, 0.5, 0.25, 0.125]);
     }
 }

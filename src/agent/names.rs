@@ -14,14 +14,14 @@ const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// Names, and the thread that reads them from a cluster if there is one. It ends with the value.
 #[derive(Default)]
-pub(super) struct Naming {
+pub(super) struct NamesSource {
     /// `None`: nobody has a name.
-    pub(super) names: Option<Arc<Names>>,
+    names: Option<Arc<Names>>,
     watcher: Option<Watcher>,
 }
 
-impl Naming {
-    pub(super) fn start(config: &Config) -> Result<Naming> {
+impl NamesSource {
+    pub(super) fn start(config: &Config) -> Result<NamesSource> {
         let options = Options {
             enabled: config.kubernetes,
             kubeconfig: config.kubeconfig.clone(),
@@ -32,7 +32,12 @@ impl Naming {
         };
         let (names, watcher) = names::start(&options)?;
         let names = (watcher.is_some() || !config.networks.is_empty()).then_some(names);
-        Ok(Naming { names, watcher })
+        Ok(NamesSource { names, watcher })
+    }
+
+    /// Who is who; `None` if nobody has a name.
+    pub(super) fn names(&self) -> Option<Arc<Names>> {
+        self.names.clone()
     }
 
     /// How it fares, if there is a cluster.

@@ -1,11 +1,11 @@
-//! What the kernel has of ours, for whoever asks.
+//! What the kernel has of the agent's, for the control socket.
 
-use super::shared::Shared;
+use super::reload::Reload;
 use crate::bpf::{MapInfo, ProgramInfo};
 use crate::control::{MapObject, Objects, ProgramObject};
 
 /// Programs and maps.
-pub(super) fn objects(shared: &Shared) -> Objects {
+pub(super) fn objects(reload: &Reload) -> Objects {
     let program = |info: ProgramInfo| {
         let ProgramInfo { name, id, tag, bytes, compiled_bytes, runs, run_ns } = info;
         ProgramObject { name, id, tag, bytes, compiled_bytes, runs, run_ns }
@@ -15,7 +15,7 @@ pub(super) fn objects(shared: &Shared) -> Objects {
         MapObject { name, id, map_type, key_bytes, value_bytes, max_entries }
     };
     Objects {
-        programs: shared.program_infos().into_iter().map(program).collect(),
-        maps: shared.live.maps().into_iter().map(map).collect(),
+        programs: reload.programs().into_iter().map(program).collect(),
+        maps: reload.maps().into_iter().map(map).collect(),
     }
 }

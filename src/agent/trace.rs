@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::live::lock;
-use super::options;
-use super::shared::Shared;
+use super::board::Board;
+use super::reload::{Reload, lock};
 use crate::bpf::{Clock, Trace, TraceCounts, TraceReader, TracedPacket};
 use crate::control::{PacketTrace, TraceNext};
 use crate::filter::PacketFilter;
 use crate::output::PacketLine;
 
-/// Packets that are told in a second, and at once after a silence.
+/// Packets reported in a second, and at once after a silence.
 const RATE: u64 = 1000;
 /// Between two looks for packets.
 const LOOK: Duration = Duration::from_millis(20);
 /// Between two looks for interfaces that the filter may name.
 const NAMES: Duration = Duration::from_secs(1);
 
-/// A trace that runs.
-pub(super) struct Running {
+/// The trace that runs.
+pub(super) struct ActiveTrace {
     pub(super) trace: Arc<Trace>,
     stop: Arc<AtomicBool>,
 }
 
 /// The client's end of it. Dropping it ends the trace.
 pub(super) struct Tracing {
-    shared: Arc<Shared>,
+    reload: Arc<Reload>,
+    board: Arc<Board>,
     trace: Arc<Trace>,
     reader: TraceReader,
     filter: PacketFilter,
@@ -44,28 +44,43 @@ pub(super) struct Tracing {
     ended: bool,
 }
 
-impl Shared {
-    /// Traces packets that pass, for so long.
-    pub(super) fn start_trace(self: &Arc<Shared>, filter: PacketFilter, time: Duration) -> Result<Tracing> {
-        let live = &self.live;
+impl Reload {
+    /// Ends the trace that runs, soon.
+    pub(super) fn end_trace(&self) -> Result<()> {
+        let active = lock(&self.trace);
+        let active = active.as_ref().context("no packet trace runs")?;
+        active.stop.store(true, Relaxed);
+        Ok(())
+    }
+}
+
+impl Tracing {
+    /// Traces packets that pass the filter, for so long.
+    pub(super) fn start(
+        reload: &Arc<Reload>,
+        board: &Arc<Board>,
+        filter: PacketFilter,
+        time: Duration,
+    ) -> Result<Tracing> {
         // Nothing else changes the programs meanwhile.
-        let changing = live.change();
-        if lock(&live.trace).is_some() {
+        let held = reload.hold();
+        if lock(&reload.trace).is_some() {
             bail!("a packet trace runs already: netmon-cli debug packet-trace off ends it");
         }
-        let names = names(self);
+        let names = board.names();
         let tests = filter.compile(&names).map_err(anyhow::Error::msg)?;
-        let options = options(&live.running(), live.cpus);
-        let (programs, trace) = live.loader.load_tracing(&options, None).context("load the programs that trace")?;
+        let loaded = reload.loader.load_tracing(&reload.options(), None);
+        let (programs, trace) = loaded.context("load the programs that trace")?;
         trace.set_filter(&tests)?;
         let reader = trace.reader()?;
         let stop = Arc::new(AtomicBool::new(false));
-        *lock(&live.trace) = Some(Running { trace: Arc::clone(&trace), stop: Arc::clone(&stop) });
+        *lock(&reload.trace) = Some(ActiveTrace { trace: Arc::clone(&trace), stop: Arc::clone(&stop) });
         log::info!("packets are traced for {}", humantime::format_duration(time));
         let now = Instant::now();
         trace.allow(RATE);
         let tracing = Tracing {
-            shared: Arc::clone(self),
+            reload: Arc::clone(reload),
+            board: Arc::clone(board),
             trace,
             reader,
             filter,
@@ -78,35 +93,21 @@ impl Shared {
             clock_offset_ns: Clock::offset_to_1970(),
             ended: false,
         };
-        let placed = self.put_in_place(Arc::new(programs));
-        drop(changing);
-        // Where that fails, what was placed goes with the value.
+        let placed = reload.put_in_place(Arc::new(programs));
+        drop(held);
+        // If that fails, what was placed goes with the value.
         placed.map(|()| tracing)
     }
 
-    /// Ends the trace that runs, soon.
-    pub(super) fn end_trace(&self) -> Result<()> {
-        let running = lock(&self.live.trace);
-        let running = running.as_ref().context("no packet trace runs")?;
-        running.stop.store(true, Relaxed);
-        Ok(())
-    }
-}
-
-fn names(shared: &Shared) -> BTreeMap<u32, String> {
-    shared.interfaces().into_iter().map(|(index, interface)| (index, interface.name)).collect()
-}
-
-impl Tracing {
     /// The agent's own programs come back.
     fn end(&mut self) {
         if self.ended {
             return;
         }
         self.ended = true;
-        let _changing = self.shared.live.change();
-        *lock(&self.shared.live.trace) = None;
-        if let Err(error) = self.shared.put_in_place(self.shared.live.own_programs()) {
+        let _held = self.reload.hold();
+        *lock(&self.reload.trace) = None;
+        if let Err(error) = self.reload.put_in_place(self.reload.own_programs()) {
             log::error!("end the packet trace: {error:#}");
         }
         let TraceCounts { matched, held_back, lost } = self.trace.counts();
@@ -125,7 +126,7 @@ impl Tracing {
             return;
         }
         self.names_at = Instant::now();
-        let names = names(&self.shared);
+        let names = self.board.names();
         if names == self.names {
             return;
         }
@@ -139,7 +140,7 @@ impl Tracing {
 
     fn lines(&self, packets: &[TracedPacket]) -> Vec<PacketLine> {
         let line = |packet: &TracedPacket| {
-            let name = self.names.get(&packet.ifindex).cloned().or_else(|| self.shared.name_of(packet.ifindex));
+            let name = self.names.get(&packet.ifindex).cloned().or_else(|| self.board.name_of(packet.ifindex));
             let name = name.unwrap_or_else(|| packet.ifindex.to_string());
             PacketLine::new(packet, name, self.clock_offset_ns)
         };

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use crate::bpf::{Record, Tally};
 use crate::flow::{Directory, Flow, FlowEvent, Limits, Sink, Table};
 use crate::output::{FlowWriter, Line, Naming};
-use crate::worker;
+use crate::pipeline::worker;
 
 /// The flows of a capture.
 pub(super) struct Flows<W: Write> {
@@ -88,7 +88,7 @@ impl<W: Write> Flows<W> {
     }
 }
 
-impl<W: Write + Send + 'static> worker::Sink for Flows<W> {
+impl<W: Write + Send + 'static> worker::Consumer for Flows<W> {
     fn records(&mut self, records: &[Record]) {
         let Flows { table, limits, surplus, book } = self;
         let Some(first) = records.first() else { return };

@@ -12,7 +12,7 @@ use super::flows::{Book, Flows};
 use super::link::{Framed, Link, TooShort};
 use super::links::Places;
 use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
-use crate::worker;
+use crate::pipeline::worker;
 
 /// Between two sweeps, as in the agent.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;

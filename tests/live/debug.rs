@@ -74,7 +74,7 @@ fn a_profile_of_a_busy_agent() {
         let (status, body) = &answer;
         assert_eq!(*status, 200, "{}", String::from_utf8_lossy(body));
         let profile = Profile::decode(body.as_slice()).unwrap();
-        let found = samples_in(&profile, "netmon::worker::") > 0;
+        let found = samples_in(&profile, "netmon::pipeline::worker::") > 0;
         if !found {
             answer = asked(&b, to, path);
         }

@@ -8,23 +8,25 @@ use anyhow::Result;
 use crossbeam_channel::select;
 
 use super::interfaces::LINGER;
-use super::live::Order;
 use super::news::News;
-use super::shared::Shared;
+use crate::agent::board::Board;
+use crate::agent::reload::{Order, Orders};
 use crate::bpf::{Attachments, Disturbed, Link, Namespace, Programs, list_links, list_namespaces};
 use crate::config::Config;
 use crate::metrics::{Interface, InterfaceStatus};
-use crate::threads::{Deaths, Lasting};
+use crate::pipeline::Pipeline;
+use crate::threads::{Thread, Threads};
 
 /// Nobody tells of namespaces that come and go.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Kinds of interfaces that have no other end on the host.
-pub(crate) const KINDS: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
+pub(crate) const UNLINKED_KINDS: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
 
 /// The interfaces of pods that are watched.
 struct Pods {
     programs: Arc<Programs>,
-    shared: Arc<Shared>,
+    board: Arc<Board>,
+    pipeline: Arc<Pipeline>,
     clsact: bool,
     /// By namespace.
     watched: BTreeMap<u64, Attachments>,
@@ -37,18 +39,21 @@ struct Pods {
 }
 
 /// Looks for pods from now on, on a thread; everything is detached when that ends. `None` if it is not asked for.
-pub(super) fn start(
+pub(in crate::agent) fn start(
     config: &Config,
     programs: Arc<Programs>,
-    shared: Arc<Shared>,
-    deaths: &Deaths,
-) -> Result<Option<Lasting<()>>> {
+    board: Arc<Board>,
+    pipeline: Arc<Pipeline>,
+    orders: &Orders,
+    threads: &Threads,
+) -> Result<Option<Thread<()>>> {
     if !config.pod_namespaces {
         return Ok(None);
     }
     let mut pods = Pods {
         programs,
-        shared,
+        board,
+        pipeline,
         clsact: config.clsact,
         watched: BTreeMap::new(),
         refused: BTreeSet::new(),
@@ -56,8 +61,8 @@ pub(super) fn start(
         known: BTreeMap::new(),
         news: News::default(),
     };
-    let orders = pods.shared.live.take_orders(None);
-    let watching = deaths.watch("nm-pods", move |stopped| {
+    let orders = orders.take(None);
+    let watching = threads.start("nm-pods", move |stopped| {
         loop {
             pods.look()?;
             let look_at = Instant::now() + LOOK_EVERY;
@@ -81,7 +86,7 @@ impl Pods {
         for inode in self.watched.keys().copied().collect::<Vec<_>>() {
             let Some(attachments) = self.watched.get_mut(&inode) else { continue };
             let disturbed = attachments.replace(Arc::clone(&programs))?;
-            troubles.extend(self.note(inode, &disturbed));
+            troubles.extend(self.disturbed(inode, &disturbed));
         }
         // Whoever asked may have given up.
         let _ = answer.send(troubles);
@@ -89,8 +94,8 @@ impl Pods {
     }
 
     /// What is wrong with interfaces that are not as they are to be.
-    fn note(&mut self, inode: u64, disturbed: &[Disturbed]) -> Vec<String> {
-        let troubles = self.shared.upkept.note(disturbed);
+    fn disturbed(&mut self, inode: u64, disturbed: &[Disturbed]) -> Vec<String> {
+        let troubles = self.board.disturbed(disturbed);
         for one in disturbed.iter().filter(|one| !one.lost.is_empty() && one.error.is_some()) {
             // Tried again with each look; what is wrong was said.
             self.refused.insert((inode, one.index));
@@ -102,7 +107,7 @@ impl Pods {
             let outdated = attachments.outdated(index);
             if known.outdated.as_deref() != outdated {
                 known.outdated = outdated.map(str::to_owned);
-                self.shared.know(known);
+                self.board.put(known);
             }
         }
         troubles
@@ -120,7 +125,8 @@ impl Pods {
             let Some(links) = namespace.within(list_links)? else { continue };
             // It may be on its way out.
             let Ok(links) = links else { continue };
-            let wanted = links.into_iter().filter(|link| link.framing.is_some() && KINDS.contains(&link.kind.as_str()));
+            let wanted =
+                links.into_iter().filter(|link| link.framing.is_some() && UNLINKED_KINDS.contains(&link.kind.as_str()));
             let wanted: Vec<Link> = wanted.collect();
             self.keep(namespace.inode, &wanted.iter().map(|link| link.index).collect());
             for link in wanted {
@@ -128,12 +134,13 @@ impl Pods {
             }
             if let Some(attachments) = self.watched.get_mut(&namespace.inode) {
                 let disturbed = attachments.look(usize::MAX)?;
-                self.note(namespace.inode, &disturbed);
+                self.disturbed(namespace.inode, &disturbed);
             }
         }
         while let Some(&(_, index)) = self.gone.front().filter(|(at, _)| *at <= Instant::now()) {
             self.gone.pop_front();
-            self.shared.retire(index);
+            self.pipeline.retire(index);
+            self.board.books().retire(index);
         }
         for line in self.news.tell(&self.known, Instant::now()) {
             log::info!("{line}");
@@ -151,7 +158,7 @@ impl Pods {
 
     /// An interface is not watched any more.
     fn leave(&mut self, index: u32) {
-        self.shared.forget(index);
+        self.board.remove(index);
         if let Some(known) = self.known.remove(&index) {
             self.news.left(index, &known.name, Instant::now());
         }
@@ -167,7 +174,7 @@ impl Pods {
         link.name = format!("{}@{}", link.name, namespace.name);
         // Packets are told apart by the index of their interface. The devices of the CNIs meant here are made on the host and moved,
         // so that theirs are unique.
-        if let Some(other) = self.shared.name_of(link.index) {
+        if let Some(other) = self.board.name_of(link.index) {
             if self.refused.insert((namespace.inode, link.index)) {
                 log::warn!("cannot watch {}: its index {} is that of {other}", link.name, link.index);
             }
@@ -177,7 +184,7 @@ impl Pods {
             Ok(Some(mode)) => {
                 self.refused.remove(&(namespace.inode, link.index));
                 let interface = Interface::new(&link, InterfaceStatus::Watched(mode), [0; 2]);
-                self.shared.know(&interface);
+                self.board.put(&interface);
                 self.known.insert(link.index, interface);
                 self.news.came(link.index, Instant::now());
             }

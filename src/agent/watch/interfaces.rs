@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use crossbeam_channel::Receiver;
 
-use super::live::Order;
 use super::news::News;
-use super::shared::Shared;
+use crate::agent::board::Board;
+use crate::agent::reload::{Order, Orders};
 use crate::bpf::{self, Attachments, Disturbed, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
 use crate::flow::{Facing, Networks};
 use crate::metrics::{COVERAGE_EVERY, Interface, InterfaceStatus};
-use crate::threads::{Deaths, Lasting};
+use crate::pipeline::Pipeline;
+use crate::threads::{Thread, Threads};
 
 /// What could not be attached is tried again after this long.
 const RETRY: Duration = Duration::from_secs(10);
@@ -36,7 +37,8 @@ struct Interfaces {
     clsact: bool,
     monitor: LinkMonitor,
     attachments: Attachments,
-    shared: Arc<Shared>,
+    board: Arc<Board>,
+    pipeline: Arc<Pipeline>,
     /// What is known of each, by index.
     known: BTreeMap<u32, Interface>,
     facing: Facing,
@@ -53,27 +55,30 @@ struct Interfaces {
 }
 
 /// The running thread. It ends with the value; everything is detached then.
-pub(super) struct Following {
-    thread: Option<Lasting<()>>,
+pub(in crate::agent) struct InterfaceWatch {
+    thread: Option<Thread<()>>,
     wakeup: Arc<Wakeup>,
     stopping: Arc<AtomicBool>,
 }
 
-impl Following {
+impl InterfaceWatch {
     /// Attaches to the interfaces that are there, then follows them on a thread.
-    pub(super) fn start(
+    pub(in crate::agent) fn start(
         config: &Config,
         attachments: Attachments,
-        shared: Arc<Shared>,
-        deaths: &Deaths,
-    ) -> Result<Following> {
+        board: Arc<Board>,
+        pipeline: Arc<Pipeline>,
+        orders: &Orders,
+        threads: &Threads,
+    ) -> Result<InterfaceWatch> {
         let now = Instant::now();
         let mut interfaces = Interfaces {
             selection: config.interfaces.clone(),
             clsact: config.clsact,
             monitor: LinkMonitor::new()?,
             attachments,
-            shared,
+            board,
+            pipeline,
             known: BTreeMap::new(),
             facing: Facing::default(),
             networks: Arc::default(),
@@ -88,17 +93,17 @@ impl Following {
         };
         interfaces.first()?;
         let wakeup = Arc::new(Wakeup::new()?);
-        let orders = interfaces.shared.live.take_orders(Some(Arc::clone(&wakeup)));
+        let orders = orders.take(Some(Arc::clone(&wakeup)));
         let stopping = Arc::new(AtomicBool::new(false));
         let (raised, stopped) = (Arc::clone(&wakeup), Arc::clone(&stopping));
-        let thread = deaths.watch("nm-links", move |_| interfaces.follow(&raised, &orders, &stopped))?;
-        Ok(Following { thread: Some(thread), wakeup, stopping })
+        let thread = threads.start("nm-links", move |_| interfaces.follow(&raised, &orders, &stopped))?;
+        Ok(InterfaceWatch { thread: Some(thread), wakeup, stopping })
     }
 
     /// Detaches from all interfaces, and ends the thread.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(in crate::agent) fn stop(mut self) -> Result<()> {
         self.call();
-        self.thread.take().map_or(Ok(()), Lasting::stop)
+        self.thread.take().map_or(Ok(()), Thread::stop)
     }
 
     fn call(&self) {
@@ -107,7 +112,7 @@ impl Following {
     }
 }
 
-impl Drop for Following {
+impl Drop for InterfaceWatch {
     fn drop(&mut self) {
         self.call();
     }
@@ -168,7 +173,7 @@ impl Interfaces {
             }
             if self.cover_at <= Instant::now() {
                 self.cover_at = Instant::now() + COVERAGE_EVERY;
-                self.shared.look_at_coverage();
+                self.board.look_at_coverage();
             }
         }
     }
@@ -200,27 +205,27 @@ impl Interfaces {
             disturbed.extend(self.attachments.look(ROUND_PART)?);
             self.round_at = now + ROUND / self.attachments.len().div_ceil(ROUND_PART).max(1) as u32;
         }
-        self.note(&disturbed);
+        self.disturbed(&disturbed);
         Ok(())
     }
 
     /// What is wrong with interfaces that are not as they are to be.
-    fn note(&mut self, disturbed: &[Disturbed]) -> Vec<String> {
-        let troubles = self.shared.upkept.note(disturbed);
+    fn disturbed(&mut self, disturbed: &[Disturbed]) -> Vec<String> {
+        let troubles = self.board.disturbed(disturbed);
         for one in disturbed {
             let Some(known) = self.known.get_mut(&one.index) else { continue };
             if let Some(error) = one.error.as_ref().filter(|_| !one.lost.is_empty()) {
                 known.status = InterfaceStatus::Failed(format!("{error:#}"));
                 self.news.left(one.index, &known.name, Instant::now());
                 self.retry_at = self.retry_at.or(Some(Instant::now() + RETRY));
-                self.shared.know(known);
+                self.board.put(known);
             }
         }
         for known in self.known.values_mut() {
             let outdated = self.attachments.outdated(known.index);
             if known.outdated.as_deref() != outdated {
                 known.outdated = outdated.map(str::to_owned);
-                self.shared.know(known);
+                self.board.put(known);
             }
         }
         troubles
@@ -239,7 +244,7 @@ impl Interfaces {
             Order::Replace(programs, answer) => {
                 let disturbed = self.attachments.replace(programs)?;
                 // Whoever asked may have given up.
-                let _ = answer.send(self.note(&disturbed));
+                let _ = answer.send(self.disturbed(&disturbed));
             }
         }
         Ok(())
@@ -261,7 +266,7 @@ impl Interfaces {
                 }
             }
             interface.before = before;
-            self.shared.know(interface);
+            self.board.put(interface);
         }
     }
 
@@ -271,16 +276,16 @@ impl Interfaces {
         let facing = Facing::new(workloads.map(|link| link.index).collect());
         if facing != self.facing {
             // Before the first packet of any of them.
-            self.shared.face(Facing::clone(&facing));
+            self.pipeline.face(&facing);
             self.facing = facing;
         }
         let links = self.monitor.links();
         let networks = Networks::new(links, |link| self.selection.judge(link, links) == Choice::Watch);
         if networks != self.networks {
-            self.shared.divide(&networks);
+            self.pipeline.divide(&networks);
             self.networks = networks;
         }
-        self.shared.nat().own_addresses(self.monitor.addresses());
+        self.pipeline.set_own_addresses(self.monitor.addresses());
         for index in self.monitor.take_removed() {
             if let Some(name) = self.leave(index) {
                 self.news.left(index, &name, Instant::now());
@@ -322,7 +327,7 @@ impl Interfaces {
                 let mut interface = Interface::new(link, status, start.unwrap_or_default());
                 interface.before = known.map(|known| known.before.clone()).unwrap_or_default();
                 interface.outdated = known.and_then(|known| known.outdated.clone());
-                self.shared.know(&interface);
+                self.board.put(&interface);
                 self.known.insert(link.index, interface);
             }
         }
@@ -334,7 +339,7 @@ impl Interfaces {
     /// An interface is gone; its name if it was watched.
     fn leave(&mut self, index: u32) -> Option<String> {
         self.attachments.detach(index);
-        self.shared.forget(index);
+        self.board.remove(index);
         let known = self.known.remove(&index)?;
         self.gone.push_back((Instant::now() + LINGER, index));
         matches!(known.status, InterfaceStatus::Watched(_)).then_some(known.name)
@@ -345,7 +350,8 @@ impl Interfaces {
         while let Some(&(_, index)) = self.gone.front().filter(|(at, _)| *at <= Instant::now()) {
             self.gone.pop_front();
             if !self.known.contains_key(&index) {
-                self.shared.retire(index);
+                self.pipeline.retire(index);
+                self.board.books().retire(index);
             }
         }
     }

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use super::naming::Namer;
 use super::nat::Nat;
+use super::worker::Consumer;
 use crate::bpf::{Clock, Record};
 use crate::flow::{Identity, Limits, Observing, Table};
 use crate::metrics::{Aggregates, Processing, SAMPLE, SeriesIndex};
 use crate::names::Names;
 use crate::sinks::{Feed, Marks, Reporter, Sinks};
-use crate::worker::Sink;
 
 /// A worker's state. Others look at it under a short lock.
 pub(super) struct Shard {
@@ -51,7 +51,7 @@ pub(super) fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 /// Merges a worker's records into its shard, and those of translated connections into the shard of the connection.
-pub(super) struct ShardSink {
+pub struct ShardWorker {
     shards: Arc<[Arc<Mutex<Shard>>]>,
     own: usize,
     /// When the worker came by last. Not under the shard's lock: it is to be seen that a worker waits for that.
@@ -64,14 +64,14 @@ pub(super) struct ShardSink {
     until_sample: usize,
 }
 
-impl ShardSink {
+impl ShardWorker {
     pub(super) fn new(
         shards: Arc<[Arc<Mutex<Shard>>]>,
         own: usize,
         ticked_ns: Arc<AtomicU64>,
         nat: Arc<Nat>,
-    ) -> ShardSink {
-        ShardSink { shards, own, ticked_ns, nat, identities: Vec::new(), elsewhere: Vec::new(), until_sample: 0 }
+    ) -> ShardWorker {
+        ShardWorker { shards, own, ticked_ns, nat, identities: Vec::new(), elsewhere: Vec::new(), until_sample: 0 }
     }
 
     fn merge_own(&mut self, records: &[Record]) {
@@ -110,7 +110,7 @@ impl ShardSink {
     }
 }
 
-impl Sink for ShardSink {
+impl Consumer for ShardWorker {
     fn records(&mut self, records: &[Record]) {
         self.nat.refresh(Clock::now_ns());
         if !records.is_empty() {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::bpf::{Clock, Record, Ring, RingReader, Wakeup};
-use crate::threads::{Deaths, Lasting};
+use crate::threads::{Thread, Threads};
 
 /// What a worker does with its records.
-pub trait Sink: Send + 'static {
+pub trait Consumer: Send + 'static {
     /// The next records, in the order in which the ring had them.
     fn records(&mut self, records: &[Record]);
     /// So many pieces in the ring were no records.
@@ -30,19 +30,25 @@ const BATCH: usize = 256;
 
 /// A running worker. It ends with the value, once the ring is empty.
 pub struct Worker {
-    thread: Option<Lasting<()>>,
+    thread: Option<Thread<()>>,
     wakeup: Arc<Wakeup>,
     hurry: Arc<AtomicBool>,
 }
 
 impl Worker {
     /// Starts the worker of `ring`.
-    pub fn start(number: usize, ring: Ring, clock: Arc<Clock>, sink: impl Sink, deaths: &Deaths) -> Result<Worker> {
+    pub fn start(
+        number: usize,
+        ring: Ring,
+        clock: Arc<Clock>,
+        sink: impl Consumer,
+        threads: &Threads,
+    ) -> Result<Worker> {
         let wakeup = Arc::new(Wakeup::new()?);
         let hurry = Arc::new(AtomicBool::new(false));
         let (raised, hurried) = (Arc::clone(&wakeup), Arc::clone(&hurry));
         let name = format!("nm-worker-{number}");
-        let thread = deaths.watch(&name, move |_| run(&ring, clock, sink, &raised, &hurried))?;
+        let thread = threads.start(&name, move |_| run(&ring, clock, sink, &raised, &hurried))?;
         Ok(Worker { thread: Some(thread), wakeup, hurry })
     }
 
@@ -55,7 +61,7 @@ impl Worker {
     /// Lets it finish its ring; to be called when nothing writes to it any more.
     pub fn finish(mut self) -> Result<()> {
         self.wakeup.raise();
-        self.thread.take().map_or(Ok(()), Lasting::stop)
+        self.thread.take().map_or(Ok(()), Thread::stop)
     }
 }
 
@@ -65,7 +71,7 @@ impl Drop for Worker {
     }
 }
 
-fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup, hurry: &AtomicBool) -> Result<()> {
+fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Consumer, wakeup: &Wakeup, hurry: &AtomicBool) -> Result<()> {
     let mut reader = ring.reader(clock)?;
     let mut records = Vec::with_capacity(BATCH);
     loop {
@@ -82,7 +88,7 @@ fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Sink, wakeup: &Wakeup, hur
 pub fn drain(
     reader: &mut RingReader,
     records: &mut Vec<Record>,
-    sink: &mut impl Sink,
+    sink: &mut impl Consumer,
     now_ns: impl Fn() -> u64,
 ) -> u64 {
     let mut count = 0;

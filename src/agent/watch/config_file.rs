@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,8 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
-use super::shared::Handle;
+use crate::agent::Handle;
 use crate::regular_file;
+use crate::threads::Thread;
 
 /// Links followed from the file's name to the file.
 const HOPS: usize = 16;
@@ -29,7 +29,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// The running thread. It ends with the value.
 pub struct ConfigWatch {
     stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
 }
 
 impl ConfigWatch {
@@ -38,23 +38,20 @@ impl ConfigWatch {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("create an eventfd")?);
         let mut file = File::watch(path)?;
         let stopped = Arc::clone(&stop);
-        let thread = Builder::new()
-            .name("nm-config".to_owned())
-            .spawn(move || {
-                loop {
-                    match file.wait(&stopped) {
-                        Ok(Event::Stop) => return,
-                        Ok(Event::Other) => {}
-                        Ok(Event::Changed) => {
-                            if let Err(error) = handle.reload() {
-                                log::error!("{error:#}");
-                            }
+        let threads = handle.threads().clone();
+        let thread = threads.start("nm-config", move |_| {
+            loop {
+                match file.wait(&stopped).with_context(|| format!("watch {}", file.path.display()))? {
+                    Event::Stop => return Ok(()),
+                    Event::Other => {}
+                    Event::Changed => {
+                        if let Err(error) = handle.reload() {
+                            log::error!("{error:#}");
                         }
-                        Err(error) => return log::error!("{} is not watched any more: {error:#}", file.path.display()),
                     }
                 }
-            })
-            .context("start the thread that watches the configuration file")?;
+            }
+        })?;
         Ok(ConfigWatch { stop, thread: Some(thread) })
     }
 }
@@ -63,10 +60,7 @@ impl Drop for ConfigWatch {
     fn drop(&mut self) {
         // Only a counter near 2^64 could refuse.
         let _ = self.stop.write(1);
-        if let Some(thread) = self.thread.take() {
-            // It has said why, if it panicked.
-            let _ = thread.join();
-        }
+        drop(self.thread.take());
     }
 }
 

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use crossbeam_channel::RecvTimeoutError;
 
-use super::live::lock;
 use crate::bpf::{Clock, Conntrack, ConntrackQueue, Endpoint, Record, Spread, Tracking, list_translated};
 use crate::config::Config;
 use crate::flow::{Identity, Lookup, NatErrors, News, Translations};
 use crate::metrics::NatCounts;
-use crate::threads::{Deaths, Lasting};
+use crate::threads::{Thread, Threads};
 
 /// Between two looks for what the thread has to do: rare things that must not hold up a worker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +46,10 @@ struct Told {
     queue: ConntrackQueue,
     /// Somebody has taken something from the queue, and it is not known to all yet.
     in_hand: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Nat {
@@ -207,11 +210,11 @@ impl Nat {
 }
 
 /// Starts the thread for what takes long. `None` if there is nothing to keep up.
-pub(super) fn start_upkeep(nat: Arc<Nat>, deaths: &Deaths) -> Result<Option<Lasting<()>>> {
+pub(super) fn follow(nat: Arc<Nat>, threads: &Threads) -> Result<Option<Thread<()>>> {
     if nat.told.is_none() {
         return Ok(None);
     }
-    let upkeep = deaths.watch("nm-conntrack", move |stopped| {
+    let upkeep = threads.start("nm-conntrack", move |stopped| {
         let mut list_at = Instant::now() + LIST_EVERY;
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             let looked = nat.told.as_ref().map_or(Ok(()), |told| nat.look(told, &mut list_at));

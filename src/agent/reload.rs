@@ -1,0 +1,292 @@
+//! What of a running agent can change, and how it does: its configuration, and the programs that watch.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+
+use super::limits::Throttle;
+use super::programs::ProgramTimes;
+use super::start::{options, telling};
+use super::trace::ActiveTrace;
+use crate::bpf::{Bpf, Loader, MapInfo, ProgramInfo, Programs, Wakeup, possible_cpus};
+use crate::config::{Config, Given, Key, Selection, Settings, Sources};
+use crate::metrics::{ProgramTime, Reloads};
+use crate::pipeline::{Pipeline, bounds};
+
+/// Orders that wait for a thread: it takes them within seconds, and programs wait in them.
+const WAITING_MOST: usize = 16;
+
+/// What the threads that attach programs are to do.
+#[derive(Clone)]
+pub(super) enum Order {
+    /// Watch these interfaces.
+    Select(Selection),
+    /// Attach these programs in place of the ones there are, and answer what does not have them, and why.
+    Replace(Arc<Programs>, Sender<Vec<String>>),
+}
+
+/// Hands orders to the threads that attach programs.
+#[derive(Default)]
+pub(super) struct Orders(Mutex<Vec<Recipient>>);
+
+/// A thread that takes orders, and how it is woken for them.
+struct Recipient {
+    orders: Sender<Order>,
+    wakeup: Option<Arc<Wakeup>>,
+}
+
+impl Orders {
+    /// Orders for the calling thread's own loop, from now on; `wakeup` is raised for each.
+    pub(super) fn take(&self, wakeup: Option<Arc<Wakeup>>) -> Receiver<Order> {
+        let (orders, taken) = bounded(WAITING_MOST);
+        lock(&self.0).push(Recipient { orders, wakeup });
+        taken
+    }
+
+    /// An error if a thread does not take orders any more, though it has not ended.
+    fn give(&self, order: &Order) -> Result<()> {
+        let mut stuck = false;
+        // Drop recipients whose thread has ended.
+        lock(&self.0).retain(|recipient| {
+            let given = recipient.orders.try_send(order.clone());
+            if let Some(wakeup) = &recipient.wakeup {
+                wakeup.raise();
+            }
+            stuck |= matches!(given, Err(TrySendError::Full(_)));
+            !matches!(given, Err(TrySendError::Disconnected(_)))
+        });
+        ensure!(
+            !stuck,
+            "a thread that attaches programs has not taken the last {WAITING_MOST} orders: restart the agent"
+        );
+        Ok(())
+    }
+}
+
+/// Threads that attach have replaced all programs by then.
+const PLACE_TIME: Duration = Duration::from_secs(15);
+
+/// The configuration in force.
+pub(super) struct InForce(Mutex<Config>);
+
+impl InForce {
+    /// A copy of it.
+    pub(super) fn get(&self) -> Config {
+        lock(&self.0).clone()
+    }
+}
+
+/// Owns the configuration and the loaded programs, and changes both while the agent runs.
+pub(super) struct Reload {
+    in_force: Arc<InForce>,
+    pipeline: Arc<Pipeline>,
+    throttle: Arc<Throttle>,
+    pub(super) orders: Orders,
+    pub(super) loader: Loader,
+    cpus: usize,
+    /// The programs that watch when no packets are traced.
+    own: Mutex<Arc<Programs>>,
+    times: Mutex<ProgramTimes>,
+    /// The trace that runs, if one does.
+    pub(super) trace: Mutex<Option<ActiveTrace>>,
+    /// As read last. Held while anything changes.
+    given: Mutex<GivenSettings>,
+    reloads: AtomicU64,
+    failures: AtomicU64,
+}
+
+struct GivenSettings {
+    sources: Sources,
+    settings: Settings,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reload {
+    pub(super) fn new(
+        settings: Settings,
+        sources: Sources,
+        bpf: &Bpf<'_>,
+        pipeline: Arc<Pipeline>,
+        throttle: Arc<Throttle>,
+    ) -> Result<Reload> {
+        let own = bpf.programs()?;
+        Ok(Reload {
+            in_force: Arc::new(InForce(Mutex::new(settings.config.clone()))),
+            pipeline,
+            throttle,
+            orders: Orders::default(),
+            loader: bpf.loader()?,
+            cpus: possible_cpus()?,
+            times: Mutex::new(ProgramTimes::of(bpf.sweeper()?, Arc::clone(&own))),
+            own: Mutex::new(own),
+            trace: Mutex::default(),
+            given: Mutex::new(GivenSettings { sources, settings }),
+            reloads: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        })
+    }
+
+    /// The configuration in force.
+    pub(super) fn in_force(&self) -> &Arc<InForce> {
+        &self.in_force
+    }
+
+    /// The configuration as it was read last.
+    pub(super) fn settings(&self) -> Settings {
+        lock(&self.given).settings.clone()
+    }
+
+    /// How often the configuration was read again.
+    pub(super) fn counts(&self) -> Reloads {
+        Reloads { taken: self.reloads.load(Relaxed), failed: self.failures.load(Relaxed) }
+    }
+
+    /// What the kernel says of the maps.
+    pub(super) fn maps(&self) -> Vec<MapInfo> {
+        self.loader.map_infos()
+    }
+
+    /// What the kernel says of the programs that see packets, and of the sweep.
+    pub(super) fn programs(&self) -> Vec<ProgramInfo> {
+        lock(&self.times).infos()
+    }
+
+    /// Run-time statistics of all programs, if the kernel records them.
+    pub(super) fn program_times(&self) -> Vec<ProgramTime> {
+        lock(&self.times).read()
+    }
+
+    /// CPU time of the programs that see packets, if the kernel records it.
+    pub(super) fn program_time(&self) -> Duration {
+        // The sweep runs in the agent's own time.
+        let times = self.program_times().into_iter().filter(|program| program.name != "nm_sweep");
+        Duration::from_nanos(times.map(|program| program.run_ns).sum())
+    }
+
+    /// How the programs are to be loaded now.
+    pub(super) fn options(&self) -> crate::bpf::Options {
+        options(&self.in_force.get(), self.cpus)
+    }
+
+    /// The programs that watch when no packets are traced.
+    pub(super) fn own_programs(&self) -> Arc<Programs> {
+        Arc::clone(&lock(&self.own))
+    }
+
+    /// Neither configuration nor programs change while the value lives.
+    pub(super) fn hold(&self) -> impl Drop + '_ {
+        lock(&self.given)
+    }
+
+    /// Reads the configuration again and takes what a running agent can take. If anything is wrong, nothing changes.
+    pub(super) fn reload(&self) -> Result<()> {
+        let mut given = lock(&self.given);
+        let taken = Settings::read(&given.sources).and_then(|settings| {
+            let placed = self.apply(&settings.config)?;
+            log_changes(&given.settings, &settings, &self.in_force.get());
+            given.settings = settings;
+            Ok(placed)
+        });
+        let everywhere = taken.context("the configuration stays as it was").flatten();
+        let counter = if everywhere.is_ok() { &self.reloads } else { &self.failures };
+        counter.fetch_add(1, Relaxed);
+        everywhere
+    }
+
+    /// Gives a key another value until the agent ends, or takes that back; one that takes a restart is refused.
+    pub(super) fn set(&self, key: &'static Key, value: Option<Given>) -> Result<()> {
+        ensure!(key.live, "{} takes a restart: set it in the file, by {} or by --set", key.path, key.variable(),);
+        let mut given = lock(&self.given);
+        let mut sources = given.sources.clone();
+        match &value {
+            Some(value) => drop(sources.set.insert(key.path, value.clone())),
+            None => drop(sources.set.remove(key.path)),
+        }
+        let settings = Settings::read(&sources)?;
+        let placed = self.apply(&settings.config)?;
+        log::info!("{} is {} now, as asked for by the control socket", key.path, settings.value(key).0);
+        *given = GivenSettings { sources, settings };
+        placed
+    }
+
+    /// Takes what a running agent can take of `wanted`. What can fail comes first. If it was taken: whether it is in force everywhere.
+    fn apply(&self, wanted: &Config) -> Result<Result<()>> {
+        let before = self.in_force.get();
+        let config = before.with_live(wanted);
+        let wanted = options(&config, self.cpus);
+        let mut placed = Ok(());
+        if wanted != options(&before, self.cpus) {
+            let own = Arc::new(self.loader.load(&wanted)?);
+            let trace = lock(&self.trace).as_ref().map(|active| Arc::clone(&active.trace));
+            let tracing = trace.map(|trace| self.loader.load_tracing(&wanted, Some(trace))).transpose()?;
+            let programs = tracing.map_or_else(|| Arc::clone(&own), |(programs, _)| Arc::new(programs));
+            *lock(&self.own) = own;
+            placed = self.put_in_place(programs).context("the configuration was taken, but not everywhere");
+        }
+        self.pipeline.limit(bounds(&config, self.pipeline.workers()));
+        if config.interfaces.patterns() != before.interfaces.patterns() {
+            self.orders.give(&Order::Select(config.interfaces.clone()))?;
+        }
+        if config.features.buckets != before.features.buckets {
+            self.pipeline.set_buckets(&config.features.buckets);
+        }
+        let labels = telling(&config, self.pipeline.names());
+        if labels != telling(&before, self.pipeline.names()) {
+            self.pipeline.relabel(labels);
+        }
+        self.throttle.set_sampling(config.sampling_rate);
+        if config.log_level != before.log_level {
+            log::set_max_level(config.log_level);
+        }
+        *lock(&self.in_force.0) = config;
+        Ok(placed)
+    }
+
+    /// Attaches programs in place of those that are, and waits until that is done. An error names each interface that does not have
+    /// them; it gets them as soon as it can.
+    pub(super) fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
+        lock(&self.times).begin(Arc::clone(&programs));
+        let (answer, answers) = unbounded();
+        self.orders.give(&Order::Replace(programs, answer))?;
+        let until = Instant::now() + PLACE_TIME;
+        let mut troubles = Vec::new();
+        loop {
+            match answers.recv_deadline(until) {
+                Ok(more) => troubles.extend(more),
+                // All have answered.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    troubles.push(format!("not all programs were replaced within {PLACE_TIME:?}"));
+                    break;
+                }
+            }
+        }
+        ensure!(troubles.is_empty(), "{}", troubles.join("; "));
+        lock(&self.times).placed();
+        Ok(())
+    }
+}
+
+/// One line for what changed, and one for each value that has to wait.
+fn log_changes(before: &Settings, settings: &Settings, in_force: &Config) {
+    let changed = Key::all().filter(|key| key.live && before.value(key).0 != settings.value(key).0);
+    let names: Vec<String> = changed.map(|key| format!("{}={}", key.path, settings.value(key).0)).collect();
+    match names.as_slice() {
+        [] => log::info!("configuration read again: nothing new to take"),
+        names => log::info!("configuration read again: {}", names.join(", ")),
+    }
+    let known = before.without_effect();
+    for idle in settings.without_effect().iter().filter(|idle| !known.contains(idle)) {
+        log::warn!("without effect: {idle}");
+    }
+    for key in Key::pending(in_force, &settings.config) {
+        let (value, origin) = settings.value(key);
+        log::warn!("{}={value} ({origin}) takes a restart; until then it is {}", key.path, key.shown(in_force));
+    }
+}

@@ -1,0 +1,276 @@
+//! Starts the agent, and waits until it is to stop.
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Error, Result, anyhow};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
+
+use super::Report;
+use super::api::Operated;
+use super::board::Board;
+use super::limits::{Limiter, Throttle};
+use super::names::NamesSource;
+use super::ranking::Ranking;
+use super::reload::Reload;
+use super::served::{Handle, Served};
+use super::servers::{OperatorServers, control_socket, debug_server};
+use super::stop::{Stopping, Trouble};
+use super::watch::interfaces::InterfaceWatch;
+use super::watch::pods;
+use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::clients::Clients;
+use crate::config::{Config, External, Precision, Settings, Sources};
+use crate::control::Api;
+use crate::http::{Limits as HttpLimits, Pages, Running, Server};
+use crate::metrics::{self, Build, MetricsPage, SeriesIndex, Source, Telling};
+use crate::names::{Cluster, Names};
+use crate::pipeline::Pipeline;
+use crate::pipeline::worker::Worker;
+use crate::threads::{Thread, Threads};
+
+/// A cached entry that had no packet for this long leaves the kernel.
+const CACHE_IDLE: Duration = Duration::from_secs(1);
+/// A busy one reports this often.
+const CACHE_REPORT: Duration = Duration::from_secs(2);
+/// Seconds; longer than a TCP sender waits before it repeats a segment, in all but the worst of times.
+const CACHE_FORGET: u32 = 30;
+/// Between two RTT probes of one direction of a connection.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs an agent with a configuration that stays.
+///
+/// # Errors
+///
+/// As [`run_with`].
+pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> Result<Report> {
+    run_with(Settings::of(config.clone()), Sources::default(), stop, ready)
+}
+
+/// Runs an agent until something comes by `stop`, or it is closed. `ready` is called once packets are being watched. The
+/// `settings` are what the `sources` had; a reload reads them again.
+///
+/// # Errors
+///
+/// The first thing that went wrong: the host lacks what the agent needs, or a thread of it has ended.
+pub fn run_with(
+    settings: Settings,
+    sources: Sources,
+    stop: &Receiver<()>,
+    ready: impl FnOnce(Handle),
+) -> Result<Report> {
+    let config = &settings.config.clone();
+    bpf::check_host()?;
+    let _claim = bpf::claim_host()?;
+    bpf::set_log_sink();
+    log_kernel();
+    let removed = bpf::remove_leftovers()?;
+    if removed > 0 {
+        log::info!("removed {removed} filters that a killed agent had left");
+    }
+    for idle in settings.without_effect() {
+        log::warn!("without effect: {idle}");
+    }
+    let server =
+        config.metrics_enabled.then(|| Server::bind(metrics::SERVER, &config.metrics_addr, HttpLimits::default()));
+    let server = server.transpose()?;
+    let debug_server = debug_server(config)?;
+    let control = control_socket(config)?;
+    bpf::allow_many_descriptors(config.workers)?;
+    let names = NamesSource::start(config)?;
+
+    let cpus = bpf::possible_cpus()?;
+    let mut storage = MaybeUninit::<ObjectStorage>::uninit();
+    let mut bpf = Bpf::load(&mut storage, &options(config, cpus))?;
+    log::info!(
+        "loaded: {} workers, rings of {} records, caches of {} flows on each of {cpus} CPUs, {:.1} MiB of kernel memory",
+        config.workers,
+        config.ring_records(),
+        config.cache_slots(cpus),
+        bpf.kernel_bytes() as f64 / f64::from(1 << 20)
+    );
+
+    let (threads, deaths) = Threads::new();
+    let rings = bpf.take_rings();
+    let owners = Owners::new(settings, sources, &bpf, rings.len(), names.names())?;
+    let workers = start_workers(&owners.pipeline, &rings, &bpf, &threads)?;
+    let clients = Clients::default();
+    let ranking = Arc::new(Ranking::new(Arc::clone(&owners.pipeline), Arc::clone(&clients.budget)));
+    let server = server.map(|server| server.count(&clients.metrics, &clients.budget));
+    let debug_server = debug_server.map(|server| server.count(&clients.debug, &clients.budget));
+    let control = control.map(|control| control.count(&clients.control, &clients.budget));
+    let served = Arc::new(owners.served(config, clients, &names, &threads));
+    let series = Arc::clone(owners.pipeline.series());
+    let page = MetricsPage::new(Arc::clone(&served) as Arc<dyn Source>, series, build(config));
+    let page = Arc::new(page);
+    let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
+    match &server {
+        Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
+        None => log::info!("no metrics: export.prometheus.enabled is false"),
+    }
+
+    let stopping = Stopping {
+        sweeps: start_sweeps(bpf.sweeper()?, Arc::clone(&owners.throttle), &threads)?,
+        limits: owners.limiter(&served, Arc::clone(&ranking)).start(&threads)?,
+        translations: owners.pipeline.follow_translations(&threads)?,
+        // Those that attach come last.
+        interfaces: owners.watch_interfaces(config, &bpf, &threads)?,
+        pods: owners.watch_pods(config, &bpf, &threads)?,
+        workers,
+    };
+    let api: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&served), ranking, page, build(config)));
+    let mut trouble = Trouble::default();
+    // Whatever fails from here on: packets that were seen are to be in the books, and nothing is to stay attached.
+    if let Some(operator) = trouble.take(OperatorServers::start(control, debug_server, api)) {
+        ready(Handle::new(Arc::clone(&served), server.as_ref().map(Running::local_addr)));
+        let served = || server.as_ref().is_some_and(Running::is_finished);
+        let ended = || operator.ended().or(served().then_some("metrics")).or(names.has_failed().then_some("names"));
+        trouble.note(wait(stop, &deaths, ended));
+    }
+    let report = stopping.stop(&bpf, rings.first(), &owners.pipeline, &owners.board, &mut trouble);
+    if let Some(server) = server {
+        trouble.take(server.stop());
+    }
+    trouble.0.map_or(Ok(report), Err)
+}
+
+/// Those that own the state of an agent.
+pub(super) struct Owners {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) board: Arc<Board>,
+    pub(super) reload: Arc<Reload>,
+    pub(super) throttle: Arc<Throttle>,
+}
+
+impl Owners {
+    pub(super) fn new(
+        settings: Settings,
+        sources: Sources,
+        bpf: &Bpf<'_>,
+        workers: usize,
+        names: Option<Arc<Names>>,
+    ) -> Result<Owners> {
+        let config = &settings.config;
+        let labels = telling(config, names.as_ref());
+        let series = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), labels));
+        let pipeline = Arc::new(Pipeline::new(config, bpf.spread(), workers, series, names));
+        let throttle = Arc::new(Throttle::new(bpf.sampler()?, config.sampling_rate));
+        let reload = Reload::new(settings, sources, bpf, Arc::clone(&pipeline), Arc::clone(&throttle))?;
+        Ok(Owners { pipeline, board: Arc::new(Board::new(bpf.books()?)), reload: Arc::new(reload), throttle })
+    }
+
+    /// What the servers show.
+    pub(super) fn served(&self, config: &Config, clients: Clients, names: &NamesSource, threads: &Threads) -> Served {
+        Served {
+            pipeline: Arc::clone(&self.pipeline),
+            board: Arc::clone(&self.board),
+            reload: Arc::clone(&self.reload),
+            throttle: Arc::clone(&self.throttle),
+            clients,
+            names: names.progress(),
+            timestamps: config.features.timestamps,
+            threads: threads.clone(),
+        }
+    }
+
+    fn limiter(&self, served: &Served, ranking: Arc<Ranking>) -> Limiter {
+        Limiter {
+            pipeline: Arc::clone(&self.pipeline),
+            throttle: Arc::clone(&self.throttle),
+            budget: Arc::clone(&served.clients.budget),
+            reload: Arc::clone(&self.reload),
+            ranking,
+        }
+    }
+
+    fn watch_interfaces(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<InterfaceWatch> {
+        let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
+        InterfaceWatch::start(config, bpf.attachments()?, board, pipeline, &self.reload.orders, threads)
+    }
+
+    fn watch_pods(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<Option<Thread<()>>> {
+        let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
+        pods::start(config, bpf.programs()?, board, pipeline, &self.reload.orders, threads)
+    }
+}
+
+fn start_workers(pipeline: &Pipeline, rings: &[Ring], bpf: &Bpf<'_>, threads: &Threads) -> Result<Vec<Worker>> {
+    let start =
+        |(i, ring): (usize, &Ring)| Worker::start(i, ring.try_clone()?, bpf.clock(), pipeline.worker(i), threads);
+    rings.iter().enumerate().map(start).collect()
+}
+
+/// Starts the thread that sweeps.
+fn start_sweeps(sweeper: Sweeper, throttle: Arc<Throttle>, threads: &Threads) -> Result<Thread<Sweeper>> {
+    threads.start("nm-sweep", move |stopped| {
+        while stopped.recv_timeout(throttle.sweep_every()) == Err(RecvTimeoutError::Timeout) {
+            sweeper.sweep(Sweep::Due)?;
+        }
+        Ok(sweeper)
+    })
+}
+
+/// Sleeps until the agent is to stop; what failed, if that is why.
+fn wait(stop: &Receiver<()>, deaths: &Receiver<String>, ended: impl Fn() -> Option<&'static str>) -> Option<Error> {
+    loop {
+        select! {
+            recv(stop) -> _ => return None,
+            recv(deaths) -> reason => return Some(Error::msg(reason.unwrap_or_default())),
+            default(Duration::from_secs(1)) => {}
+        }
+        if let Some(name) = ended() {
+            return Some(anyhow!("the thread nm-{name} has ended by itself; the log says why"));
+        }
+    }
+}
+
+/// How an agent with this configuration loads its programs.
+pub fn options(config: &Config, possible_cpus: usize) -> Options {
+    Options {
+        rings: config.workers,
+        ring_records: config.ring_records(),
+        batch: config.batch_size,
+        cache_slots: config.cache_slots(possible_cpus),
+        idle: CACHE_IDLE,
+        report: CACHE_REPORT,
+        forget: CACHE_FORGET,
+        timestamps: config.features.timestamps,
+        latency: config.features.latency.map(|precision| match precision {
+            Precision::Normal => PROBE_EVERY,
+            Precision::High => Duration::ZERO,
+        }),
+        apps: config.features.apps.clone(),
+        decapsulation: config.features.decapsulation,
+    }
+}
+
+/// How the ends of series are identified.
+pub(super) fn telling(config: &Config, names: Option<&Arc<Names>>) -> Telling {
+    let cluster = names.is_some_and(|names| names.load().cluster() != Cluster::Absent);
+    let grouped = match config.external {
+        External::Auto => cluster,
+        External::Group => true,
+        External::Address => false,
+    };
+    Telling { labels: config.labels, grouped }
+}
+
+pub(super) fn build(config: &Config) -> Build {
+    Build {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("NETMON_COMMIT"),
+        arch: std::env::consts::ARCH,
+        node: config.node_name.clone(),
+    }
+}
+
+fn log_kernel() {
+    let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+    log::info!(
+        "netmon {} ({}) on Linux {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("NETMON_COMMIT"),
+        read("osrelease").trim()
+    );
+}

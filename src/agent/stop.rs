@@ -1,0 +1,91 @@
+//! Stops the agent: detaches, brings everything that is still on its way into the books, and ends all threads. Every step is taken
+//! whatever fails before it, and the first cause is the one that is reported.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Error, Result};
+
+use super::board::Board;
+use super::report::Report;
+use super::served::report;
+use super::watch::interfaces::InterfaceWatch;
+use crate::bpf::{Bpf, Ring, Sweep, Sweeper};
+use crate::pipeline::Pipeline;
+use crate::pipeline::worker::Worker;
+use crate::threads::Thread;
+
+/// The caches must be empty this long after the programs are detached.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
+
+/// What went wrong first: the rest often follows from it.
+#[derive(Default)]
+pub(super) struct Trouble(pub(super) Option<Error>);
+
+impl Trouble {
+    pub(super) fn take<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.note(Some(error));
+                None
+            }
+        }
+    }
+
+    pub(super) fn note(&mut self, error: Option<Error>) {
+        match (&self.0, error) {
+            (None, first) => self.0 = first,
+            (Some(_), Some(later)) => log::error!("while the agent ends: {later:#}"),
+            (Some(_), None) => {}
+        }
+    }
+}
+
+/// The threads that a stop ends. They end with the value too, but then in no order that keeps packets in the books.
+pub(super) struct Stopping {
+    pub(super) limits: Thread<()>,
+    pub(super) translations: Option<Thread<()>>,
+    pub(super) pods: Option<Thread<()>>,
+    pub(super) interfaces: InterfaceWatch,
+    pub(super) sweeps: Thread<Sweeper>,
+    pub(super) workers: Vec<Worker>,
+}
+
+impl Stopping {
+    pub(super) fn stop(
+        self,
+        bpf: &Bpf<'_>,
+        ring: Option<&Ring>,
+        pipeline: &Pipeline,
+        board: &Board,
+        trouble: &mut Trouble,
+    ) -> Report {
+        let started = Instant::now();
+        let Stopping { limits, translations, pods, interfaces, sweeps, workers } = self;
+        for thread in [Some(limits), translations, pods].into_iter().flatten() {
+            trouble.take(thread.stop());
+        }
+        trouble.take(interfaces.stop());
+        if let Some(ring) = ring {
+            trouble.take(bpf.wait_for_programs(ring));
+        }
+        let sweeper = trouble.take(sweeps.stop()).or_else(|| trouble.take(bpf.sweeper()));
+        // A full ring makes the sweep leave entries where they are: it comes again while the workers empty the ring.
+        workers.iter().for_each(Worker::hurry);
+        if let Some(sweeper) = sweeper {
+            while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
+                if trouble.take(sweeper.sweep(Sweep::All)).is_none() {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+        for worker in workers {
+            trouble.take(worker.finish());
+        }
+        pipeline.end_flows();
+        let report = report(pipeline, board);
+        log::info!("stopped after {:.1} s; {}", started.elapsed().as_secs_f64(), report.conservation());
+        report
+    }
+}
