@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use hashbrown::HashTable;
 
+pub use self::whose::Prepared;
 use self::whose::Whose;
 use super::app;
 use super::details::Details;
@@ -173,8 +174,14 @@ impl<M: Default> Table<M> {
 
     /// Adds a record to the flow that it belongs to.
     pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer<Mark = M>) {
-        let Whose { its_own, network, hash, found } = self.whose(identity, record);
-        let identity = its_own.as_ref().unwrap_or(identity);
+        let hash = self.hash(&identity.key);
+        self.merge_prepared(&Prepared { identity: *identity, hash }, record, observer);
+    }
+
+    /// The same, of a record that was prepared. Other records may have been merged since.
+    pub fn merge_prepared(&mut self, prepared: &Prepared, record: &Record, observer: &mut impl Observer<Mark = M>) {
+        let Whose { its_own, network, hash, found } = self.whose(prepared, record);
+        let identity = its_own.as_ref().unwrap_or(&prepared.identity);
         let Identity { key, sender, tracked, .. } = *identity;
         if record.cause == Cause::Quoted {
             let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };

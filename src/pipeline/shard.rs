@@ -8,10 +8,13 @@ use super::naming::Namer;
 use super::nat::Nat;
 use super::worker::Consumer;
 use crate::bpf::{Clock, Record};
-use crate::flow::{Identity, Limits, Observing, Table};
+use crate::flow::{Identity, Limits, Observing, Prepared, Table};
 use crate::metrics::{Aggregates, Processing, SAMPLE, SeriesIndex};
 use crate::names::Names;
 use crate::sinks::{Feed, Marks, Reporter, Sinks};
+
+/// Records that are looked up together, so that they wait for memory together.
+const TOGETHER: usize = 16;
 
 /// A worker's state. Others look at it under a short lock.
 pub(super) struct Shard {
@@ -59,6 +62,8 @@ pub struct ShardWorker {
     nat: Arc<Nat>,
     /// Whose the records are that are being merged, if they have translated addresses.
     identities: Vec<Option<Identity>>,
+    /// The next of them, if they belong to this shard.
+    prepared: Vec<Option<Prepared>>,
     /// Of other shards: which, the record's number, whose it is.
     elsewhere: Vec<(usize, usize, Identity)>,
     until_sample: usize,
@@ -71,27 +76,51 @@ impl ShardWorker {
         ticked_ns: Arc<AtomicU64>,
         nat: Arc<Nat>,
     ) -> ShardWorker {
-        ShardWorker { shards, own, ticked_ns, nat, identities: Vec::new(), elsewhere: Vec::new(), until_sample: 0 }
+        ShardWorker {
+            shards,
+            own,
+            ticked_ns,
+            nat,
+            identities: Vec::new(),
+            prepared: Vec::new(),
+            elsewhere: Vec::new(),
+            until_sample: 0,
+        }
     }
 
     fn merge_own(&mut self, records: &[Record]) {
         self.nat.identify(self.own, records, &mut self.identities);
         let mut shard = lock(&self.shards[self.own]);
         let (table, mut observing, processing) = shard.parts();
-        for (number, record) in records.iter().enumerate() {
-            let started = (self.until_sample == 0).then(Instant::now);
-            match self.identities.get(number).copied().flatten() {
-                None => table.merge(record, &mut observing),
-                Some(identity) => match self.nat.spread().ring(&identity.key.ends, identity.key.v6) {
-                    ring if ring == self.own => table.merge_as(&identity, record, &mut observing),
-                    ring => self.elsewhere.push((ring, number, identity)),
-                },
+        for (first, records) in (0..).step_by(TOGETHER).zip(records.chunks(TOGETHER)) {
+            let sampled = (self.until_sample < records.len()).then(Instant::now);
+            self.prepared.clear();
+            for number in first..first + records.len() {
+                let identity = match self.identities.get(number).copied().flatten() {
+                    None => Identity::of(&records[number - first]),
+                    Some(identity) => match self.nat.spread().ring(&identity.key.ends, identity.key.v6) {
+                        ring if ring == self.own => identity,
+                        ring => {
+                            self.elsewhere.push((ring, number, identity));
+                            self.prepared.push(None);
+                            continue;
+                        }
+                    },
+                };
+                self.prepared.push(Some(table.prepare(identity)));
             }
-            if let Some(started) = started {
-                processing.record(started.elapsed());
-                self.until_sample = SAMPLE;
+            let preparing = sampled.map(|started| started.elapsed() / records.len() as u32);
+            for (record, prepared) in records.iter().zip(&self.prepared) {
+                let started = (self.until_sample == 0).then(Instant::now);
+                if let Some(prepared) = prepared {
+                    table.merge_prepared(prepared, record, &mut observing);
+                }
+                if let Some(started) = started {
+                    processing.record(started.elapsed() + preparing.unwrap_or_default());
+                    self.until_sample = SAMPLE;
+                }
+                self.until_sample -= 1;
             }
-            self.until_sample -= 1;
         }
         shard.sinks.metrics.count_records(records.len() as u64);
     }

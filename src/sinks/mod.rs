@@ -22,7 +22,8 @@ pub struct Sinks {
 pub struct Marks {
     /// Where it is counted.
     pub metrics: Mark,
-    reporter: (),
+    /// Nothing.
+    pub reporter: (),
 }
 
 impl Sink for Sinks {
