@@ -133,7 +133,10 @@ pub fn run(report: &mut Report) -> Result<()> {
     let p99 = agent.metric("netmon_processing_duration_seconds", "0.99")? * 1e9;
     drop(timing);
     agent.stop()?;
-    ensure!(seen >= opened && lost == 0.0, "{opened} connections were opened, {seen} were seen to end, {lost} packets were lost");
+    ensure!(
+        seen >= opened && lost == 0.0,
+        "{opened} connections were opened, {seen} were seen to end, {lost} packets were lost"
+    );
 
     report.table("The agent at work, one veth, default configuration", "% of one core");
     report.row("idle, agent", Spread::of(idle.agent), Budget::None, "");

@@ -157,7 +157,12 @@ pub fn run(report: &mut Report) -> Result<()> {
     report.row("a pod, with its share of a service, slice and ReplicaSet", Spread::one(each), Budget::None, "");
 
     report.table("A lookup", "ns");
-    report.row("a client", lookups(&names, |index, end| index.client(end, 6, now()))?, Budget::None, "includes reading the clock");
+    report.row(
+        "a client",
+        lookups(&names, |index, end| index.client(end, 6, now()))?,
+        Budget::None,
+        "includes reading the clock",
+    );
     let dialled = lookups(&names, |index, end| index.server(end, None, 6, now()))?;
     report.row("a pod that is dialled, with its service", dialled, Budget::None, "includes reading the clock");
 
@@ -177,7 +182,12 @@ pub fn run(report: &mut Report) -> Result<()> {
     let note = format!("{indexes} indexes in {:.1} s", during.as_secs_f64());
     report.row("percent of a core", Spread::one(100.0 * used), Budget::None, &note);
     report.row("time until the last one is known, s", Spread::one(late.as_secs_f64()), AtMost(1.0), "");
-    report.row("growth of resident memory afterwards, MiB", Spread::one((resident()? - before) as f64 / MIB), Budget::None, "");
+    report.row(
+        "growth of resident memory afterwards, MiB",
+        Spread::one((resident()? - before) as f64 / MIB),
+        Budget::None,
+        "",
+    );
     let errors: u64 = watcher.progress().read().kinds.iter().map(|kind| kind.errors).sum();
     ensure!(errors == 0, "{errors} requests failed");
     Ok(())

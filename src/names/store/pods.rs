@@ -1,9 +1,9 @@
-//! Pods: whose address, whose port.
+//! Pods: which addresses and ports they have, and when.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::lingering::{LINGER_NS, Left, Place};
+use super::lingering::{Departed, LINGER_NS, Place};
 use super::{Store, hash_of};
 use crate::flow::Party;
 use crate::names::UnixNs;
@@ -18,7 +18,7 @@ pub(super) struct PodEntry {
     owner: Option<Uid>,
     party: Arc<Party>,
     from: UnixNs,
-    /// It has left its places.
+    /// True if it has left its places.
     finished: bool,
     places: Box<[Place]>,
 }
@@ -28,7 +28,7 @@ impl PodEntry {
         self.owner
     }
 
-    /// What it has now.
+    /// The places that it has now.
     fn held(&self) -> &[Place] {
         if self.finished { &[] } else { &self.places }
     }
@@ -45,7 +45,7 @@ impl Store {
         }
         let (party, mut places) = (self.party(pod), self.places(pod));
         let old = self.pods.remove(&pod.uid);
-        // A later address was not its own from the beginning.
+        // The pod did not have a later address from its start.
         let moved = |old: &PodEntry| !pod.finished && !old.places.iter().any(|place| places.contains(place));
         let from = match old.as_ref().filter(|old| !old.places.is_empty()) {
             Some(old) if moved(old) => now,
@@ -60,7 +60,7 @@ impl Store {
         if pod.finished {
             let had = old.map_or_else(Box::default, |old| old.places);
             places.retain(|place| !had.contains(place));
-            self.have_had(&places, &tenant, pod.until, now);
+            self.record_past(&places, &tenant, pod.until, now);
             places.extend(had);
         } else {
             for place in &places {
@@ -72,11 +72,11 @@ impl Store {
         self.pods.insert(pod.uid, entry);
     }
 
-    /// Places of a pod that will not run again, and that nobody had told of while it did: a status is written a second or so after
-    /// what it tells has happened, so that the first one with an address of a short Job's pod may be its last.
-    fn have_had(&mut self, places: &[Place], tenant: &Tenant, until: Option<UnixNs>, now: UnixNs) {
+    /// Records places of a finished pod that were not reported while it ran. A status is written about a second after the fact, so the
+    /// first one with the address of a short Job's pod may be its last.
+    fn record_past(&mut self, places: &[Place], tenant: &Tenant, until: Option<UnixNs>, now: UnixNs) {
         let until = until.map_or(now, |until| until.saturating_add(SKEW_NS).min(now));
-        // An agent that starts is told of all that have not been removed yet.
+        // An agent that starts gets all finished pods that have not been deleted yet.
         if until.saturating_add(LINGER_NS) <= now {
             return;
         }
@@ -86,8 +86,8 @@ impl Store {
         }
     }
 
-    /// A pod is gone. What is told of it last may be the first that tells its address.
-    pub(super) fn bury_pod(&mut self, pod: &Pod, now: UnixNs) {
+    /// Deletes a pod. Its last report is applied first, because it may be the first one with the pod's address.
+    pub(super) fn finish_and_delete_pod(&mut self, pod: &Pod, now: UnixNs) {
         self.apply_pod(&Pod { finished: true, ..pod.clone() }, now);
         self.delete_pod(pod.uid, now);
     }
@@ -99,16 +99,16 @@ impl Store {
         }
     }
 
-    /// What follows from an owner or a node that was not known, or is otherwise than before.
+    /// Renames the pods of owners and nodes that are new or have changed.
     pub(super) fn rename_pods(&mut self) {
         let reowned = std::mem::take(&mut self.reowned);
         let rezoned = std::mem::take(&mut self.rezoned);
-        let concerns = |pod: &PodEntry| {
+        let is_affected = |pod: &PodEntry| {
             let owner = pod.owner.is_some_and(|owner| reowned.contains(&owner));
             owner || pod.party.node.as_ref().is_some_and(|node| rezoned.contains(node))
         };
-        let concerned: Vec<Uid> = self.pods.iter().filter(|(_, pod)| concerns(pod)).map(|(uid, _)| *uid).collect();
-        for uid in concerned {
+        let affected: Vec<Uid> = self.pods.iter().filter(|(_, pod)| is_affected(pod)).map(|(uid, _)| *uid).collect();
+        for uid in affected {
             let Some(pod) = self.pods.get(&uid) else { continue };
             let mut party = Party::clone(&pod.party);
             if let Some((kind, name)) = pod.owner.and_then(|owner| self.owner(&owner)?.workload.clone()) {
@@ -129,12 +129,12 @@ impl Store {
         }
     }
 
-    /// Takes one that left out of the index, where it did not come back.
-    pub(super) fn forget(&mut self, left: &Left) {
-        self.alter(&left.place, |tenancy| tenancy.and_then(|tenancy| tenancy.without_ended(left.uid)));
+    /// Removes a departed pod from the index, unless it has returned to that place.
+    pub(super) fn forget(&mut self, departed: &Departed) {
+        self.alter(&departed.place, |tenancy| tenancy.and_then(|tenancy| tenancy.without_ended(departed.uid)));
     }
 
-    /// Calls one that left otherwise, where it is still remembered.
+    /// Renames a departed pod at a place that still remembers it.
     fn rename(&mut self, place: &Place, tenant: &Tenant) {
         self.alter(place, |tenancy| tenancy.map(|tenancy| tenancy.renamed(tenant)));
     }
@@ -148,9 +148,9 @@ impl Store {
         self.changed = true;
     }
 
-    fn enter(&mut self, place: &Place, tenant: Tenant, anew: bool) {
+    fn enter(&mut self, place: &Place, tenant: Tenant, is_new: bool) {
         self.alter(place, |tenancy| Tenancy::with(tenancy, tenant));
-        if let (Place::Ip(ip), true) = (place, anew) {
+        if let (Place::Ip(ip), true) = (place, is_new) {
             self.index.neighbours.alter(&neighbourhood(*ip), |count| Some(count.unwrap_or(0) + 1));
         }
     }
@@ -164,7 +164,7 @@ impl Store {
         self.lingering.add(uid, place.clone(), now);
     }
 
-    /// Where it is, or was, found.
+    /// Returns the addresses and ports by which the pod is, or was, found.
     fn places(&mut self, pod: &Pod) -> Vec<Place> {
         let node_ips = if pod.host_network { &pod.ips } else { &pod.host_ips };
         let mut places = Vec::new();
@@ -204,10 +204,10 @@ impl Store {
         })
     }
 
-    /// The owner's owner, if it has one.
+    /// Returns kind and name of the workload: the owner's owner if known, otherwise the owner.
     fn workload(&mut self, pod: &Pod, owner: &Owner) -> (Arc<str>, Arc<str>) {
         if owner.kind == "Node" {
-            // A static pod: its kubelet appends the node's name to that of the manifest.
+            // A static pod: the kubelet appends the node's name to the name in the manifest.
             let suffix = |name: &str| Some(name.strip_suffix(&owner.name)?.strip_suffix('-')?.to_owned());
             let name = suffix(&pod.name).unwrap_or_else(|| pod.name.clone());
             return (self.strings.get("Pod"), self.strings.get(&name));
