@@ -51,7 +51,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Finds a compiler and its version: `$CLANG` if set, otherwise `clang`, otherwise the newest `clang-NN`. The error says what to install.
+/// Finds a compiler and its version: `$CLANG` if set, otherwise `clang`, otherwise the newest `clang-NN`. The error says what to
+/// install.
 fn find_clang() -> Result<(PathBuf, u32)> {
     let named = env::var_os("CLANG").map(PathBuf::from);
     let candidates = match &named {

@@ -1,4 +1,5 @@
-//! The cost of a TCP connection from SYN to the last ACK, in programs, sweep and workers: eight packets, including a request and its response.
+//! The cost of a TCP connection from SYN to the last ACK, in programs, sweep and workers: eight packets, including a request and
+//! its response.
 
 use std::time::{Duration, Instant};
 

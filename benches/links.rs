@@ -1,5 +1,5 @@
-//! How long a new interface stays unwatched: from its RTM_NEWLINK message until netmon is attached to both of its hooks. This is wall
-//! clock time, because it is spent waiting for the kernel and for a CPU.
+//! How long a new interface stays unwatched: from its RTM_NEWLINK message until netmon is attached to both of its hooks. This is
+//! wall clock time, because it is spent waiting for the kernel and for a CPU.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -61,14 +61,14 @@ fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
                 bail!("no RTM_NEWLINK message for {name}");
             }
         }
-        let told = Instant::now();
+        let announced = Instant::now();
         while !watched(&name) {
-            if told.elapsed() > MOST {
+            if announced.elapsed() > MOST {
                 bail!("{name} was not watched within {MOST:?}");
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        times.push(told.elapsed().as_secs_f64() * 1e3);
+        times.push(announced.elapsed().as_secs_f64() * 1e3);
         drop(made.join());
         sh(&format!("ip -n {} link del {name}", node.name));
     }

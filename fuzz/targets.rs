@@ -1,5 +1,5 @@
-//! The fuzz targets, which the tests also run on the corpus: every parser of input that netmon does not control. None may panic, hang,
-//! or produce much output from a small input.
+//! The fuzz targets, which the tests also run on the corpus: every parser of input that netmon does not control. None may panic,
+//! hang, or produce much output from a small input.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, sink};

@@ -130,7 +130,8 @@ pub(super) fn with_shop(cluster: Cluster) -> Store {
     store
 }
 
-/// Formats an answer as `namespace/pod workload-kind/workload @node(zone) service ~name`, as far as these are known, after its kind.
+/// Formats an answer as `namespace/pod workload-kind/workload @node(zone) service ~name`, as far as these are known, after its
+/// kind.
 pub(super) fn describe(answer: &Answer) -> String {
     let kind = match answer {
         Answer::Known(_) => "",

@@ -53,8 +53,8 @@ impl<T: Ord> Claims<T> {
     /// Removes one claimant that is equal to `claimant`, if there is one. Returns `None` if none is left.
     pub(in crate::names) fn without(self, claimant: &T) -> Option<Claims<T>> {
         let mut claimants = self.all().to_vec();
-        if let Some(place) = claimants.iter().position(|other| **other == *claimant) {
-            claimants.remove(place);
+        if let Some(index) = claimants.iter().position(|other| **other == *claimant) {
+            claimants.remove(index);
         }
         match claimants.len() {
             0 => None,

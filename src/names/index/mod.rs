@@ -121,11 +121,12 @@ pub struct Index {
     networks: Arc<Networks>,
 }
 
-enum Whose<'a> {
-    Party(&'a Arc<Party>),
-    /// A pod had the address.
+/// The pod or node that has an address at a given time.
+enum Holder<'a> {
+    Known(&'a Arc<Party>),
+    /// Only at another time did a pod have the address.
     Gone,
-    Nobody,
+    Unknown,
 }
 
 impl Index {
@@ -163,34 +164,35 @@ impl Index {
 
     /// Looks up the client of a flow that started at time `at`. Equal answers share the same party.
     pub fn client(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
-        match self.whose(end, protocol, at) {
-            Whose::Party(party) => Answer::Known(Arc::clone(party)),
-            Whose::Gone => Answer::NotYet(None),
-            Whose::Nobody => self.whole_service_or_elsewhere(end.ip),
+        match self.holder(end, protocol, at) {
+            Holder::Known(party) => Answer::Known(Arc::clone(party)),
+            Holder::Gone => Answer::NotYet(None),
+            Holder::Unknown => self.service_or_fallback(end.ip),
         }
     }
 
-    /// Looks up the server of a flow: the address the client dialled, and the backend that answers if NAT revealed it. The answer is
-    /// the backend pod with the dialled service's name, or only the service if the pod is unknown. A pod that was dialled directly
-    /// gets the name of the service that it is an endpoint of at this port, the first by namespace and name if there are several.
+    /// Looks up the server of a flow: the address the client dialled, and the backend that answers if NAT revealed it. The answer
+    /// is the backend pod with the dialled service's name, or only the service if the pod is unknown. A pod that was dialled
+    /// directly gets the name of the service that it is an endpoint of at this port, the first by namespace and name if there are
+    /// several.
     pub fn server(&self, dialled: End, backend: Option<End>, protocol: u8, at: UnixNs) -> Answer {
         match (self.service(dialled, protocol), backend) {
             (Some(service), None) => Answer::Known(Arc::clone(&service.party)),
             (Some(service), Some(backend)) => self.served(service, backend, protocol, at),
-            (None, None) => self.dialled_itself(dialled, protocol, at),
-            (None, Some(backend)) => match self.dialled_itself(backend, protocol, at) {
+            (None, None) => self.dialled_directly(dialled, protocol, at),
+            (None, Some(backend)) => match self.dialled_directly(backend, protocol, at) {
                 // If the translation leads out of the cluster, the dialled address is more informative.
-                Answer::External(_) => self.dialled_itself(dialled, protocol, at),
+                Answer::External(_) => self.dialled_directly(dialled, protocol, at),
                 answer => answer,
             },
         }
     }
 
     fn served(&self, service: &Arc<Service>, backend: End, protocol: u8, at: UnixNs) -> Answer {
-        match self.whose(backend, protocol, at) {
-            Whose::Party(base) => Answer::Known(self.as_endpoint(service, backend, protocol, base)),
-            Whose::Gone => Answer::NotYet(Some(Arc::clone(&service.party))),
-            Whose::Nobody => match self.elsewhere(backend.ip) {
+        match self.holder(backend, protocol, at) {
+            Holder::Known(base) => Answer::Known(self.as_endpoint(service, backend, protocol, base)),
+            Holder::Gone => Answer::NotYet(Some(Arc::clone(&service.party))),
+            Holder::Unknown => match self.fallback(backend.ip) {
                 Answer::Known(node) => Answer::Known(self.as_endpoint(service, backend, protocol, &node)),
                 Answer::NotYet(_) => Answer::NotYet(Some(Arc::clone(&service.party))),
                 Answer::External(_) => Answer::Known(Arc::clone(&service.party)),
@@ -208,13 +210,13 @@ impl Index {
         }
     }
 
-    fn dialled_itself(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
+    fn dialled_directly(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
         let endpoint = self.endpoints.get(&Port { ip: end.ip, protocol, port: end.port }).map(Claims::first);
-        match (self.whose(end, protocol, at), endpoint) {
-            (Whose::Party(base), Some(endpoint)) => Answer::Known(endpoint.served_by(base)),
-            (Whose::Party(base), None) => Answer::Known(Arc::clone(base)),
-            (Whose::Gone, _) => Answer::NotYet(None),
-            (Whose::Nobody, endpoint) => match (self.whole_service_or_elsewhere(end.ip), endpoint) {
+        match (self.holder(end, protocol, at), endpoint) {
+            (Holder::Known(base), Some(endpoint)) => Answer::Known(endpoint.served_by(base)),
+            (Holder::Known(base), None) => Answer::Known(Arc::clone(base)),
+            (Holder::Gone, _) => Answer::NotYet(None),
+            (Holder::Unknown, endpoint) => match (self.service_or_fallback(end.ip), endpoint) {
                 (Answer::NotYet(_), Some(endpoint)) => Answer::NotYet(Some(Arc::clone(&endpoint.service.party))),
                 // An address outside of the cluster that is an endpoint of a service.
                 (Answer::External(_), Some(endpoint)) => Answer::Known(Arc::clone(&endpoint.service.party)),
@@ -234,24 +236,25 @@ impl Index {
         exact.or_else(at_nodes).map(Claims::first)
     }
 
-    fn whole_service_or_elsewhere(&self, ip: IpAddr) -> Answer {
+    /// The service with this address, whatever the port, or the fallback.
+    fn service_or_fallback(&self, ip: IpAddr) -> Answer {
         match self.fronts.get(&Port { ip, protocol: 0, port: 0 }) {
             Some(claims) => Answer::Known(Arc::clone(&claims.first().party)),
-            None => self.elsewhere(ip),
+            None => self.fallback(ip),
         }
     }
 
-    /// Finds the pod or node.
-    fn whose(&self, end: End, protocol: u8, at: UnixNs) -> Whose<'_> {
+    /// Finds the pod or node that has the address, or the port at a node, at time `at`.
+    fn holder(&self, end: End, protocol: u8, at: UnixNs) -> Holder<'_> {
         let End { ip, port } = end;
         if let Some(tenancy) = self.pods.get(&ip) {
-            return tenancy.at(at).map_or(Whose::Gone, Whose::Party);
+            return tenancy.at(at).map_or(Holder::Gone, Holder::Known);
         }
-        let Some(nodes) = self.nodes.get(&ip) else { return Whose::Nobody };
+        let Some(nodes) = self.nodes.get(&ip) else { return Holder::Unknown };
         let port = Port { ip, protocol, port };
         let by_its_port = self.host_ports.get(&port).and_then(|tenancy| tenancy.at(at));
         let pod = by_its_port.or_else(|| self.host_pod(&port, at));
-        Whose::Party(pod.unwrap_or(&nodes.first().party))
+        Holder::Known(pod.unwrap_or(&nodes.first().party))
     }
 
     /// Finds a pod in its node's network namespace that did not declare the port, but is a service's endpoint at it.
@@ -265,7 +268,7 @@ impl Index {
     }
 
     /// The answer for an address that no known object has.
-    fn elsewhere(&self, ip: IpAddr) -> Answer {
+    fn fallback(&self, ip: IpAddr) -> Answer {
         let named = self.networks.of(ip);
         if self.cluster == Cluster::Absent {
             return Answer::External(named.map(|(_, party)| Arc::clone(party)));

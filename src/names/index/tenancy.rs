@@ -83,8 +83,8 @@ impl Tenancy {
                 }
             }
         }
-        let place = tenants.partition_point(|other| (other.from, other.until) > (tenant.from, tenant.until));
-        tenants.insert(place, tenant);
+        let index = tenants.partition_point(|other| (other.from, other.until) > (tenant.from, tenant.until));
+        tenants.insert(index, tenant);
         Tenancy::of(tenants)
     }
 

@@ -10,22 +10,22 @@ use super::Name;
 
 /// How long names are kept. Records arrive within seconds, and earlier flows may only end by their idle timeout.
 pub(super) const LINGER_NS: u64 = 120_000_000_000;
-/// Most places kept; beyond that the oldest are removed.
+/// Most entries kept; beyond that the oldest are removed.
 const MOST: usize = 20_000;
 
 /// An address or port by which a pod is found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum Locator {
     Ip(IpAddr),
     HostPort(Port),
     HostPod(Name),
 }
 
-/// A place that a pod has left.
+/// A pod and an address or port that it no longer has.
 #[derive(Clone, Debug)]
 pub(super) struct Departed {
     pub(super) uid: Uid,
-    pub(super) place: Place,
+    pub(super) locator: Locator,
 }
 
 /// Departed pods with the time they left, oldest first.
@@ -33,8 +33,8 @@ pub(super) struct Departed {
 pub(super) struct Lingering(VecDeque<(UnixNs, Departed)>);
 
 impl Lingering {
-    pub(super) fn add(&mut self, uid: Uid, place: Place, now: UnixNs) {
-        self.0.push_back((now, Departed { uid, place }));
+    pub(super) fn add(&mut self, uid: Uid, locator: Locator, now: UnixNs) {
+        self.0.push_back((now, Departed { uid, locator }));
     }
 
     /// Removes and returns the oldest one, if it has been gone for [`LINGER_NS`] or there are too many.

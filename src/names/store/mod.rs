@@ -1,6 +1,7 @@
 //! The cluster's objects as they are added and removed, and the index built from them. The logic is pure: time is an argument.
 //!
-//! For each object the store keeps only what it needs to remove it from the index, and a hash to recognise updates that change no name.
+//! For each object the store keeps only what it needs to remove it from the index, and a hash to recognise updates that change no
+//! name.
 
 mod lingering;
 mod nodes;

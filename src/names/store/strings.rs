@@ -29,8 +29,8 @@ impl Strings {
         new
     }
 
-    /// Drops strings that are no longer used, once there are twice as many as after the last purge. Calls `before` first, to release
-    /// other holders.
+    /// Drops strings that are no longer used, once there are twice as many as after the last purge. Calls `before` first, to
+    /// release other holders.
     pub(super) fn purge(&mut self, before: impl FnOnce()) {
         if self.known.len() >= self.purge_at {
             before();

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::Options;
 use super::connect::Credentials;
 use super::remedies::chain;
-use super::source::place;
+use super::source::resource_path;
 use crate::names::store::Kind;
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
@@ -56,7 +56,7 @@ pub fn reach(options: &Options) -> Result<Option<Reached>> {
 }
 
 async fn may(client: &Client, kind: Kind, verb: &str) -> Result<bool> {
-    let (path, _) = place(kind);
+    let (path, _) = resource_path(kind);
     // /apis/GROUP/VERSION/RESOURCE; resources under /api have no group.
     let group = path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or("");
     let review = json!({

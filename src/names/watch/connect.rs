@@ -46,8 +46,8 @@ pub(super) enum Credentials {
 }
 
 impl Credentials {
-    /// Finds credentials in this order: the given file, the pod's service account, `$KUBECONFIG`, and `~/.kube/config` if a cluster is
-    /// required. Returns `None` if there are none; it is an error if a cluster is required.
+    /// Finds credentials in this order: the given file, the pod's service account, `$KUBECONFIG`, and `~/.kube/config` if a cluster
+    /// is required. Returns `None` if there are none; it is an error if a cluster is required.
     pub(super) fn find(enabled: Enabled, named: Option<&PathBuf>) -> Result<Option<Credentials>> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if enabled == Enabled::Off {

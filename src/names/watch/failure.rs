@@ -24,7 +24,7 @@ pub(super) enum Failure {
     /// The connection failed or broke off.
     Lost(String),
     /// The response violates the protocol.
-    Nonsense(String),
+    Malformed(String),
 }
 
 impl fmt::Display for Failure {
@@ -37,7 +37,7 @@ impl fmt::Display for Failure {
             | Failure::Unknown(text)
             | Failure::TooLarge(text)
             | Failure::Lost(text)
-            | Failure::Nonsense(text) => f.write_str(text),
+            | Failure::Malformed(text) => f.write_str(text),
         }
     }
 }
@@ -47,7 +47,7 @@ const TEXT_MOST: usize = 200;
 
 impl Failure {
     /// Classifies an unsuccessful response. `retry_after`: the value of that header, in seconds.
-    pub(super) fn of_answer(code: u16, body: &[u8], retry_after: Option<u64>) -> Failure {
+    pub(super) fn of_response(code: u16, body: &[u8], retry_after: Option<u64>) -> Failure {
         match serde_json::from_slice::<Refusal>(body) {
             Ok(refusal) if !refusal.message.is_empty() => {
                 let asked = Some(refusal.details.retry_after_seconds).filter(|&seconds| seconds > 0);
@@ -84,8 +84,8 @@ const DENIED: Duration = Duration::from_secs(60);
 /// Longest wait that a server may ask for.
 const RETRY_AFTER_MOST: Duration = Duration::from_secs(300);
 
-/// Waits that grow while nothing succeeds. Each is randomised by up to half of it in both directions, because the agents of all nodes
-/// see the same failure.
+/// Waits that grow while nothing succeeds. Each is randomised by up to half of it in both directions, because the agents of all
+/// nodes see the same failure.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -145,7 +145,7 @@ mod tests {
             (br#"{"kind":"Status","code":429,"message":"busy","details":{"retryAfterSeconds":9}}"#, None, 9),
             (b"", Some(100_000), 300),
         ] {
-            let failure = Failure::of_answer(429, body, header);
+            let failure = Failure::of_response(429, body, header);
             let wait = Backoff::default().next(&failure);
             assert!(wait >= Duration::from_secs(least) && wait <= Duration::from_secs(least + 1), "{wait:?}");
         }
@@ -156,14 +156,14 @@ mod tests {
         let status = |code: u16, reason: &str| {
             format!(r#"{{"kind":"Status","code":{code},"reason":"{reason}","message":"so it is"}}"#)
         };
-        let of = |code: u16, reason: &str| Failure::of_answer(code, status(code, reason).as_bytes(), None);
+        let of = |code: u16, reason: &str| Failure::of_response(code, status(code, reason).as_bytes(), None);
         assert!(matches!(of(410, "Expired"), Failure::Gone(_)));
         assert!(matches!(of(400, "Expired"), Failure::Gone(_)));
         assert!(matches!(of(401, "Unauthorized"), Failure::Unauthorized(_)));
         assert!(matches!(of(403, "Forbidden"), Failure::Denied(_)));
         assert!(matches!(of(500, "InternalError"), Failure::Busy(None, _)));
         assert_eq!(of(503, "").to_string(), "the API server answered 503: so it is");
-        let page = Failure::of_answer(502, "<html>\u{e9}".repeat(100).as_bytes(), None).to_string();
+        let page = Failure::of_response(502, "<html>\u{e9}".repeat(100).as_bytes(), None).to_string();
         assert!(page.chars().count() < 250, "{page}");
     }
 }

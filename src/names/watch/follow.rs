@@ -1,5 +1,5 @@
-//! Reads all objects of a kind and then follows their changes until the agent stops: with one watch that begins with the current state
-//! if the server supports that, otherwise with a list followed by a watch.
+//! Reads all objects of a kind and then follows their changes until the agent stops: with one watch that begins with the current
+//! state if the server supports that, otherwise with a list followed by a watch.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper, start: 
         let Err(failure) = result else { continue };
         keeper.failed(kind, &failure);
         match &failure {
-            Failure::Gone(_) | Failure::Nonsense(_) => version = None,
+            Failure::Gone(_) | Failure::Malformed(_) => version = None,
             Failure::Unauthorized(_) | Failure::Lost(_) => source.renew().await,
             Failure::Denied(_) | Failure::Busy(..) | Failure::Unknown(_) | Failure::TooLarge(_) => {}
         }
@@ -49,8 +49,8 @@ pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper, start: 
     }
 }
 
-/// Reads all objects and follows their changes; sets `version` once all have been read. If the server does not support that, `version`
-/// is not set and the method is not tried again.
+/// Reads all objects and follows their changes; sets `version` once all have been read. If the server does not support that,
+/// `version` is not set and the method is not tried again.
 async fn stream(
     kind: Kind,
     source: &Source,
@@ -72,7 +72,7 @@ async fn stream(
             return Ok(());
         };
         let cut_off = || Failure::Lost("the API server ended a watch before it had sent the current state".to_owned());
-        match wire::change(kind, line?.ok_or_else(cut_off)?).map_err(nonsense)? {
+        match wire::change(kind, line?.ok_or_else(cut_off)?).map_err(malformed)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, _) => keeper.apply(kind, std::slice::from_ref(&object)),
             Change::Deleted(object, _) => keeper.delete(kind, &object),
@@ -90,12 +90,12 @@ async fn stream(
     }
 }
 
-fn nonsense(error: anyhow::Error) -> Failure {
-    Failure::Nonsense(format!("{error:#}"))
+fn malformed(error: anyhow::Error) -> Failure {
+    Failure::Malformed(format!("{error:#}"))
 }
 
 fn unversioned() -> Failure {
-    Failure::Nonsense("a change without a version".to_owned())
+    Failure::Malformed("a change without a version".to_owned())
 }
 
 /// Reads all objects page by page, and returns the version of the list.
@@ -108,7 +108,7 @@ async fn read(kind: Kind, source: &Source, keeper: &Keeper) -> Result<String, Fa
         page = source.page(kind, Some(&next)).await?;
     }
     if page.version.is_empty() {
-        return Err(Failure::Nonsense("a list without a version".to_owned()));
+        return Err(Failure::Malformed("a list without a version".to_owned()));
     }
     keeper.finish(kind);
     Ok(page.version)
@@ -130,7 +130,7 @@ async fn changes(
         let line = timeout(patience, watch.lines.next());
         let silent = || Failure::Lost(format!("the API server has been silent for {} s", patience.as_secs()));
         let Some(line) = line.await.unwrap_or_else(|_| Err(silent()))? else { break };
-        match wire::change(kind, line).map_err(nonsense)? {
+        match wire::change(kind, line).map_err(malformed)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, new) => {
                 keeper.apply(kind, std::slice::from_ref(&object));

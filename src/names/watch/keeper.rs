@@ -61,19 +61,19 @@ impl Keeper {
     pub(super) fn apply(&self, kind: Kind, objects: &[Object]) {
         let (mut inner, now) = (self.inner.borrow_mut(), now());
         objects.iter().for_each(|object| inner.store.apply(object, now));
-        self.news(kind);
+        self.mark_changed(kind);
     }
 
     pub(super) fn delete(&self, kind: Kind, object: &Object) {
         self.inner.borrow_mut().store.delete(object, now());
-        self.news(kind);
+        self.mark_changed(kind);
     }
 
     pub(super) fn finish(&self, kind: Kind) {
         self.inner.borrow_mut().store.finish(kind, now());
         self.status.set(kind, State::Read);
-        self.is_read(kind);
-        self.news(kind);
+        self.mark_read(kind);
+        self.mark_changed(kind);
     }
 
     /// Records that the server is reachable and has nothing new.
@@ -87,18 +87,18 @@ impl Keeper {
         if matches!(failure, Failure::Denied(_)) {
             // Do not wait for optional kinds.
             if kind.is_optional() {
-                self.is_read(kind);
+                self.mark_read(kind);
             }
             self.changed.notify_one();
         }
     }
 
-    fn news(&self, kind: Kind) {
+    fn mark_changed(&self, kind: Kind) {
         self.status.heard(kind);
         self.changed.notify_one();
     }
 
-    fn is_read(&self, kind: Kind) {
+    fn mark_read(&self, kind: Kind) {
         let mut inner = self.inner.borrow_mut();
         inner.missing[kind as usize] = false;
         if inner.missing.contains(&true) || self.status.is_synced() {

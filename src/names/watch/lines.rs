@@ -40,7 +40,7 @@ impl Lines {
                 self.buffer = Vec::new();
             }
             if self.buffer.len() > LINE_MOST {
-                return Err(Failure::Nonsense(format!("a line of a watch has more than {LINE_MOST} bytes")));
+                return Err(Failure::Malformed(format!("a line of a watch has more than {LINE_MOST} bytes")));
             }
             match self.body.frame().await {
                 None => return Ok(None),

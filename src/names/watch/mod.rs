@@ -39,8 +39,8 @@ pub enum Scope {
     /// All pods of the cluster.
     #[default]
     Cluster,
-    /// Pods of this node. For pods of other nodes, only the node is known, if nodes have pod CIDRs; the endpoints of services are not
-    /// known.
+    /// Pods of this node. For pods of other nodes, only the node is known, if nodes have pod CIDRs; the endpoints of services are
+    /// not known.
     Node,
 }
 

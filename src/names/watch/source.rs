@@ -24,7 +24,7 @@ use crate::names::store::Kind;
 /// Objects per page of a list; fewer if they are too large.
 const PAGE: usize = 500;
 /// Longest wait for a page, or for the beginning of a watch.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
+const RESPONSE_TIME: Duration = Duration::from_secs(60);
 /// Most bytes of a response that is held as a whole. Only one is held at a time.
 const PAGE_BYTES_MOST: usize = 32 << 20;
 /// Most bytes read of a response that refuses a request.
@@ -38,7 +38,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 const RENEW_AFTER: Duration = Duration::from_secs(60);
 
 /// The API path of a kind's objects, and whether their metadata is sufficient.
-pub(super) fn place(kind: Kind) -> (&'static str, bool) {
+pub(super) fn resource_path(kind: Kind) -> (&'static str, bool) {
     match kind {
         Kind::Pods => ("/api/v1/pods", false),
         Kind::Services => ("/api/v1/services", false),
@@ -114,8 +114,8 @@ impl Source {
 
     /// Reads a page of all objects of a kind: the first one, or the one that the previous page refers to (`next`).
     ///
-    /// The first page comes from the server's watch cache, so that the agents of all nodes do not query etcd. The server may ignore the
-    /// limit and return all objects at once. If that is too large, they are read from etcd, in pages as small as necessary.
+    /// The first page comes from the server's watch cache, so that the agents of all nodes do not query etcd. The server may ignore
+    /// the limit and return all objects at once. If that is too large, they are read from etcd, in pages as small as necessary.
     pub(super) async fn page(&self, kind: Kind, next: Option<&str>) -> Result<Page, Failure> {
         let limit = &self.limits[kind as usize];
         loop {
@@ -135,12 +135,12 @@ impl Source {
     }
 
     async fn page_of(&self, kind: Kind, limit: usize, from: &str) -> Result<Page, Failure> {
-        let (path, metadata) = place(kind);
+        let (path, metadata) = resource_path(kind);
         let path = format!("{path}?limit={limit}{}{from}", self.selector(kind));
         let response = within(self.get(&path, if metadata { METADATA_LIST } else { JSON }), "list").await?;
         let _turn = self.turn.lock().await;
         let body = within(whole(response.into_body()), "list").await?;
-        wire::page(kind, &body).map_err(|error| Failure::Nonsense(format!("{error:#}")))
+        wire::page(kind, &body).map_err(|error| Failure::Malformed(format!("{error:#}")))
     }
 
     /// Starts a watch that sends all objects of a kind and then their changes.
@@ -155,7 +155,7 @@ impl Source {
     }
 
     async fn watch_from(&self, kind: Kind, version: &str) -> Result<Watch, Failure> {
-        let (path, metadata) = place(kind);
+        let (path, metadata) = resource_path(kind);
         let time = WATCH_TIME + jitter(WATCH_SPREAD);
         let seconds = time.as_secs();
         let path = format!(
@@ -195,7 +195,7 @@ impl Source {
             self.read_credentials(|secrets| *secrets != *self.secrets.borrow()).await;
         }
         let request = Request::get(path).header(ACCEPT, accept).body(Body::empty());
-        let request = request.map_err(|error| Failure::Nonsense(format!("request {path}: {error}")))?;
+        let request = request.map_err(|error| Failure::Malformed(format!("request {path}: {error}")))?;
         let client = self.client.borrow().clone();
         let response = client.send(request).await.map_err(|error| Failure::Lost(chain(&error)))?;
         if response.status() == StatusCode::OK {
@@ -205,7 +205,7 @@ impl Source {
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = Limited::new(response.into_body(), REFUSAL_BYTES_MOST).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        Err(Failure::of_answer(code, &body, retry_after))
+        Err(Failure::of_response(code, &body, retry_after))
     }
 }
 
@@ -224,6 +224,6 @@ async fn whole(mut body: Body) -> Result<Vec<u8>, Failure> {
 }
 
 async fn within<T>(answer: impl Future<Output = Result<T, Failure>>, what: &str) -> Result<T, Failure> {
-    let late = || Failure::Lost(format!("no response to a {what} within {} s", ANSWER_TIME.as_secs()));
-    timeout(ANSWER_TIME, answer).await.unwrap_or_else(|_| Err(late()))
+    let late = || Failure::Lost(format!("no response to a {what} within {} s", RESPONSE_TIME.as_secs()));
+    timeout(RESPONSE_TIME, answer).await.unwrap_or_else(|_| Err(late()))
 }
