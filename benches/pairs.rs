@@ -74,6 +74,7 @@ impl Source for Pairs {
             keys: Keys::default(),
             active: Default::default(),
             forgotten: 0,
+            errors_lost: 0,
             books: Default::default(),
             records: Default::default(),
             misses: Default::default(),

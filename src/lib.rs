@@ -26,5 +26,6 @@ pub mod pattern;
 pub mod printable;
 pub mod regular_file;
 pub mod replay;
+pub mod sinks;
 pub mod threads;
 pub mod worker;

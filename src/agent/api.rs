@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 use crossbeam_channel::RecvTimeoutError;
 
-use super::feed::{Happened, WATCH_BYTES, Watched};
 use super::objects::objects;
 use super::shard::lock;
 use super::shared::Shared;
@@ -27,6 +26,7 @@ use crate::metrics::{
     Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, SeriesIndex, Source, resident_bytes,
 };
 use crate::output::{Line, Naming};
+use crate::sinks::{Happened, WATCH_BYTES, Watched};
 
 /// Between the two looks that rates are made of.
 const RATE_TIME: Duration = Duration::from_millis(500);

@@ -2,7 +2,6 @@
 
 mod api;
 mod config_file;
-mod feed;
 mod inline;
 mod interfaces;
 mod limits;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bpf::{Clock, Endpoint};
-use crate::flow::{Flow, Named, Parties};
+use crate::flow::{Directory, Flow, Named, Parties};
 use crate::names::{Answer, End, Names};
 
 /// Between two looks for news.
@@ -65,17 +65,6 @@ impl Namer {
         Some(news)
     }
 
-    /// Who the ends of the flow are.
-    pub(super) fn named(&mut self, flow: &Flow) -> Named {
-        let Some((answers, addresses)) = self.ask(flow) else { return Named::default() };
-        let missing = |i: usize| matches!(answers[i], Answer::NotYet(_));
-        let awaited = missing(0) || missing(1);
-        let hold = (0..2).any(|i| missing(i) && !self.is_stranger(addresses[i]));
-        let [client, server] = answers.map(|answer| answer.party().cloned());
-        let parties = if flow.client & 1 == 0 { [client, server] } else { [server, client] };
-        Named { parties: Some(self.share(parties)), awaited, hold }
-    }
-
     /// Client and server, and the addresses that tell.
     fn ask(&self, flow: &Flow) -> Option<([Answer; 2], [IpAddr; 2])> {
         let index = self.names.as_ref()?.load();
@@ -86,23 +75,6 @@ impl Namer {
         let backend = flow.nat().and_then(|nat| nat.server).map(end);
         let answers = [index.client(asking, protocol, at), index.server(dialled, backend, protocol, at)];
         Some((answers, [asking.ip, backend.unwrap_or(dialled).ip]))
-    }
-
-    /// One of the flow's ends was waited for in vain: the next flows of its address do not wait.
-    pub(super) fn nameless(&mut self, flow: &Flow) {
-        let now = Instant::now();
-        // A flood of them must not have all looked at again and again.
-        if now.duration_since(self.tidied) >= TIDY_EVERY {
-            self.tidied = now;
-            self.strangers.retain(|_, until| *until > now);
-            self.strangers.shrink_to(2 * self.strangers.len());
-        }
-        let Some((answers, addresses)) = self.ask(flow) else { return };
-        for (answer, ip) in answers.iter().zip(addresses) {
-            if matches!(answer, Answer::NotYet(_)) && self.strangers.len() < STRANGERS_MOST {
-                self.strangers.insert(ip, now + STRANGE_FOR);
-            }
-        }
     }
 
     fn is_stranger(&self, ip: IpAddr) -> bool {
@@ -123,31 +95,41 @@ impl Namer {
     }
 }
 
+impl Directory for Namer {
+    fn identify(&mut self, flow: &Flow) -> Named {
+        let Some((answers, addresses)) = self.ask(flow) else { return Named::default() };
+        let missing = |i: usize| matches!(answers[i], Answer::NotYet(_));
+        let awaited = missing(0) || missing(1);
+        let hold = (0..2).any(|i| missing(i) && !self.is_stranger(addresses[i]));
+        let [client, server] = answers.map(|answer| answer.party().cloned());
+        let parties = if flow.client & 1 == 0 { [client, server] } else { [server, client] };
+        Named { parties: Some(self.share(parties)), awaited, hold }
+    }
+
+    /// The next flows of its addresses do not wait.
+    fn give_up(&mut self, flow: &Flow) {
+        let now = Instant::now();
+        // A flood of them must not have all looked at again and again.
+        if now.duration_since(self.tidied) >= TIDY_EVERY {
+            self.tidied = now;
+            self.strangers.retain(|_, until| *until > now);
+            self.strangers.shrink_to(2 * self.strangers.len());
+        }
+        let Some((answers, addresses)) = self.ask(flow) else { return };
+        for (answer, ip) in answers.iter().zip(addresses) {
+            if matches!(answer, Answer::NotYet(_)) && self.strangers.len() < STRANGERS_MOST {
+                self.strangers.insert(ip, now + STRANGE_FOR);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bpf::{Cause, Hook, Record};
-    use crate::flow::{FlowKey, Limits, Observer, Outcome, Table};
+    use crate::flow::{FlowKey, Limits, Observing, Quiet, Table};
     use crate::names::{Cluster, Index, NamedNetwork};
-
-    /// The flows of a worker, by their ports, with what they are called.
-    struct Asking(Namer);
-
-    impl Observer for Asking {
-        fn named(&mut self, flow: &Flow) -> Named {
-            self.0.named(flow)
-        }
-        fn nameless(&mut self, flow: &Flow) {
-            self.0.nameless(flow);
-        }
-        fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
-            0
-        }
-        fn sent(&mut self, _: &Flow, _: usize, _: &Record) {}
-        fn duplicate(&mut self, _: &Record) {}
-        fn ended(&mut self, _: &Flow, _: Outcome) {}
-        fn evicted(&mut self, _: &Flow) {}
-    }
 
     fn names(cluster: Cluster) -> Arc<Names> {
         let corp = NamedNetwork { network: "10.1.0.0/16".parse().unwrap(), name: "corp".into() };
@@ -194,9 +176,10 @@ mod tests {
 
     #[test]
     fn flows_of_the_same_ends_share_their_names() {
-        let (mut table, mut asking) = (table(), Asking(Namer::new(Some(names(Cluster::Absent)))));
-        table.merge(&record([10, 1, 0, 1], 4000, 1), &mut asking);
-        table.merge(&record([10, 1, 0, 1], 4001, 1), &mut asking);
+        let (mut table, mut namer) = (table(), Namer::new(Some(names(Cluster::Absent))));
+        let mut observing = Observing { directory: &mut namer, sinks: &mut Quiet };
+        table.merge(&record([10, 1, 0, 1], 4000, 1), &mut observing);
+        table.merge(&record([10, 1, 0, 1], 4001, 1), &mut observing);
         let [one, other] = [4000, 4001].map(|port| of(&table, port).parties.clone().unwrap());
         assert!(Arc::ptr_eq(&one, &other));
         assert_eq!(of(&table, 4000).client_party().unwrap().name.as_deref(), Some("corp"));
@@ -207,13 +190,14 @@ mod tests {
     fn nobody_waits_twice_for_a_stranger() {
         use crate::flow::Naming::{Awaited, Overdue};
         const SECOND: u64 = 1_000_000_000;
-        let (mut table, mut asking) = (table(), Asking(Namer::new(Some(names(Cluster::Whole)))));
+        let (mut table, mut namer) = (table(), Namer::new(Some(names(Cluster::Whole))));
+        let mut observing = Observing { directory: &mut namer, sinks: &mut Quiet };
         let stranger = [192, 168, 3, 4];
-        table.merge(&record(stranger, 4000, SECOND), &mut asking);
+        table.merge(&record(stranger, 4000, SECOND), &mut observing);
         assert_eq!(of(&table, 4000).naming, Awaited, "an address as pods have them");
-        table.name_again(false, 40 * SECOND, &mut asking);
-        table.merge(&record(stranger, 4001, 40 * SECOND), &mut asking);
-        table.merge(&record([192, 168, 3, 5], 4002, 40 * SECOND), &mut asking);
+        table.name_again(false, 40 * SECOND, &mut observing);
+        table.merge(&record(stranger, 4001, 40 * SECOND), &mut observing);
+        table.merge(&record([192, 168, 3, 5], 4002, 40 * SECOND), &mut observing);
         assert_eq!([4000, 4001, 4002].map(|port| of(&table, port).naming), [Overdue, Overdue, Awaited]);
     }
 }

@@ -4,22 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::feed::{Feed, Observing};
 use super::naming::Namer;
 use super::nat::Nat;
 use crate::bpf::{Clock, Record};
-use crate::flow::{Identity, Limits, Table};
+use crate::flow::{Identity, Limits, Observing, Table};
 use crate::metrics::{Aggregates, Processing, SAMPLE, SeriesIndex};
 use crate::names::Names;
+use crate::sinks::{Feed, Marks, Reporter, Sinks};
 use crate::worker::Sink;
 
 /// A worker's state. Others look at it under a short lock.
 pub(super) struct Shard {
-    pub(super) table: Table,
-    pub(super) aggregates: Aggregates,
+    pub(super) table: Table<Marks>,
+    pub(super) sinks: Sinks,
     pub(super) processing: Processing,
-    number: usize,
-    feed: Arc<Feed>,
     namer: Namer,
 }
 
@@ -34,18 +32,16 @@ impl Shard {
     ) -> Arc<Mutex<Shard>> {
         Arc::new(Mutex::new(Shard {
             table: Table::new(limits, now_ns),
-            aggregates: Aggregates::new(index),
+            sinks: Sinks { metrics: Aggregates::new(index), reporter: Reporter::new(feed, number) },
             processing: Processing::new(now_ns),
-            number,
-            feed,
             namer: Namer::new(names),
         }))
     }
 
-    /// The table, who is to be told of what happens in it, and how long that takes.
-    pub(super) fn parts(&mut self) -> (&mut Table, Observing<'_>, &mut Processing) {
-        let Shard { table, aggregates, processing, number, feed, namer, .. } = self;
-        (table, Observing { aggregates, namer, feed, shard: *number }, processing)
+    /// The table, those that surround it, and how long records take.
+    pub(super) fn parts(&mut self) -> (&mut Table<Marks>, Observing<'_, Namer, Sinks>, &mut Processing) {
+        let Shard { table, sinks, processing, namer } = self;
+        (table, Observing { directory: namer, sinks }, processing)
     }
 }
 
@@ -97,7 +93,7 @@ impl ShardSink {
             }
             self.until_sample -= 1;
         }
-        shard.aggregates.count_records(records.len() as u64);
+        shard.sinks.metrics.count_records(records.len() as u64);
     }
 
     fn merge_elsewhere(&mut self, records: &[Record]) {
@@ -124,13 +120,13 @@ impl Sink for ShardSink {
     }
 
     fn undecodable(&mut self, count: u64) {
-        lock(&self.shards[self.own]).aggregates.count_undecodable(count);
+        lock(&self.shards[self.own]).sinks.metrics.count_undecodable(count);
     }
 
     fn tick(&mut self, now_ns: u64) {
         let mut shard = lock(&self.shards[self.own]);
         let (table, mut observing, processing) = shard.parts();
-        if let Some(news) = observing.namer.look() {
+        if let Some(news) = observing.directory.look() {
             table.name_again(news, now_ns, &mut observing);
         }
         table.expire(now_ns, &mut observing);

@@ -10,7 +10,6 @@ use anyhow::Result;
 use foldhash::HashMapExt;
 
 use super::bounds;
-use super::feed::Feed;
 use super::limits::Throttle;
 use super::live::Live;
 use super::names::Naming;
@@ -28,6 +27,7 @@ use crate::metrics::{
     Aggregates, Interface, InterfaceStatus, Processing, Saved, SeriesIndex, Snapshot, Source, Sums, Telling,
 };
 use crate::names::{Denied, Names, Progress};
+use crate::sinks::Feed;
 
 /// A worker that did not come by for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -142,7 +142,7 @@ impl Shared {
     pub(super) fn measure_by(&self, buckets: &Buckets) {
         self.index.set_buckets(buckets.clone());
         for shard in &*self.shards {
-            lock(shard).aggregates.renew_buckets();
+            lock(shard).sinks.metrics.renew_buckets();
         }
     }
 
@@ -150,11 +150,11 @@ impl Shared {
     pub(super) fn tell_by(&self, telling: Telling) {
         let _leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut shards: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
-        let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.aggregates).collect();
+        let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.sinks.metrics).collect();
         Aggregates::renew_labels(&mut workers, telling);
         for shard in &mut shards {
-            let (table, mut observing, _) = shard.parts();
-            table.recount(&mut observing);
+            let (table, observing, _) = shard.parts();
+            table.visit(|flow, marks| observing.sinks.metrics.recount(flow, &mut marks.metrics));
         }
     }
 
@@ -164,7 +164,7 @@ impl Shared {
         let _leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         // In this order alone all are held at once: whoever else takes two takes one after the other.
         let mut shards: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
-        let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.aggregates).collect();
+        let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.sinks.metrics).collect();
         Aggregates::expire_idle(&mut workers, since_ns);
     }
 
@@ -218,7 +218,7 @@ impl Shared {
     /// No record of an interface will come any more.
     pub(super) fn retire(&self, index: u32) {
         for shard in &*self.shards {
-            lock(shard).aggregates.retire(index);
+            lock(shard).sinks.metrics.retire(index);
         }
         self.books.retire(index);
     }
@@ -252,7 +252,7 @@ impl Shared {
 
     /// The sums of all workers.
     pub(super) fn sums(&self) -> Option<Sums> {
-        self.shards.iter().map(|shard| lock(shard).aggregates.sums().clone()).reduce(|mut sum, more| {
+        self.shards.iter().map(|shard| lock(shard).sinks.metrics.sums().clone()).reduce(|mut sum, more| {
             sum.add(&more);
             sum
         })
@@ -267,7 +267,7 @@ impl Shared {
 impl Source for Shared {
     fn snapshot(&self) -> Option<Snapshot> {
         let mut active = Counts::new();
-        let mut forgotten = 0;
+        let (mut forgotten, mut errors_lost) = (0, 0);
         let mut processing = Processing::new(Clock::now_ns());
         for shard in &*self.shards {
             let shard = lock(shard);
@@ -275,6 +275,7 @@ impl Source for Shared {
                 *active.entry(key).or_default() += count;
             }
             forgotten += shard.table.forgotten();
+            errors_lost += shard.table.errors_lost();
             processing.add(&shard.processing);
         }
         // Between the two no series may leave, and its number go to another.
@@ -287,6 +288,7 @@ impl Source for Shared {
             keys,
             active,
             forgotten,
+            errors_lost,
             books: self.books.interfaces(),
             records: self.books.records(),
             misses: self.books.misses(),

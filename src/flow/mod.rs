@@ -2,11 +2,11 @@
 
 mod app;
 mod details;
+mod events;
 mod key;
 mod naming;
 mod nat;
 mod network;
-mod observer;
 mod outcome;
 mod party;
 mod past;
@@ -21,11 +21,11 @@ mod table;
 mod wheel;
 
 pub use details::{Details, Stat, Troubles};
+pub use events::{Directory, FlowEvent, Observer, Observing, Quiet, Sink};
 pub use key::{FlowKey, protocol_name};
 pub use naming::{Named, Naming};
 pub use nat::{Errors as NatErrors, Identity, Lookup, Nat, News, Tracked, Translations};
 pub use network::{Network, Networks};
-pub use observer::Observer;
 pub use outcome::{Outcome, Reason, Status};
 pub use party::{Parties, Party};
 pub use quotes::ErrorKind;
@@ -40,6 +40,7 @@ use std::sync::Arc;
 
 use crate::bpf::{App, Moment, Record};
 use details::Before;
+use events::Marked;
 use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
 use wheel::{Link, Linked};
@@ -99,8 +100,6 @@ pub struct Flow {
     pub details: Option<Box<Details>>,
     /// Who its ends are, in the order of the key, as far as that is known.
     pub parties: Option<Arc<Parties>>,
-    /// What the observer wants to find again, one a direction.
-    pub tags: [u32; 2],
     /// What became of the question who its ends are.
     pub naming: Naming,
     /// Tells this flow from others that had its place in the table.
@@ -117,9 +116,9 @@ fn precisely(stamp: Option<Moment>, tick_at_ns: u64, tick_ns: u64) -> (u64, bool
     (stamp.unwrap_or(tick_at_ns), stamp.is_some())
 }
 
-impl Linked for Flow {
+impl<M> Linked for Marked<M> {
     fn link(&mut self) -> &mut Link {
-        &mut self.link
+        &mut self.flow.link
     }
 }
 

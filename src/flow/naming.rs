@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::table::{Entry, Table, retag};
-use super::{Observer, Parties};
+use super::events::Marked;
+use super::table::{Entry, Table};
+use super::{FlowEvent, Observer, Parties};
 
 /// What became of the question who the ends of a flow are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,34 +37,35 @@ pub(super) const HOLD_NS: u64 = 30_000_000_000;
 /// Flows of a table whose ends may get names.
 const UNNAMED_MOST: usize = 1 << 16;
 
-impl Table {
+impl<M: Default> Table<M> {
     /// Asks who the ends of the flow are, if that was not asked since something changed.
-    pub(super) fn name(&mut self, index: u32, observer: &mut impl Observer) {
-        let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.naming == Naming::Unasked) else { return };
-        let named = observer.named(flow);
-        flow.naming = if !named.awaited {
+    pub(super) fn name(&mut self, index: u32, observer: &mut impl Observer<Mark = M>) {
+        let unasked = |marked: &&mut Marked<M>| marked.flow.naming == Naming::Unasked;
+        let Some(marked) = self.flows.get_mut(index).filter(unasked) else { return };
+        let named = observer.identify(&marked.flow);
+        marked.flow.naming = if !named.awaited {
             Naming::Settled
         } else if self.unnamed.len() < UNNAMED_MOST {
-            self.unnamed.push(Entry { index, generation: flow.generation });
+            self.unnamed.push(Entry { index, generation: marked.flow.generation });
             if named.hold { Naming::Awaited } else { Naming::Overdue }
         } else {
-            observer.nameless(flow);
+            give_up(marked, observer);
             Naming::Settled
         };
-        flow.parties = named.parties;
-        retag(flow, observer);
+        marked.flow.parties = named.parties;
+        marked.emit(FlowEvent::Reclassified, observer);
     }
 
     /// Asks again about all flows with an end that may get a name; without `news`, only about those that have waited long
     /// enough.
-    pub fn name_again(&mut self, news: bool, now_ns: u64, observer: &mut impl Observer) {
+    pub fn name_again(&mut self, news: bool, now_ns: u64, observer: &mut impl Observer<Mark = M>) {
         let Table { unnamed, flows, .. } = self;
         unnamed.retain(|entry| {
-            let Some(flow) = flows.get_mut(entry.index).filter(|f| f.generation == entry.generation) else {
+            let Some(marked) = flows.get_mut(entry.index).filter(|m| m.flow.generation == entry.generation) else {
                 return false;
             };
-            let overdue = match flow.naming {
-                Naming::Awaited => now_ns.saturating_sub(flow.first_ns) > HOLD_NS,
+            let overdue = match marked.flow.naming {
+                Naming::Awaited => now_ns.saturating_sub(marked.flow.first_ns) > HOLD_NS,
                 Naming::Overdue => false,
                 // It was asked for another reason meanwhile.
                 Naming::Unasked | Naming::Settled => return false,
@@ -71,33 +73,31 @@ impl Table {
             if !news && !overdue {
                 return true;
             }
-            let named = observer.named(flow);
-            let changed = named.parties != flow.parties;
-            flow.parties = named.parties;
+            let named = observer.identify(&marked.flow);
+            let changed = named.parties != marked.flow.parties;
+            marked.flow.parties = named.parties;
             if !named.awaited {
-                flow.naming = Naming::Settled;
+                marked.flow.naming = Naming::Settled;
             } else if overdue {
-                flow.naming = Naming::Overdue;
-                observer.nameless(flow);
+                marked.flow.naming = Naming::Overdue;
+                give_up(marked, observer);
             }
             // What waits goes to where it belongs, if nothing else is awaited; where nothing waits any more, what follows does.
-            if !named.awaited || overdue || (changed && flow.naming == Naming::Overdue) {
-                retag(flow, observer);
+            if !named.awaited || overdue || (changed && marked.flow.naming == Naming::Overdue) {
+                marked.emit(FlowEvent::Reclassified, observer);
             }
             named.awaited
         });
-    }
-
-    /// The observer has let go of all its tags, but for those of flows that are held.
-    pub fn recount(&mut self, observer: &mut impl Observer) {
-        for flow in self.flows.iter_mut().filter(|flow| !flow.is_held()) {
-            flow.tags = [0; 2];
-            retag(flow, observer);
-        }
     }
 
     /// Flows whose ends may get names.
     pub fn unnamed(&self) -> usize {
         self.unnamed.len()
     }
+}
+
+/// An end of the flow stays without a name.
+pub(super) fn give_up<M>(marked: &mut Marked<M>, observer: &mut impl Observer<Mark = M>) {
+    observer.give_up(&marked.flow);
+    marked.emit(FlowEvent::Unnamed, observer);
 }

@@ -36,17 +36,34 @@ pub(super) struct Past {
     pub(super) over: bool,
 }
 
+/// A past as it is kept.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
-    /// Of the hash, what did not choose the set.
+    /// The part of the hash that did not choose the set.
     tag: u32,
-    /// Seconds.
+    /// When its flow left, in seconds.
     at: u32,
-    past: Past,
+    ends: [u32; 2],
+    app: Option<App>,
+    outcome: Outcome,
+    /// CLIENT, OVER, HAS_END.
+    bits: u8,
 }
 
+const CLIENT: u8 = 1;
+const OVER: u8 = 2;
+/// Its sequence numbers are known, of each end.
+const HAS_END: [u8; 2] = [4, 8];
+
+/// Pasts of connections whose hashes are alike. One cache line: a set that is looked for is seldom in a cache.
+#[derive(Clone, Debug, Default)]
+#[repr(align(64))]
+struct Set([Option<Kept>; WAYS]);
+
+const _: () = assert!(size_of::<Set>() == 64);
+
 const WAYS: usize = 3;
-/// Of each table; 1.3 MiB.
+/// Of each table; 1 MiB.
 const SETS_MOST: usize = 1 << 14;
 const SETS_LEAST: usize = 64;
 
@@ -63,7 +80,7 @@ fn is_final(outcome: Outcome) -> bool {
 #[derive(Debug)]
 pub(super) struct Pasts {
     /// None until there is something to keep.
-    sets: Vec<[Option<Kept>; WAYS]>,
+    sets: Vec<Set>,
     most: usize,
     forgotten: u64,
 }
@@ -73,8 +90,31 @@ fn seconds(ns: u64) -> u32 {
 }
 
 impl Kept {
+    fn new(tag: u32, at: u32, past: Past) -> Kept {
+        let Past { client, app, ends, outcome, over } = past;
+        let has = |is: bool, bit: u8| if is { bit } else { 0 };
+        let known = has(ends[0].is_some(), HAS_END[0]) | has(ends[1].is_some(), HAS_END[1]);
+        let bits = has(client != 0, CLIENT) | has(over, OVER) | known;
+        Kept { tag, at, ends: ends.map(Option::unwrap_or_default), app, outcome, bits }
+    }
+
+    fn has(&self, bit: u8) -> bool {
+        self.bits & bit != 0
+    }
+
+    fn past(&self) -> Past {
+        let end = |end: usize| self.has(HAS_END[end]).then_some(self.ends[end]);
+        Past {
+            client: u8::from(self.has(CLIENT)),
+            app: self.app,
+            ends: [end(0), end(1)],
+            outcome: self.outcome,
+            over: self.has(OVER),
+        }
+    }
+
     fn is_stale(&self, now: u32) -> bool {
-        now.saturating_sub(self.at) > if self.past.over { OVER_FOR } else { OPEN_FOR }
+        now.saturating_sub(self.at) > if self.has(OVER) { OVER_FOR } else { OPEN_FOR }
     }
 }
 
@@ -97,7 +137,7 @@ impl Pasts {
     /// Keeps what is known of the connection with this hash.
     pub(super) fn put(&mut self, hash: u64, past: Past, now_ns: u64) {
         if self.sets.is_empty() {
-            self.sets = vec![[None; WAYS]; self.most];
+            self.sets = vec![Set::default(); self.most];
         }
         let (set, tag) = self.place(hash);
         let now = seconds(now_ns);
@@ -105,9 +145,9 @@ impl Pasts {
         let worth = |kept: &Option<Kept>| match kept {
             None => (0, 0),
             Some(kept) if kept.tag == tag || kept.is_stale(now) => (0, 1),
-            Some(kept) => (if kept.past.over { 1 } else { 2 }, kept.at),
+            Some(kept) => (if kept.has(OVER) { 1 } else { 2 }, kept.at),
         };
-        let set = &mut self.sets[set];
+        let Set(set) = &mut self.sets[set];
         let place = set.iter_mut().min_by_key(|kept| (!kept.is_some_and(|kept| kept.tag == tag), worth(kept)));
         let Some(place) = place else { return };
         if worth(place).0 == 2 {
@@ -116,7 +156,7 @@ impl Pasts {
             }
             self.forgotten += 1;
         }
-        *place = Some(Kept { tag, at: now, past });
+        *place = Some(Kept::new(tag, now, past));
     }
 
     /// What is known of the connection with this hash, which goes on.
@@ -125,9 +165,9 @@ impl Pasts {
             return None;
         }
         let (set, tag) = self.place(hash);
-        let place = self.sets[set].iter_mut().find(|kept| kept.is_some_and(|kept| kept.tag == tag))?;
+        let place = self.sets[set].0.iter_mut().find(|kept| kept.is_some_and(|kept| kept.tag == tag))?;
         let kept = place.take()?;
-        (!kept.is_stale(seconds(now_ns))).then_some(kept.past)
+        (!kept.is_stale(seconds(now_ns))).then(|| kept.past())
     }
 }
 
@@ -216,7 +256,7 @@ mod tests {
         for n in 0..1_000_000u64 {
             pasts.put(n.wrapping_mul(0x9e37_79b9_7f4a_7c15), past(false), 100 * SECOND);
         }
-        assert!(size_of::<Option<Kept>>() * WAYS * pasts.sets.len() < 3 << 19);
+        assert!(size_of::<Set>() * pasts.sets.len() <= 1 << 20);
         assert_eq!(pasts.forgotten(), 1_000_000 - (SETS_MOST * WAYS) as u64);
     }
 }

@@ -92,6 +92,7 @@ pub(super) struct Quotes {
     waiting: HashMap<FlowKey, Quote>,
     /// When those were last let go that had waited for too long.
     tidied_ns: u64,
+    lost: u64,
 }
 
 const MOST: usize = 4096;
@@ -100,21 +101,28 @@ const WAIT_NS: u64 = 5_000_000_000;
 const TIDY_NS: u64 = 1_000_000_000;
 
 impl Quotes {
-    /// False if too many wait already.
-    pub(super) fn put(&mut self, key: FlowKey, quote: Quote) -> bool {
+    /// It waits for its flow, unless too many wait already.
+    pub(super) fn put(&mut self, key: FlowKey, quote: Quote) {
         // A flood of them must not have all looked at again and again.
         if quote.at_ns >= self.tidied_ns.saturating_add(TIDY_NS) {
             self.tidied_ns = quote.at_ns;
             self.waiting.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
             self.waiting.shrink_to(2 * self.waiting.len());
         }
-        let room = self.waiting.len() < MOST;
+        if self.waiting.len() >= MOST {
+            self.lost += 1;
+            return;
+        }
         // What is no reason to fail gives way to what is, and not the other way round.
         let soft = ErrorKind::of(key.v6, quote.icmp_type, quote.icmp_code).is_soft();
-        if room && !(soft && self.waiting.contains_key(&key)) {
+        if !(soft && self.waiting.contains_key(&key)) {
             self.waiting.insert(key, quote);
         }
-        room
+    }
+
+    /// Those that were turned away.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Those about a flow that has just appeared.

@@ -10,8 +10,8 @@ const PAGE: usize = 64;
 /// Values by index.
 #[derive(Debug)]
 pub struct Slab<T> {
-    /// Without room: nothing is in it.
-    blocks: Vec<Vec<Option<T>>>,
+    /// `None`: nothing is in it. Thin pointers, because each access reads one: those of a million values fit a cache.
+    blocks: Vec<Option<Box<[Option<T>; BLOCK]>>>,
     /// A bit for each place of each block that is taken.
     taken: Vec<u64>,
     /// A bit for each block that has a free place.
@@ -26,6 +26,12 @@ impl<T> Default for Slab<T> {
     }
 }
 
+/// On the heap from the start: a block may be larger than a stack has room for.
+fn empty_block<T>() -> Box<[Option<T>; BLOCK]> {
+    let places: Box<[Option<T>]> = std::iter::repeat_with(|| None).take(BLOCK).collect();
+    places.try_into().unwrap_or_else(|_| unreachable!("it has as many places as were asked for"))
+}
+
 impl<T> Slab<T> {
     /// Puts a value in; its index.
     pub fn insert(&mut self, value: T) -> u32 {
@@ -35,15 +41,7 @@ impl<T> Slab<T> {
         if self.taken[block] == u64::MAX {
             self.room[block / BLOCK] &= !(1 << (block % BLOCK));
         }
-        let places = &mut self.blocks[block];
-        match places.get_mut(place) {
-            Some(free) => *free = Some(value),
-            // The lowest free place is the first that was never taken.
-            None => {
-                places.reserve_exact(BLOCK - places.len());
-                places.push(Some(value));
-            }
-        }
+        self.blocks[block].get_or_insert_with(empty_block)[place] = Some(value);
         (block * BLOCK + place) as u32
     }
 
@@ -55,7 +53,7 @@ impl<T> Slab<T> {
             self.first += 1;
         }
         let block = self.blocks.len();
-        self.blocks.push(Vec::new());
+        self.blocks.push(None);
         self.taken.push(0);
         self.room.resize(block / BLOCK + 1, 0);
         self.room[block / BLOCK] |= 1 << (block % BLOCK);
@@ -65,23 +63,23 @@ impl<T> Slab<T> {
 
     /// The value with this index.
     pub fn get(&self, index: u32) -> Option<&T> {
-        self.blocks.get(index as usize / BLOCK)?.get(index as usize % BLOCK)?.as_ref()
+        self.blocks.get(index as usize / BLOCK)?.as_ref()?[index as usize % BLOCK].as_ref()
     }
 
     /// The value with this index.
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.blocks.get_mut(index as usize / BLOCK)?.get_mut(index as usize % BLOCK)?.as_mut()
+        self.blocks.get_mut(index as usize / BLOCK)?.as_mut()?[index as usize % BLOCK].as_mut()
     }
 
     /// Takes a value out.
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let (block, place) = (index as usize / BLOCK, index as usize % BLOCK);
-        let value = self.blocks.get_mut(block)?.get_mut(place)?.take()?;
+        let value = self.blocks.get_mut(block)?.as_mut()?[place].take()?;
         self.taken[block] &= !(1 << place);
         self.room[block / BLOCK] |= 1 << (block % BLOCK);
         self.first = self.first.min(block / BLOCK);
         if self.taken[block] == 0 {
-            self.blocks[block] = Vec::new();
+            self.blocks[block] = None;
             self.cut();
         }
         Some(value)
@@ -105,32 +103,33 @@ impl<T> Slab<T> {
 
     /// Places that there is memory for.
     pub fn capacity(&self) -> usize {
-        self.blocks.iter().map(Vec::capacity).sum()
+        self.blocks.iter().flatten().count() * BLOCK
     }
 
     /// The values of the `page`th part; `None` behind the end.
     pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &T>> {
         let from = page.checked_mul(PAGE).filter(|from| *from < self.blocks.len())?;
-        Some(self.blocks[from..].iter().take(PAGE).flatten().flatten())
+        Some(self.blocks[from..].iter().take(PAGE).flatten().flat_map(|block| block.iter().flatten()))
     }
 
     /// Values from an index on, each with its index.
     pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &T)> {
         let (first, skipped) = (from as usize / BLOCK, from as usize % BLOCK);
         self.blocks.iter().enumerate().skip(first).flat_map(move |(number, block)| {
-            let places = block.iter().enumerate().skip(if number == first { skipped } else { 0 });
+            let places =
+                block.iter().flat_map(|block| block.iter()).enumerate().skip(if number == first { skipped } else { 0 });
             places.filter_map(move |(place, value)| Some(((number * BLOCK + place) as u32, value.as_ref()?)))
         })
     }
 
     /// All values.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.blocks.iter_mut().flatten().flatten()
+        self.blocks.iter_mut().flatten().flat_map(|block| block.iter_mut().flatten())
     }
 
     /// All values.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.blocks.iter().flatten().flatten()
+        self.blocks.iter().flatten().flat_map(|block| block.iter().flatten())
     }
 }
 

@@ -17,6 +17,7 @@ use hashbrown::HashTable;
 use self::whose::Whose;
 use super::app;
 use super::details::Details;
+use super::events::Marked;
 use super::network::Sight;
 use super::outcome::{RST, Verdict, judge};
 use super::past::Pasts;
@@ -25,7 +26,7 @@ use super::reuse::begins_anew;
 use super::roles::Facing;
 use super::slab::Slab;
 use super::wheel::Wheel;
-use super::{CLOSING, Direction, ErrorKind, Flow, FlowKey, Identity, Naming, Networks, Observer};
+use super::{CLOSING, Direction, ErrorKind, Flow, FlowEvent, FlowKey, Identity, Naming, Networks, Observer, Sink};
 use crate::bpf::{Cause, Moment, Record};
 
 /// Bounds of a table.
@@ -61,13 +62,13 @@ pub(super) struct Entry {
     pub(super) generation: u32,
 }
 
-/// A table of flows.
-pub struct Table {
+/// A table of flows, each with a mark of the sinks that hear of it.
+pub struct Table<M = ()> {
     limits: Limits,
     hasher: RandomState,
     /// Hash and index of each flow.
     index: HashTable<(u32, u32)>,
-    pub(super) flows: Slab<Flow>,
+    pub(super) flows: Slab<Marked<M>>,
     /// Those with an end that may get a name.
     pub(super) unnamed: Vec<Entry>,
     /// Those that are new, with the time until which they are, in the order in which they came.
@@ -90,9 +91,9 @@ fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-impl Table {
+impl<M: Default> Table<M> {
     /// An empty table.
-    pub fn new(limits: Limits, now_ns: u64) -> Table {
+    pub fn new(limits: Limits, now_ns: u64) -> Table<M> {
         Table {
             limits,
             hasher: RandomState::default(),
@@ -130,6 +131,11 @@ impl Table {
         self.pasts.forgotten()
     }
 
+    /// ICMP errors about flows that are not known, while too many of these waited for theirs.
+    pub fn errors_lost(&self) -> u64 {
+        self.quotes.lost()
+    }
+
     /// Flows by protocol and direction.
     pub fn counts(&self) -> &Counts {
         &self.counts
@@ -137,26 +143,36 @@ impl Table {
 
     /// All flows, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.flows.iter()
+        self.flows.iter().map(|marked| &marked.flow)
     }
 
     /// Flows from a place on, each with its own, which it keeps.
     pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &Flow)> {
-        self.flows.places(from)
+        self.flows.places(from).map(|(index, marked)| (index, &marked.flow))
     }
 
     /// Flows of the `page`th part of the table; `None` behind its end. No part is large.
     pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &Flow>> {
-        self.flows.page(page)
+        Some(self.flows.page(page)?.map(|marked| &marked.flow))
+    }
+
+    /// Gives every flow with its mark to `visit`, in no order.
+    pub fn visit(&mut self, mut visit: impl FnMut(&Flow, &mut M)) {
+        self.flows.iter_mut().for_each(|Marked { flow, mark }| visit(flow, mark));
+    }
+
+    /// The flow with this index.
+    pub(super) fn flow(&self, index: u32) -> Option<&Flow> {
+        self.flows.get(index).map(|marked| &marked.flow)
     }
 
     /// Adds a record to its flow.
-    pub fn merge(&mut self, record: &Record, observer: &mut impl Observer) {
+    pub fn merge(&mut self, record: &Record, observer: &mut impl Observer<Mark = M>) {
         self.merge_as(&Identity::of(record), record, observer);
     }
 
     /// Adds a record to the flow that it belongs to.
-    pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer) {
+    pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer<Mark = M>) {
         let Whose { its_own, network, hash, found } = self.whose(identity, record);
         let identity = its_own.as_ref().unwrap_or(identity);
         let Identity { key, sender, tracked, .. } = *identity;
@@ -164,14 +180,13 @@ impl Table {
             let quote = Quote { icmp_type: record.icmp_type, icmp_code: record.icmp_code, at_ns: record.last_ns };
             match found {
                 Some(index) => self.quoted(index, quote, observer),
-                None if self.quotes.put(key, quote) => {}
-                None => observer.icmp_error_lost(),
+                None => self.quotes.put(key, quote),
             }
             return;
         }
         let is_past = |f: &Flow| self.is_aged(f, record.last_ns) || begins_anew(f, identity, record);
         let index = match found {
-            Some(i) if self.flows.get(i).is_some_and(is_past) => {
+            Some(i) if self.flow(i).is_some_and(is_past) => {
                 self.end(i, observer);
                 self.remove(i, observer);
                 self.open(hash, identity, record, observer)
@@ -180,7 +195,7 @@ impl Table {
             None => self.open(hash, identity, record, observer),
         };
         self.correct_roles(index, identity, record, observer);
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        let Some(Marked { flow, .. }) = self.flows.get_mut(index) else { return };
         if let Some(tracked) = tracked
             && tracked.nat.is_some()
             && flow.nat() != Some(tracked.nat)
@@ -191,11 +206,12 @@ impl Table {
             }
         }
         self.name(index, observer);
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        let sight = self.networks.sight(record);
+        let Some(marked) = self.flows.get_mut(index) else { return };
+        let flow = &mut marked.flow;
         let sent = &mut flow.sent[sender];
         let owner = sent.is_owner(identity, record);
         let first = sent.ifindex == 0;
-        let sight = self.networks.sight(record);
         let silent = !owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS;
         let takes_over = sight != Sight::Again && (first || silent);
         if takes_over || sent.is_given_up_to(identity, record) {
@@ -206,27 +222,29 @@ impl Table {
         if !owner && !takes_over && sight != Sight::First {
             // What it speaks is told once, by whichever hook had the payload first.
             if named {
-                retag(flow, observer);
+                marked.emit(FlowEvent::Reclassified, observer);
             }
-            observer.duplicate(record);
+            marked.emit(FlowEvent::Duplicate(record), observer);
             return;
         }
+        // Before the packets are added: from now on it counts as what it speaks, what was counted before stays where it is.
+        if first {
+            marked.emit(FlowEvent::Appeared { sender }, observer);
+        }
+        if named {
+            marked.emit(FlowEvent::Reclassified, observer);
+        }
+        let flow = &mut marked.flow;
         let judged = flow.sent[sender].judged(record);
         let record = judged.as_ref().unwrap_or(record);
         flow.note_last_word(sender, record);
         flow.sent[sender].add(record);
         flow.first_ns = flow.first_ns.min(record.first_ns);
-        // From now on it counts as what it speaks; what was counted before stays where it is.
-        if named {
-            retag(flow, observer);
-        } else if first {
-            flow.tags[sender] = observer.appeared(flow, sender);
+        marked.emit(FlowEvent::Sent { sender, record }, observer);
+        if first && marked.flow.sent[1 - sender].ifindex == 0 {
+            marked.emit(FlowEvent::Started, observer);
         }
-        observer.sent(flow, sender, record);
-        if first && flow.sent[1 - sender].ifindex == 0 {
-            observer.started(flow);
-        }
-        note(flow, sender, record, observer);
+        note(marked, sender, record, observer);
         if let Some(quote) = self.quotes.take(&key, record.last_ns) {
             self.quoted(index, quote, observer);
         }
@@ -234,18 +252,21 @@ impl Table {
     }
 
     /// An ICMP error is about this flow.
-    fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        let kind = ErrorKind::of(flow.key.v6, quote.icmp_type, quote.icmp_code);
-        if flow.details.get_or_insert_default().quoted(kind, quote.icmp_type, quote.icmp_code, quote.at_ns) {
-            observer.icmp_error(flow, kind);
+    fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer<Mark = M>) {
+        let Some(marked) = self.flows.get_mut(index) else { return };
+        let kind = ErrorKind::of(marked.flow.key.v6, quote.icmp_type, quote.icmp_code);
+        let details = marked.flow.details.get_or_insert_default();
+        if details.quoted(kind, quote.icmp_type, quote.icmp_code, quote.at_ns) {
+            marked.emit(FlowEvent::IcmpError(kind), observer);
         }
         self.judge(index, quote.at_ns);
     }
 
     /// Is it over, and how? To be asked when something new is known.
     fn judge(&mut self, index: u32, now_ns: u64) {
-        let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.outcome.is_none()) else { return };
+        let Some(Marked { flow, .. }) = self.flows.get_mut(index).filter(|marked| marked.flow.outcome.is_none()) else {
+            return;
+        };
         match judge(flow) {
             // Records of the other direction, of other CPUs, with the SYN, with the answer, may be on their way.
             Verdict::Over(_) if !flow.has(CLOSING) => {
@@ -262,17 +283,9 @@ impl Table {
     }
 }
 
-/// It is to be counted as something else than before.
-pub(super) fn retag(flow: &mut Flow, observer: &mut impl Observer) {
-    for end in 0..2 {
-        if flow.sent[end].ifindex != 0 {
-            flow.tags[end] = observer.appeared(flow, end);
-        }
-    }
-}
-
 /// What the record tells besides packets.
-fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Observer) {
+fn note<M>(marked: &mut Marked<M>, sender: usize, record: &Record, sinks: &mut impl Sink<Mark = M>) {
+    let flow = &mut marked.flow;
     if record.tcp_flags & RST != 0 {
         flow.details.get_or_insert_default().reset_by(sender, record.last_ns);
     }
@@ -283,8 +296,8 @@ fn note(flow: &mut Flow, sender: usize, record: &Record, observer: &mut impl Obs
     let Some(facts) = &record.facts else { return };
     flow.details.get_or_insert_default().add(sender, facts);
     for sample in facts.samples() {
-        if Details::measure(flow, sender, sample, record.last_ns) {
-            observer.measured(flow, sender, sample);
+        if Details::measure(&mut marked.flow, sender, sample, record.last_ns) {
+            marked.emit(FlowEvent::Measured { sender, sample }, sinks);
         }
     }
 }

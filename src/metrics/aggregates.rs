@@ -4,12 +4,12 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use super::ends::{End, Labeller, Role, Telling};
-use super::held::{Held, is_held};
+use super::held::{Held, Mark, Place};
 use super::pairs::Pairs;
 use super::series::{Counter, SeriesIndex, SeriesKey};
 use super::sums::{Line, Sums};
 use crate::bpf::{App, Measure, Record, Sample, Tally};
-use crate::flow::{ErrorKind, Flow, Observer, Outcome};
+use crate::flow::{Directory, Flow, FlowEvent, Sink};
 
 /// What one worker adds up.
 #[derive(Debug)]
@@ -129,8 +129,9 @@ impl Aggregates {
     }
 
     /// A direction of a flow is counted elsewhere from now on.
-    fn leave(&mut self, tag: u32, flow: &Flow) {
-        let line = self.line(tag);
+    fn leave(&mut self, place: Place, flow: &Flow) {
+        let Place::Series(number) = place else { return };
+        let line = self.line(number);
         line.flows = line.flows.saturating_sub(1);
         line.last_ns = line.last_ns.max(flow.last_ns());
     }
@@ -175,103 +176,117 @@ impl Aggregates {
     }
 
     /// What waited of the end `sender` goes to where it belongs.
-    fn release(&mut self, flow: &Flow, sender: usize, tag: u32, number: u32) {
-        let place = self.held.take(tag);
+    fn release(&mut self, flow: &Flow, sender: usize, mark: &Mark, number: u32) {
+        let waiting = self.held.take(mark.of(sender));
         let line = self.line(number);
-        line.tally += place.tally;
+        line.tally += waiting.tally(flow, sender);
         line.last_ns = line.last_ns.max(flow.last_ns());
-        for sample in place.samples {
+        for &sample in &waiting.samples {
             self.count_sample(flow, sender, sample);
         }
-        self.count(flow, Counter::Retransmits, place.retransmits);
-        self.count(flow, Counter::Resets, place.resets);
-        if place.ended {
+        self.count(flow, Counter::Retransmits, waiting.retransmits);
+        self.count(flow, Counter::Resets, waiting.resets);
+        if mark.holds_outcome(sender) {
             self.count_outcome(flow);
         }
     }
-}
 
-impl Observer for Aggregates {
-    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
-        let before = flow.tags[sender];
+    /// The end `sender` sends for the first time, or what it sends counts as something else than before.
+    fn classify(&mut self, flow: &Flow, sender: usize, mark: &mut Mark) {
+        let before = mark.of(sender);
         if flow.is_held() {
-            if is_held(before) {
-                return before;
+            match before {
+                Place::Nowhere => mark.set(sender, Place::Waiting),
+                Place::Series(_) => {
+                    self.leave(before, flow);
+                    mark.set(sender, self.held.again());
+                }
+                Place::Waiting | Place::Held(_) => {}
             }
-            self.leave(before, flow);
-            return self.held.hold();
+            return;
         }
         let number = self.number(flow, sender);
         self.line(number).flows += 1;
-        if is_held(before) {
-            self.release(flow, sender, before, number);
+        if mark.is_held(sender) {
+            self.release(flow, sender, mark, number);
         } else {
             self.leave(before, flow);
         }
-        number
+        mark.set(sender, Place::Series(number));
     }
 
-    fn hurried(&mut self) {
-        self.sums.hurried += 1;
-    }
-
-    fn nameless(&mut self, _: &Flow) {
-        self.sums.nameless += 1;
-    }
-
-    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
-        self.sums.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
-        let tag = flow.tags[sender];
-        if is_held(tag) {
-            self.held.add(tag, record);
-            return;
+    fn reclassify(&mut self, flow: &Flow, mark: &mut Mark) {
+        for sender in 0..2 {
+            if mark.of(sender) != Place::Nowhere {
+                self.classify(flow, sender, mark);
+            }
         }
-        self.line(tag).tally += tally(record);
+    }
+
+    /// All series have begun anew: the flow is counted in those of now on.
+    pub fn recount(&mut self, flow: &Flow, mark: &mut Mark) {
+        for sender in 0..2 {
+            if let Place::Series(_) = mark.of(sender) {
+                let number = self.number(flow, sender);
+                self.line(number).flows += 1;
+                mark.set(sender, Place::Series(number));
+            }
+        }
+    }
+
+    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record, mark: &mut Mark) {
+        self.sums.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
+        let Place::Series(number) = mark.of(sender) else { return self.held.add(mark, sender, record) };
+        self.line(number).tally += tally(record);
         if let Some(facts) = &record.facts {
             self.count(flow, Counter::Retransmits, facts.retransmits.into());
             self.count(flow, Counter::Resets, facts.resets.into());
         }
     }
 
-    fn measured(&mut self, flow: &Flow, sender: usize, sample: Sample) {
-        let tag = flow.tags[sender];
-        if !is_held(tag) || !self.held.measured(tag, sample) {
-            self.count_sample(flow, sender, sample);
-        }
-    }
-
-    fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
-        *self.sums.errors.entry(kind).or_default() += 1;
-    }
-
-    fn icmp_error_lost(&mut self) {
-        self.sums.errors_lost += 1;
-    }
-
-    fn duplicate(&mut self, record: &Record) {
-        self.sums.interfaces.entry(record.ifindex).or_default().duplicate += tally(record);
-    }
-
-    fn ended(&mut self, flow: &Flow, _: Outcome) {
-        match flow.tags.into_iter().find(|tag| is_held(*tag)) {
-            Some(tag) => self.held.ended(tag),
-            None => self.count_outcome(flow),
-        }
-    }
-
-    fn evicted(&mut self, _: &Flow) {
-        self.sums.evicted += 1;
-    }
-
-    fn removed(&mut self, flow: &Flow) {
+    fn removed(&mut self, flow: &Flow, mark: &Mark) {
         for sender in 0..2 {
-            let tag = flow.tags[sender];
-            if is_held(tag) {
+            if mark.is_held(sender) {
                 let number = self.number(flow, sender);
-                self.release(flow, sender, tag, number);
+                self.release(flow, sender, mark, number);
             } else {
-                self.leave(tag, flow);
+                self.leave(mark.of(sender), flow);
             }
+        }
+    }
+}
+
+/// Without names, as in tests and measurements.
+impl Directory for Aggregates {}
+
+impl Sink for Aggregates {
+    type Mark = Mark;
+
+    #[inline]
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut Mark) {
+        match event {
+            FlowEvent::Appeared { sender } => self.classify(flow, sender, mark),
+            FlowEvent::Reclassified => self.reclassify(flow, mark),
+            FlowEvent::Sent { sender, record } => self.sent(flow, sender, record, mark),
+            FlowEvent::Duplicate(record) => {
+                self.sums.interfaces.entry(record.ifindex).or_default().duplicate += tally(record);
+            }
+            FlowEvent::Measured { sender, sample } => {
+                if !self.held.measured(mark, sender, sample) {
+                    self.count_sample(flow, sender, sample);
+                }
+            }
+            FlowEvent::IcmpError(kind) => *self.sums.errors.entry(kind).or_default() += 1,
+            FlowEvent::Hurried => self.sums.hurried += 1,
+            FlowEvent::Unnamed => self.sums.nameless += 1,
+            FlowEvent::Ended(_) => {
+                if !mark.hold_outcome() {
+                    self.count_outcome(flow);
+                }
+            }
+            FlowEvent::Evicted => self.sums.evicted += 1,
+            FlowEvent::Removed => self.removed(flow, mark),
+            FlowEvent::Started => {}
         }
     }
 }

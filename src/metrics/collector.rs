@@ -147,7 +147,7 @@ fn programs(families: &mut Families, snapshot: &Snapshot) {
         let count = snapshot.sums.errors.get(&kind).copied().unwrap_or_default();
         families.add("netmon_icmp_errors_total", &[("kind", kind.name())], count as f64);
     }
-    let missed = snapshot.misses.unquoted + snapshot.sums.errors_lost;
+    let missed = snapshot.misses.unquoted + snapshot.errors_lost;
     families.add("netmon_icmp_quotes_missed_total", &[], missed as f64);
     families.add("netmon_hooks_lost_total", &[], snapshot.hooks.lost as f64);
     families.add("netmon_hooks_restored_total", &[], snapshot.hooks.restored as f64);

@@ -1,75 +1,148 @@
-//! What is counted of flows that are new, or whose ends may get names soon: it waits here until it is settled what it is to be counted
-//! as, for it cannot leave a series once it is in one.
+//! What is counted of flows that are new, or whose ends may get names soon: it waits until it is settled what it is to be counted as,
+//! because it cannot leave a series once it is in one.
+//!
+//! The packets of a direction that has waited since its first packet are in the flow itself. Only what the flow does not add up, and
+//! what waits again later, needs room here.
 
-use crate::bpf::{Record, Sample, Tally};
-use crate::flow::Slab;
+use crate::bpf::{Facts, Record, Sample, Tally};
+use crate::flow::{Flow, Slab};
 
-/// Marks a tag as the number of a place here.
-const HELD: u32 = 1 << 31;
 /// Times that wait in one place; those beyond are counted at once.
 const SAMPLES_MOST: usize = 32;
 /// Times that wait in all of them.
 const ALL_SAMPLES_MOST: usize = 1 << 18;
 
-/// One direction of a flow.
-#[derive(Debug, Default)]
-pub(super) struct Place {
-    pub(super) tally: Tally,
-    pub(super) samples: Vec<Sample>,
-    pub(super) retransmits: u64,
-    pub(super) resets: u64,
-    /// The flow's outcome waits too.
-    pub(super) ended: bool,
+/// Where a direction of a flow is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing was sent yet.
+    Nowhere,
+    /// All that the flow has of this direction waits, and nothing else does.
+    Waiting,
+    /// Something waits in the place with this number.
+    Held(u32),
+    /// In the series with this number.
+    Series(u32),
 }
 
-/// All that waits. The table of flows bounds how many do.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    places: Slab<Place>,
-    samples: usize,
-}
+/// Where both directions of a flow are counted, in the order of its key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark([u32; 2]);
 
-/// The tag names a place.
-pub(super) fn is_held(tag: u32) -> bool {
-    tag & HELD != 0
-}
+/// One bit more than the numbers of places and series have.
+const HELD: u32 = 1 << 31;
+/// The flow's outcome waits too, until this direction does not.
+const ENDED: u32 = 1 << 30;
+const NUMBER: u32 = ENDED - 1;
 
-impl Held {
-    /// A new place; its tag.
-    pub(super) fn hold(&mut self) -> u32 {
-        HELD | self.places.insert(Place::default())
-    }
-
-    fn place(&mut self, tag: u32) -> Option<&mut Place> {
-        self.places.get_mut(tag & !HELD)
-    }
-
-    /// What waits there: nothing does any more.
-    pub(super) fn take(&mut self, tag: u32) -> Place {
-        let place = self.places.remove(tag & !HELD).unwrap_or_default();
-        self.samples -= place.samples.len();
-        place
-    }
-
-    pub(super) fn ended(&mut self, tag: u32) {
-        if let Some(place) = self.place(tag) {
-            place.ended = true;
+impl Mark {
+    pub(super) fn of(&self, sender: usize) -> Place {
+        match (self.0[sender] & HELD != 0, self.0[sender] & NUMBER) {
+            (false, 0) => Place::Nowhere,
+            (false, number) => Place::Series(number - 1),
+            (true, 0) => Place::Waiting,
+            (true, number) => Place::Held(number - 1),
         }
     }
 
-    pub(super) fn add(&mut self, tag: u32, record: &Record) {
-        let Some(place) = self.place(tag) else { return };
-        place.tally += Tally { packets: record.packets, bytes: record.bytes };
-        if let Some(facts) = &record.facts {
+    pub(super) fn set(&mut self, sender: usize, place: Place) {
+        let ended = self.0[sender] & ENDED;
+        self.0[sender] = match place {
+            Place::Nowhere => 0,
+            Place::Series(number) => number + 1,
+            Place::Waiting => HELD | ended,
+            Place::Held(number) => HELD | ended | (number + 1),
+        };
+    }
+
+    pub(super) fn is_held(&self, sender: usize) -> bool {
+        self.0[sender] & HELD != 0
+    }
+
+    /// The outcome waits with the first direction that does; false if none does.
+    pub(super) fn hold_outcome(&mut self) -> bool {
+        let held = self.0.iter_mut().find(|place| **place & HELD != 0);
+        held.map(|place| *place |= ENDED).is_some()
+    }
+
+    pub(super) fn holds_outcome(&self, sender: usize) -> bool {
+        self.0[sender] & ENDED != 0
+    }
+}
+
+/// What waits of one direction of a flow.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Packets, unless they are all that the flow has.
+    tally: Option<Tally>,
+    pub(super) samples: Vec<Sample>,
+    pub(super) retransmits: u64,
+    pub(super) resets: u64,
+}
+
+impl Waiting {
+    /// Packets that wait.
+    pub(super) fn tally(&self, flow: &Flow, sender: usize) -> Tally {
+        let sent = &flow.sent[sender];
+        self.tally.unwrap_or(Tally { packets: sent.packets, bytes: sent.bytes })
+    }
+}
+
+/// All that waits and is not in flows. The table of flows bounds how much that is.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    places: Slab<Waiting>,
+    samples: usize,
+}
+
+impl Held {
+    /// A place for a direction that was counted before, and waits from now on.
+    pub(super) fn again(&mut self) -> Place {
+        Place::Held(self.places.insert(Waiting { tally: Some(Tally::default()), ..Waiting::default() }))
+    }
+
+    /// The direction's place, made if it has none yet; `None` if it does not wait.
+    fn room(&mut self, mark: &mut Mark, sender: usize) -> Option<&mut Waiting> {
+        let number = match mark.of(sender) {
+            Place::Held(number) => number,
+            Place::Waiting => {
+                let number = self.places.insert(Waiting::default());
+                mark.set(sender, Place::Held(number));
+                number
+            }
+            Place::Nowhere | Place::Series(_) => return None,
+        };
+        self.places.get_mut(number)
+    }
+
+    /// What waits there: nothing does any more.
+    pub(super) fn take(&mut self, place: Place) -> Waiting {
+        let Place::Held(number) = place else { return Waiting::default() };
+        let waiting = self.places.remove(number).unwrap_or_default();
+        self.samples -= waiting.samples.len();
+        waiting
+    }
+
+    /// The record's packets wait, which the flow has too.
+    pub(super) fn add(&mut self, mark: &mut Mark, sender: usize, record: &Record) {
+        let facts = record.facts.as_ref().filter(|facts: &&Facts| facts.retransmits > 0 || facts.resets > 0);
+        if mark.of(sender) == Place::Waiting && facts.is_none() {
+            return;
+        }
+        let Some(place) = self.room(mark, sender) else { return };
+        if let Some(tally) = &mut place.tally {
+            *tally += Tally { packets: record.packets, bytes: record.bytes };
+        }
+        if let Some(facts) = facts {
             place.retransmits += u64::from(facts.retransmits);
             place.resets += u64::from(facts.resets);
         }
     }
 
-    /// False: there is no room.
-    pub(super) fn measured(&mut self, tag: u32, sample: Sample) -> bool {
+    /// False if there is no room, or the direction does not wait.
+    pub(super) fn measured(&mut self, mark: &mut Mark, sender: usize, sample: Sample) -> bool {
         let room = self.samples < ALL_SAMPLES_MOST;
-        match self.place(tag) {
+        match self.room(mark, sender) {
             Some(place) if room && place.samples.len() < SAMPLES_MOST => {
                 place.samples.push(sample);
                 self.samples += 1;

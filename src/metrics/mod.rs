@@ -20,6 +20,7 @@ pub use aggregates::{Accounted, Aggregates};
 pub use coverage::{Coverage, Covered, LOOK_EVERY as COVERAGE_EVERY, Part};
 pub use ends::Telling;
 pub use families::metric_names;
+pub use held::Mark;
 pub use interfaces::{Interface, InterfaceStatus};
 pub use own::{Processing, SAMPLE, resident_bytes};
 pub use page::{Build, HookCounts, MetricsPage, NatCounts, ProgramTime, Reloads, SERVER, Saved, Snapshot, Source};

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub active: Counts,
     /// Connections that fell silent and were forgotten for others.
     pub forgotten: u64,
+    /// ICMP errors that found no flow, because too many waited for theirs.
+    pub errors_lost: u64,
     /// The kernel's books by interface index.
     pub books: BTreeMap<u32, InterfaceBooks>,
     /// Records the programs wrote.

@@ -33,8 +33,6 @@ pub struct Sums {
     ended: HashMap<Outcome, u64>,
     /// ICMP errors, one a flow and kind.
     pub(super) errors: HashMap<ErrorKind, u64>,
-    /// ICMP errors that found no flow, for too many waited for theirs.
-    pub(super) errors_lost: u64,
     /// By interface index; 0: interfaces that are gone.
     pub(super) interfaces: HashMap<u32, Accounted>,
     pub(super) evicted: u64,
@@ -54,7 +52,6 @@ impl Sums {
             pairs: Pairs::new(buckets),
             ended: HashMap::new(),
             errors: HashMap::new(),
-            errors_lost: 0,
             interfaces: HashMap::new(),
             evicted: 0,
             hurried: 0,
@@ -115,7 +112,6 @@ impl Sums {
         for (&kind, count) in &other.errors {
             *self.errors.entry(kind).or_default() += count;
         }
-        self.errors_lost += other.errors_lost;
         for (&ifindex, more) in &other.interfaces {
             *self.interfaces.entry(ifindex).or_default() += *more;
         }

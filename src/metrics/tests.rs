@@ -66,6 +66,7 @@ impl Source for Fixed {
             keys: self.keys.clone(),
             active: Default::default(),
             forgotten: 0,
+            errors_lost: 0,
             books: BTreeMap::new(),
             records: RecordCounts::default(),
             misses: Misses::default(),

@@ -6,9 +6,9 @@ use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
 use crate::bpf::{Record, Tally};
-use crate::flow::{Flow, Limits, Observer, Outcome, Table};
+use crate::flow::{Directory, Flow, FlowEvent, Limits, Sink, Table};
 use crate::output::{FlowWriter, Line, Naming};
-use crate::worker::Sink;
+use crate::worker;
 
 /// The flows of a capture.
 pub(super) struct Flows<W: Write> {
@@ -74,7 +74,7 @@ impl<W: Write> Flows<W> {
         if let Some(mut table) = self.table.take() {
             table.settle(now_ns, &mut self.book);
             for flow in table.iter() {
-                self.book.removed(flow);
+                self.book.keep(flow);
             }
         }
         while let Some(Reverse(waiting)) = self.book.waiting.pop() {
@@ -88,7 +88,7 @@ impl<W: Write> Flows<W> {
     }
 }
 
-impl<W: Write + Send + 'static> Sink for Flows<W> {
+impl<W: Write + Send + 'static> worker::Sink for Flows<W> {
     fn records(&mut self, records: &[Record]) {
         let Flows { table, limits, surplus, book } = self;
         let Some(first) = records.first() else { return };
@@ -113,6 +113,16 @@ impl<W: Write + Send + 'static> Sink for Flows<W> {
 }
 
 impl<W: Write> Book<W> {
+    /// The flow is complete: it waits for its turn.
+    fn keep(&mut self, flow: &Flow) {
+        self.waiting.push(Reverse(Waiting(flow.clone())));
+        while self.waiting.len() > self.most {
+            if let Some(Reverse(waiting)) = self.waiting.pop() {
+                self.print(&waiting.0);
+            }
+        }
+    }
+
     fn print(&mut self, flow: &Flow) {
         if self.failure.is_some() {
             return;
@@ -123,31 +133,20 @@ impl<W: Write> Book<W> {
     }
 }
 
-impl<W: Write> Observer for Book<W> {
-    fn appeared(&mut self, _flow: &Flow, _sender: usize) -> u32 {
-        0
-    }
+/// A capture has no names but its own, which are for lines.
+impl<W: Write> Directory for Book<W> {}
 
-    fn sent(&mut self, _flow: &Flow, _sender: usize, record: &Record) {
-        self.accounted += Tally { packets: record.packets, bytes: record.bytes };
-    }
+impl<W: Write> Sink for Book<W> {
+    type Mark = ();
 
-    fn duplicate(&mut self, record: &Record) {
-        self.duplicate += Tally { packets: record.packets, bytes: record.bytes };
-    }
-
-    fn ended(&mut self, _flow: &Flow, _outcome: Outcome) {}
-
-    fn evicted(&mut self, _flow: &Flow) {
-        self.evicted += 1;
-    }
-
-    fn removed(&mut self, flow: &Flow) {
-        self.waiting.push(Reverse(Waiting(flow.clone())));
-        while self.waiting.len() > self.most {
-            if let Some(Reverse(waiting)) = self.waiting.pop() {
-                self.print(&waiting.0);
-            }
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, _mark: &mut ()) {
+        let tally = |record: &Record| Tally { packets: record.packets, bytes: record.bytes };
+        match event {
+            FlowEvent::Sent { record, .. } => self.accounted += tally(record),
+            FlowEvent::Duplicate(record) => self.duplicate += tally(record),
+            FlowEvent::Evicted => self.evicted += 1,
+            FlowEvent::Removed => self.keep(flow),
+            _ => {}
         }
     }
 }

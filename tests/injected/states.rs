@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use netmon::bpf::{Cause, Record, Sweep};
+use netmon::bpf::{Cause, Sweep};
 use netmon::flow::Reason::{Refused, ResetByClient, ResetByServer, Timeout, Unreachable};
-use netmon::flow::{ErrorKind, Flow, Limits, Observer, Outcome, State, Table};
+use netmon::flow::{Directory, ErrorKind, Flow, FlowEvent, Limits, Outcome, Sink, State, Table};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
@@ -43,30 +43,24 @@ struct Log {
     errors: Vec<ErrorKind>,
 }
 
-impl Observer for Log {
-    fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
-        0
-    }
-    fn sent(&mut self, _: &Flow, _: usize, _: &Record) {}
-    fn duplicate(&mut self, record: &Record) {
-        panic!("there is one hook only: {record:?}");
-    }
-    fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
-        self.errors.push(kind);
-    }
-    fn ended(&mut self, _: &Flow, _: Outcome) {
-        self.ended += 1;
-    }
-    fn evicted(&mut self, _: &Flow) {
-        panic!("there is room");
-    }
-    fn removed(&mut self, flow: &Flow) {
-        // Errors are flows of their own, without an end that would matter.
-        if [1, 58].contains(&flow.key.protocol) && flow.key.ends[0].port == 0 {
-            self.ended -= 1;
-            return;
+impl Directory for Log {}
+
+impl Sink for Log {
+    type Mark = ();
+
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, (): &mut ()) {
+        match event {
+            FlowEvent::Duplicate(record) => panic!("there is one hook only: {record:?}"),
+            FlowEvent::Evicted => panic!("there is room"),
+            FlowEvent::IcmpError(kind) => self.errors.push(kind),
+            FlowEvent::Ended(_) => self.ended += 1,
+            // Errors are flows of their own, without an end that would matter.
+            FlowEvent::Removed if [1, 58].contains(&flow.key.protocol) && flow.key.ends[0].port == 0 => self.ended -= 1,
+            FlowEvent::Removed => {
+                self.gone.push((flow.first_ns, (flow.state(), flow.outcome.unwrap(), flow.reset_by())));
+            }
+            _ => {}
         }
-        self.gone.push((flow.first_ns, (flow.state(), flow.outcome.unwrap(), flow.reset_by())));
     }
 }
 

@@ -3,22 +3,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
-use crate::flow::{Limits, Observer, Outcome, Party, Table};
+use crate::flow::{Limits, Party, Quiet, Table};
 use crate::output::{Ends, Naming};
 
 const SECOND: u64 = 1_000_000_000;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
-        0
-    }
-    fn sent(&mut self, _: &Flow, _: usize, _: &Record) {}
-    fn duplicate(&mut self, _: &Record) {}
-    fn ended(&mut self, _: &Flow, _: Outcome) {}
-    fn evicted(&mut self, _: &Flow) {}
-}
 
 fn end(host: u8, port: u16) -> Endpoint {
     let mut address = [0; 16];
@@ -79,9 +67,9 @@ fn flows() -> Vec<Flow> {
         reset(refused),
         Record { protocol: 17, tcp_flags: 0, syn: false, ..syn(1, 4, 8, 53, 50) },
     ] {
-        table.merge(&record, &mut Nobody);
+        table.merge(&record, &mut Quiet);
     }
-    table.settle(100 * SECOND, &mut Nobody);
+    table.settle(100 * SECOND, &mut Quiet);
     let mut flows: Vec<Flow> = table.iter().cloned().collect();
     flows.sort_by_key(|flow| flow.first_ns);
     flows

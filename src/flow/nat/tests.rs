@@ -1,5 +1,5 @@
 use super::super::table::Limits;
-use super::super::{Flow, Observer, Outcome, Table};
+use super::super::{Directory, Flow, FlowEvent, Sink, Table};
 use super::*;
 use crate::bpf::{Cause, Hook};
 
@@ -201,18 +201,18 @@ struct Counted {
     duplicate: u64,
 }
 
-impl Observer for Counted {
-    fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
-        0
+impl Directory for Counted {}
+
+impl Sink for Counted {
+    type Mark = ();
+
+    fn handle(&mut self, event: FlowEvent<'_>, _: &Flow, (): &mut ()) {
+        match event {
+            FlowEvent::Sent { record, .. } => self.sent += record.packets,
+            FlowEvent::Duplicate(record) => self.duplicate += record.packets,
+            _ => {}
+        }
     }
-    fn sent(&mut self, _: &Flow, _: usize, record: &Record) {
-        self.sent += record.packets;
-    }
-    fn duplicate(&mut self, record: &Record) {
-        self.duplicate += record.packets;
-    }
-    fn ended(&mut self, _: &Flow, _: Outcome) {}
-    fn evicted(&mut self, _: &Flow) {}
 }
 
 /// On one interface too: before and after it is translated, in the same direction of the hook.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds, spread};
-use crate::flow::naming::HOLD_NS;
+use crate::flow::events::Marked;
+use crate::flow::naming::{HOLD_NS, give_up};
 use crate::flow::outcome::{conclude, is_waiting, patience};
 use crate::flow::past::Past;
-use crate::flow::{CLOSING, Flow, Naming, Observer};
+use crate::flow::{CLOSING, Flow, FlowEvent, Naming, Observer};
 
 /// Names are asked for again within this time.
 const NAMED_NS: u64 = 1_000_000_000;
@@ -38,22 +39,22 @@ impl Limits {
     }
 }
 
-impl Table {
+impl<M: Default> Table<M> {
     /// From now on these bounds hold; what exceeds them leaves at once.
-    pub fn set_limits(&mut self, limits: Limits, observer: &mut impl Observer) {
+    pub fn set_limits(&mut self, limits: Limits, observer: &mut impl Observer<Mark = M>) {
         self.limits = limits;
         self.bound(limits.max_flows, observer);
         // Each may now be over sooner than it was put down for.
         let Table { index, flows, wheel, .. } = self;
         for &(_, index) in &*index {
-            if let Some(at) = flows.get(index).map(|flow| seconds(limits.deadline(flow)) + 1) {
+            if let Some(at) = flows.get(index).map(|marked| seconds(limits.deadline(&marked.flow)) + 1) {
                 wheel.schedule(flows, index, at);
             }
         }
     }
 
     /// From now on so many flows at most; what exceeds it leaves at once.
-    pub fn bound(&mut self, max_flows: usize, observer: &mut impl Observer) {
+    pub fn bound(&mut self, max_flows: usize, observer: &mut impl Observer<Mark = M>) {
         self.limits.max_flows = max_flows;
         let mut passes = self.len() / EVICTION_LOOKS;
         while self.len() > max_flows.max(1) {
@@ -69,7 +70,7 @@ impl Table {
     }
 
     /// Room for one more.
-    pub(super) fn make_room(&mut self, observer: &mut impl Observer) {
+    pub(super) fn make_room(&mut self, observer: &mut impl Observer<Mark = M>) {
         let most = self.limits.max_flows.max(1);
         // Where many connections are busy, the flows to go are behind them on the wheel: there is room until they are found.
         while self.len() >= most - most / SPARE && self.evict(self.len() >= most, observer) {}
@@ -82,11 +83,11 @@ impl Table {
     }
 
     /// Ends what was silent for too long.
-    pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer) {
+    pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer<Mark = M>) {
         self.grow_up(now_ns, observer);
         self.wheel.turn(&mut self.flows, seconds(now_ns));
         while let Some(index) = self.wheel.due(&mut self.flows) {
-            let Some(flow) = self.flows.get(index) else { continue };
+            let Some(flow) = self.flow(index) else { continue };
             let deadline = self.limits.deadline(flow);
             if deadline > now_ns {
                 self.wheel.schedule(&mut self.flows, index, seconds(deadline) + 1);
@@ -116,9 +117,9 @@ impl Table {
     }
 
     /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
-    pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer) {
+    pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer<Mark = M>) {
         let over = |&index: &u32| {
-            self.flows.get(index).is_some_and(|flow| self.limits.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
+            self.flow(index).is_some_and(|flow| self.limits.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
         };
         let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
         for index in over {
@@ -127,7 +128,7 @@ impl Table {
     }
 
     /// Ends all flows, as if all had fallen silent.
-    pub fn end_all(&mut self, observer: &mut impl Observer) {
+    pub fn end_all(&mut self, observer: &mut impl Observer<Mark = M>) {
         let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
         for index in all {
             self.end(index, observer);
@@ -136,10 +137,10 @@ impl Table {
 
     /// The flow that would be over first goes, so unanswered SYNs and idle flows before others. False if none went: there is none,
     /// or many in turn had packets since they were put on the wheel, which have been put back; `sure`: then one of these goes.
-    fn evict(&mut self, sure: bool, observer: &mut impl Observer) -> bool {
+    fn evict(&mut self, sure: bool, observer: &mut impl Observer<Mark = M>) -> bool {
         let mut looks = 0;
         while let Some((due, index)) = self.wheel.pop(&mut self.flows) {
-            let Some(flow) = self.flows.get(index) else { continue };
+            let Some(flow) = self.flow(index) else { continue };
             let deadline = (seconds(self.limits.deadline(flow)) + 1).min(self.wheel.last());
             looks += 1;
             if deadline > due && (looks < EVICTION_LOOKS || !sure) {
@@ -149,7 +150,9 @@ impl Table {
                 }
                 continue;
             }
-            observer.evicted(flow);
+            if let Some(marked) = self.flows.get_mut(index) {
+                marked.emit(FlowEvent::Evicted, observer);
+            }
             self.end(index, observer);
             self.remove(index, observer);
             return true;
@@ -158,23 +161,23 @@ impl Table {
     }
 
     /// The outcome, if it is not known yet. The flow stays for whoever wants to see it.
-    pub(super) fn end(&mut self, index: u32, observer: &mut impl Observer) {
-        if let Some(flow) = self.flows.get_mut(index)
-            && flow.outcome.is_none()
-        {
-            let outcome = conclude(flow);
-            flow.outcome = Some(outcome);
-            observer.ended(flow, outcome);
+    pub(super) fn end(&mut self, index: u32, observer: &mut impl Observer<Mark = M>) {
+        let Some(marked) = self.flows.get_mut(index) else { return };
+        if marked.flow.outcome.is_none() {
+            let outcome = conclude(&marked.flow);
+            marked.flow.outcome = Some(outcome);
+            marked.emit(FlowEvent::Ended(outcome), observer);
         }
     }
 
-    pub(super) fn remove(&mut self, index: u32, observer: &mut impl Observer) {
+    pub(super) fn remove(&mut self, index: u32, observer: &mut impl Observer<Mark = M>) {
         self.wheel.remove(&mut self.flows, index);
-        let Some(flow) = self.flows.remove(index) else { return };
-        if flow.naming == Naming::Awaited {
-            observer.nameless(&flow);
+        let Some(mut marked) = self.flows.remove(index) else { return };
+        if marked.flow.naming == Naming::Awaited {
+            give_up(&mut marked, observer);
         }
-        observer.removed(&flow);
+        marked.emit(FlowEvent::Removed, observer);
+        let Marked { flow, .. } = marked;
         let hash = self.hash(&flow.key);
         if let Some(past) = Past::of(&flow) {
             self.pasts.put(hash, past, flow.last_ns());

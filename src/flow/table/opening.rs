@@ -1,21 +1,25 @@
 //! How flows come into the table: who opened them, and what is known from before.
 
-use super::{Table, retag, seconds, spread};
+use super::{Table, seconds, spread};
 use crate::bpf::Record;
+use crate::flow::events::Marked;
 use crate::flow::past::Past;
 use crate::flow::wheel::Link;
-use crate::flow::{BROADCAST, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, Identity, Naming, Observer, roles};
+use crate::flow::{
+    BROADCAST, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, FlowEvent, Identity, Naming, Observer, roles,
+};
 
-impl Table {
+impl<M: Default> Table<M> {
     /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
     pub(super) fn correct_roles(
         &mut self,
         index: u32,
         identity: &Identity,
         record: &Record,
-        observer: &mut impl Observer,
+        observer: &mut impl Observer<Mark = M>,
     ) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        let Some(marked) = self.flows.get_mut(index) else { return };
+        let flow = &mut marked.flow;
         let sender = identity.sender;
         let known = flow.has(CLIENT_IS_KNOWN);
         let evidence = if known && !record.syn { None } else { roles::evidence(identity, record) };
@@ -48,7 +52,7 @@ impl Table {
         self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
         *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
         flow.direction = direction;
-        retag(flow, observer);
+        marked.emit(FlowEvent::Reclassified, observer);
     }
 
     /// What is known of the record's connection, if it is no new one by a SYN of its own. What may be one waits for no look.
@@ -65,7 +69,7 @@ impl Table {
         hash: u64,
         identity: &Identity,
         record: &Record,
-        observer: &mut impl Observer,
+        observer: &mut impl Observer<Mark = M>,
     ) -> u32 {
         self.make_room(observer);
         let Identity { key, sender, .. } = *identity;
@@ -84,7 +88,6 @@ impl Table {
             marks: if evidence.is_some() { CLIENT_IS_KNOWN } else { 0 },
             first_ns: record.first_ns,
             parties: None,
-            tags: [0; 2],
             naming: Naming::Unasked,
             generation: self.generation,
             link: Link::default(),
@@ -95,7 +98,7 @@ impl Table {
         *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
         // It may prove to wait for an answer with the records that follow.
         let wait = self.limits.connect_timeout.min(self.limits.flow_timeout);
-        let index = self.flows.insert(flow);
+        let index = self.flows.insert(Marked { flow, mark: M::default() });
         self.index.insert_unique(spread(hash as u32), (hash as u32, index), |&(h, _)| spread(h));
         let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
         self.wheel.schedule(&mut self.flows, index, at);

@@ -12,7 +12,7 @@ use super::super::Outcome;
 use super::super::outcome::TCP;
 use super::*;
 use crate::bpf::{Cause, Endpoint, Facts, Hook, Record, Sample, Sequence};
-use crate::flow::Reason;
+use crate::flow::{Directory, Reason};
 
 const SECOND: u64 = 1_000_000_000;
 const FIN: u8 = 1;
@@ -26,37 +26,29 @@ struct Log {
     duplicate: u64,
     ended: Vec<Outcome>,
     evicted: Vec<u16>,
-    appeared: u32,
+    /// How often an end that has sent came to be counted, or to be counted as something else.
+    classified: usize,
     errors: Vec<ErrorKind>,
-    lost: u32,
     measured: Vec<Sample>,
 }
 
-impl Observer for Log {
-    fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
-        self.appeared += 1;
-        self.appeared
-    }
-    fn sent(&mut self, _: &Flow, _: usize, record: &Record) {
-        self.sent += record.packets;
-    }
-    fn duplicate(&mut self, record: &Record) {
-        self.duplicate += record.packets;
-    }
-    fn measured(&mut self, _: &Flow, _: usize, sample: Sample) {
-        self.measured.push(sample);
-    }
-    fn icmp_error(&mut self, _: &Flow, kind: ErrorKind) {
-        self.errors.push(kind);
-    }
-    fn icmp_error_lost(&mut self) {
-        self.lost += 1;
-    }
-    fn ended(&mut self, _: &Flow, outcome: Outcome) {
-        self.ended.push(outcome);
-    }
-    fn evicted(&mut self, flow: &Flow) {
-        self.evicted.push(flow.key.ends[1].port);
+impl Directory for Log {}
+
+impl Sink for Log {
+    type Mark = ();
+
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, (): &mut ()) {
+        match event {
+            FlowEvent::Appeared { .. } => self.classified += 1,
+            FlowEvent::Reclassified => self.classified += flow.sent.iter().filter(|sent| sent.packets > 0).count(),
+            FlowEvent::Sent { record, .. } => self.sent += record.packets,
+            FlowEvent::Duplicate(record) => self.duplicate += record.packets,
+            FlowEvent::Measured { sample, .. } => self.measured.push(sample),
+            FlowEvent::IcmpError(kind) => self.errors.push(kind),
+            FlowEvent::Ended(outcome) => self.ended.push(outcome),
+            FlowEvent::Evicted => self.evicted.push(flow.key.ends[1].port),
+            _ => {}
+        }
     }
 }
 
@@ -170,7 +162,7 @@ fn the_handshake_corrects_a_guess() {
         assert_eq!((flow.from_client().packets, flow.from_server().packets, flow.direction), (2, 0, direction));
         assert_eq!(table.counts().values().sum::<u64>(), 1);
         assert_eq!(table.counts()[&(TCP, direction)], 1);
-        assert_eq!(log.appeared, 2, "it has its series by direction");
+        assert_eq!(log.classified, 2, "it has its series by direction");
     }
 }
 
@@ -309,7 +301,7 @@ fn a_flood_of_flows_stays_within_the_bound() {
         assert!(table.len() <= 1000);
     }
     assert_eq!((log.evicted.len(), log.sent), (199_003, 200_000), "some room is kept free");
-    assert_eq!(size_of::<Flow>(), 168, "a million of them must stay below 200 MB with the index");
+    assert_eq!(size_of::<Flow>(), 160, "a million of them must stay below 200 MB with the index and the marks");
     assert_eq!(size_of::<crate::flow::Details>(), 256, "more of a flow with times");
 }
 
@@ -366,9 +358,9 @@ fn syns_reported_after_the_error_that_ended_them_are_of_the_same_flow() {
     table.merge(&syns(101, 101), &mut log);
     table.merge(&unreachable, &mut log);
     table.merge(&syns(102, 103), &mut log);
-    assert_eq!((table.len(), log.appeared), (1, 1));
+    assert_eq!((table.len(), log.classified), (1, 1));
     table.merge(&syns(105, 105), &mut log);
-    assert_eq!((table.len(), log.appeared, log.ended.len()), (1, 2, 1), "what comes after the error is a new try");
+    assert_eq!((table.len(), log.classified, log.ended.len()), (1, 2, 1), "what comes after the error is a new try");
 }
 
 /// Each CPU has records of its own: that of the SYN may be the last.

@@ -16,7 +16,7 @@ pub(super) struct Whose {
     pub(super) found: Option<u32>,
 }
 
-impl Table {
+impl<M: Default> Table<M> {
     /// From now on, addresses are unique in these networks.
     pub fn divide(&mut self, networks: Arc<Networks>) {
         self.networks = networks;
@@ -37,8 +37,7 @@ impl Table {
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
         let is_it = |flow: &Flow| flow.key == *key && flow.meets(network);
-        let found =
-            self.index.find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flows.get(i).is_some_and(is_it));
+        let found = self.index.find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flow(i).is_some_and(is_it));
         found.map(|&(_, index)| index)
     }
 }

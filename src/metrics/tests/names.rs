@@ -1,13 +1,13 @@
 //! Series by who the ends are, as names tell or do not tell yet.
 
 use super::*;
-use crate::flow::{Flow, Named, Observer, Outcome, Parties, Party};
+use crate::flow::{Directory, Flow, FlowEvent, Named, Parties, Party, Sink};
 
 const SECOND: u64 = 1_000_000_000;
 
 /// Sums of a worker that learns names.
 struct Worker {
-    table: Table,
+    table: Table<Mark>,
     observer: Naming,
     now_s: u64,
 }
@@ -20,36 +20,20 @@ struct Naming {
     others: Option<Arc<Party>>,
 }
 
-impl Observer for Naming {
-    fn named(&mut self, flow: &Flow) -> Named {
+impl Directory for Naming {
+    fn identify(&mut self, flow: &Flow) -> Named {
         let parties: Parties =
             flow.key.ends.map(|end| self.known.get(&end.address[3]).or(self.others.as_ref()).cloned());
         let awaited = parties.iter().any(Option::is_none);
         Named { awaited, hold: awaited, parties: Some(Arc::new(parties)) }
     }
-    fn nameless(&mut self, flow: &Flow) {
-        self.aggregates.nameless(flow);
-    }
-    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
-        self.aggregates.appeared(flow, sender)
-    }
-    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
-        self.aggregates.sent(flow, sender, record);
-    }
-    fn measured(&mut self, flow: &Flow, sender: usize, sample: Sample) {
-        self.aggregates.measured(flow, sender, sample);
-    }
-    fn duplicate(&mut self, record: &Record) {
-        self.aggregates.duplicate(record);
-    }
-    fn ended(&mut self, flow: &Flow, outcome: Outcome) {
-        self.aggregates.ended(flow, outcome);
-    }
-    fn evicted(&mut self, flow: &Flow) {
-        self.aggregates.evicted(flow);
-    }
-    fn removed(&mut self, flow: &Flow) {
-        self.aggregates.removed(flow);
+}
+
+impl Sink for Naming {
+    type Mark = Mark;
+
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut Mark) {
+        self.aggregates.handle(event, flow, mark);
     }
 }
 
@@ -204,7 +188,8 @@ fn labels_that_are_dropped_aggregate_also_while_packets_flow() {
     assert_eq!(worker.page(&index).lines().filter(|line| line.starts_with("netmon_packets_total{")).count(), 4);
     let labels = Labels::new(&["src_workload".to_owned(), "dst_workload".to_owned()]).unwrap();
     Aggregates::renew_labels(&mut [&mut worker.observer.aggregates], Telling { labels, grouped: true });
-    worker.table.recount(&mut worker.observer);
+    let Worker { table, observer, .. } = &mut worker;
+    table.visit(|flow, mark| observer.aggregates.recount(flow, mark));
     (1..=4).for_each(|client| worker.sends(client, 2));
     let page = worker.page(&index);
     let series =

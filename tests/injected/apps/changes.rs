@@ -4,25 +4,12 @@
 use std::time::Duration;
 
 use netmon::bpf::{App, Frame, Hook, Record};
-use netmon::flow::{Flow, Limits, Observer, Outcome, Table};
+use netmon::flow::{Limits, Quiet, Table};
 
 use super::wire::*;
 use crate::needs_root;
 use crate::support::kernel::{Kernel, small};
 use crate::support::packet::*;
-
-/// Nobody wants to know.
-struct Nobody;
-
-impl Observer for Nobody {
-    fn appeared(&mut self, _flow: &Flow, _sender: usize) -> u32 {
-        0
-    }
-    fn sent(&mut self, _flow: &Flow, _sender: usize, _record: &Record) {}
-    fn duplicate(&mut self, _record: &Record) {}
-    fn ended(&mut self, _flow: &Flow, _outcome: Outcome) {}
-    fn evicted(&mut self, _flow: &Flow) {}
-}
 
 /// From the client, or from the server.
 type Said = (bool, Vec<u8>);
@@ -167,7 +154,7 @@ fn judge(records: &[&Record]) -> (Option<App>, Option<App>, Option<&'static str>
         max_age: None,
     };
     let mut table = Table::new(limits, 0);
-    records.iter().for_each(|record| table.merge(record, &mut Nobody));
+    records.iter().for_each(|record| table.merge(record, &mut Quiet));
     assert_eq!(table.len(), 1);
     let flow = table.iter().next().unwrap();
     (flow.app, flow.app_next(), flow.tls_version())

@@ -28,5 +28,5 @@ fn what_a_flow_speaks_may_be_told_by_another_hook() {
     table.merge(&Record { hook: Hook::Ingress, facts: Some(facts), ..packet(1, 100) }, &mut log);
     let flow = table.iter().next().unwrap();
     assert_eq!((flow.app, flow.from_client().packets, log.duplicate), (Some(App::Http), 1, 1));
-    assert_eq!(log.appeared, 2, "counted as such from then on");
+    assert_eq!(log.classified, 2, "counted as such from then on");
 }

@@ -1,4 +1,5 @@
-//! Tells whoever watches of flows that start and end: those that he wants to hear of, so that the others cost no copy.
+//! Reports flows that start and end to whoever watches, and only those that may pass the watcher's filter, so that the others cost
+//! no copy.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,11 +8,8 @@ use anyhow::{Result, ensure};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::naming::Namer;
-use crate::bpf::{Record, Sample};
 use crate::filter::Filter;
-use crate::flow::{Details, ErrorKind, Flow, Named, Observer, Outcome, Status};
-use crate::metrics::Aggregates;
+use crate::flow::{Details, Flow, FlowEvent, Sink, Status};
 use crate::output::Line;
 
 /// Watchers at a time.
@@ -19,17 +17,20 @@ const WATCHERS: usize = 8;
 /// Events that wait for one of them.
 const WAITING: usize = 4096;
 /// What they take.
-pub(super) const WATCH_BYTES: usize = WAITING * (size_of::<Happened>() + size_of::<Details>());
+pub const WATCH_BYTES: usize = WAITING * (size_of::<Happened>() + size_of::<Details>());
 
-/// What happened to a flow, and the shard that has it.
+/// What happened to a flow.
 #[derive(Clone, Debug)]
-pub(super) struct Happened {
-    pub(super) event: &'static str,
-    pub(super) shard: usize,
-    pub(super) flow: Flow,
+pub struct Happened {
+    /// `start`, `end` or `fail`, as in the output of `netmon-cli flows watch`.
+    pub event: &'static str,
+    /// The shard that has the flow.
+    pub shard: usize,
+    /// The flow as it was when it happened.
+    pub flow: Flow,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Watcher {
     filter: Arc<Filter>,
     events: Sender<Happened>,
@@ -37,8 +38,8 @@ struct Watcher {
 }
 
 /// Where events go. Workers read who watches, and wait neither for each other nor for whoever comes or goes.
-#[derive(Default)]
-pub(super) struct Feed {
+#[derive(Debug, Default)]
+pub struct Feed {
     any: AtomicBool,
     watchers: ArcSwap<Vec<Watcher>>,
     /// Held while they change.
@@ -47,7 +48,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Events from now on, of flows that may pass.
-    pub(super) fn watch(self: &Arc<Feed>, filter: Filter) -> Result<Watched> {
+    pub fn watch(self: &Arc<Feed>, filter: Filter) -> Result<Watched> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut watchers = Vec::clone(&self.watchers.load());
         ensure!(watchers.len() < WATCHERS, "{WATCHERS} watch already: end one of them");
@@ -67,7 +68,7 @@ impl Feed {
         self.watchers.store(Arc::new(watchers));
     }
 
-    fn tell(&self, event: &'static str, shard: usize, flow: &Flow) {
+    fn report(&self, event: &'static str, shard: usize, flow: &Flow) {
         let early = Line::early(flow, true);
         for watcher in self.watchers.load().iter().filter(|watcher| watcher.filter.may_match(&early)) {
             // A worker waits for nobody, and copies for nobody who has no room.
@@ -81,15 +82,16 @@ impl Feed {
 }
 
 /// The watcher's end of it; dropping it ends that.
-pub(super) struct Watched {
+pub struct Watched {
     feed: Arc<Feed>,
-    pub(super) events: Receiver<Happened>,
+    /// What happened, oldest first.
+    pub events: Receiver<Happened>,
     lost: Arc<AtomicU64>,
 }
 
 impl Watched {
     /// How many found no room since the last call.
-    pub(super) fn lost(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         self.lost.swap(0, Relaxed)
     }
 }
@@ -100,72 +102,34 @@ impl Drop for Watched {
     }
 }
 
-/// Counts what happens to the flows of a shard, and tells of it.
-pub(super) struct Observing<'a> {
-    pub(super) aggregates: &'a mut Aggregates,
-    pub(super) namer: &'a mut Namer,
-    pub(super) feed: &'a Feed,
-    pub(super) shard: usize,
+/// Reports the events of one shard's flows to whoever watches.
+#[derive(Debug)]
+pub struct Reporter {
+    feed: Arc<Feed>,
+    shard: usize,
 }
 
-impl Observer for Observing<'_> {
-    fn started(&mut self, flow: &Flow) {
+impl Reporter {
+    /// For the shard with this number.
+    pub fn new(feed: Arc<Feed>, shard: usize) -> Reporter {
+        Reporter { feed, shard }
+    }
+}
+
+impl Sink for Reporter {
+    type Mark = ();
+
+    #[inline]
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, _mark: &mut ()) {
+        let event = match event {
+            FlowEvent::Started => "start",
+            FlowEvent::Ended(outcome) if outcome.status() == Status::Failed => "fail",
+            FlowEvent::Ended(_) => "end",
+            _ => return,
+        };
         if self.feed.any.load(Relaxed) {
-            self.feed.tell("start", self.shard, flow);
+            self.feed.report(event, self.shard, flow);
         }
-    }
-
-    fn ended(&mut self, flow: &Flow, outcome: Outcome) {
-        self.aggregates.ended(flow, outcome);
-        if self.feed.any.load(Relaxed) {
-            let event = if outcome.status() == Status::Failed { "fail" } else { "end" };
-            self.feed.tell(event, self.shard, flow);
-        }
-    }
-
-    fn appeared(&mut self, flow: &Flow, sender: usize) -> u32 {
-        self.aggregates.appeared(flow, sender)
-    }
-
-    fn named(&mut self, flow: &Flow) -> Named {
-        self.namer.named(flow)
-    }
-
-    fn hurried(&mut self) {
-        self.aggregates.hurried();
-    }
-
-    fn nameless(&mut self, flow: &Flow) {
-        self.namer.nameless(flow);
-        self.aggregates.nameless(flow);
-    }
-
-    fn sent(&mut self, flow: &Flow, sender: usize, record: &Record) {
-        self.aggregates.sent(flow, sender, record);
-    }
-
-    fn duplicate(&mut self, record: &Record) {
-        self.aggregates.duplicate(record);
-    }
-
-    fn measured(&mut self, flow: &Flow, sender: usize, sample: Sample) {
-        self.aggregates.measured(flow, sender, sample);
-    }
-
-    fn icmp_error(&mut self, flow: &Flow, kind: ErrorKind) {
-        self.aggregates.icmp_error(flow, kind);
-    }
-
-    fn icmp_error_lost(&mut self) {
-        self.aggregates.icmp_error_lost();
-    }
-
-    fn evicted(&mut self, flow: &Flow) {
-        self.aggregates.evicted(flow);
-    }
-
-    fn removed(&mut self, flow: &Flow) {
-        self.aggregates.removed(flow);
     }
 }
 
@@ -174,20 +138,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bpf::Endpoint;
-    use crate::flow::{Limits, Table};
-
-    struct Nobody;
-
-    impl Observer for Nobody {
-        fn appeared(&mut self, _: &Flow, _: usize) -> u32 {
-            0
-        }
-        fn sent(&mut self, _: &Flow, _: usize, _: &Record) {}
-        fn duplicate(&mut self, _: &Record) {}
-        fn ended(&mut self, _: &Flow, _: Outcome) {}
-        fn evicted(&mut self, _: &Flow) {}
-    }
+    use crate::bpf::{Endpoint, Record};
+    use crate::flow::{Limits, Quiet, Table};
 
     /// To port 80.
     fn flow() -> Flow {
@@ -198,7 +150,7 @@ mod tests {
         let (source, destination) = (end(1, 40_000), end(2, 80));
         table.merge(
             &Record { source, destination, protocol: 6, packets: 1, syn: true, ..Record::default() },
-            &mut Nobody,
+            &mut Quiet,
         );
         table.iter().next().cloned().unwrap()
     }
@@ -210,7 +162,7 @@ mod tests {
         let watchers = ["port=80", "port=443", "port=80 and interface=eth0", "port=443 or start<2000"].map(watch);
         let flow = flow();
         for _ in 0..WAITING + 5 {
-            feed.tell("start", 0, &flow);
+            feed.report("start", 0, &flow);
         }
         let told = watchers.each_ref().map(|watcher| (watcher.events.len(), watcher.lost()));
         assert_eq!(told, [(WAITING, 5), (0, 0), (WAITING, 5), (WAITING, 5)], "what lines alone tell is not known yet");
