@@ -11,17 +11,17 @@ use libbpf_cargo::SkeletonBuilder;
 /// The oldest clang whose output the verifiers of all supported kernels accept.
 const CLANG_MIN: u32 = 14;
 
-/// What to compile, and the skeleton's name.
+/// Sources to compile, and the names of their skeletons.
 const OBJECTS: [(&str, &str); 6] = [
     ("bpf/netmon.bpf.c", "netmon.skel.rs"),
     ("bpf/preempt.bpf.c", "preempt.skel.rs"),
-    // Varies packets inside the kernel, for tests and benchmarks.
+    // Varies packets in the kernel, for tests and benchmarks.
     ("tests/bpf/vary.bpf.c", "vary.skel.rs"),
-    // The detector of application protocols alone, for tests.
+    // Only the detection of application protocols, for tests.
     ("tests/bpf/detect.bpf.c", "detect.skel.rs"),
-    // Stands beside the agent's programs, for tests.
+    // Another party's programs next to the agent's, for tests.
     ("tests/bpf/foreign.bpf.c", "foreign.skel.rs"),
-    // Loads where a kernel has what its kind needs, for tests.
+    // Loads only if the kernel supports its program types, for tests.
     ("tests/bpf/traced.bpf.c", "traced.skel.rs"),
 ];
 
@@ -40,18 +40,19 @@ fn main() -> Result<()> {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
-    // What the verifier has to look at depends on it.
+    // The verifier's work depends on the compiler's version.
     println!("cargo::rustc-env=NETMON_CLANG={clang_version}");
     println!("cargo::rustc-env=NETMON_COMMIT={}", git(&["--short=12", "HEAD"]).as_deref().unwrap_or("unknown"));
     println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
-    // Changes with each commit and checkout. Where it is missing, cargo would run this every time.
+    // The log changes with each commit and checkout. If a watched file did not exist, cargo would run this script every time.
     if let Some(log) = git(&["--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo::rerun-if-changed={log}");
     }
     Ok(())
 }
 
-/// `$CLANG`, else `clang`, else the newest `clang-NN`; and its version.
+/// Finds a compiler and its version: `$CLANG` if set, otherwise `clang`, otherwise the newest `clang-NN`. The error says what to
+/// install.
 fn find_clang() -> Result<(PathBuf, u32)> {
     let named = env::var_os("CLANG").map(PathBuf::from);
     let candidates = match &named {
@@ -76,7 +77,7 @@ fn find_clang() -> Result<(PathBuf, u32)> {
             )
         }
         (Some(clang), None) => {
-            bail!("CLANG={} does not run: name a clang of version {CLANG_MIN} or newer", clang.display())
+            bail!("CLANG={} does not run: set it to a clang of version {CLANG_MIN} or newer", clang.display())
         }
         (None, None) => bail!("no clang found: install clang {CLANG_MIN} or newer (Debian: apt-get install clang)"),
     }
@@ -87,7 +88,7 @@ fn clang_version(clang: &PathBuf) -> Option<u32> {
     String::from_utf8(output.stdout).ok()?.trim().split('.').next()?.parse().ok()
 }
 
-/// What `git rev-parse` says; nothing outside a checkout.
+/// Output of `git rev-parse`; `None` outside a checkout.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").arg("rev-parse").args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -1,4 +1,4 @@
-//! Throughput between two namespaces with and without an agent at the veth in between.
+//! Throughput between two namespaces, with and without an agent that watches the veth between them.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     report.row("without netmon", by(0), Budget::None, "");
     report.row("with netmon", by(1), Budget::None, "");
     let ratios = samples.iter().map(|[without, with]| with / without).collect();
-    report.table("Throughput that is left", "of 1");
+    report.table("Remaining throughput", "ratio");
     report.row(
         "with / without, run by run",
         Spread::of(ratios),
@@ -40,7 +40,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Gbit/s without and with an agent, in pairs whose order alternates.
+/// Throughput in Gbit/s without and with an agent, in pairs whose order alternates.
 fn measure(a: &Netns, b: &Netns, seconds: u32, pairs: usize) -> Result<Vec<[f64; 2]>> {
     throughput(b, 1)?;
     (0..pairs)
@@ -62,7 +62,7 @@ fn throughput(client: &Netns, seconds: u32) -> Result<f64> {
     let mut command = client.command("iperf3");
     command.args(["-c", "10.9.0.1", "-J", "-t", &seconds.to_string()]);
     if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
-        command.args(["-A", "0,1"]); // wandering between CPUs would be most of the noise
+        command.args(["-A", "0,1"]); // migration between CPUs would be most of the noise
     }
     let output = command.output().context("run iperf3")?;
     let text = String::from_utf8_lossy(&output.stdout);

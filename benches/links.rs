@@ -1,5 +1,5 @@
-//! How long a new interface stays unwatched: from the moment at which anybody can know of it to the moment at which both of its
-//! hooks are netmon's. A wall-clock time: it is spent waiting for the kernel, and for the processor.
+//! How long a new interface stays unwatched: from its RTM_NEWLINK message until netmon is attached to both of its hooks. This is
+//! wall clock time, because it is spent waiting for the kernel and for a CPU.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub fn run(report: &mut Report) -> Result<()> {
             sh(&format!("ip -n {} link add old{i} type veth peer name old{i} netns {}", node.name, pods.name));
         }
         let times = measure(&node, &pods, if report.quick { 20 } else { 100 })?;
-        let what = |name: &str| format!("{name}, {there} others there");
+        let what = |name: &str| format!("{name}, next to {there} others");
         report.row(&what("all"), Spread::of(times.clone()), Budget::None, &format!("{} interfaces", times.len()));
         let mut sorted = times;
         sorted.sort_by(f64::total_cmp);
@@ -35,7 +35,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of each of `count` interfaces.
+/// The time in milliseconds for each of `count` interfaces.
 fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
     let (stop, stopped) = bounded(1);
     let (ready, is_ready) = bounded(1);
@@ -43,7 +43,7 @@ fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
     let agent: JoinHandle<Result<agent::Report>> =
         node.run(|| std::thread::spawn(move || agent::run(&config, &stopped, move |handle| drop(ready.send(handle)))));
     let handle = is_ready.recv().context("the agent did not start")?;
-    // Another subscriber of the same events: what it sees, netmon could have seen.
+    // Another subscriber to the same events: netmon could have seen an interface as soon as this one does.
     let mut monitor = node.run(LinkMonitor::new)?;
     let wakeup = Wakeup::new()?;
     let watched = |name: &str| {
@@ -58,17 +58,17 @@ fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
         let start = Instant::now();
         while !monitor.links().values().any(|link| link.name == name) {
             if monitor.wait(MOST, &wakeup)? == Wait::Ended || start.elapsed() > MOST {
-                bail!("nobody told of {name}");
+                bail!("no RTM_NEWLINK message for {name}");
             }
         }
-        let told = Instant::now();
+        let announced = Instant::now();
         while !watched(&name) {
-            if told.elapsed() > MOST {
+            if announced.elapsed() > MOST {
                 bail!("{name} was not watched within {MOST:?}");
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        times.push(told.elapsed().as_secs_f64() * 1e3);
+        times.push(announced.elapsed().as_secs_f64() * 1e3);
         drop(made.join());
         sh(&format!("ip -n {} link del {name}", node.name));
     }

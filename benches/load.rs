@@ -1,4 +1,4 @@
-//! The agent itself, in a namespace, with nothing to do and with 1,000 connections a second.
+//! The agent itself, in a namespace, when idle and with 1,000 connections a second.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -24,7 +24,7 @@ pub struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// Watches `link` of a namespace; returns once it does.
+    /// Starts an agent that watches `link` in a namespace; returns once it is ready.
     pub fn start(ns: &'a Netns, link: &str) -> Result<Agent<'a>> {
         let mut command = ns.command(env!("CARGO_BIN_EXE_netmon"));
         command.args(["--interface", link, "--metrics-addr", &format!("127.0.0.1:{PORT}"), "--log-level", "warn"]);
@@ -35,7 +35,7 @@ impl<'a> Agent<'a> {
             if let Some(status) = agent.child.try_wait()? {
                 bail!("netmon ended: {status}");
             }
-            ensure!(start.elapsed() < Duration::from_secs(20), "netmon did not get ready");
+            ensure!(start.elapsed() < Duration::from_secs(20), "netmon did not become ready");
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(agent)
@@ -55,7 +55,7 @@ impl<'a> Agent<'a> {
         })
     }
 
-    /// The sum of a metric's series with this text in their labels.
+    /// The sum over the metric's series whose labels contain this text.
     fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let page = self.get("/metrics")?;
         let lines = page
@@ -64,7 +64,7 @@ impl<'a> Agent<'a> {
         lines.map(|l| Ok(l.rsplit(' ').next().unwrap_or_default().parse::<f64>()?)).sum()
     }
 
-    /// CPU time of all its threads, in nanoseconds. `ip netns exec` has become the program: the process is the same.
+    /// CPU time of all threads of the agent, in nanoseconds. `ip netns exec` execs the program, so the process is the same.
     fn cpu_ns(&self) -> Result<f64> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
         tasks
@@ -80,7 +80,7 @@ impl<'a> Agent<'a> {
         Ok((process.stat()?.rss * procfs::page_size()) as f64)
     }
 
-    /// SIGTERM, and wait.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(mut self) -> Result<()> {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), nix::sys::signal::SIGTERM)?;
         let status = self.child.wait()?;
@@ -91,13 +91,13 @@ impl<'a> Agent<'a> {
 
 impl Drop for Agent<'_> {
     fn drop(&mut self) {
-        // After `stop` there is nothing left to kill.
+        // After `stop` the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Percent of one CPU over a stretch of time.
+/// CPU usage over a period, in percent of one CPU.
 struct Share {
     agent: Vec<f64>,
     programs: Vec<f64>,
@@ -110,7 +110,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let stretch = Duration::from_secs(if report.quick { 2 } else { 4 });
     let stretches = report.rounds(4);
 
-    std::thread::sleep(Duration::from_secs(3)); // what the start of the interfaces sent is reported and swept
+    std::thread::sleep(Duration::from_secs(3)); // packets sent as the interfaces came up are reported and swept by then
     let resident = agent.resident()?;
     let idle = watch(&agent, stretches, |_| {
         std::thread::sleep(stretch);
@@ -133,7 +133,10 @@ pub fn run(report: &mut Report) -> Result<()> {
     let p99 = agent.metric("netmon_processing_duration_seconds", "0.99")? * 1e9;
     drop(timing);
     agent.stop()?;
-    ensure!(seen >= opened && lost == 0.0, "{opened} connections were made, {seen} seen to end, {lost} packets lost");
+    ensure!(
+        seen >= opened && lost == 0.0,
+        "{opened} connections were opened, {seen} were seen to end, {lost} packets were lost"
+    );
 
     report.table("The agent at work, one veth, default configuration", "% of one core");
     report.row("idle, agent", Spread::of(idle.agent), Budget::None, "");
@@ -151,7 +154,7 @@ pub fn run(report: &mut Report) -> Result<()> {
 fn watch(agent: &Agent, stretches: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Share> {
     let mut share = Share { agent: Vec::new(), programs: Vec::new() };
     for i in 0..stretches {
-        // The scrapes are outside of what is measured.
+        // The scrapes are not part of the measurement.
         let programs = agent.metric("netmon_ebpf_program_seconds_total", "gress")?;
         let (cpu, start) = (agent.cpu_ns()?, Instant::now());
         work(i)?;
@@ -163,8 +166,8 @@ fn watch(agent: &Agent, stretches: usize, mut work: impl FnMut(usize) -> Result<
     Ok(share)
 }
 
-/// Opens connections at [`RATE`], each with a request and an answer, and closes them: the client does, so that its port
-/// is not used again at once and each connection is a flow of its own.
+/// Opens connections at [`RATE`], each with a request and a response, and closes them. The client closes first, so that its port
+/// is not reused at once and each connection is a flow of its own.
 fn connect(listener: &TcpListener, client: &Netns, count: u32) -> Result<()> {
     let address = listener.local_addr()?;
     std::thread::scope(|scope| {
@@ -174,7 +177,7 @@ fn connect(listener: &TcpListener, client: &Netns, count: u32) -> Result<()> {
                 let mut request = [0; REQUEST.len()];
                 stream.read_exact(&mut request)?;
                 stream.write_all(&request)?;
-                ensure!(stream.read(&mut request)? == 0, "the client was meant to close first");
+                ensure!(stream.read(&mut request)? == 0, "the client should have closed first");
             }
             Ok(())
         });

@@ -1,7 +1,7 @@
 //! `make benchmark`: what netmon costs, measured in one run and compared with its budgets.
 //!
-//! Each number is the median of rounds, with the least and the most beside it; what is compared is measured in turn, so
-//! that both meet the same weather. Times are CPU time of the measuring thread, not of the clock on the wall.
+//! Each number is the median of several rounds, shown with minimum and maximum. Variants that are compared run alternately, so that
+//! both see the same conditions. Times are CPU time of the measuring thread, not wall clock time.
 
 mod connection;
 mod iperf;
@@ -16,12 +16,12 @@ mod report;
 mod scrape;
 mod subject;
 
-// What the tests use to load programs, make packets and namespaces.
+// The tests' helpers for loading programs and creating packets and namespaces.
 #[allow(dead_code, unused_macros, clippy::unwrap_used, clippy::expect_used)]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-// And a large cluster for its API server.
+// The tests' API server, with a large cluster.
 #[allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 #[path = "../tests/names/clusters.rs"]
 mod clusters;
@@ -39,10 +39,10 @@ use report::Report;
 struct Args {
     /// What to measure: packet record connection memory names load links scrape iperf [default: all]
     sections: Vec<String>,
-    /// Fewer rounds: a glance, not a measurement
+    /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
     quick: bool,
-    /// Given by cargo
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -85,7 +85,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let names: Vec<&str> = SECTIONS.iter().map(|s| s.0).collect();
     if let Some(unknown) = args.sections.iter().find(|s| !names.contains(&s.as_str())) {
-        bail!("there is no section {unknown}; there are: {}", names.join(" "));
+        bail!("there is no section {unknown}; the sections are: {}", names.join(" "));
     }
     let mut report = Report::new(args.quick);
     report.host();

@@ -1,4 +1,4 @@
-//! Memory of a million flows, in a process of its own: freed memory of other measurements would hide it.
+//! Memory use of a million flows, in a separate process, because memory freed by other measurements would hide it.
 
 use std::process::Command;
 
@@ -10,10 +10,10 @@ use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::subject::{CHUNK, Subject, load, whole};
 use crate::support::vary::Order;
 
-/// The argument that makes the benchmark that process.
+/// The argument that starts the benchmark as that process.
 pub const CHILD: &str = "memory-of-a-million-flows";
 
-/// A little less, as two shards never fill evenly.
+/// A little less than a million, because two shards never fill evenly.
 const FLOWS: u32 = 990_000;
 
 const MIB: f64 = 1048576.0;
@@ -27,7 +27,7 @@ pub fn run(report: &mut Report) -> Result<()> {
             .split_whitespace()
             .map(|word| Ok(word.parse()?))
             .collect::<Result<_>>()?;
-        ensure!(numbers.len() == samples.len(), "the child said something else");
+        ensure!(numbers.len() == samples.len(), "the child printed something unexpected");
         for (sample, number) in samples.iter_mut().zip(numbers) {
             sample.push(number);
         }
@@ -44,18 +44,18 @@ pub fn run(report: &mut Report) -> Result<()> {
     let bpf = load(&config)?;
     let cpus = netmon::bpf::possible_cpus()? as f64;
     let kernel = bpf.kernel_bytes() as f64 / MIB;
-    report.row("kernel: caches, books, rings", Spread::one(kernel), AtMost(128.0), "");
+    report.row("kernel: caches, counters, rings", Spread::one(kernel), AtMost(128.0), "");
     let rings = bpf.ring_bytes() as f64 / MIB;
     let budget = if cpus > 1.0 { AtMost(2.0) } else { Budget::None };
-    report.row("kernel: of that by CPU, rings apart", Spread::one((kernel - rings) / cpus), budget, "");
+    report.row("kernel: the same per CPU, without rings", Spread::one((kernel - rings) / cpus), budget, "");
     Ok(())
 }
 
-/// Prints flows, and resident bytes without and with them.
+/// Prints the number of flows, and resident bytes without and with them.
 pub fn child() -> Result<()> {
     let mut subject = Subject::new(&Config::default())?;
     subject.aim(0, Order::InTurn, u32::MAX);
-    // The code and the rings are in memory before anything counts.
+    // Touch the code and the rings first, so that they do not count.
     subject.run(CHUNK, CHUNK, || Ok(()))?;
     let before = resident()?;
     subject.run(whole(FLOWS, CHUNK), CHUNK, || Ok(()))?;

@@ -1,4 +1,4 @@
-//! Names of a large cluster: how long reading it takes, what it takes in memory, what following its changes costs.
+//! Names of a large cluster: how long reading it takes, how much memory it needs, and what following its changes costs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::subject::cpu_ns;
 use crate::support::apiserver::ApiServer;
 
-/// The argument that makes the benchmark an API server: its objects must not count.
+/// The argument that starts the benchmark as an API server, a separate process so that its objects do not count.
 pub const CHILD: &str = "api-server-of-a-large-cluster";
 const PODS: usize = 50_000;
 const CHANGES_PER_SECOND: usize = 500;
@@ -46,7 +46,7 @@ impl Server {
     }
 
     fn order(&mut self, order: &str) -> Result<()> {
-        writeln!(self.orders, "{order}").context("tell the API server")
+        writeln!(self.orders, "{order}").context("send to the API server")
     }
 }
 
@@ -57,7 +57,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves, until the other end is gone.
+/// Serves until the other end closes its pipe.
 pub fn child(pods: &str) -> Result<()> {
     let template = Template::default();
     let server = ApiServer::start();
@@ -69,7 +69,7 @@ pub fn child(pods: &str) -> Result<()> {
         let mut words = order.split_whitespace();
         let number = words.next().context("no number")?.parse::<usize>()?;
         let rate = words.next().context("no rate")?.parse::<usize>()?;
-        // A rollout of a service: its new ReplicaSet, its pods one after the other, its slice.
+        // A rollout of a service: a new ReplicaSet, the pods one after the other, the slice.
         generation += 1;
         let began = Instant::now();
         let mut changes = 0;
@@ -92,7 +92,7 @@ pub fn child(pods: &str) -> Result<()> {
     Ok(())
 }
 
-/// Of this process.
+/// CPU time of this process.
 fn cpu_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
@@ -104,13 +104,13 @@ fn now() -> u64 {
 fn wait_until(mut done: impl FnMut() -> bool) -> Result<Duration> {
     let began = Instant::now();
     while !done() {
-        ensure!(began.elapsed() < Duration::from_secs(120), "waited in vain");
+        ensure!(began.elapsed() < Duration::from_secs(120), "timed out");
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(began.elapsed())
 }
 
-/// Nanoseconds a lookup, of pods at random.
+/// Nanoseconds per lookup, of randomly chosen pods.
 fn lookups(names: &Names, ask: impl Fn(&netmon::names::Index, End) -> Answer) -> Result<Spread> {
     const MANY: usize = 200_000;
     let ends: Vec<End> = (0..PODS)
@@ -129,7 +129,7 @@ fn lookups(names: &Names, ask: impl Fn(&netmon::names::Index, End) -> Answer) ->
             known += usize::from(matches!(ask(&index, ends[i % PODS]), Answer::Known(_)));
         }
         times.push((cpu_ns() - began) / MANY as f64);
-        ensure!(known == MANY, "{} are not known", MANY - known);
+        ensure!(known == MANY, "{} pods are not known", MANY - known);
     }
     Ok(Spread::of(times))
 }
@@ -151,15 +151,20 @@ pub fn run(report: &mut Report) -> Result<()> {
     report.row("reading them", Spread::one(took.as_secs_f64()), AtMost(15.0), "");
     report.row("CPU time of that", Spread::one(cpu.as_secs_f64()), Budget::None, "");
     report.table(&title, "MiB");
-    report.row("resident, more than before", Spread::one((after - before) as f64 / MIB), Budget::None, "");
+    report.row("growth of resident memory", Spread::one((after - before) as f64 / MIB), Budget::None, "");
     report.table(&title, "bytes");
     let each = (after - before) as f64 / PODS as f64;
-    report.row("a pod, with its part of a service, slice and ReplicaSet", Spread::one(each), Budget::None, "");
+    report.row("a pod, with its share of a service, slice and ReplicaSet", Spread::one(each), Budget::None, "");
 
     report.table("A lookup", "ns");
-    report.row("a client", lookups(&names, |index, end| index.client(end, 6, now()))?, Budget::None, "and the clock");
+    report.row(
+        "a client",
+        lookups(&names, |index, end| index.client(end, 6, now()))?,
+        Budget::None,
+        "includes reading the clock",
+    );
     let dialled = lookups(&names, |index, end| index.server(end, None, 6, now()))?;
-    report.row("a pod that is dialled, with its service", dialled, Budget::None, "and the clock");
+    report.row("a pod that is dialled, with its service", dialled, Budget::None, "includes reading the clock");
 
     let (cpu, generation) = (cpu_time()?, names.generation());
     server.order(&format!("{} {CHANGES_PER_SECOND}", CHANGES_PER_SECOND * CHURN.as_secs() as usize))?;
@@ -173,11 +178,16 @@ pub fn run(report: &mut Report) -> Result<()> {
     })?;
     let used = (cpu_time()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     let indexes = names.generation() - generation;
-    report.table(&format!("{CHANGES_PER_SECOND} changes of pods a second, rollouts"), "");
+    report.table(&format!("Rollouts with {CHANGES_PER_SECOND} pod changes a second"), "");
     let note = format!("{indexes} indexes in {:.1} s", during.as_secs_f64());
     report.row("percent of a core", Spread::one(100.0 * used), Budget::None, &note);
-    report.row("the last one is known after, s", Spread::one(late.as_secs_f64()), AtMost(1.0), "");
-    report.row("MiB resident after it", Spread::one((resident()? - before) as f64 / MIB), Budget::None, "");
+    report.row("time until the last one is known, s", Spread::one(late.as_secs_f64()), AtMost(1.0), "");
+    report.row(
+        "growth of resident memory afterwards, MiB",
+        Spread::one((resident()? - before) as f64 / MIB),
+        Budget::None,
+        "",
+    );
     let errors: u64 = watcher.progress().read().kinds.iter().map(|kind| kind.errors).sum();
     ensure!(errors == 0, "{errors} requests failed");
     Ok(())

@@ -1,4 +1,4 @@
-//! Nanoseconds that the program takes for a packet, over a program that does nothing.
+//! The time that the program takes for a packet, in nanoseconds beyond that of an empty program.
 
 use anyhow::{Context, Result};
 use netmon::agent;
@@ -13,7 +13,7 @@ use crate::support::vary::{Order, Vary};
 
 const HOT: Budget = AtMost(20.0);
 
-/// Flows by order and number; `None`: one packet over and over.
+/// Order and number of the flows; `None`: the same packet over and over.
 type Flows = Option<(Order, u32)>;
 
 struct Case {
@@ -24,13 +24,13 @@ struct Case {
     kernel: Kernel,
     ours: Injector,
     empty: Injector,
-    /// In front of both; the kernel forgets whom they run once they are gone.
+    /// Run in front of the two programs. Kept because the kernel clears a tail-call map once nothing holds it.
     _vary: [Vary; 2],
     samples: Vec<[f64; 2]>,
     records: usize,
 }
 
-/// Options as Linux sends them: NOP, NOP, timestamps.
+/// TCP options as Linux sends them: NOP, NOP, timestamps.
 const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 1, 2, 3, 0, 4, 5, 6];
 
 pub fn run(report: &mut Report) -> Result<()> {
@@ -60,7 +60,7 @@ pub fn run(report: &mut Report) -> Result<()> {
         ("100 k flows at random", AtMost(90.0), &small, many(Order::Random, 100_000)),
         ("131 k flows, skewed (1/n)", AtMost(70.0), &small, many(Order::Skewed, 131_072)),
         ("100 k flows at random, IPv6", Budget::None, &small6, many(Order::Random, 100_000)),
-        ("ping (a header that takes the long way)", Budget::None, &ping, None),
+        ("ping (parsed by the slow path)", Budget::None, &ping, None),
     ]
     .into_iter()
     .map(|(name, budget, packet, flows)| Case::new(name, budget, packet.clone(), flows, report.quick))
@@ -71,7 +71,7 @@ pub fn run(report: &mut Report) -> Result<()> {
             case.round(round > 0)?;
         }
     }
-    report.table("A packet, in the kernel, over a program that does nothing", "ns");
+    report.table("A packet, in the kernel, beyond an empty program", "ns");
     for case in cases {
         let packets = f64::from(case.packets) * case.samples.len() as f64;
         let note = match case.records as f64 / packets {
@@ -100,7 +100,7 @@ impl Case {
         Ok(Case { name, budget, packet, packets, kernel, ours, empty, _vary: vary, samples: Vec::new(), records: 0 })
     }
 
-    /// The first fills the cache and counts for nothing.
+    /// The first round fills the cache and is discarded.
     fn round(&mut self, counts: bool) -> Result<()> {
         let mut ns = [0.0; 2];
         for _ in 0..self.packets / CHUNK {

@@ -1,4 +1,4 @@
-//! Pairs of which every time is known, as many as the default configuration has lines for.
+//! Pairs with every time measured, as many as the default configuration has series for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const MEASURES: [Measure; 5] =
 
 struct Pairs(Aggregates);
 
-/// The pages over them.
+/// The metrics page over these pairs.
 pub fn page(config: &Config) -> MetricsPage {
     let telling = Telling { labels: config.labels, grouped: false };
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling));
@@ -25,14 +25,14 @@ pub fn page(config: &Config) -> MetricsPage {
         max_age: None,
     };
     let mut table = Table::new(limits, 0);
-    // More than there are lines for.
+    // More than there are series for.
     for client in 1..=config.series_limit as u32 / 32 {
         for measure in MEASURES {
             let sample = Sample { measure, ns: u64::from(client) << 16 };
             table.merge(&record(client, Facts::of_samples(&[sample])), &mut sums);
         }
     }
-    // What is counted of new flows waits until they are some seconds old.
+    // New flows are counted only after a few seconds.
     table.expire(Duration::from_secs(10).as_nanos() as u64, &mut sums);
     let build = Build { version: "", commit: "", arch: "", node: String::new() };
     MetricsPage::new(Arc::new(Pairs(sums)), index, build)

@@ -1,4 +1,4 @@
-//! What a record costs: written by the program, read, and merged into the flow table and the sums.
+//! The cost of a record: the program writes it, a worker reads it and merges it into the flow table and the sums.
 
 use anyhow::{Result, ensure};
 use netmon::config::Config;
@@ -10,7 +10,7 @@ use crate::support::vary::Order;
 const BUDGET_NS: f64 = 400.0;
 const P99_NS: f64 = 5000.0;
 
-/// Rounds of one situation.
+/// Samples of one scenario, one per round.
 #[derive(Default)]
 struct Samples {
     user: Vec<f64>,
@@ -21,7 +21,7 @@ struct Samples {
 impl Samples {
     fn add(&mut self, subject: &mut Subject, packets: u32) -> Result<()> {
         let cost = subject.run(packets, CHUNK, || Ok(()))?;
-        ensure!(subject.lost() == 0, "the rings were meant to have room");
+        ensure!(subject.lost() == 0, "a ring overflowed, although the records should fit");
         self.user.push(cost.user / cost.records.max(1.0));
         self.kernel.push(cost.kernel / f64::from(packets));
         self.p99.push(subject.p99());
@@ -37,7 +37,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let [mut hits, mut new, mut full, mut known, mut crowd] = [(); 5].map(|()| Samples::default());
     for _ in 0..report.rounds(5) {
         let mut subject = Subject::new(&config)?;
-        // One table entry or none, and no records: what is left of a packet when it writes none.
+        // At most one table entry, and no records: the cost of a packet that writes none.
         subject.aim(0, Order::InTurn, 1000);
         subject.run(CHUNK, CHUNK, || Ok(()))?;
         hits.add(&mut subject, quarter)?;
@@ -51,7 +51,7 @@ pub fn run(report: &mut Report) -> Result<()> {
         subject.aim(0, Order::InTurn, u32::MAX);
         new.add(&mut subject, million)?;
         full.add(&mut subject, million)?;
-        // The latest of them again, from the oldest on: none is still in the cache.
+        // Send the most recent flows again, oldest first: none of them is still in the cache.
         subject.aim(2 * million - quarter, Order::InTurn, 2 * million);
         crowd.add(&mut subject, quarter)?;
     }
@@ -65,7 +65,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     report.table("A record, kernel to table", "ns");
     let hit = Spread::of(hits.kernel).median;
     let write = Spread::of(new.kernel.iter().map(|ns| ns - hit).collect());
-    report.row("choosing a victim and writing it to the ring", write, Budget::None, "over a packet of a cached flow");
+    report.row("choosing a victim and writing it to the ring", write, Budget::None, "beyond a packet of a cached flow");
     let whole = |user: &[f64]| Spread::of(user.iter().map(|ns| ns + write.median).collect());
     report.row("known flow, all together", whole(&known.user), AtMost(BUDGET_NS), "");
     report.row("new flow, all together", whole(&new.user), AtMost(BUDGET_NS), "");

@@ -1,8 +1,8 @@
-//! Tables of plain text, and the verdicts.
+//! Plain-text tables of results, compared with their budgets.
 
 use std::time::Instant;
 
-/// Median, least and most of several rounds.
+/// Median, minimum and maximum of several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub median: f64,
@@ -11,7 +11,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// The spread of `values`, of which there must be at least one.
     pub fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
         let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
@@ -29,7 +29,7 @@ impl Spread {
     }
 }
 
-/// What a median may be.
+/// Limit for a median.
 #[derive(Clone, Copy, Debug)]
 pub enum Budget {
     None,
@@ -51,12 +51,12 @@ impl Report {
         Report { quick, started: Instant::now(), within: 0, over: Vec::new() }
     }
 
-    /// So many rounds, or a few.
+    /// The given number of rounds, or only a few for a quick run.
     pub fn rounds(&self, many: usize) -> usize {
         if self.quick { many.min(3) } else { many }
     }
 
-    /// What the numbers belong to.
+    /// Prints the machine that the numbers were measured on.
     pub fn host(&self) {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
@@ -108,7 +108,7 @@ impl Report {
     }
 }
 
-/// Three digits that matter, thousands set off.
+/// Formats with three significant digits and thousands separators.
 fn number(value: f64) -> String {
     if !value.is_finite() {
         return "-".to_owned();

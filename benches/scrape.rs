@@ -1,4 +1,4 @@
-//! A scrape of as many series as the default configuration has room for.
+//! A scrape of as many series as the default configuration allows.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -25,16 +25,16 @@ fn making(page: &MetricsPage, rounds: usize) -> Result<Spread> {
     Ok(Spread::of(times))
 }
 
-/// What is on a page.
+/// Contents of a page.
 struct Size {
     series: usize,
     bytes: usize,
-    /// Something was to be counted in a series of its own, and there was no room.
+    /// True if something needed a new series and there was no room for it.
     full: bool,
 }
 
-/// How many series a page shows when all room is used depends on what is in them: one that has counted nothing yet has its room, and
-/// is not shown.
+/// Measures a page. When all room is used, the number of series shown varies: one that has counted nothing yet takes room but is
+/// not shown.
 fn size(page: &MetricsPage) -> Result<Size> {
     let body = page.make()?;
     let text = std::str::from_utf8(&body)?;
@@ -45,7 +45,7 @@ fn size(page: &MetricsPage) -> Result<Size> {
     Ok(Size { series: series.count(), bytes: body.len(), full })
 }
 
-/// Rounds of new flows after which all room must be used.
+/// Rounds of new flows after which all room for series must be used.
 const ROUNDS_MOST: u32 = 100;
 
 pub fn run(report: &mut Report) -> Result<()> {
@@ -62,11 +62,11 @@ pub fn run(report: &mut Report) -> Result<()> {
             break (Arc::new(page), flows);
         }
         rounds += 1;
-        ensure!(rounds < ROUNDS_MOST, "{} series after {rounds} rounds of new flows, and room for more", flows.series);
+        ensure!(rounds < ROUNDS_MOST, "only {} series after {rounds} rounds of new flows", flows.series);
     };
     let histograms = pairs::page(&config);
     let times = size(&histograms)?;
-    ensure!(times.full, "{} series of times, and room for more", times.series);
+    ensure!(times.full, "only {} series of times", times.series);
 
     let rounds = report.rounds(21);
     let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
@@ -88,17 +88,17 @@ pub fn run(report: &mut Report) -> Result<()> {
     let (plain, zipped) = (get("")?, get("Accept-Encoding: gzip\r\n")?);
     server.stop()?;
 
-    report.table(&format!("A scrape of {} series, with no room for another", flows.series), "ms");
-    report.row("making the page", builds, AtMost(50.0), &format!("{} KiB", flows.bytes >> 10));
+    report.table(&format!("A scrape of {} series, the limit", flows.series), "ms");
+    report.row("rendering the page", builds, AtMost(50.0), &format!("{} KiB", flows.bytes >> 10));
     report.row(
-        "making one that is mostly histograms",
+        "rendering a page that is mostly histograms",
         histograms,
         AtMost(50.0),
         &format!("{} series, {} KiB", times.series, times.bytes >> 10),
     );
-    report.row("over HTTP, once it is made", plain.0, AtMost(50.0), &format!("{} KiB", plain.1 >> 10));
+    report.row("over HTTP, once rendered", plain.0, AtMost(50.0), &format!("{} KiB", plain.1 >> 10));
     report.row(
-        "over HTTP once it is made, gzip, as Prometheus asks for",
+        "over HTTP, once rendered, gzip as Prometheus requests",
         zipped.0,
         Budget::None,
         &format!("{} KiB", zipped.1 >> 10),

@@ -1,4 +1,4 @@
-//! What is measured, set up as the agent sets it up, and the means to measure it.
+//! The measured programs and workers, set up as the agent sets them up, and functions to measure them.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 use crate::support::packet::{self, ACK, IPV4, TCP};
 use crate::support::vary::{Order, Vary};
 
-/// Packets of one system call. Their records fit the rings of a default configuration.
+/// Packets per system call. Their records fit the rings of the default configuration.
 pub const CHUNK: u32 = 8192;
 
-/// Longer than it takes until the last end is counted: when nothing of it can be on its way any more.
+/// Upper bound of the time until the last end is counted: by then nothing can still be in flight.
 pub const COUNTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// CPU time of this thread, in nanoseconds.
@@ -25,7 +25,7 @@ pub fn cpu_ns() -> f64 {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0.0, |t| Duration::from(t).as_nanos() as f64)
 }
 
-/// Keeps this thread on one CPU, the last: interrupts prefer the first.
+/// Pins this thread to the last CPU, because interrupts prefer the first.
 pub fn pin() -> Result<()> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut set = CpuSet::new();
@@ -33,19 +33,19 @@ pub fn pin() -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).context("pin the measuring thread")
 }
 
-/// The programs as the agent loads them, attached to nothing.
+/// The programs as the agent loads them, but not attached.
 pub fn load(config: &Config) -> Result<Bpf<'static>> {
-    // A few kilobytes a measurement: simpler than a value that borrows from itself.
+    // Leaks a few kilobytes per measurement, which is simpler than a value that borrows from itself.
     let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
     Bpf::load(storage, &agent::options(config, possible_cpus()?))
 }
 
-/// A pure ACK over IPv4, Ethernet and all.
+/// A pure ACK over IPv4, including its Ethernet header.
 pub fn small_packet() -> Vec<u8> {
     packet::ethernet(&[], IPV4, &packet::ipv4(TCP, &[], 7, 0, &packet::tcp(ACK, &[], &[])))
 }
 
-/// Programs, workers, and packets of many flows that go through both.
+/// Programs, workers, and the packets of many flows to send through both.
 pub struct Subject {
     pub bpf: Bpf<'static>,
     pub inline: Inline,
@@ -55,12 +55,12 @@ pub struct Subject {
     packet: Vec<u8>,
 }
 
-/// CPU time of some packets, in nanoseconds of all of them.
+/// Total CPU time of a number of packets, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// The programs, the empty one subtracted.
+    /// CPU time of the programs, minus that of an empty program.
     pub kernel: f64,
-    /// The workers.
+    /// CPU time of the workers.
     pub user: f64,
     pub records: f64,
 }
@@ -74,19 +74,19 @@ impl Subject {
         Ok(Subject { bpf, inline, ours, empty, injectors, packet: small_packet() })
     }
 
-    /// From now on the packets carry this.
+    /// Sets the payload of subsequent packets.
     pub fn carry(&mut self, payload: &[u8]) {
         let tcp = packet::tcp(ACK, &[], payload);
         self.packet = packet::ethernet(&[], IPV4, &packet::ipv4(TCP, &[], 7, 0, &tcp));
     }
 
-    /// The next packets belong to `flows` flows in `order`, beginning with `start`.
+    /// Makes the next packets belong to `flows` flows in `order`, beginning with flow `start`.
     pub fn aim(&self, start: u32, order: Order, flows: u32) {
         self.ours.aim(start, order, flows);
         self.empty.aim(start, order, flows);
     }
 
-    /// Runs `packets` packets, in calls of `chunk`; after each one `then` and the workers.
+    /// Runs `packets` packets, `chunk` per call; calls `then` and the workers after each call.
     pub fn run(&mut self, packets: u32, chunk: u32, then: impl Fn() -> Result<()>) -> Result<Cost> {
         let mut cost = Cost::default();
         for _ in 0..packets.div_ceil(chunk) {
@@ -108,12 +108,12 @@ impl Subject {
         self.inline.snapshot().map_or(0, |s| s.active.values().sum())
     }
 
-    /// Records that found their ring full.
+    /// Records dropped because their ring was full.
     pub fn lost(&self) -> u64 {
         self.inline.snapshot().map_or(0, |s| s.records.lost)
     }
 
-    /// Of handling one record, in nanoseconds.
+    /// Time to handle one record, in nanoseconds.
     pub fn p99(&self) -> f64 {
         self.inline.snapshot().map_or(f64::NAN, |s| s.processing.quantile(0.99) * 1e9)
     }

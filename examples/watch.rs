@@ -1,5 +1,5 @@
-//! The agent as a library: watches the interfaces named (none: all that are up) until its standard input ends, then prints
-//! every flow it saw. `make demo` uses it.
+//! Uses the agent as a library: watches the given interfaces (all that are up if none is given) until standard input ends, then
+//! prints every flow it saw. `make demo` uses it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -12,7 +12,7 @@ use netmon::agent::{self, Handle};
 use netmon::config::{Config, Selection};
 use netmon::flow::{Flow, protocol_name};
 
-/// Flows by start and endpoints: in the order in which they began.
+/// Flows by start time (ns) and endpoints, so in the order in which they began.
 type Seen = BTreeMap<(u64, String), Flow>;
 
 fn main() -> Result<()> {
@@ -20,14 +20,14 @@ fn main() -> Result<()> {
     let interfaces: Vec<String> = std::env::args().skip(1).collect();
     let config = Config {
         interfaces: Selection::new(&interfaces)?,
-        connect_timeout: Duration::from_secs(3), // nobody wants to wait half a minute here
+        connect_timeout: Duration::from_secs(3), // the default of half a minute is too long for a demo
         ..Config::default()
     };
     let (stop, stopped) = bounded(1);
     let (finish, finished) = bounded::<()>(0);
     let mut watcher = None;
     std::thread::spawn(move || {
-        // Until the other end of the pipe is closed.
+        // Blocks until the other end of the pipe is closed.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         let _ = stop.send(());
     });
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Flows leave the table a few seconds after they end: looks often enough to see each.
+/// Collects flows. They leave the table a few seconds after they end, so this polls often enough to see each.
 fn collect(handle: &Handle, finished: &Receiver<()>) -> Seen {
     let mut seen = Seen::new();
     loop {

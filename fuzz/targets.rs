@@ -1,5 +1,5 @@
-//! What the fuzzer gives its inputs to, and the tests those of the corpus: all that netmon reads of what others wrote. None may
-//! panic, hang, or make much of little.
+//! The fuzz targets, which the tests also run on the corpus: every parser of input that netmon does not control. None may panic,
+//! hang, or produce much output from a small input.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, sink};
@@ -14,10 +14,10 @@ use netmon::filter::{Filter, PacketFilter};
 use netmon::http::Body;
 use netmon::output::Line;
 
-/// An error is for somebody to read.
+/// Longest error message allowed, in bytes: a person has to read it.
 const ERROR_MOST: usize = 128 << 10;
 
-/// A filter over flows, and over packets.
+/// Parses a filter over flows and one over packets, and applies them.
 pub fn filter(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Filter::parse(text) {
@@ -31,7 +31,7 @@ pub fn filter(data: &[u8]) {
     }
 }
 
-/// A configuration file.
+/// Reads a configuration file.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Settings::of_text(Path::new("netmon.yaml"), text) {
@@ -47,19 +47,19 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// A request to the control socket.
+/// Answers a request to the control socket.
 pub fn request(data: &[u8]) {
     netmon::control::respond(data, &Agent, &mut sink()).unwrap();
 }
 
-/// A capture that is to be replayed.
+/// Reads a capture file.
 pub fn capture(data: &[u8]) {
     if let Err(error) = netmon::replay::read(Cursor::new(data.to_vec())) {
         assert!(format!("{error:#}").len() < ERROR_MOST, "{error:#}");
     }
 }
 
-/// A flow that has next to nothing, and one that has more.
+/// A flow with almost no fields set, and one with several.
 fn lines() -> impl Iterator<Item = Line> {
     let more = Line {
         id: 1,
@@ -76,7 +76,7 @@ fn lines() -> impl Iterator<Item = Line> {
     [Line::default(), more].into_iter()
 }
 
-/// One that has two flows, and believes whatever it is told.
+/// A stub agent with two flows that accepts every request.
 pub struct Agent;
 
 struct Silence;

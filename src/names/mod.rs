@@ -1,7 +1,7 @@
-//! Who an address is: the cluster's objects become an immutable index of names, which the flows' threads look into.
+//! Maps addresses to names: the cluster's objects become an immutable index of names, which the worker threads query.
 //!
-//! [`Store`] takes objects as they come and changes its index in place; what was published before stays as it is, for the
-//! two share all parts that did not change. [`Names`] is where the published index is found.
+//! [`Store`] receives objects as they arrive and changes its index in place. An index published earlier stays as it was, and
+//! shares all unchanged parts with the new one. [`Names`] holds the published index.
 
 mod index;
 pub mod objects;
@@ -22,7 +22,7 @@ pub use watch::{Denied, Enabled, KindStatus, Options, Progress, Reached, Scope, 
 /// Nanoseconds since the Unix epoch.
 pub type UnixNs = u64;
 
-/// The index of the present. Reading it waits for nobody.
+/// The current index. Readers never wait.
 #[derive(Debug)]
 pub struct Names {
     current: ArcSwap<Index>,
@@ -30,26 +30,26 @@ pub struct Names {
 }
 
 impl Names {
-    /// Starts with what is known without asking anybody.
+    /// Starts with `index`, at generation 0.
     pub fn new(index: Index) -> Names {
         Names { current: ArcSwap::from_pointee(index), generation: AtomicU64::new(0) }
     }
 
-    /// The index of the present; it does not change while it is held. To be held for a batch of lookups, not longer: what it
-    /// alone has stays in memory.
+    /// Returns the current index, which does not change while it is held. Hold it for one batch of lookups and no longer, because
+    /// it keeps its parts in memory.
     pub fn load(&self) -> Guard<Arc<Index>> {
         self.current.load()
     }
 
-    /// Another number than before: another index is there, and what was [`Answer::NotYet`] may be known.
+    /// Number of indexes published so far. If it has changed, an address that was [`Answer::NotYet`] may be known now.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Puts another index in place.
+    /// Replaces the current index and increments the generation.
     pub fn publish(&self, index: Index) {
         self.current.store(Arc::new(index));
-        // After the index: who sees the number finds it, or a later one.
+        // After the index, so that a reader that sees the new number also sees this index or a later one.
         self.generation.fetch_add(1, Ordering::Release);
     }
 }

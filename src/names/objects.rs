@@ -1,4 +1,4 @@
-//! What is kept of the cluster's objects: only what names are made of.
+//! The parts of the cluster's objects that names are derived from. Nothing else of them is kept.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use ipnet::IpNet;
 
 use super::UnixNs;
 
-/// Tells an object from others, also from a later one of the same name.
+/// Identifies an object, and distinguishes it from a later one with the same name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid([u8; 16]);
 
 impl Uid {
-    /// A UUID, or the hash that kubelets give static pods; what is neither is hashed.
+    /// Parses a UUID, or the hash that kubelets assign to static pods; any other text is hashed.
     pub fn of(text: &str) -> Uid {
         let mut digits = 0;
         let mut number = 0u128;
@@ -33,34 +33,34 @@ impl Uid {
     }
 }
 
-/// Who controls an object.
+/// The controller of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// `ReplicaSet`, `DaemonSet` …
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// Of this very object.
+    /// Its UID.
     pub uid: Uid,
-    /// The Deployment whose ReplicaSet it is, by its name and the pod's `pod-template-hash`.
+    /// The Deployment that controls this ReplicaSet, derived from its name and the pod's `pod-template-hash`.
     pub deployment: Option<String>,
 }
 
-/// A port of a container.
+/// A host port of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// The only address of the node that it is at.
+    /// The node's address that it is limited to; `None`: all of them.
     pub ip: Option<IpAddr>,
     /// IP protocol number.
     pub protocol: u8,
-    /// At the node.
+    /// The port number on the node.
     pub port: u16,
 }
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pod {
-    /// Of this very pod.
+    /// Its UID.
     pub uid: Uid,
     /// Its namespace.
     pub namespace: String,
@@ -70,19 +70,19 @@ pub struct Pod {
     pub node: Option<String>,
     /// Its controller.
     pub owner: Option<Owner>,
-    /// It has the node's addresses.
+    /// True if it uses the node's network namespace and addresses.
     pub host_network: bool,
-    /// It will not run again: its address is no longer its own.
+    /// True if it will not run again, so its address may be reused.
     pub finished: bool,
-    /// When it last ran, if it has finished and says so.
+    /// When it last ran, if it has finished and its status says so.
     pub until: Option<UnixNs>,
-    /// IPv4, IPv6 or both.
+    /// Its addresses: IPv4, IPv6 or both.
     pub ips: Vec<IpAddr>,
-    /// Those of its node.
+    /// The addresses of its node.
     pub host_ips: Vec<IpAddr>,
-    /// Ports that it has at the node's addresses.
+    /// Ports that it occupies at the node's addresses.
     pub host_ports: Vec<HostPort>,
-    /// When it came to have its address, to the second.
+    /// When it got its address, with a resolution of one second.
     pub since: UnixNs,
 }
 
@@ -91,9 +91,9 @@ pub struct Pod {
 pub struct ServicePort {
     /// IP protocol number.
     pub protocol: u8,
-    /// At the service's addresses.
+    /// The port at the service's addresses.
     pub port: u16,
-    /// At all nodes' addresses.
+    /// The port at every node's addresses (NodePort).
     pub node_port: Option<u16>,
 }
 
@@ -122,15 +122,15 @@ pub struct Target {
 /// An EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Slice {
-    /// Its namespace and the service's.
+    /// Its namespace, which is also the service's.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The service it is of.
+    /// Name of the service it belongs to.
     pub service: String,
-    /// IP protocol and port, the same for all endpoints.
+    /// IP protocols and ports, the same for all endpoints.
     pub ports: Vec<(u8, u16)>,
-    /// Who serves.
+    /// The endpoints.
     pub targets: Vec<Target>,
 }
 
@@ -141,16 +141,16 @@ pub struct Node {
     pub name: String,
     /// Its zone.
     pub zone: Option<String>,
-    /// Addresses of any type that are addresses.
+    /// Its addresses, of all address types except names.
     pub ips: Vec<IpAddr>,
-    /// Where its pods have their addresses, if the cluster says so.
+    /// Its pod CIDRs, if the cluster assigns them.
     pub pod_networks: Vec<IpNet>,
 }
 
-/// A ReplicaSet or Job, and who controls it.
+/// A ReplicaSet or Job and its controller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owned {
-    /// Of this very object.
+    /// Its UID.
     pub uid: Uid,
     /// Kind and name of its controller, if it has one.
     pub owner: Option<(String, String)>,

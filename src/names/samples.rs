@@ -8,7 +8,7 @@ use super::{Answer, Cluster, End, Index, NamedNetwork, Object, Store, UnixNs};
 pub(super) const S: UnixNs = 1_000_000_000;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
-/// Everything here was there from this second on.
+/// All objects here exist from this time on.
 pub(super) const THEN: u64 = 1000;
 
 pub(super) fn ip(text: &str) -> IpAddr {
@@ -91,7 +91,7 @@ pub(super) fn store(cluster: Cluster) -> Store {
     store
 }
 
-/// Two nodes; a web shop on both, its database, daemons in the nodes' network.
+/// Two nodes; a web shop on both, its database, and daemons in the nodes' network namespace.
 pub(super) fn shop() -> Vec<Object> {
     let web_a = owned_by(pod("web-a", "node-a", &["10.244.1.10", "fd00:1::10"]), "ReplicaSet", "web-5d8f");
     let web_b = owned_by(pod("web-b", "node-b", &["10.244.2.10"]), "ReplicaSet", "web-5d8f");
@@ -130,8 +130,9 @@ pub(super) fn with_shop(cluster: Cluster) -> Store {
     store
 }
 
-/// `namespace/pod workload-kind/workload @node(zone) service ~name`, of what is known, with what kind of answer it is.
-pub(super) fn told(answer: &Answer) -> String {
+/// Formats an answer as `namespace/pod workload-kind/workload @node(zone) service ~name`, as far as these are known, after its
+/// kind.
+pub(super) fn describe(answer: &Answer) -> String {
     let kind = match answer {
         Answer::Known(_) => "",
         Answer::NotYet(_) => "not yet",

@@ -266,7 +266,7 @@ fn errors_of_tls_are_in_plain_words() {
     let watched = Watched::synced(&options(&server));
     server.disconnect();
     let (_, error) = eventually("it is noticed", || watched.status().last_error);
-    assert!(error.contains("ended the connection without a word") && !error.contains("docs.rs"), "{error}");
+    assert!(error.contains("closed the connection without a response") && !error.contains("docs.rs"), "{error}");
 
     let other = ApiServer::start_tls();
     let at = |kubeconfig: std::path::PathBuf, name: &str, from: &str, to: &str| {

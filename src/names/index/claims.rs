@@ -1,4 +1,4 @@
-//! Who lays claim to an address or a port: mostly one, and of several the first by name.
+//! The claimants of an address or a port. There is usually one; if there are several, the first by name gets it.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use arc_swap::ArcSwapOption;
 
 use crate::flow::Party;
 
-/// All claimants, in order.
+/// All claimants, ordered by name.
 #[derive(Debug)]
 pub(in crate::names) enum Claims<T> {
-    /// Nearly always.
+    /// A single claimant, which is nearly always the case.
     One(Arc<T>),
-    /// At least two.
+    /// Two or more claimants.
     Many(Arc<[Arc<T>]>),
 }
 
@@ -33,16 +33,16 @@ impl<T: Ord> Claims<T> {
         }
     }
 
-    /// Whose it is.
+    /// The claimant that gets it.
     pub(super) fn first(&self) -> &Arc<T> {
         match self {
             Claims::One(claimant) => claimant,
-            // There are two at least.
+            // `Many` holds at least two.
             Claims::Many(claimants) => &claimants[0],
         }
     }
 
-    /// With one more, even if it has an equal.
+    /// Adds a claimant, even if an equal one exists.
     pub(in crate::names) fn with(this: Option<Claims<T>>, claimant: Arc<T>) -> Option<Claims<T>> {
         let Some(this) = this else { return Some(Claims::One(claimant)) };
         let mut claimants = this.all().to_vec();
@@ -50,11 +50,11 @@ impl<T: Ord> Claims<T> {
         Some(Claims::Many(claimants.into()))
     }
 
-    /// Without one of those that equal it.
+    /// Removes one claimant that is equal to `claimant`, if there is one. Returns `None` if none is left.
     pub(in crate::names) fn without(self, claimant: &T) -> Option<Claims<T>> {
         let mut claimants = self.all().to_vec();
-        if let Some(place) = claimants.iter().position(|other| **other == *claimant) {
-            claimants.remove(place);
+        if let Some(index) = claimants.iter().position(|other| **other == *claimant) {
+            claimants.remove(index);
         }
         match claimants.len() {
             0 => None,
@@ -64,7 +64,7 @@ impl<T: Ord> Claims<T> {
     }
 }
 
-/// A service by its name; what else there is to it is elsewhere.
+/// A service, identified by its name. Its addresses and ports are the index's keys.
 #[derive(Debug)]
 pub(in crate::names) struct Service {
     pub(in crate::names) namespace: Arc<str>,
@@ -79,7 +79,7 @@ impl Service {
         Service { namespace, name, party: Arc::new(party) }
     }
 
-    /// Who serves, as one that serves for it.
+    /// Returns `base`, the party that serves, with the name of this service.
     pub(super) fn served_by(&self, base: &Party) -> Party {
         Party {
             namespace: base.namespace.clone().or_else(|| Some(Arc::clone(&self.namespace))),
@@ -89,14 +89,14 @@ impl Service {
     }
 }
 
-/// A node by its name.
+/// A node, identified by its name.
 #[derive(Debug)]
 pub(in crate::names) struct Node {
     pub(in crate::names) name: Arc<str>,
     pub(in crate::names) party: Arc<Party>,
 }
 
-/// A port at which a service is served.
+/// An endpoint of a service at a port.
 #[derive(Debug)]
 pub(in crate::names) struct Endpoint {
     pub(in crate::names) service: Arc<Service>,
@@ -105,7 +105,7 @@ pub(in crate::names) struct Endpoint {
     latest: ArcSwapOption<Served>,
 }
 
-/// Made when first asked for: most endpoints of a cluster are never seen on a node.
+/// An endpoint's party, created on first use because most endpoints of a cluster are never seen on a given node.
 #[derive(Debug)]
 struct Served {
     base: Arc<Party>,
@@ -117,7 +117,7 @@ impl Endpoint {
         Endpoint { service, pod, latest: ArcSwapOption::empty() }
     }
 
-    /// As [`Service::served_by`], the same one each time.
+    /// As [`Service::served_by`], but returns the same `Arc` each time.
     pub(super) fn served_by(&self, base: &Arc<Party>) -> Arc<Party> {
         let latest = self.latest.load();
         if let Some(served) = latest.as_ref().filter(|served| Arc::ptr_eq(&served.base, base)) {
@@ -147,7 +147,7 @@ impl Node {
     }
 }
 
-/// By their names.
+/// Implements equality and order by name.
 macro_rules! ordered {
     ($($kind:ty),*) => {$(
         impl PartialEq for $kind {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_by_name_has_it() {
+    fn the_first_by_name_gets_it() {
         let mut claims = None;
         for name in ["web", "api", "www", "api"] {
             claims = Claims::with(claims, service(name));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_removed() {
+    fn removing_an_absent_claimant_changes_nothing() {
         let claims = Claims::with(None, service("web")).unwrap();
         assert_eq!(&*claims.without(&service("api")).unwrap().first().name, "web");
     }

@@ -1,4 +1,4 @@
-//! The index: what an address is called. Immutable once published, and without clock, locks or I/O.
+//! The index from addresses to names. It is immutable once published, and uses no clock, locks or I/O.
 
 mod claims;
 mod networks;
@@ -24,29 +24,29 @@ use networks::{Networks, is_private};
 pub(super) use sharded::Sharded;
 pub(super) use tenancy::{SKEW_NS, Tenancy, Tenant};
 
-/// One end of a flow.
+/// One endpoint of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct End {
     /// Its address.
     pub ip: IpAddr,
-    /// Its port; 0 where the protocol has none.
+    /// Its port; 0 if the protocol has none.
     pub port: u16,
 }
 
-/// Who an end is.
+/// The name of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Known: a pod, a service, a node.
+    /// Known: a pod, a service or a node.
     Known(Arc<Party>),
-    /// It may belong to a pod or a service that was not heard of yet. Ask again when [`super::Names::generation`] has changed. If
-    /// that takes too long, this is what is known: the dialled service without its pod, the name of a network, or nothing.
+    /// It may belong to a pod or a service that has not been reported yet. Look it up again when [`super::Names::generation`] has
+    /// changed. If that takes too long, use this: the dialled service without its pod, the name of a network, or nothing.
     NotYet(Option<Arc<Party>>),
-    /// Outside of the cluster. With the name of its network if that has one, else `external`; `None` without a cluster.
+    /// Outside of the cluster: the name of its network if that has one, otherwise `external`; `None` without a cluster.
     External(Option<Arc<Party>>),
 }
 
 impl Answer {
-    /// What is known by now.
+    /// Returns what is known so far.
     pub fn party(&self) -> Option<&Arc<Party>> {
         match self {
             Answer::Known(party) => Some(party),
@@ -55,21 +55,21 @@ impl Answer {
     }
 }
 
-/// What the index knows of a cluster.
+/// How much of a cluster the index covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cluster {
-    /// There is none: addresses are outside, with the name of their network or without.
+    /// There is no cluster: every address is external, named after its network if that has a name.
     #[default]
     Absent,
-    /// Not all of its objects were read yet: whoever is not known may come to be.
+    /// Not all objects have been read yet: an unknown address may become known.
     Partial,
-    /// All of them were read, and changes are followed.
+    /// All objects have been read, and changes are followed.
     Whole,
-    /// As `Whole`, but of pods only those of this node: of others the node is known by the pod networks.
+    /// As `Whole`, but only with this node's pods. For other pods, the pod CIDRs identify the node.
     Node,
 }
 
-/// A port at an address. At no address: at all nodes' (NodePort). With port and protocol 0: all ports of a service.
+/// A port at an address. The address [`ALL_NODES`] stands for all nodes (NodePort); port and protocol 0 for all ports of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Port {
     pub(super) ip: IpAddr,
@@ -79,23 +79,23 @@ pub(super) struct Port {
 
 pub(super) const ALL_NODES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// A name in a namespace.
+/// A namespace and a name in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name {
     pub(super) namespace: Arc<str>,
     pub(super) name: Arc<str>,
 }
 
-/// How much is in an index.
+/// Numbers of entries in an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Addresses of pods, of nodes and their neighbourhoods.
+    /// Addresses of pods and nodes, and neighbourhoods of pods.
     pub addresses: [usize; 3],
-    /// Ports of pods at nodes, of services, of endpoints.
+    /// Host ports of pods, ports of services, and endpoints.
     pub ports: [usize; 3],
-    /// Pods in their nodes' network.
+    /// Pods in their node's network namespace.
     pub host_pods: usize,
-    /// Networks that nodes have for pods.
+    /// Pod CIDRs of nodes.
     pub networks: usize,
 }
 
@@ -103,33 +103,34 @@ pub struct Size {
 #[derive(Clone, Debug)]
 pub struct Index {
     pub(super) cluster: Cluster,
-    /// Pods with addresses of their own.
+    /// Pods with their own addresses.
     pub(super) pods: Sharded<IpAddr, Tenancy>,
-    /// How many of their addresses are in each neighbourhood.
+    /// The number of pod addresses in each neighbourhood.
     pub(super) neighbours: Sharded<IpAddr, u32>,
-    /// Pods at ports of their node.
+    /// Pods by their ports on the node.
     pub(super) host_ports: Sharded<Port, Tenancy>,
-    /// Pods in their node's network.
+    /// Pods in their node's network namespace, by name.
     pub(super) host_pods: Sharded<Name, Tenancy>,
     pub(super) nodes: Sharded<IpAddr, Claims<Node>>,
     pub(super) fronts: Sharded<Port, Claims<Service>>,
     pub(super) endpoints: Sharded<Port, Claims<Endpoint>>,
-    /// Where nodes' pods have their addresses.
+    /// Pod CIDRs of the nodes.
     pub(super) pod_networks: Arc<JointPrefixMap<IpNet, Arc<Party>>>,
-    /// The node this runs on.
+    /// The node that the agent runs on.
     pub(super) node: Arc<str>,
     networks: Arc<Networks>,
 }
 
-enum Whose<'a> {
-    Party(&'a Arc<Party>),
-    /// A pod had it.
+/// The pod or node that has an address at a given time.
+enum Holder<'a> {
+    Known(&'a Arc<Party>),
+    /// Only at another time did a pod have the address.
     Gone,
-    Nobody,
+    Unknown,
 }
 
 impl Index {
-    /// Knows the networks with a name, nobody else. `node`: the one this runs on.
+    /// Creates an index that knows only the named networks. `node` is the name of the node that the agent runs on.
     pub fn new(networks: &[NamedNetwork], cluster: Cluster, node: &str) -> Index {
         Index {
             cluster,
@@ -146,12 +147,12 @@ impl Index {
         }
     }
 
-    /// What it knows of a cluster.
+    /// How much of a cluster it covers.
     pub fn cluster(&self) -> Cluster {
         self.cluster
     }
 
-    /// How much is in it.
+    /// The numbers of its entries.
     pub fn size(&self) -> Size {
         Size {
             addresses: [self.pods.len(), self.nodes.len(), self.neighbours.len()],
@@ -161,36 +162,37 @@ impl Index {
         }
     }
 
-    /// Who the client of a flow is that started at that time. Parties are shared: the same one each time.
+    /// Looks up the client of a flow that started at time `at`. Equal answers share the same party.
     pub fn client(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
-        match self.whose(end, protocol, at) {
-            Whose::Party(party) => Answer::Known(Arc::clone(party)),
-            Whose::Gone => Answer::NotYet(None),
-            Whose::Nobody => self.whole_service_or_elsewhere(end.ip),
+        match self.holder(end, protocol, at) {
+            Holder::Known(party) => Answer::Known(Arc::clone(party)),
+            Holder::Gone => Answer::NotYet(None),
+            Holder::Unknown => self.service_or_fallback(end.ip),
         }
     }
 
-    /// Who its server is: what the client dialled, and who answers for it where NAT says so. It is the answering pod with the dialled
-    /// service's name, or the service alone where the pod is not told. A pod that was dialled itself has the name of the service that
-    /// it is an endpoint of at this port; of several the first by namespace and name.
+    /// Looks up the server of a flow: the address the client dialled, and the backend that answers if NAT revealed it. The answer
+    /// is the backend pod with the dialled service's name, or only the service if the pod is unknown. A pod that was dialled
+    /// directly gets the name of the service that it is an endpoint of at this port, the first by namespace and name if there are
+    /// several.
     pub fn server(&self, dialled: End, backend: Option<End>, protocol: u8, at: UnixNs) -> Answer {
         match (self.service(dialled, protocol), backend) {
             (Some(service), None) => Answer::Known(Arc::clone(&service.party)),
             (Some(service), Some(backend)) => self.served(service, backend, protocol, at),
-            (None, None) => self.dialled_itself(dialled, protocol, at),
-            (None, Some(backend)) => match self.dialled_itself(backend, protocol, at) {
-                // Where translations lead out of the cluster, what was dialled tells more.
-                Answer::External(_) => self.dialled_itself(dialled, protocol, at),
+            (None, None) => self.dialled_directly(dialled, protocol, at),
+            (None, Some(backend)) => match self.dialled_directly(backend, protocol, at) {
+                // If the translation leads out of the cluster, the dialled address is more informative.
+                Answer::External(_) => self.dialled_directly(dialled, protocol, at),
                 answer => answer,
             },
         }
     }
 
     fn served(&self, service: &Arc<Service>, backend: End, protocol: u8, at: UnixNs) -> Answer {
-        match self.whose(backend, protocol, at) {
-            Whose::Party(base) => Answer::Known(self.as_endpoint(service, backend, protocol, base)),
-            Whose::Gone => Answer::NotYet(Some(Arc::clone(&service.party))),
-            Whose::Nobody => match self.elsewhere(backend.ip) {
+        match self.holder(backend, protocol, at) {
+            Holder::Known(base) => Answer::Known(self.as_endpoint(service, backend, protocol, base)),
+            Holder::Gone => Answer::NotYet(Some(Arc::clone(&service.party))),
+            Holder::Unknown => match self.fallback(backend.ip) {
                 Answer::Known(node) => Answer::Known(self.as_endpoint(service, backend, protocol, &node)),
                 Answer::NotYet(_) => Answer::NotYet(Some(Arc::clone(&service.party))),
                 Answer::External(_) => Answer::Known(Arc::clone(&service.party)),
@@ -203,27 +205,27 @@ impl Index {
         let endpoint = claims.and_then(|claims| claims.all().iter().find(|endpoint| *endpoint.service == *service));
         match endpoint {
             Some(endpoint) => endpoint.served_by(base),
-            // Rare: no longer an endpoint, or not yet.
+            // Rare: the backend is no longer an endpoint, or not yet.
             None => Arc::new(service.served_by(base)),
         }
     }
 
-    fn dialled_itself(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
+    fn dialled_directly(&self, end: End, protocol: u8, at: UnixNs) -> Answer {
         let endpoint = self.endpoints.get(&Port { ip: end.ip, protocol, port: end.port }).map(Claims::first);
-        match (self.whose(end, protocol, at), endpoint) {
-            (Whose::Party(base), Some(endpoint)) => Answer::Known(endpoint.served_by(base)),
-            (Whose::Party(base), None) => Answer::Known(Arc::clone(base)),
-            (Whose::Gone, _) => Answer::NotYet(None),
-            (Whose::Nobody, endpoint) => match (self.whole_service_or_elsewhere(end.ip), endpoint) {
+        match (self.holder(end, protocol, at), endpoint) {
+            (Holder::Known(base), Some(endpoint)) => Answer::Known(endpoint.served_by(base)),
+            (Holder::Known(base), None) => Answer::Known(Arc::clone(base)),
+            (Holder::Gone, _) => Answer::NotYet(None),
+            (Holder::Unknown, endpoint) => match (self.service_or_fallback(end.ip), endpoint) {
                 (Answer::NotYet(_), Some(endpoint)) => Answer::NotYet(Some(Arc::clone(&endpoint.service.party))),
-                // One outside of the cluster that a service has for its own.
+                // An address outside of the cluster that is an endpoint of a service.
                 (Answer::External(_), Some(endpoint)) => Answer::Known(Arc::clone(&endpoint.service.party)),
                 (answer, _) => answer,
             },
         }
     }
 
-    /// The service at this port.
+    /// Finds the service at this port.
     fn service(&self, end: End, protocol: u8) -> Option<&Arc<Service>> {
         let End { ip, port } = end;
         let exact = self.fronts.get(&Port { ip, protocol, port });
@@ -234,27 +236,28 @@ impl Index {
         exact.or_else(at_nodes).map(Claims::first)
     }
 
-    fn whole_service_or_elsewhere(&self, ip: IpAddr) -> Answer {
+    /// The service with this address, whatever the port, or the fallback.
+    fn service_or_fallback(&self, ip: IpAddr) -> Answer {
         match self.fronts.get(&Port { ip, protocol: 0, port: 0 }) {
             Some(claims) => Answer::Known(Arc::clone(&claims.first().party)),
-            None => self.elsewhere(ip),
+            None => self.fallback(ip),
         }
     }
 
-    /// Pods and nodes.
-    fn whose(&self, end: End, protocol: u8, at: UnixNs) -> Whose<'_> {
+    /// Finds the pod or node that has the address, or the port at a node, at time `at`.
+    fn holder(&self, end: End, protocol: u8, at: UnixNs) -> Holder<'_> {
         let End { ip, port } = end;
         if let Some(tenancy) = self.pods.get(&ip) {
-            return tenancy.at(at).map_or(Whose::Gone, Whose::Party);
+            return tenancy.at(at).map_or(Holder::Gone, Holder::Known);
         }
-        let Some(nodes) = self.nodes.get(&ip) else { return Whose::Nobody };
+        let Some(nodes) = self.nodes.get(&ip) else { return Holder::Unknown };
         let port = Port { ip, protocol, port };
         let by_its_port = self.host_ports.get(&port).and_then(|tenancy| tenancy.at(at));
         let pod = by_its_port.or_else(|| self.host_pod(&port, at));
-        Whose::Party(pod.unwrap_or(&nodes.first().party))
+        Holder::Known(pod.unwrap_or(&nodes.first().party))
     }
 
-    /// A pod in its node's network that did not declare its port, but a service did.
+    /// Finds a pod in its node's network namespace that did not declare the port, but is a service's endpoint at it.
     fn host_pod(&self, port: &Port, at: UnixNs) -> Option<&Arc<Party>> {
         let claims = self.endpoints.get(port)?;
         claims.all().iter().find_map(|endpoint| {
@@ -264,8 +267,8 @@ impl Index {
         })
     }
 
-    /// Nobody that is known has it.
-    fn elsewhere(&self, ip: IpAddr) -> Answer {
+    /// The answer for an address that no known object has.
+    fn fallback(&self, ip: IpAddr) -> Answer {
         let named = self.networks.of(ip);
         if self.cluster == Cluster::Absent {
             return Answer::External(named.map(|(_, party)| Arc::clone(party)));

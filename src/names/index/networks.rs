@@ -1,4 +1,4 @@
-//! What an address is called that nobody of the cluster has.
+//! Names for addresses that belong to no object of the cluster.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use prefix_trie::joint::JointPrefixMap;
 
 use crate::flow::Party;
 
-/// A network with a name, by configuration.
+/// A network named in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedNetwork {
     /// Its addresses.
@@ -21,7 +21,7 @@ fn named(name: &str) -> Arc<Party> {
     Arc::new(Party { name: Some(name.into()), ..Party::default() })
 }
 
-/// The networks with a name, and what is named by its kind.
+/// The named networks, and the names for special kinds of addresses.
 #[derive(Debug)]
 pub(super) struct Networks {
     by_prefix: JointPrefixMap<IpNet, Arc<Party>>,
@@ -41,12 +41,12 @@ impl Networks {
         }
     }
 
-    /// The most specific network that has it.
+    /// Finds the most specific network that contains the address.
     pub(super) fn of(&self, ip: IpAddr) -> Option<(IpNet, &Arc<Party>)> {
         self.by_prefix.get_lpm(&IpNet::from(ip))
     }
 
-    /// Those that no pod ever has.
+    /// Names the special addresses that a pod never has.
     pub(super) fn special(&self, ip: IpAddr) -> Option<&Arc<Party>> {
         let (multicast, link_local) = match ip {
             IpAddr::V4(ip) => (ip.is_multicast() || ip.is_broadcast(), ip.is_link_local() || ip.is_unspecified()),
@@ -60,7 +60,7 @@ impl Networks {
     }
 }
 
-/// Addresses that clusters take for pods and services, also by providers' habit (100.64.0.0/10).
+/// True for addresses that clusters use for pods and services, including 100.64.0.0/10, which some providers use.
 pub(super) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
@@ -68,7 +68,7 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// The network in which neighbours of this address are, most likely: a node takes at least so many at once.
+/// The network that probably holds this address's neighbours: a node allocates at least that many addresses at once.
 pub(in crate::names) fn neighbourhood(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & 0xffff_ff00).into()),

@@ -1,4 +1,4 @@
-//! A hash map in many parts, of which a copy shares those that did not change.
+//! A hash map split into parts. A copy shares the parts that have not changed.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
@@ -8,12 +8,12 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-/// A change copies one part: with 50,000 entries that is 200 of them, and a copy of all parts' pointers.
+/// Number of parts. A change copies one part (200 of 50,000 entries) and the pointers of all parts.
 const PARTS: usize = 256;
 
 type Part<K, V> = Arc<HashTable<(K, V)>>;
 
-/// Copied in no time; a change to a copy is made to the copy alone. Values should be cheap to clone.
+/// A map that is cheap to copy; changing a copy does not affect the original. Values should be cheap to clone.
 #[derive(Clone, Debug)]
 pub(in crate::names) struct Sharded<K, V> {
     parts: Arc<[Part<K, V>]>,
@@ -28,7 +28,7 @@ impl<K, V> Default for Sharded<K, V> {
     }
 }
 
-/// The table within a part takes the lowest bits and the highest seven.
+/// Chooses the part from the middle bits, because the table within a part uses the lowest bits and the highest seven.
 fn part(hash: u64) -> usize {
     (hash >> 40) as usize % PARTS
 }
@@ -48,7 +48,7 @@ impl<K: Hash + Eq, V> Sharded<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
-    /// Makes of the value that is there the one that shall be there.
+    /// Replaces the value of `key` by what `change` returns for the existing one.
     pub(in crate::names) fn alter(&mut self, key: &K, change: impl FnOnce(Option<V>) -> Option<V>) {
         let hash = self.hasher.hash_one(key);
         let table = Arc::make_mut(&mut Arc::make_mut(&mut self.parts)[part(hash)]);

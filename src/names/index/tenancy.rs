@@ -1,4 +1,4 @@
-//! Which pod had an address at which time.
+//! Which pod had an address at what time.
 
 use std::sync::Arc;
 
@@ -6,13 +6,13 @@ use super::super::UnixNs;
 use super::super::objects::Uid;
 use crate::flow::Party;
 
-/// Clocks of nodes may differ by so much.
+/// How much the clocks of two nodes may differ.
 pub(in crate::names) const SKEW_NS: u64 = 5_000_000_000;
-/// Kubernetes tells times in whole seconds.
+/// Resolution of Kubernetes' timestamps.
 const SECOND_NS: u64 = 1_000_000_000;
-/// Pods that are remembered for one address; more than that have it within minutes only if they fail to start.
+/// Most pods remembered per address. More than this share an address within minutes only if they fail to start.
 const MOST: usize = 8;
-/// It is still there.
+/// End time of a tenancy that has not ended.
 const OPEN: UnixNs = UnixNs::MAX;
 
 /// A pod that has, or had, an address.
@@ -34,12 +34,12 @@ impl Tenant {
     }
 }
 
-/// All that had an address, the latest first.
+/// All pods that had an address, the latest first.
 #[derive(Clone, Debug)]
 pub(in crate::names) enum Tenancy {
-    /// Nearly always.
+    /// A single pod, which is nearly always the case.
     One(Tenant),
-    /// At least two.
+    /// Two or more pods.
     Many(Arc<[Tenant]>),
 }
 
@@ -60,8 +60,8 @@ impl Tenancy {
         }
     }
 
-    /// Who had it at that time. A new pod is told of before it has its address, and an old one after it has lost it: where their
-    /// times overlap it is the new one's.
+    /// Returns the pod that had the address at time `at`. A new pod is reported before it has its address, and an old one after it
+    /// has lost it: where their times overlap, the new pod has it.
     pub(super) fn at(&self, at: UnixNs) -> Option<&Arc<Party>> {
         let there = |tenant: &&Tenant| at < tenant.until;
         let tenants = self.tenants();
@@ -70,25 +70,25 @@ impl Tenancy {
         exact.or_else(nearly).map(|tenant| &tenant.party)
     }
 
-    /// With this pod, which is there from now on, or is called otherwise than before.
+    /// Adds this pod, or updates its name if it is known.
     pub(in crate::names) fn with(this: Option<Tenancy>, mut tenant: Tenant) -> Option<Tenancy> {
         let mut tenants = this.map_or_else(Vec::new, |this| this.tenants().to_vec());
         match tenants.iter().position(|other| other.uid == tenant.uid) {
             Some(known) => tenant.from = tenants.remove(known).from,
             None => {
-                // It came after the other had gone, but within the same second.
+                // It started after the previous pod had ended, but within the same second.
                 let ended = tenants.iter().map(|other| other.until).filter(|&until| until != OPEN).max().unwrap_or(0);
                 if (tenant.from..tenant.from.saturating_add(SECOND_NS)).contains(&ended) {
                     tenant.from = ended;
                 }
             }
         }
-        let place = tenants.partition_point(|other| (other.from, other.until) > (tenant.from, tenant.until));
-        tenants.insert(place, tenant);
+        let index = tenants.partition_point(|other| (other.from, other.until) > (tenant.from, tenant.until));
+        tenants.insert(index, tenant);
         Tenancy::of(tenants)
     }
 
-    /// This pod does not have it any more. Others see it until the entry is removed.
+    /// Ends the tenancy of this pod at time `until`. Lookups of earlier times find it until the entry is removed.
     pub(in crate::names) fn ended(self, uid: Uid, until: UnixNs) -> Tenancy {
         let end = |tenant: &Tenant| {
             let until = if tenant.uid == uid { until.min(tenant.until) } else { tenant.until };
@@ -100,7 +100,7 @@ impl Tenancy {
         }
     }
 
-    /// This pod is called otherwise than before; when it had the address stays.
+    /// Renames this pod, and keeps the time for which it had the address.
     pub(in crate::names) fn renamed(self, tenant: &Tenant) -> Tenancy {
         let rename = |other: &Tenant| {
             let party = if other.uid == tenant.uid { &tenant.party } else { &other.party };
@@ -112,7 +112,7 @@ impl Tenancy {
         }
     }
 
-    /// Without this pod, unless it has it again.
+    /// Removes this pod, unless it has the address again.
     pub(in crate::names) fn without_ended(self, uid: Uid) -> Option<Tenancy> {
         let stays = |tenant: &&Tenant| tenant.uid != uid || tenant.until == OPEN;
         match &self {
@@ -138,15 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_his_who_has_it_at_that_time() {
+    fn an_address_belongs_to_the_pod_that_has_it_at_the_time() {
         let tenancy = Tenancy::with(None, tenant("a", 100 * S)).unwrap();
         assert_eq!(who(&tenancy, 100 * S), Some("a"));
-        assert_eq!(who(&tenancy, 98 * S), Some("a"), "by another clock");
-        assert_eq!(who(&tenancy, 90 * S), None, "somebody else's, then");
+        assert_eq!(who(&tenancy, 98 * S), Some("a"), "the clocks may differ");
+        assert_eq!(who(&tenancy, 90 * S), None, "it was not its address yet");
 
         let tenancy = tenancy.ended(Uid::of("a"), 200 * S);
         assert_eq!(who(&tenancy, 199 * S), Some("a"));
-        assert_eq!(who(&tenancy, 200 * S), None, "perhaps already another's");
+        assert_eq!(who(&tenancy, 200 * S), None, "another pod may have it already");
 
         let tenancy = Tenancy::with(Some(tenancy), tenant("b", 210 * S)).unwrap();
         for (at, name) in [(150, Some("a")), (204, None), (206, Some("b")), (210, Some("b")), (999, Some("b"))] {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn where_two_overlap_it_is_the_newer_one_s() {
+    fn where_two_overlap_the_newer_one_has_it() {
         let tenancy = Tenancy::with(None, tenant("b", 210 * S)).unwrap();
         let tenancy = Tenancy::with(Some(tenancy), tenant("a", 100 * S)).unwrap().ended(Uid::of("a"), 220 * S);
         for (at, name) in [(150, "a"), (209, "a"), (210, "b"), (230, "b")] {
@@ -167,17 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn within_a_second_the_older_one_s_end_tells() {
+    fn within_a_second_the_end_of_the_older_one_decides() {
         let tenancy = Tenancy::with(None, tenant("a", 100 * S)).unwrap().ended(Uid::of("a"), 200 * S + 700);
         let tenancy = Tenancy::with(Some(tenancy), tenant("b", 200 * S)).unwrap();
         assert_eq!((who(&tenancy, 200 * S + 600), who(&tenancy, 200 * S + 700)), (Some("a"), Some("b")));
-        // Called otherwise, it stays where it is.
+        // Renaming it keeps its time.
         let tenancy = Tenancy::with(Some(tenancy), tenant("b", 200 * S)).unwrap();
         assert_eq!((who(&tenancy, 200 * S + 600), who(&tenancy, 200 * S + 700)), (Some("a"), Some("b")));
     }
 
     #[test]
-    fn few_are_remembered() {
+    fn only_the_latest_are_remembered() {
         let mut tenancy = None;
         for i in 0..100u64 {
             let name = format!("pod-{i}");

@@ -1,8 +1,8 @@
-//! Answers about a small cluster.
+//! Lookups in the index of a small cluster.
 
 use std::sync::Arc;
 
-use super::super::samples::{S, TCP, UDP, end, networks, shop, store, told, with_shop};
+use super::super::samples::{S, TCP, UDP, describe, end, networks, shop, store, with_shop};
 use super::super::{Answer, Cluster, Index, Object};
 
 const AT: u64 = 2_000 * S;
@@ -12,15 +12,15 @@ fn index() -> Index {
 }
 
 fn client(index: &Index, of: &str) -> String {
-    told(&index.client(end(of), TCP, AT))
+    describe(&index.client(end(of), TCP, AT))
 }
 
 fn server(index: &Index, of: &str) -> String {
-    told(&index.server(end(of), None, TCP, AT))
+    describe(&index.server(end(of), None, TCP, AT))
 }
 
 fn behind(index: &Index, dialled: &str, backend: &str) -> String {
-    told(&index.server(end(dialled), Some(end(backend)), TCP, AT))
+    describe(&index.server(end(dialled), Some(end(backend)), TCP, AT))
 }
 
 const WEB_A: &str = "shop/web-a Deployment/web @node-a(z1)";
@@ -32,14 +32,14 @@ fn clients_are_pods_and_nodes() {
     for (of, name) in [
         ("10.244.1.10:40000", WEB_A),
         ("[fd00:1::10]:40000", WEB_A),
-        // The port at which it serves: that is no service that it uses.
+        // As a client it gets no service, even from the port at which it serves.
         ("10.244.1.10:8080", WEB_A),
         ("192.168.7.2:40000", "@node-b(z2)"),
         ("198.51.100.2:40000", "@node-b(z2)"),
         ("[fd00:7::1]:40000", "@node-a(z1)"),
         ("192.168.7.1:40000", "@node-a(z1)"),
         ("192.168.7.1:9100", "shop/exporter-x DaemonSet/exporter @node-a(z1)"),
-        // A role that was guessed wrong.
+        // A service as client: the flow's roles were guessed wrong.
         ("10.96.0.10:80", "shop/ svc=web"),
     ] {
         assert_eq!(client(&index, of), name, "{of}");
@@ -52,7 +52,7 @@ fn a_dialled_service_is_named_with_the_pod_that_answers() {
     let web = format!("{WEB_A} svc=web");
     for (dialled, backend, name) in [
         ("10.96.0.10:80", "10.244.1.10:8080", web.as_str()),
-        // Load balancer, NodePort at any node.
+        // Load balancer; NodePort at any node.
         ("198.51.100.80:80", "10.244.1.10:8080", &web),
         ("192.168.7.2:30080", "10.244.1.10:8080", &web),
         ("192.168.7.1:30080", "[fd00:1::10]:8080", &web),
@@ -62,7 +62,7 @@ fn a_dialled_service_is_named_with_the_pod_that_answers() {
         ("10.96.0.10:80", "192.168.7.2:6443", "shop/ @node-b(z2) svc=web"),
         ("10.96.0.10:80", "10.244.1.99:8080", "not yet shop/ svc=web"),
         ("10.96.0.10:80", "192.0.2.1:8080", "shop/ svc=web"),
-        // A translation of somebody else's, into the cluster and out of it.
+        // A translation not made for a service, into the cluster and out of it.
         ("192.168.7.1:8443", "10.244.1.10:8080", &web),
         ("203.0.113.9:443", "192.0.2.77:8443", "external ~partner"),
     ] {
@@ -71,7 +71,7 @@ fn a_dialled_service_is_named_with_the_pod_that_answers() {
 }
 
 #[test]
-fn who_is_dialled_itself_has_the_service_it_serves_for() {
+fn a_pod_dialled_directly_has_the_service_it_is_an_endpoint_of() {
     let index = index();
     for (dialled, name) in [
         ("10.244.1.10:8080", format!("{WEB_A} svc=web")),
@@ -82,22 +82,22 @@ fn who_is_dialled_itself_has_the_service_it_serves_for() {
         // A ping, or a port that the service does not have.
         ("10.96.0.20:0", "shop/ svc=db".to_owned()),
         ("192.168.7.1:9100", "shop/exporter-x DaemonSet/exporter @node-a(z1)".to_owned()),
-        // Its port was not declared, but its service says whose it is.
+        // The pod did not declare the port, but its service has it as an endpoint.
         ("192.168.7.1:7070", "shop/proxy-x DaemonSet/proxy @node-a(z1) svc=proxy".to_owned()),
         ("192.168.7.1:22", "@node-a(z1)".to_owned()),
         ("192.168.7.2:30080", "shop/ svc=web".to_owned()),
         ("192.168.7.2:30081", "@node-b(z2)".to_owned()),
-        // An endpoint that is no pod.
+        // An endpoint that is not a pod.
         ("192.0.2.1:8080", "shop/ svc=web".to_owned()),
     ] {
         assert_eq!(server(&index, dialled), name, "{dialled}");
     }
     let by_udp = index.server(end("10.244.1.10:8080"), None, UDP, AT);
-    assert_eq!(told(&by_udp), WEB_A, "the service is TCP's");
+    assert_eq!(describe(&by_udp), WEB_A, "the service is for TCP only");
 }
 
 #[test]
-fn of_several_services_it_is_the_first_by_name() {
+fn the_first_of_several_services_by_name_is_chosen() {
     let mut store = with_shop(Cluster::Whole);
     use super::super::samples::slice;
     for name in ["zeta", "api"] {
@@ -110,10 +110,10 @@ fn of_several_services_it_is_the_first_by_name() {
 }
 
 #[test]
-fn who_is_not_known_may_come_to_be_or_is_outside() {
+fn an_unknown_address_may_become_known_or_is_external() {
     let index = index();
     for (of, name) in [
-        // In a node's pod network; the named networks are wider.
+        // In a node's pod CIDR; the named networks are wider.
         ("10.244.1.77:1", "not yet"),
         ("[fd00:1::77]:1", "not yet"),
         ("10.9.1.1:1", "external ~lab"),
@@ -121,7 +121,7 @@ fn who_is_not_known_may_come_to_be_or_is_outside() {
         ("203.0.113.9:1", "external ~partner"),
         ("192.0.2.9:1", "external ~external"),
         ("[2001:db8::1]:1", "external ~external"),
-        // Services and pods of some clusters are anywhere in these.
+        // Clusters use these ranges for services and pods.
         ("172.20.3.4:1", "not yet ~external"),
         ("100.64.1.1:1", "not yet ~external"),
         ("[fd00:99::1]:1", "not yet ~external"),
@@ -144,7 +144,7 @@ fn without_a_cluster_there_are_networks_only() {
 }
 
 #[test]
-fn until_all_is_read_nobody_is_outside() {
+fn until_everything_is_read_no_address_is_external() {
     let index = store(Cluster::Partial).changes();
     assert!(index.is_none(), "nothing has changed");
     let index = with_shop(Cluster::Partial).changes().unwrap();
@@ -155,14 +155,14 @@ fn until_all_is_read_nobody_is_outside() {
 }
 
 #[test]
-fn of_other_nodes_pods_the_node_is_known() {
+fn pods_of_other_nodes_are_named_after_the_node() {
     let index = with_shop(Cluster::Node).changes().unwrap();
     assert_eq!(client(&index, "10.244.2.99:1"), "@node-b(z2)");
     assert_eq!(client(&index, "10.244.1.99:1"), "not yet");
     assert_eq!(behind(&index, "10.96.0.10:80", "10.244.2.99:8080"), "shop/ @node-b(z2) svc=web");
 }
 
-/// Without networks of nodes, as with some providers: pods tell where other pods may be.
+/// With some providers nodes have no pod CIDRs; known pods then show where other pods may be.
 #[test]
 fn neighbours_of_pods_may_be_pods() {
     let mut store = store(Cluster::Whole);

@@ -1,6 +1,7 @@
-//! The cluster's objects as they come and go, and the index that they make. Pure: time is an argument.
+//! The cluster's objects as they are added and removed, and the index built from them. The logic is pure: time is an argument.
 //!
-//! Of an object only what takes it out of the index again is kept, and a hash by which an update that changes no name is told.
+//! For each object the store keeps only what it needs to remove it from the index, and a hash to recognise updates that change no
+//! name.
 
 mod lingering;
 mod nodes;
@@ -28,7 +29,7 @@ use pods::PodEntry;
 use services::{ServiceEntry, SliceEntry};
 use strings::Strings;
 
-/// What is read of a cluster.
+/// The kinds of objects that are read from a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Pods.
@@ -46,17 +47,17 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, in the order in which they are best read.
+    /// All kinds, in the best order to read them: owners and nodes before pods.
     pub const ALL: [Kind; 6] =
         [Kind::Nodes, Kind::ReplicaSets, Kind::Jobs, Kind::Pods, Kind::Services, Kind::EndpointSlices];
 
-    /// Without these some workloads have another name than they could have; without the others addresses are taken for what they
-    /// are not.
+    /// True if names work without this kind. Without the optional kinds some workloads get a less precise name; without the others
+    /// addresses would get wrong names.
     pub fn is_optional(self) -> bool {
         matches!(self, Kind::ReplicaSets | Kind::Jobs)
     }
 
-    /// As in the API's paths.
+    /// The plural resource name, as in the API's paths.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Pods => "pods",
@@ -86,17 +87,17 @@ pub enum Object {
     Job(Owned),
 }
 
-/// Objects of each kind, in the order of [`Kind::ALL`].
+/// Number of objects of each kind, in the order of [`Kind::ALL`].
 pub type Counts = [(Kind, usize); 6];
 
-/// An owner, and who owns it in turn.
+/// The owner of a pod, with the workload that owns it in turn.
 #[derive(Debug)]
 struct OwnerEntry {
     round: u32,
     workload: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// The objects and their index.
+/// The cluster's objects and the index of their names.
 #[derive(Debug)]
 pub struct Store {
     index: Index,
@@ -107,15 +108,15 @@ pub struct Store {
     nodes: HashMap<Arc<str>, NodeEntry>,
     replica_sets: HashMap<Uid, OwnerEntry>,
     jobs: HashMap<Uid, OwnerEntry>,
-    /// One for all that speak of a service.
+    /// One shared identity per service, used by all objects that refer to it.
     identities: HashMap<Name, Arc<Service>>,
-    /// Of the listing that goes on, or went on last, by kind: what it did not mention is gone.
+    /// Number of the current or latest listing, by kind. An object that it does not contain has been deleted.
     rounds: [u32; 6],
-    /// Own addresses of the node this runs on that no object tells.
+    /// Addresses of the agent's node that no object lists.
     local: Vec<IpAddr>,
-    /// Owners that pods have and that were not heard of.
+    /// Owners of pods that have not been reported yet.
     awaited: HashSet<Uid>,
-    /// Owners and nodes whose pods must be called otherwise.
+    /// Owners and nodes whose pods have to be renamed.
     reowned: HashSet<Uid>,
     rezoned: HashSet<Arc<str>>,
     networks_changed: bool,
@@ -123,15 +124,15 @@ pub struct Store {
     changed: bool,
 }
 
-/// So many owners may be waited for whose pods are gone.
-const AWAITED_FEW: usize = 1024;
+/// Number of awaited owners, beyond twice the pods, that are not checked for whether their pods still exist.
+const AWAITED_SLACK: usize = 1024;
 
 fn hash_of(object: &impl Hash) -> u64 {
     FixedState::with_seed(0).hash_one(object)
 }
 
 impl Store {
-    /// Nothing but what this index has.
+    /// Creates a store without objects over `index`.
     pub fn new(index: Index) -> Store {
         Store {
             index,
@@ -154,7 +155,7 @@ impl Store {
         }
     }
 
-    /// An object is there, or is otherwise than before.
+    /// Adds or updates an object.
     pub fn apply(&mut self, object: &Object, now: UnixNs) {
         match object {
             Object::Pod(pod) => self.apply_pod(pod, now),
@@ -166,10 +167,10 @@ impl Store {
         }
     }
 
-    /// An object is gone.
+    /// Removes an object. A deleted pod keeps its name for a while: see [`Store::expire`].
     pub fn delete(&mut self, object: &Object, now: UnixNs) {
         match object {
-            Object::Pod(pod) => self.bury_pod(pod, now),
+            Object::Pod(pod) => self.finish_and_delete_pod(pod, now),
             Object::Service(service) => {
                 let name = self.name(&service.namespace, &service.name);
                 self.delete_service(&name);
@@ -179,19 +180,19 @@ impl Store {
                 self.delete_slice(&name);
             }
             Object::Node(node) => self.delete_node(&node.name),
-            // Their pods keep the name: garbage is collected from the owner down.
+            // Their pods keep the name, because garbage collection deletes the owner before its pods.
             Object::ReplicaSet(owned) => drop(self.replica_sets.remove(&owned.uid)),
             Object::Job(owned) => drop(self.jobs.remove(&owned.uid)),
         }
     }
 
-    /// All objects of a kind are about to be applied.
+    /// Begins a listing: all objects of this kind are about to be applied.
     pub fn begin(&mut self, kind: Kind) {
         let round = &mut self.rounds[kind as usize];
         *round = round.wrapping_add(1);
     }
 
-    /// They were. What was not among them is gone.
+    /// Ends a listing: deletes the objects of this kind that were not applied since [`Store::begin`].
     pub fn finish(&mut self, kind: Kind, now: UnixNs) {
         let round = self.rounds[kind as usize];
         match kind {
@@ -216,18 +217,18 @@ impl Store {
         }
     }
 
-    /// What is known of the cluster as a whole.
+    /// Sets how much of the cluster is known.
     pub fn set_cluster(&mut self, cluster: Cluster) {
         self.changed |= self.index.cluster != cluster;
         self.index.cluster = cluster;
     }
 
-    /// Lets go of pods that have been gone for long.
+    /// Removes the names of pods that were deleted more than two minutes ago, and releases unused memory.
     pub fn expire(&mut self, now: UnixNs) {
-        while let Some(left) = self.lingering.expired(now) {
-            self.forget(&left);
+        while let Some(departed) = self.lingering.expired(now) {
+            self.forget(&departed);
         }
-        if self.awaited.len() > 2 * self.pods.len() + AWAITED_FEW {
+        if self.awaited.len() > 2 * self.pods.len() + AWAITED_SLACK {
             let owners: HashSet<Uid> = self.pods.values().filter_map(PodEntry::owner).collect();
             self.awaited.retain(|uid| owners.contains(uid));
         }
@@ -235,13 +236,13 @@ impl Store {
         self.strings.purge(|| identities.retain(|_, service| Arc::strong_count(service) > 1));
     }
 
-    /// The index, if it is another than at the last call. Costs by what has changed.
+    /// Returns the index if it has changed since the last call. The cost depends on how much has changed.
     pub fn changes(&mut self) -> Option<Index> {
         self.settle();
         std::mem::take(&mut self.changed).then(|| self.index.clone())
     }
 
-    /// Objects of each kind.
+    /// Returns the number of objects of each kind.
     pub fn counts(&self) -> Counts {
         Kind::ALL.map(|kind| {
             let count = match kind {
@@ -268,12 +269,12 @@ impl Store {
         }
     }
 
-    /// Who owns the owner of a pod.
+    /// Looks up the owner of a pod among the ReplicaSets and Jobs.
     fn owner(&self, uid: &Uid) -> Option<&OwnerEntry> {
         self.replica_sets.get(uid).or_else(|| self.jobs.get(uid))
     }
 
-    /// What follows from changes of several objects is done once for all of them.
+    /// Applies the consequences of changed nodes and owners, once for all changes since the last call.
     fn settle(&mut self) {
         if std::mem::take(&mut self.networks_changed) {
             self.index.pod_networks = Arc::new(self.pod_networks());

@@ -1,4 +1,4 @@
-//! Nodes: their addresses, zones, and networks of pods.
+//! Nodes: their addresses, zones and pod CIDRs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ pub(super) struct NodeEntry {
 }
 
 impl Store {
-    /// Addresses that this node's interfaces have: bridges' and tunnels' among them, which no object tells. Packets of a pod's
-    /// probes come from these.
+    /// Sets the addresses of this node's interfaces, including those of bridges and tunnels, which no object lists. The kubelet's
+    /// probes of pods come from these.
     pub fn set_local(&mut self, ips: Vec<IpAddr>) {
         if ips != self.local {
             self.local = ips;
@@ -64,7 +64,7 @@ impl Store {
         self.claim_addresses(&name);
     }
 
-    /// Its pods keep its zone.
+    /// Removes a node. Its pods keep its zone.
     pub(super) fn delete_node(&mut self, name: &str) {
         let Some(entry) = self.nodes.remove(name) else { return };
         self.networks_changed |= !entry.pod_networks.is_empty();
@@ -82,7 +82,7 @@ impl Store {
             .values()
             .flat_map(|entry| entry.pod_networks.iter().map(|network| (network.trunc(), &entry.node)))
             .collect();
-        // Of two that have the same it is the last by name.
+        // If two nodes have the same network, the last by name gets it.
         networks.sort_unstable();
         networks.into_iter().map(|(network, node)| (network, Arc::clone(&node.party))).collect()
     }

@@ -1,9 +1,9 @@
-//! Pods: whose address, whose port.
+//! Pods: which addresses and ports they have, and when.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::lingering::{LINGER_NS, Left, Place};
+use super::lingering::{Departed, LINGER_NS, Locator};
 use super::{Store, hash_of};
 use crate::flow::Party;
 use crate::names::UnixNs;
@@ -18,9 +18,9 @@ pub(super) struct PodEntry {
     owner: Option<Uid>,
     party: Arc<Party>,
     from: UnixNs,
-    /// It has left its places.
+    /// True if it no longer has the addresses and ports in `locators`.
     finished: bool,
-    places: Box<[Place]>,
+    locators: Box<[Locator]>,
 }
 
 impl PodEntry {
@@ -28,9 +28,9 @@ impl PodEntry {
         self.owner
     }
 
-    /// What it has now.
-    fn held(&self) -> &[Place] {
-        if self.finished { &[] } else { &self.places }
+    /// The addresses and ports that it has now.
+    fn held(&self) -> &[Locator] {
+        if self.finished { &[] } else { &self.locators }
     }
 }
 
@@ -43,72 +43,72 @@ impl Store {
             known.round = round;
             return;
         }
-        let (party, mut places) = (self.party(pod), self.places(pod));
+        let (party, mut locators) = (self.party(pod), self.locators(pod));
         let old = self.pods.remove(&pod.uid);
-        // A later address was not its own from the beginning.
-        let moved = |old: &PodEntry| !pod.finished && !old.places.iter().any(|place| places.contains(place));
-        let from = match old.as_ref().filter(|old| !old.places.is_empty()) {
+        // The pod did not have a later address from its start.
+        let moved = |old: &PodEntry| !pod.finished && !old.locators.iter().any(|locator| locators.contains(locator));
+        let from = match old.as_ref().filter(|old| !old.locators.is_empty()) {
             Some(old) if moved(old) => now,
             Some(old) => old.from,
             None => pod.since.min(now),
         };
         let held = old.as_ref().map_or(&[][..], PodEntry::held);
-        for place in held.iter().filter(|place| pod.finished || !places.contains(place)) {
-            self.leave(pod.uid, place, now, now);
+        for locator in held.iter().filter(|locator| pod.finished || !locators.contains(locator)) {
+            self.leave(pod.uid, locator, now, now);
         }
         let tenant = Tenant::new(pod.uid, from, Arc::clone(&party));
         if pod.finished {
-            let had = old.map_or_else(Box::default, |old| old.places);
-            places.retain(|place| !had.contains(place));
-            self.have_had(&places, &tenant, pod.until, now);
-            places.extend(had);
+            let had = old.map_or_else(Box::default, |old| old.locators);
+            locators.retain(|locator| !had.contains(locator));
+            self.record_past(&locators, &tenant, pod.until, now);
+            locators.extend(had);
         } else {
-            for place in &places {
-                self.enter(place, tenant.clone(), !held.contains(place));
+            for locator in &locators {
+                self.enter(locator, tenant.clone(), !held.contains(locator));
             }
         }
         let owner = pod.owner.as_ref().map(|owner| owner.uid);
-        let entry = PodEntry { hash, round, owner, party, from, finished: pod.finished, places: places.into() };
+        let entry = PodEntry { hash, round, owner, party, from, finished: pod.finished, locators: locators.into() };
         self.pods.insert(pod.uid, entry);
     }
 
-    /// Places of a pod that will not run again, and that nobody had told of while it did: a status is written a second or so after
-    /// what it tells has happened, so that the first one with an address of a short Job's pod may be its last.
-    fn have_had(&mut self, places: &[Place], tenant: &Tenant, until: Option<UnixNs>, now: UnixNs) {
+    /// Records addresses and ports of a finished pod that were not reported while it ran. A status is written about a second after
+    /// the fact, so the first one with the address of a short Job's pod may be its last.
+    fn record_past(&mut self, locators: &[Locator], tenant: &Tenant, until: Option<UnixNs>, now: UnixNs) {
         let until = until.map_or(now, |until| until.saturating_add(SKEW_NS).min(now));
-        // An agent that starts is told of all that have not been removed yet.
+        // An agent that starts gets all finished pods that have not been deleted yet.
         if until.saturating_add(LINGER_NS) <= now {
             return;
         }
-        for place in places {
-            self.enter(place, tenant.clone(), true);
-            self.leave(tenant.uid(), place, until, now);
+        for locator in locators {
+            self.enter(locator, tenant.clone(), true);
+            self.leave(tenant.uid(), locator, until, now);
         }
     }
 
-    /// A pod is gone. What is told of it last may be the first that tells its address.
-    pub(super) fn bury_pod(&mut self, pod: &Pod, now: UnixNs) {
+    /// Deletes a pod. Its last report is applied first, because it may be the first one with the pod's address.
+    pub(super) fn finish_and_delete_pod(&mut self, pod: &Pod, now: UnixNs) {
         self.apply_pod(&Pod { finished: true, ..pod.clone() }, now);
         self.delete_pod(pod.uid, now);
     }
 
     pub(super) fn delete_pod(&mut self, uid: Uid, now: UnixNs) {
         let Some(entry) = self.pods.remove(&uid) else { return };
-        for place in entry.held() {
-            self.leave(uid, place, now, now);
+        for locator in entry.held() {
+            self.leave(uid, locator, now, now);
         }
     }
 
-    /// What follows from an owner or a node that was not known, or is otherwise than before.
+    /// Renames the pods of owners and nodes that are new or have changed.
     pub(super) fn rename_pods(&mut self) {
         let reowned = std::mem::take(&mut self.reowned);
         let rezoned = std::mem::take(&mut self.rezoned);
-        let concerns = |pod: &PodEntry| {
+        let is_affected = |pod: &PodEntry| {
             let owner = pod.owner.is_some_and(|owner| reowned.contains(&owner));
             owner || pod.party.node.as_ref().is_some_and(|node| rezoned.contains(node))
         };
-        let concerned: Vec<Uid> = self.pods.iter().filter(|(_, pod)| concerns(pod)).map(|(uid, _)| *uid).collect();
-        for uid in concerned {
+        let affected: Vec<Uid> = self.pods.iter().filter(|(_, pod)| is_affected(pod)).map(|(uid, _)| *uid).collect();
+        for uid in affected {
             let Some(pod) = self.pods.get(&uid) else { continue };
             let mut party = Party::clone(&pod.party);
             if let Some((kind, name)) = pod.owner.and_then(|owner| self.owner(&owner)?.workload.clone()) {
@@ -118,10 +118,10 @@ impl Store {
             if party == *pod.party {
                 continue;
             }
-            let (party, from, finished, places) = (Arc::new(party), pod.from, pod.finished, pod.places.clone());
-            for place in &places {
+            let (party, from, finished, locators) = (Arc::new(party), pod.from, pod.finished, pod.locators.clone());
+            for locator in &locators {
                 let tenant = Tenant::new(uid, from, Arc::clone(&party));
-                if finished { self.rename(place, &tenant) } else { self.enter(place, tenant, false) }
+                if finished { self.rename(locator, &tenant) } else { self.enter(locator, tenant, false) }
             }
             if let Some(pod) = self.pods.get_mut(&uid) {
                 pod.party = party;
@@ -129,60 +129,60 @@ impl Store {
         }
     }
 
-    /// Takes one that left out of the index, where it did not come back.
-    pub(super) fn forget(&mut self, left: &Left) {
-        self.alter(&left.place, |tenancy| tenancy.and_then(|tenancy| tenancy.without_ended(left.uid)));
+    /// Removes a departed pod from the index, unless the pod has that address or port again.
+    pub(super) fn forget(&mut self, departed: &Departed) {
+        self.alter(&departed.locator, |tenancy| tenancy.and_then(|tenancy| tenancy.without_ended(departed.uid)));
     }
 
-    /// Calls one that left otherwise, where it is still remembered.
-    fn rename(&mut self, place: &Place, tenant: &Tenant) {
-        self.alter(place, |tenancy| tenancy.map(|tenancy| tenancy.renamed(tenant)));
+    /// Renames a departed pod, as long as it is remembered.
+    fn rename(&mut self, locator: &Locator, tenant: &Tenant) {
+        self.alter(locator, |tenancy| tenancy.map(|tenancy| tenancy.renamed(tenant)));
     }
 
-    fn alter(&mut self, place: &Place, change: impl FnOnce(Option<Tenancy>) -> Option<Tenancy>) {
-        match place {
-            Place::Ip(ip) => self.index.pods.alter(ip, change),
-            Place::HostPort(port) => self.index.host_ports.alter(port, change),
-            Place::HostPod(name) => self.index.host_pods.alter(name, change),
+    fn alter(&mut self, locator: &Locator, change: impl FnOnce(Option<Tenancy>) -> Option<Tenancy>) {
+        match locator {
+            Locator::Ip(ip) => self.index.pods.alter(ip, change),
+            Locator::HostPort(port) => self.index.host_ports.alter(port, change),
+            Locator::HostPod(name) => self.index.host_pods.alter(name, change),
         }
         self.changed = true;
     }
 
-    fn enter(&mut self, place: &Place, tenant: Tenant, anew: bool) {
-        self.alter(place, |tenancy| Tenancy::with(tenancy, tenant));
-        if let (Place::Ip(ip), true) = (place, anew) {
+    fn enter(&mut self, locator: &Locator, tenant: Tenant, is_new: bool) {
+        self.alter(locator, |tenancy| Tenancy::with(tenancy, tenant));
+        if let (Locator::Ip(ip), true) = (locator, is_new) {
             self.index.neighbours.alter(&neighbourhood(*ip), |count| Some(count.unwrap_or(0) + 1));
         }
     }
 
-    fn leave(&mut self, uid: Uid, place: &Place, until: UnixNs, now: UnixNs) {
-        self.alter(place, |tenancy| tenancy.map(|tenancy| tenancy.ended(uid, until)));
-        if let Place::Ip(ip) = place {
+    fn leave(&mut self, uid: Uid, locator: &Locator, until: UnixNs, now: UnixNs) {
+        self.alter(locator, |tenancy| tenancy.map(|tenancy| tenancy.ended(uid, until)));
+        if let Locator::Ip(ip) = locator {
             let fewer = |count: Option<u32>| count.and_then(|count| count.checked_sub(1)).filter(|&count| count > 0);
             self.index.neighbours.alter(&neighbourhood(*ip), fewer);
         }
-        self.lingering.add(uid, place.clone(), now);
+        self.lingering.add(uid, locator.clone(), now);
     }
 
-    /// Where it is, or was, found.
-    fn places(&mut self, pod: &Pod) -> Vec<Place> {
+    /// Returns the addresses and ports by which the pod is, or was, found.
+    fn locators(&mut self, pod: &Pod) -> Vec<Locator> {
         let node_ips = if pod.host_network { &pod.ips } else { &pod.host_ips };
-        let mut places = Vec::new();
+        let mut locators = Vec::new();
         if pod.host_network {
-            places.push(Place::HostPod(self.name(&pod.namespace, &pod.name)));
+            locators.push(Locator::HostPod(self.name(&pod.namespace, &pod.name)));
         } else {
-            places.extend(pod.ips.iter().copied().map(Place::Ip));
+            locators.extend(pod.ips.iter().copied().map(Locator::Ip));
         }
         for host in &pod.host_ports {
-            let at = |ip: IpAddr| Place::HostPort(Port { ip, protocol: host.protocol, port: host.port });
+            let at = |ip: IpAddr| Locator::HostPort(Port { ip, protocol: host.protocol, port: host.port });
             match host.ip.filter(|ip| !ip.is_unspecified()) {
-                Some(ip) => places.push(at(ip)),
-                None => places.extend(node_ips.iter().copied().map(at)),
+                Some(ip) => locators.push(at(ip)),
+                None => locators.extend(node_ips.iter().copied().map(at)),
             }
         }
-        places.sort_unstable();
-        places.dedup();
-        places
+        locators.sort_unstable();
+        locators.dedup();
+        locators
     }
 
     fn party(&mut self, pod: &Pod) -> Arc<Party> {
@@ -204,10 +204,10 @@ impl Store {
         })
     }
 
-    /// The owner's owner, if it has one.
+    /// Returns kind and name of the workload: the owner's owner if known, otherwise the owner.
     fn workload(&mut self, pod: &Pod, owner: &Owner) -> (Arc<str>, Arc<str>) {
         if owner.kind == "Node" {
-            // A static pod: its kubelet appends the node's name to that of the manifest.
+            // A static pod: the kubelet appends the node's name to the name in the manifest.
             let suffix = |name: &str| Some(name.strip_suffix(&owner.name)?.strip_suffix('-')?.to_owned());
             let name = suffix(&pod.name).unwrap_or_else(|| pod.name.clone());
             return (self.strings.get("Pod"), self.strings.get(&name));

@@ -1,4 +1,4 @@
-//! Services and who serves them.
+//! Services and their endpoints.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) struct ServiceEntry {
     fronts: Box<[Port]>,
 }
 
-/// A port at which a pod serves, by the pod's name.
+/// An endpoint's port, and the pod's name if it is a pod.
 type Served = (Port, Option<Arc<str>>);
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Store {
         }
         let identity = self.identity(&slice.namespace, &slice.service);
         let served = self.served(slice);
-        // A slice has up to a thousand endpoints, of which few change at once.
+        // A slice has up to a thousand endpoints, and few of them change at once.
         let known = self.slices.remove(&name);
         let old = known.as_ref().filter(|known| Arc::ptr_eq(&known.identity, &identity));
         let stays: HashSet<&Served> = old.map_or_else(HashSet::default, |old| {
@@ -113,7 +113,7 @@ impl Store {
     }
 }
 
-/// Where it is dialled.
+/// Addresses and ports at which clients dial the service.
 fn fronts(service: &Service) -> Vec<Port> {
     let mut fronts = Vec::new();
     for &ip in &service.ips {

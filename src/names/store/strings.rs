@@ -1,11 +1,11 @@
-//! Names that many objects share are kept once.
+//! Interned strings: a name that many objects share is stored once.
 
 use std::sync::Arc;
 
 use foldhash::HashSet;
 
-/// Before this many there is nothing to gain.
-const FEW: usize = 1024;
+/// Fewest strings at which a purge is worth its cost.
+const PURGE_LEAST: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Strings {
@@ -15,7 +15,7 @@ pub(super) struct Strings {
 
 impl Default for Strings {
     fn default() -> Strings {
-        Strings { known: HashSet::default(), purge_at: FEW }
+        Strings { known: HashSet::default(), purge_at: PURGE_LEAST }
     }
 }
 
@@ -29,13 +29,14 @@ impl Strings {
         new
     }
 
-    /// Lets go of what nobody has any more, when there are twice as many as after the last time. `before`: others do so first.
+    /// Drops strings that are no longer used, once there are twice as many as after the last purge. Calls `before` first, to
+    /// release other holders.
     pub(super) fn purge(&mut self, before: impl FnOnce()) {
         if self.known.len() >= self.purge_at {
             before();
             self.known.retain(|text| Arc::strong_count(text) > 1);
             self.known.shrink_to(self.known.len() * 2);
-            self.purge_at = FEW.max(self.known.len() * 2);
+            self.purge_at = PURGE_LEAST.max(self.known.len() * 2);
         }
     }
 }
@@ -45,15 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_are_one_until_nobody_has_it() {
+    fn equal_texts_are_shared_until_no_longer_used() {
         let mut strings = Strings::default();
         let kept = strings.get("kept");
         assert!(Arc::ptr_eq(&kept, &strings.get("kept")));
-        for i in 0..10 * FEW {
+        for i in 0..10 * PURGE_LEAST {
             strings.get(&i.to_string());
             strings.purge(|| {});
         }
-        assert!(strings.known.len() <= FEW, "{}", strings.known.len());
+        assert!(strings.known.len() <= PURGE_LEAST, "{}", strings.known.len());
         assert!(Arc::ptr_eq(&kept, &strings.get("kept")));
     }
 }

@@ -1,18 +1,18 @@
-//! The index as objects come and go.
+//! The index as objects are added and removed.
 
 use super::super::samples::{
-    S, TCP, THEN, end, host_pod, node, owned_by, owner, pod, service, shop, slice, store, told, with_shop,
+    S, TCP, THEN, describe, end, host_pod, node, owned_by, owner, pod, service, shop, slice, store, with_shop,
 };
 use super::super::{Cluster, Index, Kind, Object, Store};
 
 const AT: u64 = 2 * THEN * S;
 
 fn client(store: &mut Store, of: &str, at: u64) -> String {
-    told(&index(store).client(end(of), TCP, at))
+    describe(&index(store).client(end(of), TCP, at))
 }
 
 fn server(store: &mut Store, of: &str) -> String {
-    told(&index(store).server(end(of), None, TCP, AT))
+    describe(&index(store).server(end(of), None, TCP, AT))
 }
 
 fn index(store: &mut Store) -> Index {
@@ -49,8 +49,8 @@ fn all_that_was_there_can_go() {
     store.expire(AT + 121 * S);
     assert_eq!(index(&mut store).size(), Default::default());
     assert!(store.counts().iter().all(|(_, count)| *count == 0), "{:?}", store.counts());
-    // What was published before is as it was.
-    assert_eq!(told(&first.client(end("10.244.1.10:1"), TCP, AT)), "shop/web-a Deployment/web @node-a(z1)");
+    // An index published before has not changed.
+    assert_eq!(describe(&first.client(end("10.244.1.10:1"), TCP, AT)), "shop/web-a Deployment/web @node-a(z1)");
 }
 
 #[test]
@@ -59,13 +59,13 @@ fn in_any_order_it_becomes_the_same() {
     let mut backward = store(Cluster::Whole);
     for object in shop().into_iter().rev() {
         backward.apply(&object, AT);
-        // Half of them published in between.
+        // Half of the changes are published in between.
         backward.changes();
     }
     let (forward, backward) = (index(&mut forward), index(&mut backward));
     assert_eq!(forward.size(), backward.size());
     for of in ["10.244.1.10:8080", "10.244.2.10:8080", "10.244.2.20:5432", "192.168.7.1:9100", "192.168.7.1:7070"] {
-        let ask = |index: &Index| told(&index.server(end(of), None, TCP, AT));
+        let ask = |index: &Index| describe(&index.server(end(of), None, TCP, AT));
         assert_eq!(ask(&forward), ask(&backward), "{of}");
         assert!(ask(&forward).contains("(z"), "{}", ask(&forward));
     }
@@ -86,7 +86,7 @@ fn an_address_used_again_is_each_pod_s_in_its_time() {
     store.expire(3121 * S);
     assert_eq!(client(&mut store, "10.244.1.10:1", 2999 * S), "not yet");
     assert_eq!(client(&mut store, "10.244.1.10:1", 3060 * S), "shop/new Pod/new @node-a(z1)");
-    // Called otherwise, it is still the same pod at the same time.
+    // Renamed, it is still the same pod at the same time.
     let renamed = owned_by(new, "StatefulSet", "set");
     store.apply(&Object::Pod(renamed), 3200 * S);
     assert_eq!(client(&mut store, "10.244.1.10:1", 3060 * S), "shop/new StatefulSet/set @node-a(z1)");
@@ -101,7 +101,7 @@ fn a_finished_pod_has_no_address() {
     store.apply(&Object::Pod(job.clone()), AT + 10 * S);
     assert_eq!(client(&mut store, "10.244.1.50:1", AT + 9 * S), "shop/job-1 Pod/job-1 @node-a(z1)");
     assert_eq!(client(&mut store, "10.244.1.50:1", AT + 11 * S), "not yet");
-    // Another has it now; that the old object goes at last changes nothing.
+    // Another pod has the address now; deleting the old object at last changes nothing.
     let mut next = pod("job-2", "node-a", &["10.244.1.50"]);
     next.since = AT + 12 * S;
     store.apply(&Object::Pod(next), AT + 12 * S);
@@ -110,14 +110,14 @@ fn a_finished_pod_has_no_address() {
 }
 
 #[test]
-fn an_address_that_is_told_when_the_pod_has_finished_was_its_own() {
+fn an_address_first_reported_after_the_pod_has_finished_was_its_own() {
     const JOB: &str = "shop/job-1 Job/job @node-a(z1)";
     let ended = |until: u64| {
         let job = owned_by(pod("job-1", "node-a", &["10.244.9.50", "fd00:9::50"]), "Job", "job");
         crate::names::objects::Pod { since: AT, finished: true, until: Some(until), ..job }
     };
     let unknown = store(Cluster::Whole).index.size();
-    // Never heard of before; known, but without an address; known with one of the two.
+    // Not reported before; known, but without an address; known with one of the two.
     for known in [None, Some(&[][..]), Some(&["10.244.9.50"][..])] {
         let mut store = with_shop(Cluster::Whole);
         let before = index(&mut store).size();
@@ -132,7 +132,7 @@ fn an_address_that_is_told_when_the_pod_has_finished_was_its_own() {
                 assert_eq!(client(&mut store, of, at), name, "{known:?}, {of} at {}", at - AT);
             }
         }
-        // What is told of it later gives it no address back.
+        // A later update does not give it its address back.
         let labelled = crate::names::objects::Pod { namespace: "shop".to_owned(), since: AT - S, ..ended(AT + 2 * S) };
         store.apply(&Object::Pod(labelled), AT + 60 * S);
         store.apply(&Object::Job(owner("job", Some(("CronJob", "nightly")))), AT + 60 * S);
@@ -144,7 +144,7 @@ fn an_address_that_is_told_when_the_pod_has_finished_was_its_own() {
         store.delete(&Object::Job(owner("job", None)), AT + 125 * S);
         assert_eq!(index(&mut store).size(), before, "{known:?}");
     }
-    // An agent that starts hears of all that nobody has removed.
+    // An agent that starts gets all pods that have not been deleted.
     let mut store = store(Cluster::Whole);
     store.apply(&Object::Pod(ended(AT)), AT + 130 * S);
     assert_eq!(index(&mut store).size(), unknown);
@@ -181,12 +181,12 @@ fn the_last_word_may_tell_an_address() {
     store.delete(&Object::Pod(pod("brief", "node-a", &["10.244.9.51"])), AT + 3 * S);
     assert_eq!(client(&mut store, "10.244.9.51:1", AT + 2 * S), "shop/brief Pod/brief @node-a(z1)");
     assert_eq!(client(&mut store, "10.244.9.51:1", AT + 3 * S), "not yet");
-    // In the node's network it is known by its ports.
+    // In the node's network namespace it is found by its ports.
     let mut job = host_pod("host-job", "node-a", "192.168.7.1", &[9999]);
     job.finished = true;
     store.apply(&Object::Pod(job), AT + 3 * S);
     assert_eq!(
-        told(&index(&mut store).server(end("192.168.7.1:9999"), None, TCP, AT + 2 * S)),
+        describe(&index(&mut store).server(end("192.168.7.1:9999"), None, TCP, AT + 2 * S)),
         "shop/host-job Pod/host-job @node-a(z1)"
     );
 }
@@ -203,7 +203,7 @@ fn a_pod_that_moves_leaves_its_old_address() {
     assert_eq!(client(&mut store, "10.244.1.60:1", AT + 9 * S), "shop/moving Pod/moving @node-a(z1)");
     assert_eq!(client(&mut store, "10.244.1.60:1", AT + 10 * S), "not yet");
     assert_eq!(client(&mut store, "10.244.1.61:1", AT + 10 * S), "shop/moving Pod/moving @node-a(z1)");
-    assert_eq!(client(&mut store, "10.244.1.61:1", AT), "not yet", "it was not there then");
+    assert_eq!(client(&mut store, "10.244.1.61:1", AT), "not yet", "it did not exist then");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn what_a_listing_does_not_mention_is_gone() {
     for kind in Kind::ALL {
         store.begin(kind);
     }
-    // One that breaks off, and one that is complete.
+    // A listing that breaks off, and a complete one.
     for kind in Kind::ALL {
         store.begin(kind);
     }
@@ -231,7 +231,11 @@ fn what_a_listing_does_not_mention_is_gone() {
     for object in &rest {
         store.apply(object, AT);
     }
-    assert_eq!(server(&mut store, "10.96.0.20:5432"), "shop/ svc=db", "until the end of the listing it may come");
+    assert_eq!(
+        server(&mut store, "10.96.0.20:5432"),
+        "shop/ svc=db",
+        "it may still come before the end of the listing"
+    );
     for kind in Kind::ALL {
         store.finish(kind, AT);
     }
@@ -271,7 +275,7 @@ fn static_pods_and_ports_of_the_node() {
     let api = owned_by(host_pod("api-node-a", "node-a", "192.168.7.1", &[6443]), "Node", "node-a");
     store.apply(&Object::Pod(api), AT);
     assert_eq!(server(&mut store, "192.168.7.1:6443"), "shop/api-node-a Pod/api @node-a(z1)");
-    // A port of the node that leads to a pod with an address of its own.
+    // A host port of a pod with its own address.
     let mut ingress = pod("ingress", "node-b", &["10.244.2.30"]);
     ingress.host_ips = vec!["192.168.7.2".parse().unwrap()];
     ingress.host_ports = host_pod("", "", "192.168.7.2", &[443]).host_ports;

@@ -1,4 +1,4 @@
-//! Whether the cluster is reached, and what may be read of it: for those who look for a trouble.
+//! Checks whether the cluster can be reached and what may be read of it, for troubleshooting.
 
 use std::time::Duration;
 
@@ -14,29 +14,32 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::connect::Credentials;
-use super::source::place;
-use super::words::chain;
+use super::remedies::chain;
+use super::source::resource_path;
 use crate::names::store::Kind;
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 const VERBS: [&str; 2] = ["list", "watch"];
 const TIME: Duration = Duration::from_secs(15);
 
-/// A cluster, and what its credentials give.
+/// A cluster that answered, and the rights that the credentials lack.
 #[derive(Debug)]
 pub struct Reached {
     /// The API server's URL.
     pub server: String,
     /// Where the credentials come from.
     pub credentials: String,
-    /// What they do not allow, and netmon wants: the kind, and `list` or `watch`.
+    /// Rights that netmon needs and does not have: the kind, and `list` or `watch`.
     pub missing: Vec<(Kind, &'static str)>,
 }
 
-/// Asks the cluster that an agent with these options would read; `None` if it would read none.
+/// Queries the cluster that an agent with these options would read; `None` if it would read none.
+///
+/// # Errors
+/// If the credentials cannot be read, or the cluster does not answer in time.
 pub fn reach(options: &Options) -> Result<Option<Reached>> {
     let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else { return Ok(None) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("create a runtime")?;
     let asked = async {
         let (server, client) = credentials.connect(&credentials.read()?).await?;
         let rights = options.scope.kinds().iter().flat_map(|&kind| VERBS.map(|verb| (kind, verb)));
@@ -44,17 +47,17 @@ pub fn reach(options: &Options) -> Result<Option<Reached>> {
             let client = client.clone();
             async move { anyhow::Ok((!may(&client, kind, verb).await?).then_some((kind, verb))) }
         }));
-        let missing = missing.await.with_context(|| format!("ask {server}"))?.into_iter().flatten().collect();
+        let missing = missing.await.with_context(|| format!("query {server}"))?.into_iter().flatten().collect();
         anyhow::Ok(Reached { server, credentials: credentials.to_string(), missing })
     };
     let reached = runtime.block_on(async { timeout(TIME, asked).await });
     runtime.shutdown_background();
-    reached.map_err(|_| anyhow!("no answer of the cluster within {} s", TIME.as_secs()))?.map(Some)
+    reached.map_err(|_| anyhow!("no response from the cluster within {} s", TIME.as_secs()))?.map(Some)
 }
 
 async fn may(client: &Client, kind: Kind, verb: &str) -> Result<bool> {
-    let (path, _) = place(kind);
-    // /apis/GROUP/VERSION/RESOURCE; what is under /api has no group.
+    let (path, _) = resource_path(kind);
+    // /apis/GROUP/VERSION/RESOURCE; resources under /api have no group.
     let group = path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or("");
     let review = json!({
         "kind": "SelfSubjectAccessReview",

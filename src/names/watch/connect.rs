@@ -1,4 +1,4 @@
-//! How the API server is reached, and by which credentials.
+//! Connecting to the API server, and finding the credentials for it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,42 +12,42 @@ use super::secrets::{Secrets, TOKEN};
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// By which an API server's operator tells whose requests these are, in logs and audits.
+/// The user agent, by which an API server's operator identifies netmon's requests in logs and audits.
 fn program() -> Result<HeaderValue> {
-    // Kubernetes calls architectures as Go does.
+    // Kubernetes uses Go's names of architectures.
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     };
     let program = format!("netmon/{} ({}/{arch})", env!("CARGO_PKG_VERSION"), std::env::consts::OS);
-    HeaderValue::from_str(&program).context("tell who asks")
+    HeaderValue::from_str(&program).context("set the user agent")
 }
 
-/// Whether a cluster is looked for.
+/// Whether to look for a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Enabled {
-    /// If there are credentials for one: a pod's own, or a kubeconfig that was named.
+    /// If there are credentials for one: those of the pod, or an explicitly given kubeconfig.
     #[default]
     Auto,
-    /// There must be one.
+    /// A cluster is required.
     On,
-    /// There is none.
+    /// No cluster is used.
     Off,
 }
 
-/// Where the credentials are.
+/// The source of the credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Credentials {
-    /// Those of the pod's service account.
+    /// The pod's service account.
     InCluster,
-    /// A file.
+    /// A kubeconfig file.
     Kubeconfig(PathBuf),
 }
 
 impl Credentials {
-    /// The file that was named goes first, then the pod's own, then `$KUBECONFIG`. Where there must be a cluster, root's own
-    /// `~/.kube/config` will do too.
+    /// Finds credentials in this order: the given file, the pod's service account, `$KUBECONFIG`, and `~/.kube/config` if a cluster
+    /// is required. Returns `None` if there are none; it is an error if a cluster is required.
     pub(super) fn find(enabled: Enabled, named: Option<&PathBuf>) -> Result<Option<Credentials>> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if enabled == Enabled::Off {
@@ -69,14 +69,14 @@ impl Credentials {
         match home.filter(|path| path.exists()) {
             Some(path) => Ok(Some(Credentials::Kubeconfig(path))),
             None => bail!(
-                "kubernetes.enabled is on, and there is no cluster: this is no pod with a service account's token \
-                 (KUBERNETES_SERVICE_HOST, {TOKEN}), and no kubeconfig was named; name one by kubernetes.kubeconfig, or give \
+                "kubernetes.enabled is on, and there is no cluster: this is not a pod with a service account token \
+                 (KUBERNETES_SERVICE_HOST, {TOKEN}), and no kubeconfig is given; set kubernetes.kubeconfig, or use \
                  --kubernetes auto"
             ),
         }
     }
 
-    /// Reads them as they are now.
+    /// Reads the credentials' current content.
     pub(super) fn read(&self) -> Result<Secrets> {
         match self {
             Credentials::InCluster => Secrets::of_service_account().context("read the service account of this pod"),
@@ -84,17 +84,17 @@ impl Credentials {
         }
     }
 
-    /// A client that has these of them.
+    /// Creates a client with these secrets. Returns the server's URL with it.
     pub(super) async fn connect(&self, secrets: &Secrets) -> Result<(String, Client)> {
         let mut config = Config::from_custom_kubeconfig(secrets.kubeconfig.clone(), &KubeConfigOptions::default())
             .await
             .with_context(|| format!("use {self}"))?;
         config.connect_timeout = Some(CONNECT_TIME);
-        // When to come again is decided here, by what the server says.
+        // Retries are decided here, based on the server's response.
         config.default_retry = false;
         config.headers.push((USER_AGENT, program()?));
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client = Client::try_from(config).context("make a client of the cluster's API")?;
+        let client = Client::try_from(config).context("create a client for the cluster's API")?;
         Ok((server, client))
     }
 }

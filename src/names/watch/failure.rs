@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use super::wire::Refusal;
 
-/// Why a request or a watch ended other than by its time.
+/// Why a request failed, or a watch ended before its timeout.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// What was asked for is too old: the list must be read again.
+    /// The requested version is too old: the list must be read again.
     Gone(String),
-    /// The credentials are not, or no longer, good.
+    /// The credentials are invalid or have expired.
     Unauthorized(String),
-    /// These credentials may not read it, or the server does not have it.
+    /// These credentials may not read the resource, or the server does not have it.
     Denied(String),
-    /// The server asks to wait, or cannot serve.
+    /// The server asks the client to wait, or cannot serve the request.
     Busy(Option<Duration>, String),
-    /// The server does not know what was asked for.
+    /// The server does not understand the request.
     Unknown(String),
-    /// An answer of more bytes than there is room for.
+    /// The response is larger than the limit.
     TooLarge(String),
-    /// No connection, or none that lasted.
+    /// The connection failed or broke off.
     Lost(String),
-    /// What came is not what the protocol says.
-    Nonsense(String),
+    /// The response violates the protocol.
+    Malformed(String),
 }
 
 impl fmt::Display for Failure {
@@ -37,17 +37,17 @@ impl fmt::Display for Failure {
             | Failure::Unknown(text)
             | Failure::TooLarge(text)
             | Failure::Lost(text)
-            | Failure::Nonsense(text) => f.write_str(text),
+            | Failure::Malformed(text) => f.write_str(text),
         }
     }
 }
 
-/// Of a text that is not the server's own, and may be a page of a proxy.
+/// Most characters kept of a text that is not a `Status` of the server and may be a proxy's error page.
 const TEXT_MOST: usize = 200;
 
 impl Failure {
-    /// An answer that is no success. `retry_after`: the header's.
-    pub(super) fn of_answer(code: u16, body: &[u8], retry_after: Option<u64>) -> Failure {
+    /// Classifies an unsuccessful response. `retry_after`: the value of that header, in seconds.
+    pub(super) fn of_response(code: u16, body: &[u8], retry_after: Option<u64>) -> Failure {
         match serde_json::from_slice::<Refusal>(body) {
             Ok(refusal) if !refusal.message.is_empty() => {
                 let asked = Some(refusal.details.retry_after_seconds).filter(|&seconds| seconds > 0);
@@ -62,7 +62,7 @@ impl Failure {
         }
     }
 
-    /// An error that the server tells, in an answer or within a watch.
+    /// Classifies an error that the server reports, in a response or within a watch.
     pub(super) fn of_refusal(refusal: Refusal, retry_after: Option<u64>) -> Failure {
         let Refusal { code, reason, message, .. } = refusal;
         let text = format!("the API server answered {code}: {message}");
@@ -79,12 +79,13 @@ impl Failure {
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
-/// A right that is missing may come a moment after the agent, of the same manifests; later it is seldom given soon.
+/// A missing right may be granted a moment after the agent's start, by the same manifests; later it is seldom granted soon.
 const DENIED: Duration = Duration::from_secs(60);
-/// A server may ask for less than this.
-const ASKED_MOST: Duration = Duration::from_secs(300);
+/// Longest wait that a server may ask for.
+const RETRY_AFTER_MOST: Duration = Duration::from_secs(300);
 
-/// Waits that grow while nothing succeeds. Each is spread by half of it both ways: the agents of all nodes meet the same failure.
+/// Waits that grow while nothing succeeds. Each is randomised by up to half of it in both directions, because the agents of all
+/// nodes see the same failure.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -100,15 +101,15 @@ impl Backoff {
         let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(most);
         self.failures += 1;
         match failure {
-            Failure::Busy(Some(asked), _) => step.max(*asked).min(ASKED_MOST) + spread(step),
-            _ => step / 2 + spread(step),
+            Failure::Busy(Some(asked), _) => step.max(*asked).min(RETRY_AFTER_MOST) + jitter(step),
+            _ => step / 2 + jitter(step),
         }
     }
 }
 
-/// From nothing to this.
-pub(super) fn spread(most: Duration) -> Duration {
-    // Its seeds differ from process to process and from call to call.
+/// Returns a random duration from zero to `most`.
+pub(super) fn jitter(most: Duration) -> Duration {
+    // The hasher's seeds differ between processes and between calls.
     let random = std::collections::hash_map::RandomState::new().hash_one(0u8);
     most.mul_f64(random as f64 / u64::MAX as f64)
 }
@@ -130,39 +131,39 @@ mod tests {
         assert!(backoff.next(&lost) <= FIRST * 3 / 2);
         let denied = Failure::Denied(String::new());
         let waits: Vec<Duration> = (0..12).map(|_| Backoff::default().next(&denied)).collect();
-        assert!(waits.iter().all(|wait| *wait <= FIRST * 3 / 2), "the right may be about to come: {waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= FIRST * 3 / 2), "the right may be granted soon: {waits:?}");
         let last = (0..12).fold(Duration::ZERO, |_, _| backoff.next(&denied));
         assert!(last >= DENIED / 2, "{last:?}");
         let many: std::collections::BTreeSet<Duration> = (0..10).map(|_| Backoff::default().next(&lost)).collect();
-        assert!(many.len() > 1, "all agents would come at once");
+        assert!(many.len() > 1, "all agents would retry at once");
     }
 
     #[test]
-    fn a_server_is_not_asked_before_the_time_it_gives() {
+    fn a_server_s_retry_time_is_respected() {
         for (body, header, least) in [
             (&b"Too many requests, please try again later."[..], Some(7), 7),
             (br#"{"kind":"Status","code":429,"message":"busy","details":{"retryAfterSeconds":9}}"#, None, 9),
             (b"", Some(100_000), 300),
         ] {
-            let failure = Failure::of_answer(429, body, header);
+            let failure = Failure::of_response(429, body, header);
             let wait = Backoff::default().next(&failure);
             assert!(wait >= Duration::from_secs(least) && wait <= Duration::from_secs(least + 1), "{wait:?}");
         }
     }
 
     #[test]
-    fn answers_are_told_apart() {
+    fn responses_are_classified() {
         let status = |code: u16, reason: &str| {
             format!(r#"{{"kind":"Status","code":{code},"reason":"{reason}","message":"so it is"}}"#)
         };
-        let of = |code: u16, reason: &str| Failure::of_answer(code, status(code, reason).as_bytes(), None);
+        let of = |code: u16, reason: &str| Failure::of_response(code, status(code, reason).as_bytes(), None);
         assert!(matches!(of(410, "Expired"), Failure::Gone(_)));
         assert!(matches!(of(400, "Expired"), Failure::Gone(_)));
         assert!(matches!(of(401, "Unauthorized"), Failure::Unauthorized(_)));
         assert!(matches!(of(403, "Forbidden"), Failure::Denied(_)));
         assert!(matches!(of(500, "InternalError"), Failure::Busy(None, _)));
         assert_eq!(of(503, "").to_string(), "the API server answered 503: so it is");
-        let page = Failure::of_answer(502, "<html>\u{e9}".repeat(100).as_bytes(), None).to_string();
+        let page = Failure::of_response(502, "<html>\u{e9}".repeat(100).as_bytes(), None).to_string();
         assert!(page.chars().count() < 250, "{page}");
     }
 }

@@ -1,5 +1,5 @@
-//! Reads all objects of a kind, then follows their changes, for ever: by one watch that begins with all there is where the server
-//! has such, else by a list and a watch.
+//! Reads all objects of a kind and then follows their changes until the agent stops: with one watch that begins with the current
+//! state if the server supports that, otherwise with a list followed by a watch.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,17 @@ use super::source::{Source, Watch};
 use super::wire::{self, Change};
 use crate::names::store::Kind;
 
-/// A server says each minute or so up to where nothing has happened. One that did so before, and has been silent for this long, is
-/// no longer there.
+/// A server sends a bookmark about once a minute. One that has done so before and has been silent for this long is considered gone.
 const SILENT_MOST: Duration = Duration::from_secs(180);
-/// What it takes to tell that a watch has ended by its time.
+/// Time allowed beyond a watch's timeout for its end to arrive.
 const GRACE: Duration = Duration::from_secs(15);
-/// A watch that ends sooner, and has told nothing, has failed.
+/// A watch that ends sooner than this without any event counts as failed.
 const SHORT: Duration = Duration::from_secs(1);
-/// A watch that is to begin with all there is, and has told neither more of it nor its end for so long, is one of a server that
-/// knows no such watches.
+/// If a watch that should begin with the current state reports neither more of it nor its end for this long, the server does not
+/// support such watches.
 const PAUSE_MOST: Duration = Duration::from_secs(15);
 
-/// Until the agent stops.
+/// Follows one kind until the agent stops. `start`: wait before the first request.
 pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper, start: Duration) {
     sleep(start).await;
     let mut backoff = Backoff::default();
@@ -42,7 +41,7 @@ pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper, start: 
         let Err(failure) = result else { continue };
         keeper.failed(kind, &failure);
         match &failure {
-            Failure::Gone(_) | Failure::Nonsense(_) => version = None,
+            Failure::Gone(_) | Failure::Malformed(_) => version = None,
             Failure::Unauthorized(_) | Failure::Lost(_) => source.renew().await,
             Failure::Denied(_) | Failure::Busy(..) | Failure::Unknown(_) | Failure::TooLarge(_) => {}
         }
@@ -50,8 +49,8 @@ pub(super) async fn follow(kind: Kind, source: &Source, keeper: &Keeper, start: 
     }
 }
 
-/// Reads all objects and follows their changes; `version` is set once all were read. It is not where the server cannot do that,
-/// and is not to be asked again.
+/// Reads all objects and follows their changes; sets `version` once all have been read. If the server does not support that,
+/// `version` is not set and the method is not tried again.
 async fn stream(
     kind: Kind,
     source: &Source,
@@ -61,7 +60,7 @@ async fn stream(
 ) -> Result<(), Failure> {
     let mut watch = match source.stream(kind).await {
         Err(Failure::Unknown(text)) => {
-            source.streams_not(&text);
+            source.disable_streaming(&text);
             return Ok(());
         }
         other => other?,
@@ -69,16 +68,16 @@ async fn stream(
     keeper.begin(kind);
     loop {
         let Ok(line) = timeout(PAUSE_MOST, watch.lines.next()).await else {
-            source.streams_not("it does not tell the end of all there is");
+            source.disable_streaming("it does not mark the end of the current state");
             return Ok(());
         };
-        let cut_off = || Failure::Lost("the API server ended a watch before it had told all there is".to_owned());
-        match wire::change(kind, line?.ok_or_else(cut_off)?).map_err(nonsense)? {
+        let cut_off = || Failure::Lost("the API server ended a watch before it had sent the current state".to_owned());
+        match wire::change(kind, line?.ok_or_else(cut_off)?).map_err(malformed)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, _) => keeper.apply(kind, std::slice::from_ref(&object)),
             Change::Deleted(object, _) => keeper.delete(kind, &object),
             Change::Bookmark(_, false) => {
-                source.streams_not("it goes on without telling the end of all there is");
+                source.disable_streaming("it continues without marking the end of the current state");
                 return Ok(());
             }
             Change::Bookmark(at, true) if at.is_empty() => return Err(unversioned()),
@@ -91,15 +90,15 @@ async fn stream(
     }
 }
 
-fn nonsense(error: anyhow::Error) -> Failure {
-    Failure::Nonsense(format!("{error:#}"))
+fn malformed(error: anyhow::Error) -> Failure {
+    Failure::Malformed(format!("{error:#}"))
 }
 
 fn unversioned() -> Failure {
-    Failure::Nonsense("a change without a version".to_owned())
+    Failure::Malformed("a change without a version".to_owned())
 }
 
-/// The version of what was read.
+/// Reads all objects page by page, and returns the version of the list.
 async fn read(kind: Kind, source: &Source, keeper: &Keeper) -> Result<String, Failure> {
     keeper.begin(kind);
     let mut page = source.page(kind, None).await?;
@@ -109,13 +108,13 @@ async fn read(kind: Kind, source: &Source, keeper: &Keeper) -> Result<String, Fa
         page = source.page(kind, Some(&next)).await?;
     }
     if page.version.is_empty() {
-        return Err(Failure::Nonsense("a list without a version".to_owned()));
+        return Err(Failure::Malformed("a list without a version".to_owned()));
     }
     keeper.finish(kind);
     Ok(page.version)
 }
 
-/// Until the watch ends by its time.
+/// Applies the changes of a watch until it reaches its timeout.
 async fn changes(
     kind: Kind,
     mut watch: Watch,
@@ -125,13 +124,13 @@ async fn changes(
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let mut patience = watch.time + GRACE;
-    let mut told = false;
+    let mut received = false;
     keeper.heard(kind);
     loop {
         let line = timeout(patience, watch.lines.next());
         let silent = || Failure::Lost(format!("the API server has been silent for {} s", patience.as_secs()));
         let Some(line) = line.await.unwrap_or_else(|_| Err(silent()))? else { break };
-        match wire::change(kind, line).map_err(nonsense)? {
+        match wire::change(kind, line).map_err(malformed)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, new) => {
                 keeper.apply(kind, std::slice::from_ref(&object));
@@ -150,10 +149,10 @@ async fn changes(
         if version.is_empty() {
             return Err(unversioned());
         }
-        told = true;
+        received = true;
         backoff.reset();
     }
-    if !told && started.elapsed() < SHORT {
+    if !received && started.elapsed() < SHORT {
         return Err(Failure::Lost("the API server ended a watch at once".to_owned()));
     }
     Ok(())

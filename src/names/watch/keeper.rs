@@ -1,4 +1,4 @@
-//! Puts what comes into the store, and publishes its index: at most a few times a second, however much comes.
+//! Applies objects to the store and publishes its index, at most a few times a second however many changes arrive.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -17,11 +17,11 @@ use crate::names::index::Cluster;
 use crate::names::store::{Kind, Object, Store};
 use crate::names::{Names, UnixNs};
 
-/// Between two indexes.
+/// Least time between two published indexes.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
-/// Between two looks at what has been gone for long, and at the node's addresses.
+/// Interval of removing expired pods and of reading the node's addresses.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
-/// kube-proxy puts all services' addresses on this one.
+/// kube-proxy assigns all services' addresses to this interface.
 const SERVICES_INTERFACE: &str = "kube-ipvs0";
 
 pub(super) struct Keeper {
@@ -29,13 +29,13 @@ pub(super) struct Keeper {
     changed: Notify,
     names: Arc<Names>,
     status: Arc<StatusCell>,
-    /// When all is read.
+    /// How much of the cluster is known once everything has been read.
     whole: Cluster,
 }
 
 struct Inner {
     store: Store,
-    /// Of the kinds, by `Kind as usize`: not read yet.
+    /// Kinds that have not been read yet, by `Kind as usize`.
     missing: [bool; 6],
     started: Instant,
 }
@@ -61,22 +61,22 @@ impl Keeper {
     pub(super) fn apply(&self, kind: Kind, objects: &[Object]) {
         let (mut inner, now) = (self.inner.borrow_mut(), now());
         objects.iter().for_each(|object| inner.store.apply(object, now));
-        self.news(kind);
+        self.mark_changed(kind);
     }
 
     pub(super) fn delete(&self, kind: Kind, object: &Object) {
         self.inner.borrow_mut().store.delete(object, now());
-        self.news(kind);
+        self.mark_changed(kind);
     }
 
     pub(super) fn finish(&self, kind: Kind) {
         self.inner.borrow_mut().store.finish(kind, now());
         self.status.set(kind, State::Read);
-        self.is_read(kind);
-        self.news(kind);
+        self.mark_read(kind);
+        self.mark_changed(kind);
     }
 
-    /// The server is there, and has nothing new.
+    /// Records that the server is reachable and has nothing new.
     pub(super) fn heard(&self, kind: Kind) {
         self.status.set(kind, State::Watching);
         self.status.heard(kind);
@@ -85,20 +85,20 @@ impl Keeper {
     pub(super) fn failed(&self, kind: Kind, failure: &Failure) {
         self.status.failed(kind, failure);
         if matches!(failure, Failure::Denied(_)) {
-            // What can be done without is not waited for.
+            // Do not wait for optional kinds.
             if kind.is_optional() {
-                self.is_read(kind);
+                self.mark_read(kind);
             }
             self.changed.notify_one();
         }
     }
 
-    fn news(&self, kind: Kind) {
+    fn mark_changed(&self, kind: Kind) {
         self.status.heard(kind);
         self.changed.notify_one();
     }
 
-    fn is_read(&self, kind: Kind) {
+    fn mark_read(&self, kind: Kind) {
         let mut inner = self.inner.borrow_mut();
         inner.missing[kind as usize] = false;
         if inner.missing.contains(&true) || self.status.is_synced() {
@@ -114,7 +114,7 @@ impl Keeper {
         log::info!("names: read {} in {:.1} s", counts.join(", "), inner.started.elapsed().as_secs_f64());
     }
 
-    /// Until the agent stops.
+    /// Publishes changes until the agent stops.
     pub(super) async fn publish(&self) {
         let mut tidied: Option<Instant> = None;
         loop {
@@ -133,7 +133,7 @@ impl Keeper {
                 }
             }
             sleep(PUBLISH_EVERY).await;
-            self.status.tell_denied();
+            self.status.log_denied();
             let _ = timeout(TIDY_EVERY, self.changed.notified()).await;
         }
     }
@@ -143,7 +143,7 @@ fn now() -> UnixNs {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// What the node's interfaces have that others may see.
+/// Addresses of the node's interfaces that other hosts or pods may see.
 fn local_addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = getifaddrs() else { return Vec::new() };
     let mut ips: Vec<IpAddr> = interfaces

@@ -1,22 +1,22 @@
-//! The lines of a body that has no end.
+//! Splits an endless response body into lines.
 
 use http_body_util::BodyExt;
 use kube::client::Body;
 
 use super::failure::Failure;
-use super::words::chain;
+use super::remedies::chain;
 
-/// An object has at most some megabytes.
+/// Longest line, in bytes: an object has at most a few megabytes.
 const LINE_MOST: usize = 32 << 20;
-/// A buffer that a long line made grow is let go.
+/// A buffer that a long line has made larger than this is freed.
 const KEEP: usize = 1 << 20;
 
 pub(super) struct Lines {
     body: Body,
     buffer: Vec<u8>,
-    /// The line that was handed out last.
+    /// Length of the line that was returned last.
     taken: usize,
-    /// Up to here there is no end of a line.
+    /// There is no line break before this offset.
     searched: usize,
 }
 
@@ -25,7 +25,7 @@ impl Lines {
         Lines { body, buffer: Vec::new(), taken: 0, searched: 0 }
     }
 
-    /// `None` at the end. A line that the end cuts off is no line.
+    /// Returns the next line, or `None` at the end. A last line without a line break is discarded.
     pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
         self.buffer.drain(..self.taken);
         (self.taken, self.searched) = (0, 0);
@@ -40,7 +40,7 @@ impl Lines {
                 self.buffer = Vec::new();
             }
             if self.buffer.len() > LINE_MOST {
-                return Err(Failure::Nonsense(format!("a line of a watch has more than {LINE_MOST} bytes")));
+                return Err(Failure::Malformed(format!("a line of a watch has more than {LINE_MOST} bytes")));
             }
             match self.body.frame().await {
                 None => return Ok(None),

@@ -1,4 +1,4 @@
-//! The watcher: follows the cluster's objects and publishes their names. A thread with a runtime of its own.
+//! The watcher: follows the cluster's objects and publishes their names, in a thread with its own runtime.
 
 mod access;
 mod connect;
@@ -6,11 +6,11 @@ mod failure;
 mod follow;
 mod keeper;
 mod lines;
+mod remedies;
 mod secrets;
 mod source;
 mod status;
 mod wire;
-mod words;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -27,25 +27,25 @@ use super::{Cluster, Index, NamedNetwork, Names};
 pub use access::{Reached, reach};
 use connect::Credentials;
 pub use connect::Enabled;
-use failure::spread;
+use failure::jitter;
 use keeper::Keeper;
 use source::Source;
 use status::StatusCell;
 pub use status::{Denied, KindStatus, State, Status};
 
-/// Of which pods names are read.
+/// The pods whose names are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// All.
+    /// All pods of the cluster.
     #[default]
     Cluster,
-    /// Those of this node. Of others the node is known where nodes have networks for their pods; which pods serve for a
-    /// service is not known.
+    /// Pods of this node. For pods of other nodes, only the node is known, if nodes have pod CIDRs; the endpoints of services are
+    /// not known.
     Node,
 }
 
 impl Scope {
-    /// What is read.
+    /// The kinds of objects that are read.
     pub fn kinds(self) -> &'static [Kind] {
         match self {
             Scope::Cluster => &Kind::ALL,
@@ -54,42 +54,46 @@ impl Scope {
     }
 }
 
-/// What is to be watched, and how.
+/// Options of the watcher.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Whether there is a cluster.
+    /// Whether to look for a cluster.
     pub enabled: Enabled,
-    /// Its kubeconfig.
+    /// The kubeconfig to use, if one is given.
     pub kubeconfig: Option<PathBuf>,
-    /// Of which pods names are read.
+    /// The pods whose names are read.
     pub scope: Scope,
-    /// This node, by its name in the cluster.
+    /// Name of this node in the cluster.
     pub node: String,
-    /// Networks with a name.
+    /// Named networks outside of the cluster.
     pub networks: Vec<NamedNetwork>,
-    /// Reading begins within so long, at random: the agents of all nodes may be started at once.
+    /// Reading begins after a random delay of at most this, because the agents of all nodes may be started at once.
     pub start_within: Duration,
 }
 
-/// The running watcher. It ends with the value.
+/// The running watcher. Dropping it stops the watcher.
 pub struct Watcher {
     thread: Option<JoinHandle<()>>,
-    /// Closed when it is to stop.
+    /// Dropped to stop the thread.
     stop: Option<oneshot::Sender<()>>,
     status: Arc<StatusCell>,
 }
 
-/// Names of a cluster if there is one, else of networks alone.
+/// Starts the watcher if there is a cluster; otherwise only networks have names.
+///
+/// # Errors
+/// If a cluster is required or a kubeconfig is given, and the credentials are missing or cannot be used; or if the thread cannot be
+/// started.
 pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
     let names = |cluster| Arc::new(Names::new(Index::new(&options.networks, cluster, &options.node)));
     let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else {
         if options.enabled == Enabled::Auto {
-            log::info!("no cluster: addresses have no names but those of names.cidrs");
+            log::info!("no cluster: addresses have no names except those of names.cidrs");
         }
         return Ok((names(Cluster::Absent), None));
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("make the runtime of the names thread")?;
+    let runtime = runtime.context("create the runtime of the names thread")?;
     let connected = credentials.read().and_then(|secrets| {
         let (server, client) = runtime.block_on(credentials.connect(&secrets))?;
         Ok((server, client, secrets))
@@ -97,12 +101,12 @@ pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
     let (server, client, secrets) = match connected {
         Ok(connected) => connected,
         Err(error) if options.enabled == Enabled::Auto && options.kubeconfig.is_none() => {
-            log::warn!("no names of a cluster: {error:#}");
+            log::warn!("no names from a cluster: {error:#}");
             return Ok((names(Cluster::Absent), None));
         }
         Err(error) => return Err(error),
     };
-    log::info!("names: of the cluster at {server}, by {credentials}");
+    log::info!("names: reading the cluster at {server} with {credentials}");
     let names = names(Cluster::Partial);
     let kinds = options.scope.kinds();
     let status = Arc::new(StatusCell::new(server, credentials.to_string(), kinds));
@@ -110,38 +114,38 @@ pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
     let (options, shared) = (options.clone(), (Arc::clone(&names), Arc::clone(&status)));
     let thread = Builder::new().name("nm-names".to_owned()).spawn(move || {
         let source = Source::new(credentials, secrets, client, &options);
-        let start = spread(options.start_within);
+        let start = jitter(options.start_within);
         let keeper = Keeper::new(&options, shared.0, shared.1);
         runtime.block_on(async {
             let follow = join_all(kinds.iter().map(|&kind| follow::follow(kind, &source, &keeper, start)));
             let work = pin!(join(follow, keeper.publish()));
             select(work, stopped).await;
         });
-        // A connection that is being made is not waited for.
+        // Do not wait for a connection that is being established.
         runtime.shutdown_background();
     });
     let thread = thread.context("start the names thread")?;
     Ok((names, Some(Watcher { thread: Some(thread), stop: Some(stop), status })))
 }
 
-/// How a watcher fares, for as long as somebody wants to know.
+/// Access to a watcher's status, which may outlive the watcher.
 #[derive(Clone, Debug)]
 pub struct Progress(Arc<StatusCell>);
 
 impl Progress {
-    /// How it fares.
+    /// Returns the current status.
     pub fn read(&self) -> Status {
         self.0.read()
     }
 }
 
 impl Watcher {
-    /// How it fares.
+    /// Returns access to the watcher's status.
     pub fn progress(&self) -> Progress {
         Progress(Arc::clone(&self.status))
     }
 
-    /// It ended by itself: it has panicked.
+    /// True if the thread has ended by itself, that is, has panicked.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
@@ -151,7 +155,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It has said why, if it panicked.
+            // If it panicked, it has already logged why.
             let _ = thread.join();
         }
     }

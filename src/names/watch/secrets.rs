@@ -1,5 +1,5 @@
-//! What credentials consist of: a kubeconfig in which the content of all files that it names is written out. The library would read
-//! these by itself from time to time, and wait for whatever took their place.
+//! The content of credentials: a kubeconfig with the content of all files it refers to inlined. The library would read these files
+//! itself from time to time, and would block on whatever had replaced them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedC
 
 use crate::regular_file;
 
-/// Where a pod has the secrets of its service account.
+/// The folder in which a pod has the secrets of its service account.
 pub(super) const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
-/// A kubeconfig, and all that was read for it. Two are equal if the same was read.
+/// A kubeconfig and everything that was read for it. Two are equal if the same bytes were read.
 #[derive(Debug)]
 pub(super) struct Secrets {
     pub(super) kubeconfig: Kubeconfig,
@@ -28,16 +28,16 @@ impl PartialEq for Secrets {
 }
 
 impl Secrets {
-    /// From a file; paths in it are relative to it.
+    /// Reads a kubeconfig file. Paths in it are relative to its folder.
     pub(super) fn of_kubeconfig(path: &Path) -> Result<Secrets> {
         let what = || format!("read the kubeconfig {}", path.display());
         let text = regular_file::read_text(path).with_context(what)?;
         let kubeconfig = Kubeconfig::from_yaml(text.trim_start_matches('\u{feff}')).with_context(what)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Secrets::written_out(kubeconfig, folder, text.into_bytes()).with_context(what)
+        Secrets::inlined(kubeconfig, folder, text.into_bytes()).with_context(what)
     }
 
-    /// Those of the pod's service account.
+    /// Reads the pod's service account.
     pub(super) fn of_service_account() -> Result<Secrets> {
         let variable = |name| std::env::var(name).with_context(|| format!("the variable {name}"));
         let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
@@ -62,11 +62,11 @@ impl Secrets {
             current_context: Some(name),
             ..Kubeconfig::default()
         };
-        Secrets::written_out(kubeconfig, Path::new("/"), server.into_bytes())
+        Secrets::inlined(kubeconfig, Path::new("/"), server.into_bytes())
     }
 
-    /// The files of other contexts than the current one are none of ours.
-    fn written_out(mut kubeconfig: Kubeconfig, folder: &Path, first: Vec<u8>) -> Result<Secrets> {
+    /// Inlines the files of the current context. Files of other contexts are not read.
+    fn inlined(mut kubeconfig: Kubeconfig, folder: &Path, first: Vec<u8>) -> Result<Secrets> {
         let mut files = Files { folder: folder.to_owned(), read: vec![first] };
         let current =
             kubeconfig.contexts.iter().find(|context| Some(&context.name) == kubeconfig.current_context.as_ref());
@@ -88,7 +88,7 @@ impl Secrets {
                 user.client_key_data.get_or_insert(STANDARD.encode(data).into());
             }
             if let Some(data) = files.take(&mut user.token_file)? {
-                let token = String::from_utf8(data).context("the token is no text")?;
+                let token = String::from_utf8(data).context("the token is not UTF-8")?;
                 user.token.get_or_insert(token.trim().to_owned().into());
             }
         }
@@ -102,7 +102,7 @@ struct Files {
 }
 
 impl Files {
-    /// The content of the file, whose path is taken away.
+    /// Reads the file and clears its path.
     fn take(&mut self, path: &mut Option<String>) -> Result<Option<Vec<u8>>> {
         let Some(path) = path.take() else { return Ok(None) };
         let path = self.folder.join(path);

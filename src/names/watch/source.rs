@@ -1,4 +1,4 @@
-//! What is asked of the API server.
+//! Requests to the API server.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -13,32 +13,32 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::connect::Credentials;
-use super::failure::{Failure, spread};
+use super::failure::{Failure, jitter};
 use super::lines::Lines;
+use super::remedies::chain;
 use super::secrets::Secrets;
 use super::wire::{self, Page};
-use super::words::chain;
 use super::{Options, Scope};
 use crate::names::store::Kind;
 
-/// Objects in a page of a list; fewer where they are too large.
+/// Objects per page of a list; fewer if they are too large.
 const PAGE: usize = 500;
-/// For a page, or for the begin of a watch.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
-/// Of an answer that is held as a whole, one at a time.
+/// Longest wait for a page, or for the beginning of a watch.
+const RESPONSE_TIME: Duration = Duration::from_secs(60);
+/// Most bytes of a response that is held as a whole. Only one is held at a time.
 const PAGE_BYTES_MOST: usize = 32 << 20;
-/// Of what refuses a request, more is not read.
+/// Most bytes read of a response that refuses a request.
 const REFUSAL_BYTES_MOST: usize = 64 << 10;
-/// A watch ends by itself after so long, and up to a minute more: not all agents come again at once.
+/// Timeout of a watch, plus up to a minute at random so that not all agents reconnect at once.
 const WATCH_TIME: Duration = Duration::from_secs(240);
 const WATCH_SPREAD: Duration = Duration::from_secs(60);
-/// Credentials are read again after a failure, but not more often.
+/// Least time between two reads of the credentials after failures.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
-/// And before a request if it is so long ago: a token is replaced minutes before its end.
+/// Age at which credentials are read again before a request: a token is replaced minutes before it expires.
 const RENEW_AFTER: Duration = Duration::from_secs(60);
 
-/// Where a kind's objects are, and whether their metadata will do.
-pub(super) fn place(kind: Kind) -> (&'static str, bool) {
+/// The API path of a kind's objects, and whether their metadata is sufficient.
+pub(super) fn resource_path(kind: Kind) -> (&'static str, bool) {
     match kind {
         Kind::Pods => ("/api/v1/pods", false),
         Kind::Services => ("/api/v1/services", false),
@@ -57,7 +57,7 @@ fn escaped(text: &str) -> impl std::fmt::Display + '_ {
     utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
-/// A watch that goes on, and how long it may.
+/// A running watch and its timeout.
 pub(super) struct Watch {
     pub(super) lines: Lines,
     pub(super) time: Duration,
@@ -68,13 +68,13 @@ pub(super) struct Source {
     secrets: RefCell<Secrets>,
     client: RefCell<Client>,
     renewed: Cell<Instant>,
-    /// Of pods.
+    /// Field selector for pods.
     selector: String,
-    /// The server has watches that begin with all there is, as far as is known.
+    /// False once the server has turned out not to support watches that begin with the current state.
     streams: Cell<bool>,
-    /// Of the kinds, by `Kind as usize`: objects in a page.
+    /// Objects per page, by `Kind as usize`.
     limits: [Cell<usize>; 6],
-    /// Held while an answer is taken as a whole.
+    /// Held while a response is read as a whole.
     turn: Mutex<()>,
 }
 
@@ -100,22 +100,22 @@ impl Source {
         if kind == Kind::Pods { &self.selector } else { "" }
     }
 
-    /// Whether the server has watches that begin with all there is.
+    /// Whether the server is believed to support watches that begin with the current state.
     pub(super) fn streams(&self) -> bool {
         self.streams.get()
     }
 
-    /// It has none.
-    pub(super) fn streams_not(&self, why: &str) {
+    /// Records that the server does not support such watches.
+    pub(super) fn disable_streaming(&self, why: &str) {
         if self.streams.replace(false) {
-            log::info!("names: the API server streams no lists ({why}): its watch cache is read in pages");
+            log::info!("names: the API server does not stream lists ({why}): reading its watch cache in pages");
         }
     }
 
-    /// A page of all objects of a kind: the first one, or the one that the last page has named.
+    /// Reads a page of all objects of a kind: the first one, or the one that the previous page refers to (`next`).
     ///
-    /// The first is what the server's watch cache has, so that etcd is not asked by the agents of all nodes; such a page may have
-    /// all there is, whatever limit is asked for. If that is too much, they come from etcd, in pages as small as need be.
+    /// The first page comes from the server's watch cache, so that the agents of all nodes do not query etcd. The server may ignore
+    /// the limit and return all objects at once. If that is too large, they are read from etcd, in pages as small as necessary.
     pub(super) async fn page(&self, kind: Kind, next: Option<&str>) -> Result<Page, Failure> {
         let limit = &self.limits[kind as usize];
         loop {
@@ -127,7 +127,7 @@ impl Source {
             match self.page_of(kind, limit.get(), &from).await {
                 Err(Failure::TooLarge(text)) if limit.get() > 1 => {
                     limit.set(limit.get() / 2);
-                    log::debug!("names: {}: {text}: pages of {} from now on", kind.name(), limit.get());
+                    log::debug!("names: {}: {text}: using pages of {}", kind.name(), limit.get());
                 }
                 other => return other,
             }
@@ -135,28 +135,28 @@ impl Source {
     }
 
     async fn page_of(&self, kind: Kind, limit: usize, from: &str) -> Result<Page, Failure> {
-        let (path, metadata) = place(kind);
+        let (path, metadata) = resource_path(kind);
         let path = format!("{path}?limit={limit}{}{from}", self.selector(kind));
         let response = within(self.get(&path, if metadata { METADATA_LIST } else { JSON }), "list").await?;
         let _turn = self.turn.lock().await;
         let body = within(whole(response.into_body()), "list").await?;
-        wire::page(kind, &body).map_err(|error| Failure::Nonsense(format!("{error:#}")))
+        wire::page(kind, &body).map_err(|error| Failure::Malformed(format!("{error:#}")))
     }
 
-    /// All objects of a kind, and then their changes.
+    /// Starts a watch that sends all objects of a kind and then their changes.
     pub(super) async fn stream(&self, kind: Kind) -> Result<Watch, Failure> {
-        // As old as the server's cache: what happened since then comes too.
+        // The state may be as old as the server's cache; later changes follow it.
         self.watch_from(kind, "0&sendInitialEvents=true&resourceVersionMatch=NotOlderThan").await
     }
 
-    /// The changes after this version.
+    /// Starts a watch for the changes after this version.
     pub(super) async fn watch(&self, kind: Kind, version: &str) -> Result<Watch, Failure> {
         self.watch_from(kind, &escaped(version).to_string()).await
     }
 
     async fn watch_from(&self, kind: Kind, version: &str) -> Result<Watch, Failure> {
-        let (path, metadata) = place(kind);
-        let time = WATCH_TIME + spread(WATCH_SPREAD);
+        let (path, metadata) = resource_path(kind);
+        let time = WATCH_TIME + jitter(WATCH_SPREAD);
         let seconds = time.as_secs();
         let path = format!(
             "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}{}",
@@ -166,14 +166,14 @@ impl Source {
         Ok(Watch { lines: Lines::new(response.into_body()), time })
     }
 
-    /// After a failure: a token may be another by now, a kubeconfig too.
+    /// Reads the credentials again after a failure, because the token or the kubeconfig may have been replaced.
     pub(super) async fn renew(&self) {
         if self.renewed.get().elapsed() >= RENEW_EVERY {
             self.read_credentials(|_| true).await;
         }
     }
 
-    /// Makes another client if the credentials, as they are now, ask for one. What was read last may still do.
+    /// Reads the credentials and, if `wanted` says so, creates a new client. If that fails, the previous client stays in use.
     async fn read_credentials(&self, wanted: impl Fn(&Secrets) -> bool) {
         self.renewed.set(Instant::now());
         let renewed = async {
@@ -195,7 +195,7 @@ impl Source {
             self.read_credentials(|secrets| *secrets != *self.secrets.borrow()).await;
         }
         let request = Request::get(path).header(ACCEPT, accept).body(Body::empty());
-        let request = request.map_err(|error| Failure::Nonsense(format!("ask for {path}: {error}")))?;
+        let request = request.map_err(|error| Failure::Malformed(format!("request {path}: {error}")))?;
         let client = self.client.borrow().clone();
         let response = client.send(request).await.map_err(|error| Failure::Lost(chain(&error)))?;
         if response.status() == StatusCode::OK {
@@ -205,11 +205,11 @@ impl Source {
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = Limited::new(response.into_body(), REFUSAL_BYTES_MOST).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        Err(Failure::of_answer(code, &body, retry_after))
+        Err(Failure::of_response(code, &body, retry_after))
     }
 }
 
-/// A body that is not larger than there is room for.
+/// Reads a whole body of at most [`PAGE_BYTES_MOST`] bytes.
 async fn whole(mut body: Body) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -224,6 +224,6 @@ async fn whole(mut body: Body) -> Result<Vec<u8>, Failure> {
 }
 
 async fn within<T>(answer: impl Future<Output = Result<T, Failure>>, what: &str) -> Result<T, Failure> {
-    let late = || Failure::Lost(format!("no answer to a {what} within {} s", ANSWER_TIME.as_secs()));
-    timeout(ANSWER_TIME, answer).await.unwrap_or_else(|_| Err(late()))
+    let late = || Failure::Lost(format!("no response to a {what} within {} s", RESPONSE_TIME.as_secs()));
+    timeout(RESPONSE_TIME, answer).await.unwrap_or_else(|_| Err(late()))
 }

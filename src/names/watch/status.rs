@@ -1,4 +1,4 @@
-//! How the watcher fares, for those who ask.
+//! The watcher's status, for commands, metrics and health checks.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,42 +7,42 @@ use std::time::{Duration, Instant, SystemTime};
 use super::failure::Failure;
 use crate::names::store::{Counts, Kind};
 
-/// How the watcher fares.
+/// The watcher's status.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The API server's URL.
     pub server: String,
     /// Where the credentials come from.
     pub credentials: String,
-    /// All was read once.
+    /// True once everything has been read.
     pub synced: bool,
-    /// The longest time for which no news came of a kind, nor that there are none.
+    /// The longest time since the server last sent news of a kind, or that there are none.
     pub age: Duration,
-    /// What is read, in the order in which it is.
+    /// The kinds that are read, in order.
     pub kinds: Vec<KindStatus>,
-    /// The latest failure, and when it was.
+    /// The latest failure and its time.
     pub last_error: Option<(SystemTime, String)>,
-    /// What the credentials do not allow, if anything, and what helps.
+    /// What the credentials do not allow, if anything.
     pub denied: Option<Denied>,
 }
 
-/// What may not be read.
+/// Kinds that the credentials may not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// Who may not: where the credentials come from.
+    /// The source of the credentials that lack the right.
     pub credentials: String,
-    /// Which.
+    /// The denied kinds.
     pub kinds: Vec<Kind>,
-    /// What the server said.
+    /// The server's message.
     pub refusal: String,
 }
 
 impl Denied {
-    /// What helps, in a line.
+    /// How to fix it, in one line.
     pub const REMEDY: &'static str = "kubectl apply -f deploy/kubernetes/rbac.yaml lets the account netmon-agent list and watch \
-        them; bind its ClusterRole to another account, or set kubernetes.enabled to off";
+        them; for another account, bind its ClusterRole to it, or set kubernetes.enabled to off";
 
-    /// Something that names cannot do without is among it.
+    /// True if one of the kinds is required for names.
     pub fn is_serious(&self) -> bool {
         self.kinds.iter().any(|kind| !kind.is_optional())
     }
@@ -55,38 +55,38 @@ impl fmt::Display for Denied {
     }
 }
 
-/// How it fares with objects of a kind.
+/// The status of one kind.
 #[derive(Clone, Debug)]
 pub struct KindStatus {
     /// Which.
     pub kind: Kind,
-    /// Their number.
+    /// Number of objects.
     pub objects: usize,
-    /// What becomes of them.
+    /// State of reading and following them.
     pub state: State,
-    /// Time since the server was heard about them.
+    /// Time since the server last sent anything about them.
     pub age: Duration,
-    /// Requests that failed, and watches that broke off.
+    /// Number of failed requests and broken watches.
     pub errors: u64,
 }
 
-/// What becomes of the objects of a kind.
+/// State of reading and following a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// All of them are being read.
+    /// All objects are being read.
     Reading,
-    /// They were; the watch begins.
+    /// All objects have been read; the watch is starting.
     Read,
-    /// Their changes are followed.
+    /// Changes are followed.
     Watching,
-    /// The last try failed; what was known stays.
+    /// The last attempt failed; the known objects are kept.
     Failing,
-    /// They may not be read.
+    /// Reading them is not allowed.
     Denied,
 }
 
 impl State {
-    /// In output.
+    /// The state's name in output.
     pub fn name(self) -> &'static str {
         match self {
             State::Reading => "reading",
@@ -104,7 +104,7 @@ struct Followed {
     state: State,
     heard: Instant,
     errors: u64,
-    /// What the server said when it denied this last.
+    /// The server's message when it last denied access.
     refusal: String,
 }
 
@@ -112,12 +112,12 @@ struct Followed {
 struct Inner {
     synced: bool,
     kinds: Vec<Followed>,
-    /// Of what may not be read, what the log says already.
-    told: Vec<Kind>,
+    /// Denied kinds that the log has reported already.
+    logged: Vec<Kind>,
     last_error: Option<(SystemTime, String)>,
 }
 
-/// Where the watcher writes it.
+/// The status, shared between the watcher, which writes it, and its readers.
 #[derive(Debug)]
 pub(super) struct StatusCell {
     server: String,
@@ -140,7 +140,7 @@ impl StatusCell {
         StatusCell {
             server,
             credentials,
-            inner: Mutex::new(Inner { synced: false, kinds, told: Vec::new(), last_error: None }),
+            inner: Mutex::new(Inner { synced: false, kinds, logged: Vec::new(), last_error: None }),
         }
     }
 
@@ -163,7 +163,7 @@ impl StatusCell {
         self.of(kind, |followed| {
             let failed = matches!(followed.state, State::Failing | State::Denied);
             came_back = failed && state == State::Watching;
-            // To try again is no success yet.
+            // A new attempt is not a success yet.
             if !failed || came_back {
                 followed.state = state;
             }
@@ -183,7 +183,7 @@ impl StatusCell {
         self.of(kind, |followed| {
             followed.errors += 1;
             let state = match failure {
-                // What is too old is read anew.
+                // If the version is too old, the list is read again.
                 Failure::Gone(_) => return,
                 Failure::Denied(refusal) => {
                     followed.refusal.clone_from(refusal);
@@ -195,28 +195,30 @@ impl StatusCell {
             followed.state = state;
         });
         match failure {
-            // All that is denied is told at once, in a line.
+            // `log_denied` reports all denied kinds in one line.
             Failure::Denied(_) => log::debug!("names: {text}"),
-            _ if is_new => log::warn!("names: {text}; what is known stays"),
+            _ if is_new => log::warn!("names: {text}; keeping the names known so far"),
             _ => log::debug!("names: {text}"),
         }
         self.lock().last_error = Some((SystemTime::now(), text));
     }
 
-    /// Says in the log what may not be read, if that is more than it said before.
-    pub(super) fn tell_denied(&self) {
+    /// Logs the denied kinds if there are more than were logged before.
+    pub(super) fn log_denied(&self) {
         let mut inner = self.lock();
         let denied = self.denied(&inner);
         let kinds = denied.as_ref().map_or(&[][..], |denied| &denied.kinds);
-        let is_news = kinds.iter().any(|kind| !inner.told.contains(kind));
-        inner.told = kinds.to_vec();
+        let is_news = kinds.iter().any(|kind| !inner.logged.contains(kind));
+        inner.logged = kinds.to_vec();
         let synced = inner.synced;
         drop(inner);
         let Some(denied) = denied.filter(|_| is_news) else { return };
         let follows = match (denied.is_serious(), synced) {
             (true, false) => "not ready until it may",
-            (true, true) => "what is known stays",
-            (false, _) => "Deployments are told by the names of their ReplicaSets, and CronJobs are not told",
+            (true, true) => "keeping the names known so far",
+            (false, _) => {
+                "Deployments are derived from the names of their ReplicaSets, and CronJobs are not identified"
+            }
         };
         log::warn!("names: {denied}; {follows}. {}", Denied::REMEDY);
     }

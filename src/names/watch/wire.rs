@@ -1,4 +1,4 @@
-//! What the API server writes: pages of lists, and lines of watches.
+//! Parses the API server's responses: pages of lists, and lines of watches.
 
 mod trimmed;
 
@@ -12,26 +12,26 @@ use trimmed::{WireNode, WireOwned, WirePod, WireService, WireSlice};
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) objects: Vec<Object>,
-    /// What a watch that follows the list is to start from.
+    /// The version from which a watch continues after the list.
     pub(super) version: String,
-    /// Asks for the next page, if there is one.
+    /// Token that requests the next page, if there is one.
     pub(super) next: Option<String>,
 }
 
 /// A line of a watch.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// It is there, or is otherwise than before.
+    /// An object was added or modified.
     Applied(Object, String),
-    /// It is gone.
+    /// An object was deleted.
     Deleted(Object, String),
-    /// Nothing else has happened up to this version. True: all that there was has been told.
+    /// A bookmark: nothing else has happened up to this version. True: the current state has been sent completely.
     Bookmark(String, bool),
-    /// The server ends the watch: code and message.
+    /// The server ends the watch with an error.
     Error(Refusal),
 }
 
-/// `Status` of the API.
+/// The API's `Status` object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Refusal {
@@ -81,16 +81,16 @@ fn change_of<T: HasVersion + for<'a> Deserialize<'a>>(line: &[u8], object: fn(T)
     let mut event: Event<T> = match serde_json::from_slice(line) {
         Ok(event) => event,
         Err(error) => match serde_json::from_slice::<Event<Refusal>>(line) {
-            Ok(event) if event.happened == Happened::Error => return Ok(Change::Error(event.object)),
+            Ok(event) if event.event_type == EventType::Error => return Ok(Change::Error(event.object)),
             _ => return Err(error).context("read a line of a watch"),
         },
     };
     let (version, is_whole) = (event.object.version(), event.object.is_whole());
-    Ok(match event.happened {
-        Happened::Added | Happened::Modified => Change::Applied(object(event.object), version),
-        Happened::Deleted => Change::Deleted(object(event.object), version),
-        Happened::Bookmark => Change::Bookmark(version, is_whole),
-        Happened::Error => {
+    Ok(match event.event_type {
+        EventType::Added | EventType::Modified => Change::Applied(object(event.object), version),
+        EventType::Deleted => Change::Deleted(object(event.object), version),
+        EventType::Bookmark => Change::Bookmark(version, is_whole),
+        EventType::Error => {
             let event: Event<Refusal> = serde_json::from_slice(line).context("read the error of a watch")?;
             Change::Error(event.object)
         }
@@ -116,13 +116,13 @@ struct ListMeta {
 #[derive(Deserialize)]
 struct Event<T> {
     #[serde(rename = "type")]
-    happened: Happened,
+    event_type: EventType,
     object: T,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-enum Happened {
+enum EventType {
     Added,
     Modified,
     Deleted,
@@ -132,11 +132,11 @@ enum Happened {
 
 trait HasVersion {
     fn version(&mut self) -> String;
-    /// A bookmark after all that there was when the watch began.
+    /// True for the bookmark that follows the state at the beginning of the watch.
     fn is_whole(&self) -> bool;
 }
 
-/// `null` is what Go makes of a list without items.
+/// Go encodes an empty list as `null`.
 fn or_default<'a, D: Deserializer<'a>, T: Default + Deserialize<'a>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

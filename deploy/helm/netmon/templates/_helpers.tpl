@@ -10,12 +10,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* The agent's port, from its configuration. */ -}}
+{{- /* The port of the agent's metrics, from its configuration. */ -}}
 {{- define "netmon.port" -}}
 {{ dig "export" "prometheus" "port" 9090 .Values.config | int }}
 {{- end }}
 
-{{- /* Not empty if agents look into pods' namespaces. */ -}}
+{{- /* Not empty if agents watch interfaces in pods' namespaces. */ -}}
 {{- define "netmon.podNamespaces" -}}
 {{ if dig "capture" "pod_namespaces" false .Values.config }}true{{ end }}
 {{- end }}

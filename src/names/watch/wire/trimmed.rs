@@ -1,4 +1,4 @@
-//! Objects as the API server writes them, and what is kept of them. Whatever is not named here is not even taken out of the text.
+//! Objects as the API server sends them, reduced to the fields that are used. Other fields are skipped while parsing.
 
 use std::net::IpAddr;
 use std::time::UNIX_EPOCH;
@@ -41,7 +41,7 @@ wire! {
         #[serde(rename = "topology.kubernetes.io/zone")]
         zone: Option<String>,
     }
-    /// Addresses that networks of pods give nodes, and the mark of a bookmark.
+    /// Annotations in which network plugins record a node's addresses, and the one that marks a bookmark.
     Annotations {
         #[serde(rename = "k8s.io/initial-events-end")]
         initial_events_end: String,
@@ -187,7 +187,7 @@ fn protocol(name: &str) -> u8 {
     }
 }
 
-/// Texts that are addresses, each once.
+/// Parses the texts that are addresses, and removes duplicates.
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
     let mut ips: Vec<IpAddr> = texts.into_iter().filter_map(|text| text.parse().ok()).collect();
     ips.sort_unstable();
@@ -224,7 +224,7 @@ impl WireOwned {
 impl WirePod {
     pub(super) fn object(self) -> Object {
         let WirePod { metadata, spec, status } = self;
-        // A Deployment's ReplicaSet has the hash that its pods are labelled with at the end of its name.
+        // The name of a Deployment's ReplicaSet ends with the hash that its pods have as a label.
         let deployment = |owner: &OwnerReference| {
             let hash = metadata.labels.template_hash.as_ref().filter(|_| owner.kind == "ReplicaSet")?;
             Some(owner.name.strip_suffix(hash)?.strip_suffix('-')?.to_owned())
@@ -237,7 +237,7 @@ impl WirePod {
         });
         let containers = spec.containers.iter().chain(&spec.init_containers);
         let host_ports = containers.flat_map(|container| &container.ports).filter_map(|port| {
-            // In the node's network the two are the same, and one may be left out.
+            // In the node's network namespace both lists are the same, and one may be missing.
             let number = if spec.host_network { port.host_port.max(port.container_port) } else { port.host_port };
             let at = HostPort { ip: port.host_ip.parse().ok(), protocol: protocol(&port.protocol), port: number };
             (number != 0).then_some(at)
@@ -251,7 +251,7 @@ impl WirePod {
             .or_else(|| time(&status.start_time))
             .or_else(|| time(&metadata.creation_timestamp));
         let finished = matches!(status.phase.as_str(), "Succeeded" | "Failed");
-        // One that never ran, or whose node has gone, has conditions alone.
+        // A pod that never ran, or whose node is gone, has only conditions.
         let ends = status.container_statuses.iter().map(|container| &container.state.terminated.finished_at);
         let ends = ends.chain(status.conditions.iter().map(|condition| &condition.last_transition_time));
         Object::Pod(Pod {
@@ -275,7 +275,7 @@ impl WireService {
     pub(super) fn object(self) -> Object {
         let WireService { metadata, spec, status } = self;
         let balanced = status.load_balancer.ingress.iter().map(|ingress| &ingress.ip);
-        // "None" is no address.
+        // "None" is not an address.
         let ips = spec.cluster_ips.iter().chain([&spec.cluster_ip]).chain(&spec.external_ips).chain(balanced);
         let port = |port: &WireServicePort| ServicePort {
             protocol: protocol(&port.protocol),
@@ -298,7 +298,7 @@ impl WireSlice {
             ips: addresses(&endpoint.addresses),
             pod: Some(endpoint.target_ref.name).filter(|_| endpoint.target_ref.kind == "Pod"),
         };
-        // Without a service it is nobody's.
+        // A slice without a service is not used.
         let is_served = !metadata.labels.service.is_empty();
         let targets = endpoints.into_iter().filter(|_| is_served).map(target).collect();
         let ports = ports.iter().filter(|port| port.port != 0).map(|port| (protocol(&port.protocol), port.port));
@@ -322,7 +322,7 @@ impl WireNode {
         let noted = &metadata.annotations;
         let tunnels = [&noted.calico_ipip, &noted.calico_vxlan, &noted.calico_vxlan6, &noted.cilium, &noted.cilium6];
         let mut ips = addresses(status.addresses.iter().map(|address| &address.address).chain(tunnels));
-        // The first address of the network: flannel's end of its tunnel.
+        // The first address of the network is flannel's end of its tunnel.
         ips.extend(pod_networks.iter().map(IpNet::network));
         ips.sort_unstable();
         ips.dedup();

@@ -1,13 +1,13 @@
-//! What went wrong with a connection, in words for whoever runs the agent: an error of a library speaks to its programmers.
+//! Explains connection errors to the operator of the agent. A library's errors address its programmers.
 
-/// What errors of TLS say, what is meant, and what helps.
+/// Texts of TLS errors, and how to fix their cause.
 const TLS: [(&str, &str); 10] = [
     (
         "UnknownIssuer",
         "the authority that signed the API server's certificate is not known: certificate-authority in the kubeconfig, or ca.crt \
          of the service account, must be the cluster's",
     ),
-    // Authorities of clusters mostly have the same name.
+    // The CAs of most clusters have the same name.
     (
         "BadSignature",
         "another authority signed the API server's certificate: certificate-authority in the kubeconfig, or ca.crt of the service \
@@ -18,19 +18,22 @@ const TLS: [(&str, &str); 10] = [
     ("certificate expired", "renew the API server's certificate, or set this host's clock"),
     ("Expired", "renew the API server's certificate, or set this host's clock"),
     ("not valid yet", "set this host's clock"),
-    ("InvalidContentType", "what answers does not speak TLS: server in the kubeconfig must begin with http:// then"),
+    (
+        "InvalidContentType",
+        "the server does not speak TLS: if that is intended, server in the kubeconfig must begin with http://",
+    ),
     (
         "CertificateRequired",
-        "the API server asks for a client's certificate: client-certificate and client-key in the kubeconfig",
+        "the API server requires a client certificate: set client-certificate and client-key in the kubeconfig",
     ),
-    ("received fatal alert", "the API server refuses the client's certificate or its TLS: see its log"),
+    ("received fatal alert", "the API server rejects the client's certificate or its TLS version: see its log"),
 ];
 
-/// What a library says where the other side went without a word.
+/// The library's text if the peer closed the connection without notice.
 const CUT_OFF: &str = "peer closed connection without sending TLS close_notify";
-const GONE: &str = "the API server, or a proxy before it, ended the connection without a word";
+const GONE: &str = "the API server, or a proxy in front of it, closed the connection without a response";
 
-/// An error and what caused it, each once; and what helps, where that is known.
+/// Formats an error and its causes, each once, and the remedy if one is known.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = plain(&error.to_string());
     let mut cause = error.source();
@@ -45,7 +48,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     help.map_or_else(|| text.clone(), |(_, help)| format!("{text} ({help})"))
 }
 
-/// Without addresses of a library's documentation.
+/// Removes links to a library's documentation.
 fn plain(text: &str) -> String {
     const DOCUMENTATION: &str = "https://docs.rs/";
     let mut plain = text.replace(CUT_OFF, GONE);
@@ -66,17 +69,21 @@ mod tests {
     }
 
     #[test]
-    fn no_library_is_advertised() {
+    fn links_to_documentation_are_removed() {
         let eof = "peer closed connection without sending TLS close_notify: \
                    https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
         assert_eq!(of(eof), GONE);
         assert_eq!(of(&format!("read: {eof}")), format!("read: {GONE}"));
         assert_eq!(of("odd (https://docs.rs/x/1/x) and more"), "odd and more");
-        assert_eq!(of("https://10.0.0.1:6443 refused"), "https://10.0.0.1:6443 refused", "an API server is no library");
+        assert_eq!(
+            of("https://10.0.0.1:6443 refused"),
+            "https://10.0.0.1:6443 refused",
+            "an API server is not documentation"
+        );
     }
 
     #[test]
-    fn each_error_of_a_certificate_has_its_remedy() {
+    fn each_certificate_error_has_its_remedy() {
         for (said, helps) in [
             ("invalid peer certificate: UnknownIssuer", "certificate-authority in the kubeconfig"),
             ("invalid peer certificate: BadSignature", "certificate-authority in the kubeconfig"),
