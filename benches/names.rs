@@ -140,7 +140,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let before = resident()?;
     let (began, cpu) = (Instant::now(), cpu_time()?);
     let options = Options { enabled: Enabled::On, kubeconfig: Some(kubeconfig.into()), ..Options::default() };
-    let (names, watcher) = netmon::names::start(&options)?;
+    let (names, watcher) = netmon::names::start(&options, &netmon::threads::Threads::new().0)?;
     wait_until(|| names.load().cluster() == Cluster::Whole)?;
     let (took, cpu) = (began.elapsed(), cpu_time()? - cpu);
     let watcher = watcher.context("there is no watcher")?;

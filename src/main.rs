@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use crossbeam_channel::bounded;
-use netmon::agent::{self, ConfigWatch, Handle};
+use netmon::agent::{self, Handle};
 use netmon::bpf;
 use netmon::cli;
 use netmon::config::{Args, Command, Config, Settings, Sources};
@@ -88,17 +88,10 @@ fn watch(settings: Settings, sources: Sources) -> Result<()> {
             }
         })
         .context("start the signal thread")?;
-    let file = sources.file.clone();
-    let mut config_watch = None;
     let result = agent::run_with(settings, sources, &stopped, |handle| {
-        config_watch = file.as_deref().and_then(|file| {
-            let watch = ConfigWatch::start(file, handle.clone());
-            watch.inspect_err(|error| log::warn!("changes of the configuration take a SIGHUP: {error:#}")).ok()
-        });
         let _ = running.set(handle);
         log::info!("ready");
     });
-    drop(config_watch);
     signals_end.close();
     let _ = thread.join();
     result.map(drop)

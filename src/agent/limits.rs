@@ -10,7 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 use super::ranking::Ranking;
-use super::reload::Reload;
+use super::reload::{InForce, ProgramTimes};
 use crate::bpf::{Sampler, give_back_memory};
 use crate::clients::Budget;
 use crate::config::Config;
@@ -186,8 +186,10 @@ pub(super) struct Limiter {
     pub(super) throttle: Arc<Throttle>,
     /// What clients take: flows do not pay for it.
     pub(super) budget: Arc<Budget>,
-    /// The limits, and the time that programs take.
-    pub(super) reload: Arc<Reload>,
+    /// The limits.
+    pub(super) config: Arc<InForce>,
+    /// What the programs take.
+    pub(super) programs: Arc<ProgramTimes>,
     /// Lets go of its memory if nobody has looked for a while.
     pub(super) ranking: Arc<Ranking>,
 }
@@ -202,7 +204,7 @@ impl Limiter {
             let mut expired = Instant::now();
             let mut last = (Instant::now(), self.time_used());
             loop {
-                let config = self.reload.in_force().get();
+                let config = self.config.get();
                 self.ranking.rest();
                 bounded = self.keep_memory(&config, &mut memory, &mut heap, bounded);
                 if last.0.elapsed() >= CPU_EVERY {
@@ -225,7 +227,7 @@ impl Limiter {
 
     /// CPU time of the agent and of its programs.
     fn time_used(&self) -> Duration {
-        cpu_time() + self.reload.program_time()
+        cpu_time() + self.programs.packet_time()
     }
 
     /// True if the table is smaller than it was asked to be.

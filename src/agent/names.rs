@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::control::{NamesKind, NamesState};
 use crate::names::{self, Names, Options, Progress, Watcher};
+use crate::threads::Threads;
 
 /// What all agents of a cluster ask for at their start is spread over this.
 const START_WITHIN: Duration = Duration::from_secs(5);
@@ -21,7 +22,7 @@ pub(super) struct NamesSource {
 }
 
 impl NamesSource {
-    pub(super) fn start(config: &Config) -> Result<NamesSource> {
+    pub(super) fn start(config: &Config, threads: &Threads) -> Result<NamesSource> {
         let options = Options {
             enabled: config.kubernetes,
             kubeconfig: config.kubeconfig.clone(),
@@ -30,7 +31,7 @@ impl NamesSource {
             networks: config.networks.clone(),
             start_within: START_WITHIN,
         };
-        let (names, watcher) = names::start(&options)?;
+        let (names, watcher) = names::start(&options, threads)?;
         let names = (watcher.is_some() || !config.networks.is_empty()).then_some(names);
         Ok(NamesSource { names, watcher })
     }
@@ -45,8 +46,9 @@ impl NamesSource {
         self.watcher.as_ref().map(Watcher::progress)
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.watcher.as_ref().is_some_and(Watcher::is_finished)
+    /// Ends the thread, if there is one.
+    pub(super) fn stop(self) -> Result<()> {
+        self.watcher.map_or(Ok(()), Watcher::stop)
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn objects(reload: &Reload) -> Objects {
         MapObject { name, id, map_type, key_bytes, value_bytes, max_entries }
     };
     Objects {
-        programs: reload.programs().into_iter().map(program).collect(),
+        programs: reload.program_times().infos().into_iter().map(program).collect(),
         maps: reload.maps().into_iter().map(map).collect(),
     }
 }

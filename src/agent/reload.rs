@@ -1,5 +1,8 @@
 //! What of a running agent can change, and how it does: its configuration, and the programs that watch.
 
+mod ledger;
+mod trace;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,13 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 
+pub(super) use self::ledger::ProgramTimes;
+use self::trace::ActiveTrace;
+pub(super) use self::trace::Tracing;
 use super::limits::Throttle;
-use super::programs::ProgramTimes;
-use super::start::{options, telling};
-use super::trace::ActiveTrace;
-use crate::bpf::{Bpf, Loader, MapInfo, ProgramInfo, Programs, Wakeup, possible_cpus};
+use super::start::{identification, options};
+use crate::bpf::{Bpf, Loader, MapInfo, Programs, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
-use crate::metrics::{ProgramTime, Reloads};
+use crate::metrics::Reloads;
 use crate::pipeline::{Pipeline, bounds};
 
 /// Orders that wait for a thread: it takes them within seconds, and programs wait in them.
@@ -84,14 +88,14 @@ pub(super) struct Reload {
     in_force: Arc<InForce>,
     pipeline: Arc<Pipeline>,
     throttle: Arc<Throttle>,
-    pub(super) orders: Orders,
-    pub(super) loader: Loader,
+    orders: Arc<Orders>,
+    loader: Loader,
     cpus: usize,
     /// The programs that watch when no packets are traced.
     own: Mutex<Arc<Programs>>,
-    times: Mutex<ProgramTimes>,
+    times: Arc<ProgramTimes>,
     /// The trace that runs, if one does.
-    pub(super) trace: Mutex<Option<ActiveTrace>>,
+    trace: Mutex<Option<ActiveTrace>>,
     /// As read last. Held while anything changes.
     given: Mutex<GivenSettings>,
     reloads: AtomicU64,
@@ -103,7 +107,7 @@ struct GivenSettings {
     settings: Settings,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -120,10 +124,10 @@ impl Reload {
             in_force: Arc::new(InForce(Mutex::new(settings.config.clone()))),
             pipeline,
             throttle,
-            orders: Orders::default(),
+            orders: Arc::default(),
             loader: bpf.loader()?,
             cpus: possible_cpus()?,
-            times: Mutex::new(ProgramTimes::of(bpf.sweeper()?, Arc::clone(&own))),
+            times: Arc::new(ProgramTimes::of(bpf.sweeper()?, Arc::clone(&own))),
             own: Mutex::new(own),
             trace: Mutex::default(),
             given: Mutex::new(GivenSettings { sources, settings }),
@@ -152,35 +156,28 @@ impl Reload {
         self.loader.map_infos()
     }
 
-    /// What the kernel says of the programs that see packets, and of the sweep.
-    pub(super) fn programs(&self) -> Vec<ProgramInfo> {
-        lock(&self.times).infos()
+    /// CPU time of the programs, and what the kernel says of them.
+    pub(super) fn program_times(&self) -> &Arc<ProgramTimes> {
+        &self.times
     }
 
-    /// Run-time statistics of all programs, if the kernel records them.
-    pub(super) fn program_times(&self) -> Vec<ProgramTime> {
-        lock(&self.times).read()
-    }
-
-    /// CPU time of the programs that see packets, if the kernel records it.
-    pub(super) fn program_time(&self) -> Duration {
-        // The sweep runs in the agent's own time.
-        let times = self.program_times().into_iter().filter(|program| program.name != "nm_sweep");
-        Duration::from_nanos(times.map(|program| program.run_ns).sum())
+    /// Hands orders to the threads that attach programs.
+    pub(super) fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// How the programs are to be loaded now.
-    pub(super) fn options(&self) -> crate::bpf::Options {
+    fn options(&self) -> crate::bpf::Options {
         options(&self.in_force.get(), self.cpus)
     }
 
     /// The programs that watch when no packets are traced.
-    pub(super) fn own_programs(&self) -> Arc<Programs> {
+    fn own_programs(&self) -> Arc<Programs> {
         Arc::clone(&lock(&self.own))
     }
 
     /// Neither configuration nor programs change while the value lives.
-    pub(super) fn hold(&self) -> impl Drop + '_ {
+    fn hold(&self) -> impl Drop + '_ {
         lock(&self.given)
     }
 
@@ -236,8 +233,8 @@ impl Reload {
         if config.features.buckets != before.features.buckets {
             self.pipeline.set_buckets(&config.features.buckets);
         }
-        let labels = telling(&config, self.pipeline.names());
-        if labels != telling(&before, self.pipeline.names()) {
+        let labels = identification(&config, self.pipeline.names());
+        if labels != identification(&before, self.pipeline.names()) {
             self.pipeline.relabel(labels);
         }
         self.throttle.set_sampling(config.sampling_rate);
@@ -250,8 +247,8 @@ impl Reload {
 
     /// Attaches programs in place of those that are, and waits until that is done. An error names each interface that does not have
     /// them; it gets them as soon as it can.
-    pub(super) fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
-        lock(&self.times).begin(Arc::clone(&programs));
+    fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
+        self.times.begin(Arc::clone(&programs));
         let (answer, answers) = unbounded();
         self.orders.give(&Order::Replace(programs, answer))?;
         let until = Instant::now() + PLACE_TIME;
@@ -268,7 +265,7 @@ impl Reload {
             }
         }
         ensure!(troubles.is_empty(), "{}", troubles.join("; "));
-        lock(&self.times).placed();
+        self.times.placed();
         Ok(())
     }
 }

@@ -66,7 +66,7 @@ impl Source for Served {
             interfaces: self.board.interfaces(),
             coverage,
             hooks: self.board.hooks(),
-            programs: self.reload.program_times(),
+            programs: self.reload.program_times().read(),
             sampling_rate: self.throttle.sampling_rate(),
             reloads: self.reload.counts(),
             saved: self.throttle.saved(),

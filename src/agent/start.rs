@@ -1,6 +1,7 @@
 //! Starts the agent, and waits until it is to stop.
 
 use std::mem::MaybeUninit;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::reload::Reload;
 use super::served::{Handle, Served};
 use super::servers::{OperatorServers, control_socket, debug_server};
 use super::stop::{Stopping, Trouble};
+use super::watch::ConfigWatch;
 use super::watch::interfaces::InterfaceWatch;
 use super::watch::pods;
 use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
@@ -61,6 +63,7 @@ pub fn run_with(
     ready: impl FnOnce(Handle),
 ) -> Result<Report> {
     let config = &settings.config.clone();
+    let file = sources.file.clone();
     bpf::check_host()?;
     let _claim = bpf::claim_host()?;
     bpf::set_log_sink();
@@ -78,7 +81,8 @@ pub fn run_with(
     let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
     bpf::allow_many_descriptors(config.workers)?;
-    let names = NamesSource::start(config)?;
+    let (threads, deaths) = Threads::new();
+    let names = NamesSource::start(config, &threads)?;
 
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
@@ -91,7 +95,6 @@ pub fn run_with(
         bpf.kernel_bytes() as f64 / f64::from(1 << 20)
     );
 
-    let (threads, deaths) = Threads::new();
     let rings = bpf.take_rings();
     let owners = Owners::new(settings, sources, &bpf, rings.len(), names.names())?;
     let workers = start_workers(&owners.pipeline, &rings, &bpf, &threads)?;
@@ -118,21 +121,35 @@ pub fn run_with(
         interfaces: owners.watch_interfaces(config, &bpf, &threads)?,
         pods: owners.watch_pods(config, &bpf, &threads)?,
         workers,
+        names,
+        metrics: server,
     };
     let api: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&served), ranking, page, build(config)));
     let mut trouble = Trouble::default();
     // Whatever fails from here on: packets that were seen are to be in the books, and nothing is to stay attached.
-    if let Some(operator) = trouble.take(OperatorServers::start(control, debug_server, api)) {
-        ready(Handle::new(Arc::clone(&served), server.as_ref().map(Running::local_addr)));
-        let served = || server.as_ref().is_some_and(Running::is_finished);
-        let ended = || operator.ended().or(served().then_some("metrics")).or(names.has_failed().then_some("names"));
-        trouble.note(wait(stop, &deaths, ended));
+    let operator = trouble.take(OperatorServers::start(control, debug_server, api));
+    let mut config_watch = None;
+    if let Some(operator) = &operator {
+        let handle = Handle::new(Arc::clone(&served), stopping.metrics.as_ref().map(Running::local_addr));
+        config_watch = watch_config(file.as_deref(), &handle);
+        ready(handle);
+        let served = || stopping.metrics.as_ref().is_some_and(Running::is_finished);
+        trouble.note(wait(stop, &deaths, || operator.ended().or(served().then_some("metrics"))));
     }
+    drop(config_watch);
     let report = stopping.stop(&bpf, rings.first(), &owners.pipeline, &owners.board, &mut trouble);
-    if let Some(server) = server {
-        trouble.take(server.stop());
+    drop(operator);
+    let left = threads.running();
+    if !left.is_empty() {
+        trouble.note(Some(anyhow!("these threads have not ended: {}", left.join(", "))));
     }
     trouble.0.map_or(Ok(report), Err)
+}
+
+/// Has the agent reload whenever its configuration file changes. Without that a SIGHUP does.
+fn watch_config(file: Option<&Path>, handle: &Handle) -> Option<ConfigWatch> {
+    let watch = ConfigWatch::start(file?, handle.clone());
+    watch.inspect_err(|error| log::warn!("changes of the configuration take a SIGHUP: {error:#}")).ok()
 }
 
 /// Those that own the state of an agent.
@@ -152,7 +169,7 @@ impl Owners {
         names: Option<Arc<Names>>,
     ) -> Result<Owners> {
         let config = &settings.config;
-        let labels = telling(config, names.as_ref());
+        let labels = identification(config, names.as_ref());
         let series = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), labels));
         let pipeline = Arc::new(Pipeline::new(config, bpf.spread(), workers, series, names));
         let throttle = Arc::new(Throttle::new(bpf.sampler()?, config.sampling_rate));
@@ -179,19 +196,20 @@ impl Owners {
             pipeline: Arc::clone(&self.pipeline),
             throttle: Arc::clone(&self.throttle),
             budget: Arc::clone(&served.clients.budget),
-            reload: Arc::clone(&self.reload),
+            config: Arc::clone(self.reload.in_force()),
+            programs: Arc::clone(self.reload.program_times()),
             ranking,
         }
     }
 
     fn watch_interfaces(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<InterfaceWatch> {
         let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
-        InterfaceWatch::start(config, bpf.attachments()?, board, pipeline, &self.reload.orders, threads)
+        InterfaceWatch::start(config, bpf.attachments()?, board, pipeline, self.reload.orders(), threads)
     }
 
     fn watch_pods(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<Option<Thread<()>>> {
         let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
-        pods::start(config, bpf.programs()?, board, pipeline, &self.reload.orders, threads)
+        pods::start(config, bpf.programs()?, board, pipeline, self.reload.orders(), threads)
     }
 }
 
@@ -246,7 +264,7 @@ pub fn options(config: &Config, possible_cpus: usize) -> Options {
 }
 
 /// How the ends of series are identified.
-pub(super) fn telling(config: &Config, names: Option<&Arc<Names>>) -> Telling {
+pub(super) fn identification(config: &Config, names: Option<&Arc<Names>>) -> Telling {
     let cluster = names.is_some_and(|names| names.load().cluster() != Cluster::Absent);
     let grouped = match config.external {
         External::Auto => cluster,

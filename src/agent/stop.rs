@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 
 use super::board::Board;
+use super::names::NamesSource;
 use super::report::Report;
 use super::served::report;
 use super::watch::interfaces::InterfaceWatch;
 use crate::bpf::{Bpf, Ring, Sweep, Sweeper};
+use crate::http::Running;
 use crate::pipeline::Pipeline;
 use crate::pipeline::worker::Worker;
 use crate::threads::Thread;
@@ -49,6 +51,8 @@ pub(super) struct Stopping {
     pub(super) interfaces: InterfaceWatch,
     pub(super) sweeps: Thread<Sweeper>,
     pub(super) workers: Vec<Worker>,
+    pub(super) names: NamesSource,
+    pub(super) metrics: Option<Running>,
 }
 
 impl Stopping {
@@ -61,7 +65,7 @@ impl Stopping {
         trouble: &mut Trouble,
     ) -> Report {
         let started = Instant::now();
-        let Stopping { limits, translations, pods, interfaces, sweeps, workers } = self;
+        let Stopping { limits, translations, pods, interfaces, sweeps, workers, names, metrics } = self;
         for thread in [Some(limits), translations, pods].into_iter().flatten() {
             trouble.take(thread.stop());
         }
@@ -85,6 +89,11 @@ impl Stopping {
         }
         pipeline.end_flows();
         let report = report(pipeline, board);
+        trouble.take(names.stop());
+        // Last, so that the end can be scraped until there is nothing more to come.
+        if let Some(server) = metrics {
+            trouble.take(server.stop());
+        }
         log::info!("stopped after {:.1} s; {}", started.elapsed().as_secs_f64(), report.conservation());
         report
     }

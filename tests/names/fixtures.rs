@@ -206,7 +206,9 @@ fn without_a_cluster_it_is_said() {
     assert_eq!(watched.client("10.1.1.1:1"), "external");
     for enabled in [Enabled::On, Enabled::Auto] {
         let options = Options { enabled, kubeconfig: Some("/nonexistent/config".into()), ..Options::default() };
-        let Err(error) = netmon::names::start(&options) else { panic!("{enabled:?}: no error") };
+        let Err(error) = netmon::names::start(&options, &netmon::threads::Threads::new().0) else {
+            panic!("{enabled:?}: no error")
+        };
         assert!(format!("{error:#}").contains("/nonexistent/config"), "{error:#}");
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use netmon::flow::Party;
 use netmon::names::{Answer, Cluster, Enabled, End, Index, Names, Options, Scope, Status, Watcher};
+use netmon::threads::Threads;
 use serde_json::Value;
 
 use crate::live::{PATIENCE, eventually};
@@ -43,7 +44,7 @@ struct Watched {
 
 impl Watched {
     fn start(options: &Options) -> Watched {
-        let (names, watcher) = netmon::names::start(options).unwrap();
+        let (names, watcher) = netmon::names::start(options, &Threads::new().0).unwrap();
         Watched { names, watcher }
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use netmon::names::{Cluster, Enabled, Kind, Options, Watcher};
+use netmon::threads::Threads;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
@@ -165,7 +166,7 @@ fn credentials_are_regular_files() {
         (with("by-certificate", "tokenFile:", "client-certificate: absent, tokenFile:"), "No such file"),
     ] {
         let options = Options { kubeconfig: Some(path.clone()), enabled: Enabled::On, ..Options::default() };
-        let error = format!("{:#}", netmon::names::start(&options).err().unwrap());
+        let error = format!("{:#}", netmon::names::start(&options, &Threads::new().0).err().unwrap());
         assert!(error.contains(&path.display().to_string()) && error.contains(told), "{error}");
     }
     // Relative to it, and behind links as Kubernetes has them.

@@ -27,14 +27,14 @@ const CONFIG_MAP_LINK: &str = "..data";
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// The running thread. It ends with the value.
-pub struct ConfigWatch {
+pub(in crate::agent) struct ConfigWatch {
     stop: Arc<EventFd>,
     thread: Option<Thread<()>>,
 }
 
 impl ConfigWatch {
     /// Has `handle` reload whenever the file has another content.
-    pub fn start(path: &Path, handle: Handle) -> Result<ConfigWatch> {
+    pub(in crate::agent) fn start(path: &Path, handle: Handle) -> Result<ConfigWatch> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("create an eventfd")?);
         let mut file = File::watch(path)?;
         let stopped = Arc::clone(&stop);

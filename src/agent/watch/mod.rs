@@ -5,4 +5,4 @@ pub(super) mod interfaces;
 mod news;
 pub(super) mod pods;
 
-pub use config_file::ConfigWatch;
+pub(super) use config_file::ConfigWatch;

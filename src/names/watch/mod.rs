@@ -15,7 +15,6 @@ mod wire;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -24,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::store::Kind;
 use super::{Cluster, Index, NamedNetwork, Names};
+use crate::threads::{Thread, Threads};
 pub use access::{Reached, reach};
 use connect::Credentials;
 pub use connect::Enabled;
@@ -73,7 +73,7 @@ pub struct Options {
 
 /// The running watcher. Dropping it stops the watcher.
 pub struct Watcher {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
     /// Dropped to stop the thread.
     stop: Option<oneshot::Sender<()>>,
     status: Arc<StatusCell>,
@@ -84,7 +84,7 @@ pub struct Watcher {
 /// # Errors
 /// If a cluster is required or a kubeconfig is given, and the credentials are missing or cannot be used; or if the thread cannot be
 /// started.
-pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
+pub fn start(options: &Options, threads: &Threads) -> Result<(Arc<Names>, Option<Watcher>)> {
     let names = |cluster| Arc::new(Names::new(Index::new(&options.networks, cluster, &options.node)));
     let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else {
         if options.enabled == Enabled::Auto {
@@ -112,7 +112,7 @@ pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
     let status = Arc::new(StatusCell::new(server, credentials.to_string(), kinds));
     let (stop, stopped) = oneshot::channel();
     let (options, shared) = (options.clone(), (Arc::clone(&names), Arc::clone(&status)));
-    let thread = Builder::new().name("nm-names".to_owned()).spawn(move || {
+    let thread = threads.start("nm-names", move |_| {
         let source = Source::new(credentials, secrets, client, &options);
         let start = jitter(options.start_within);
         let keeper = Keeper::new(&options, shared.0, shared.1);
@@ -123,8 +123,8 @@ pub fn start(options: &Options) -> Result<(Arc<Names>, Option<Watcher>)> {
         });
         // Do not wait for a connection that is being established.
         runtime.shutdown_background();
-    });
-    let thread = thread.context("start the names thread")?;
+        Ok(())
+    })?;
     Ok((names, Some(Watcher { thread: Some(thread), stop: Some(stop), status })))
 }
 
@@ -145,18 +145,19 @@ impl Watcher {
         Progress(Arc::clone(&self.status))
     }
 
-    /// True if the thread has ended by itself, that is, has panicked.
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    /// Stops the watcher and waits for its thread.
+    ///
+    /// # Errors
+    /// If the thread panicked.
+    pub fn stop(mut self) -> Result<()> {
+        drop(self.stop.take());
+        self.thread.take().map_or(Ok(()), Thread::stop)
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        // Before the thread is joined, which the drop of its handle does.
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // If it panicked, it has already logged why.
-            let _ = thread.join();
-        }
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::board::Board;
-use super::reload::{Reload, lock};
+use super::{Reload, lock};
+use crate::agent::board::Board;
 use crate::bpf::{Clock, Trace, TraceCounts, TraceReader, TracedPacket};
 use crate::control::{PacketTrace, TraceNext};
 use crate::filter::PacketFilter;
@@ -28,7 +28,7 @@ pub(super) struct ActiveTrace {
 }
 
 /// The client's end of it. Dropping it ends the trace.
-pub(super) struct Tracing {
+pub(in crate::agent) struct Tracing {
     reload: Arc<Reload>,
     board: Arc<Board>,
     trace: Arc<Trace>,
@@ -46,7 +46,7 @@ pub(super) struct Tracing {
 
 impl Reload {
     /// Ends the trace that runs, soon.
-    pub(super) fn end_trace(&self) -> Result<()> {
+    pub(in crate::agent) fn end_trace(&self) -> Result<()> {
         let active = lock(&self.trace);
         let active = active.as_ref().context("no packet trace runs")?;
         active.stop.store(true, Relaxed);
@@ -56,7 +56,7 @@ impl Reload {
 
 impl Tracing {
     /// Traces packets that pass the filter, for so long.
-    pub(super) fn start(
+    pub(in crate::agent) fn start(
         reload: &Arc<Reload>,
         board: &Arc<Board>,
         filter: PacketFilter,

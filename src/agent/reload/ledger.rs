@@ -1,15 +1,21 @@
-//! What the programs took in all: those that run, and those whose place others have taken.
+//! CPU time of the BPF programs: of those that run, and of those whose place others have taken.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use super::lock;
 use crate::bpf::{ProgramInfo, Programs, Sweeper};
 use crate::metrics::ProgramTime;
 
 /// Run-time statistics over all loads. A program is known by the kernel's id: one that gives its place to another and gets it back has
 /// counted on.
-pub(super) struct ProgramTimes {
+pub(in crate::agent) struct ProgramTimes {
     sweeper: Sweeper,
+    loads: Mutex<Loads>,
+}
+
+struct Loads {
     /// Those that may run, the latest last.
     running: Vec<Arc<Programs>>,
     ledger: Ledger,
@@ -58,34 +64,50 @@ fn add(sums: &mut BTreeMap<String, ProgramTime>, more: &ProgramTime) {
 impl ProgramTimes {
     /// The sweep program stays, whatever takes the place of the others.
     pub(super) fn of(sweeper: Sweeper, programs: Arc<Programs>) -> ProgramTimes {
-        ProgramTimes { sweeper, running: vec![programs], ledger: Ledger::default() }
+        ProgramTimes { sweeper, loads: Mutex::new(Loads { running: vec![programs], ledger: Ledger::default() }) }
     }
 
     /// These are about to take the place of others, which may go on running meanwhile.
-    pub(super) fn begin(&mut self, programs: Arc<Programs>) {
-        self.running.retain(|other| !Arc::ptr_eq(other, &programs));
-        self.running.push(programs);
+    pub(super) fn begin(&self, programs: Arc<Programs>) {
+        let running = &mut lock(&self.loads).running;
+        running.retain(|other| !Arc::ptr_eq(other, &programs));
+        running.push(programs);
     }
 
     /// The latest have taken all places. Others that somebody holds may come back.
-    pub(super) fn placed(&mut self) {
-        // What those that go came to last.
-        self.read();
-        let latest = self.running.len().saturating_sub(1);
+    pub(super) fn placed(&self) {
+        let mut loads = lock(&self.loads);
+        // While those that go can still be asked.
+        self.update(&mut loads);
+        let latest = loads.running.len().saturating_sub(1);
         let mut number = 0..;
-        self.running.retain(|programs| number.next() == Some(latest) || Arc::strong_count(programs) > 1);
+        loads.running.retain(|programs| number.next() == Some(latest) || Arc::strong_count(programs) > 1);
     }
 
-    /// What the kernel says of those that run, the latest alone.
-    pub(super) fn infos(&self) -> Vec<ProgramInfo> {
-        let latest = self.running.last().map(|programs| programs.infos()).unwrap_or_default();
+    /// What the kernel says of the programs that see packets, the latest alone, and of the sweep.
+    pub(in crate::agent) fn infos(&self) -> Vec<ProgramInfo> {
+        let latest = lock(&self.loads).running.last().map(|programs| programs.infos()).unwrap_or_default();
         latest.into_iter().chain(self.sweeper.info()).collect()
     }
 
-    pub(super) fn read(&mut self) -> Vec<ProgramTime> {
-        let infos = self.running.iter().flat_map(|programs| programs.infos()).chain(self.sweeper.info());
-        self.ledger.take(&infos.collect::<Vec<_>>());
-        self.ledger.sums()
+    /// Run-time statistics by program, if the kernel records them.
+    pub(in crate::agent) fn read(&self) -> Vec<ProgramTime> {
+        let mut loads = lock(&self.loads);
+        self.update(&mut loads);
+        loads.ledger.sums()
+    }
+
+    /// CPU time of the programs that see packets, if the kernel records it.
+    pub(in crate::agent) fn packet_time(&self) -> Duration {
+        // The sweep runs in the agent's own time.
+        let times = self.read().into_iter().filter(|program| program.name != "nm_sweep");
+        Duration::from_nanos(times.map(|program| program.run_ns).sum())
+    }
+
+    fn update(&self, loads: &mut Loads) {
+        let infos = loads.running.iter().flat_map(|programs| programs.infos()).chain(self.sweeper.info());
+        let infos: Vec<ProgramInfo> = infos.collect();
+        loads.ledger.take(&infos);
     }
 }
 
