@@ -80,7 +80,7 @@ fn a_profile_of_a_busy_agent() {
         }
         found.then_some(profile)
     });
-    assert!(samples_in(&profile, "merge_as") > 0);
+    assert!(samples_in(&profile, "merge_prepared") > 0);
     assert_eq!(profile.period, 1_000_000_000 / 99);
     flood.stop();
     // Nothing of that has cost a packet, nor the agent its life.
