@@ -10,7 +10,7 @@ endif
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-flood test-static test-kernels \
+.PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-all test-flood test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
 
@@ -29,7 +29,7 @@ build-static: ## Build programs that need no library: target/ARCH-unknown-linux-
 	@scripts/deps build
 	scripts/cross $(shell uname -m) build --release --bins
 
-build-x86: ## The same for x86_64, wherever this runs
+build-x86: ## The same for x86_64, on any machine
 	@scripts/deps $(if $(filter x86_64,$(shell uname -m)),build,cross)
 	scripts/cross x86_64 build --release --bins
 
@@ -37,11 +37,11 @@ build-arm64: ## The same for arm64
 	@scripts/deps $(if $(filter aarch64,$(shell uname -m)),build,cross)
 	scripts/cross aarch64 build --release --bins
 
-build-zig: ## Build with zig for ARCH=x86_64 or ARCH=aarch64: no C compiler for it is needed; into target/zig
+build-zig: ## Build with zig for ARCH=x86_64 or ARCH=aarch64, without a C cross compiler: target/zig
 	@scripts/deps zig
 	scripts/cross --zig $(or $(ARCH),$(shell uname -m)) build --release --bins
 
-dist: ## Make what is released: archives for both architectures, what is in them, checksums; into target/dist
+dist: ## Make the release files in target/dist: archives for both architectures, their contents, checksums
 	scripts/dist
 
 lint: ## Check the format, clippy with warnings denied, and the dependencies
@@ -50,57 +50,62 @@ lint: ## Check the format, clippy with warnings denied, and the dependencies
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	scripts/audit
 
-test: ## Run all tests, as root where they need it; ARGS=name for some
+test: ## Run all tests, as root where they need it; ARGS=name runs only those that match
 	@scripts/deps test
 	scripts/test $(ARGS)
 
-test-flood: ## Run the tests under floods of five minutes each, as root; the numbers are printed
+test-all: ## The same with each long repetition in full, and the tests that take a minute each
+	@scripts/deps test
+	NETMON_TEST_FULL=1 scripts/test
+	NETMON_TEST_FULL=1 scripts/test --test netmon -- --ignored names::start live::clients
+
+test-flood: ## Run the endurance tests as root, floods of five minutes each, and print what they measure
 	@scripts/deps test
 	scripts/test live::flood -- --ignored --nocapture --test-threads 1
 
-test-static: build-static ## Run the static programs in an empty folder, as root
+test-static: build-static ## Run the static programs in an empty directory, as root
 	@scripts/deps static
 	scripts/as-root scripts/test-static $(TARGET_DIR)/$(shell uname -m)-unknown-linux-gnu/release
 
-test-kernels: ## Run tests in VMs with other kernels, what CI runs; ARGS="bookworm" for some
+test-kernels: ## Run the tests that CI runs in VMs with other kernels; ARGS="bookworm" selects one
 	@scripts/deps kernels
 	scripts/test-kernels $(ARGS)
 
-test-kernels-all: ## The same with all kernels, on amd64 and arm64, and more tests
+test-kernels-all: ## The same with all kernels, on amd64 and arm64, and with more tests
 	@scripts/deps kernels_all
 	scripts/test-kernels --all $(ARGS)
 
-kernel-budget: ## Take down what the verifiers of these kernels have to do as the new budget
+kernel-budget: ## Write the instructions that the verifiers of these kernels look at as the new budget
 	@scripts/deps kernels_all
 	scripts/test-kernels --all --budget $(ARGS)
 
 .PHONY: image test-image docker-build build-kind test-kind test-kind-integration
-image: ## Build the image without Docker: target/image/netmon.tar; ARGS=arm64 for the other architecture
+image: ## Build the image without Docker: target/image/netmon.tar; ARGS=arm64 selects the architecture
 	scripts/image $(ARGS)
 
 test-image: ## Build the image and run it as the manifests say, as root
 	scripts/test-image
 
 docker-build: ## Build the image with Docker
-	@docker info >/dev/null 2>&1 || { echo "docker-build: no Docker answers here: make image does without" >&2; exit 1; }
+	@docker info >/dev/null 2>&1 || { echo "docker-build: no Docker daemon answers here; make image does not need one" >&2; exit 1; }
 	docker build -f deploy/Dockerfile -t netmon:$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
 
-build-kind: ## Bring the image into a kind cluster
+build-kind: ## Load the image into a kind cluster
 	@scripts/kind load
 
-test-kind: ## Bring up the agents in a kind cluster
+test-kind: ## Start the agents in a kind cluster
 	@scripts/kind test
 
-test-kind-integration: ## Test them there, with traffic between pods
+test-kind-integration: ## Test the agents there, with traffic between pods
 	@scripts/kind integration
 
-demo: ## Show flows of a small network of namespaces with real traffic
+demo: ## Show the flows of a small network of namespaces with real traffic
 	@scripts/deps test
 	$(CARGO) build --release --locked --example watch
 	scripts/as-root scripts/demo
 
 .PHONY: fuzz
-fuzz: ## Look for inputs that make it panic, hang or grow: ten minutes for each of fuzz/corpus; ARGS="60 filter" for others
+fuzz: ## Fuzz for inputs that make it panic, hang or grow, ten minutes for each kind; ARGS="60 filter": 60 s, one kind
 	@scripts/deps fuzz
 	scripts/fuzz $(or $(ARGS),600)
 

@@ -124,6 +124,11 @@ impl<'obj> Bpf<'obj> {
         let spread = Spread { seed: seed(), rings: options.rings as u32 };
         constants::set(&mut open, options, &clock, cpus, spread.seed)?;
         trace_maps(&mut open, false)?;
+        if options.timestamps == TimestampSource::Capture {
+            // A replay gives every packet an Ethernet header. The verifier takes as long for each of these as for the others.
+            open.progs.nm_ingress_l3.set_autoload(false);
+            open.progs.nm_egress_l3.set_autoload(false);
+        }
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;
         open.maps.nm_cache6.set_max_entries(count * sets6)?;
@@ -196,7 +201,7 @@ impl<'obj> Bpf<'obj> {
             .context("wait for running programs")
     }
 
-    /// A handle to a program: `ethernet` tells whether its packets start with an Ethernet header.
+    /// A handle to a program: `ethernet` says whether its packets start with an Ethernet header, as a capture's always do.
     pub fn program(&self, hook: super::Hook, ethernet: bool) -> Result<OwnedFd> {
         let progs = &self.skel.progs;
         let program = match (hook, ethernet) {
@@ -205,6 +210,9 @@ impl<'obj> Bpf<'obj> {
             (super::Hook::Ingress, false) => &progs.nm_ingress_l3,
             (super::Hook::Egress, false) => &progs.nm_egress_l3,
         };
+        if !program.autoload() {
+            bail!("a replay loads only programs for packets with an Ethernet header");
+        }
         program.as_fd().try_clone_to_owned().context("duplicate a program")
     }
 

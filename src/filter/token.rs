@@ -5,13 +5,6 @@
 
 use std::ops::Range;
 
-use winnow::ascii::multispace0;
-use winnow::combinator::{alt, delimited, repeat, terminated};
-use winnow::error::ContextError;
-use winnow::stream::LocatingSlice;
-use winnow::token::take_till;
-use winnow::{Parser, Result};
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Open,
@@ -23,30 +16,43 @@ pub(super) enum Token {
     Quoted(String),
 }
 
-type Input<'a> = LocatingSlice<&'a str>;
-
 /// Signs that end a word. The longer come first.
 const SIGNS: [&str; 7] = ["!=", "<=", ">=", "=", "<", ">", "~"];
 
-fn sign(input: &mut Input<'_>) -> Result<Token, ContextError> {
-    alt(SIGNS.map(|sign| sign.value(Token::Sign(sign)))).parse_next(input)
+/// What may stand between tokens. Other white space of Unicode ends a word, but is an error by itself: people do not see it.
+const BETWEEN: [char; 4] = [' ', '\t', '\r', '\n'];
+
+fn ends_word(c: char) -> bool {
+    c.is_whitespace() || "()!=<>~\"".contains(c)
 }
 
-fn token(input: &mut Input<'_>) -> Result<Token, ContextError> {
-    alt((
-        '('.value(Token::Open),
-        ')'.value(Token::Close),
-        sign,
-        delimited('"', take_till(0.., '"'), '"').map(|text: &str| Token::Quoted(text.to_owned())),
-        take_till(1.., |c: char| c.is_whitespace() || "()!=<>~\"".contains(c))
-            .map(|text: &str| Token::Word(text.to_owned())),
-    ))
-    .parse_next(input)
+/// The token that `text` starts with, and what follows it.
+fn token(text: &str) -> Option<(Token, &str)> {
+    if let Some(rest) = text.strip_prefix('(') {
+        return Some((Token::Open, rest));
+    }
+    if let Some(rest) = text.strip_prefix(')') {
+        return Some((Token::Close, rest));
+    }
+    if let Some(signed) = SIGNS.iter().find_map(|&sign| Some((Token::Sign(sign), text.strip_prefix(sign)?))) {
+        return Some(signed);
+    }
+    if let Some(quoted) = text.strip_prefix('"') {
+        return quoted.split_once('"').map(|(inside, rest)| (Token::Quoted(inside.to_owned()), rest));
+    }
+    let (word, rest) = text.split_at_checked(text.find(ends_word).unwrap_or(text.len()))?;
+    (!word.is_empty()).then(|| (Token::Word(word.to_owned()), rest))
 }
 
 /// All tokens and the bytes they take; else the byte where there is none.
 pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Range<usize>)>, usize> {
-    let all = repeat(0.., terminated(token.with_span(), multispace0));
-    let mut filter = winnow::combinator::preceded(multispace0, all);
-    filter.parse(LocatingSlice::new(text)).map_err(|error: winnow::error::ParseError<_, ContextError>| error.offset())
+    let mut tokens = Vec::new();
+    let mut left = text.trim_start_matches(BETWEEN);
+    while !left.is_empty() {
+        let start = text.len() - left.len();
+        let (token, rest) = token(left).ok_or(start)?;
+        tokens.push((token, start..text.len() - rest.len()));
+        left = rest.trim_start_matches(BETWEEN);
+    }
+    Ok(tokens)
 }

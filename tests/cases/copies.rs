@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::flows;
+use crate::live::eventually;
 use crate::live::net::{End, connect, host};
 use crate::needs_root;
 use crate::replay::{Scratch, replay, run, text};
@@ -249,7 +250,13 @@ fn captures_at_a_node_and_at_its_container_agree() {
         receiver.send_to(&[n; 10], from).unwrap();
         sender.recv_from(&mut [0; 200]).unwrap();
     }
-    std::thread::sleep(Duration::from_millis(1500));
+    // tcpdump gets packets from the kernel up to a second late.
+    let lengths = || captures.each_ref().map(|(file, ..)| std::fs::metadata(&file.0).map_or(0, |file| file.len()));
+    eventually("tcpdump has written all", || {
+        let before = lengths();
+        std::thread::sleep(Duration::from_millis(1500));
+        (lengths() == before && !before.contains(&0)).then_some(())
+    });
     for (file, mut child, kind) in captures {
         kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
         child.wait().unwrap();

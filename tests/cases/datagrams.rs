@@ -3,30 +3,14 @@
 use serde_json::Value;
 
 use super::flows;
+use super::talks::{Talks, by_port, said};
 use crate::needs_root;
-use crate::replay::written::{CLIENT, MS, S, SERVER, Written};
+use crate::replay::written::{CLIENT, S, SERVER, Written};
 use crate::support::packet::UDP;
-
-fn by_port(flows: &[Value], port: u16) -> &Value {
-    flows.iter().find(|f| f["client_port"] == port || f["server_port"] == port).unwrap()
-}
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     digits.chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()).collect()
-}
-
-/// Datagrams between a client's port and one of the server's, a millisecond apart; what is said of them.
-fn said(ports: [u16; 2], datagrams: &[(usize, Vec<u8>)]) -> Value {
-    let mut capture = Written::default();
-    for (n, (sender, bytes)) in datagrams.iter().enumerate() {
-        let [from, to] = if *sender == CLIENT { ports } else { [ports[1], ports[0]] };
-        let header = [from, to, 8 + bytes.len() as u16, 0].map(u16::to_be_bytes).concat();
-        capture.packet(n as u64 * MS, *sender, UDP, &[header, bytes.clone()].concat());
-    }
-    let mut flows = capture.replay();
-    assert_eq!(flows.len(), 1, "{flows:#?}");
-    flows.remove(0)
 }
 
 const V1: u32 = 1;
@@ -118,6 +102,7 @@ fn zeros_behind_an_initial_are_quic() {
 #[test]
 fn each_shape_of_an_initial_is_quic() {
     needs_root!();
+    let mut talks = Talks::default();
     for version in [V1, V2, DRAFT_29] {
         let packet = |kind, length| long(version, kind, [A, B], length);
         let garbage = [packet(INITIAL, 300), vec![0x13; 900]].concat();
@@ -129,8 +114,8 @@ fn each_shape_of_an_initial_is_quic() {
             ("with ids of 20 and of no bytes", padded(long(version, INITIAL, [&[1; 20], b""], 200), 0)),
             ("with padding inside", padded(packet(INITIAL, 1200 - 26), 0)),
         ] {
-            let flow = said([50000, 443], &[(CLIENT, datagram), (SERVER, short())]);
-            assert_eq!(flow["app_protocol"], "quic", "{version:x}: an Initial {name}");
+            let datagrams = [(CLIENT, datagram), (SERVER, short())];
+            talks.add(443, &datagrams, "quic", format!("{version:x}: an Initial {name}"));
         }
         // What a server sends first, and nothing of the client.
         for datagram in [
@@ -139,10 +124,10 @@ fn each_shape_of_an_initial_is_quic() {
             packet(HANDSHAKE, 900),
             retry(version),
         ] {
-            let flow = said([50000, 443], &[(SERVER, datagram)]);
-            assert_eq!(flow["app_protocol"], "quic", "{version:x} of a server");
+            talks.add(443, &[(SERVER, datagram)], "quic", format!("{version:x} of a server"));
         }
     }
+    talks.check();
 }
 
 /// After a Retry, in either version, nothing else is said than without.
@@ -168,6 +153,7 @@ fn retry_does_not_hide_quic() {
 fn version_negotiation_does_not_hide_quic() {
     needs_root!();
     let offered = [0x0a0a_0a0a, 0xfa7e_0001, 0xface_b002, V1];
+    let mut talks = Talks::default();
     for (datagrams, name) in [
         (vec![(CLIENT, initial(GREASE)), (SERVER, negotiation([B, A], &offered)), (CLIENT, initial(V1))], "goes on"),
         (vec![(CLIENT, initial(GREASE)), (SERVER, negotiation([B, A], &offered))], "ends there"),
@@ -175,14 +161,15 @@ fn version_negotiation_does_not_hide_quic() {
         (vec![(SERVER, negotiation([&[7; 200], &[8; 180]], &offered))], "with ids of a version to come"),
         (vec![(CLIENT, initial(GREASE)), (CLIENT, initial(V2))], "one way"),
     ] {
-        assert_eq!(said([50000, 443], &datagrams)["app_protocol"], "quic", "{name}");
+        talks.add(443, &datagrams, "quic", name.to_owned());
     }
     let late = [[0x0a0a_0a0a; 15].as_slice(), &[V1]].concat();
-    assert_eq!(said([50000, 443], &[(SERVER, negotiation([B, A], &late))])["app_protocol"], "quic");
+    talks.add(443, &[(SERVER, negotiation([B, A], &late))], "quic", "a known version late in the list".to_owned());
     // None that is known, and bytes that only begin so.
     for datagram in [negotiation([B, A], &[GREASE, 0xface_b002]), negotiation([b"", b""], &[1, 0, 0]), vec![0x80; 40]] {
-        assert_eq!(said([50000, 443], &[(SERVER, datagram)])["app_protocol"], Value::Null);
+        talks.add(443, &[(SERVER, datagram)], Value::Null, "no known version".to_owned());
     }
+    talks.check();
 }
 
 /// Whatever a direction begins with.
@@ -193,6 +180,7 @@ fn what_comes_first_settles_nothing() {
     let answer =
         [&hex("1234 8180 0001 0001 0000 0000")[..], &query[12..], &hex("c00c 0001 0001 00000e10 0004 c0000201")]
             .concat();
+    let mut talks = Talks::default();
     for (name, before) in [("STUN", stun()), ("DTLS", dtls()), ("zeros", vec![0; 30]), ("one byte", vec![0xff])] {
         for times in [1, 2, 7] {
             let of = |sender, last: &[u8]| {
@@ -200,13 +188,17 @@ fn what_comes_first_settles_nothing() {
                 all.push((sender, last.to_vec()));
                 all
             };
-            let app = |port, datagrams: &[_]| said([50000, port], datagrams)["app_protocol"].clone();
-            assert_eq!(app(4433, &of(CLIENT, &initial(V1))), "quic", "{times} times {name}");
-            assert_eq!(app(4433, &of(SERVER, &initial(V1))), "quic", "{times} times {name}");
-            assert_eq!(app(53, &of(CLIENT, &query)), "dns", "{times} times {name}");
-            assert_eq!(app(53, &of(SERVER, &answer)), "dns", "{times} times {name}");
+            for (port, datagrams, app) in [
+                (4433, of(CLIENT, &initial(V1)), "quic"),
+                (4433, of(SERVER, &initial(V1)), "quic"),
+                (53, of(CLIENT, &query), "dns"),
+                (53, of(SERVER, &answer), "dns"),
+            ] {
+                talks.add(port, &datagrams, app, format!("{times} times {name}, {app} from {}", datagrams[times].0));
+            }
         }
     }
+    talks.check();
 }
 
 /// A stream of something else is not looked at for ever: what comes after many datagrams is not told.
@@ -296,9 +288,11 @@ fn notify_and_update_are_dns() {
     for flow in flows("dns.pcap") {
         assert_eq!(flow["app_protocol"], "dns", "{flow}");
     }
+    let mut talks = Talks::default();
     for (name, sender, bytes) in messages() {
-        assert_eq!(said([50000, 53], &[(sender, bytes)])["app_protocol"], "dns", "{name}");
+        talks.add(53, &[(sender, bytes)], "dns", name.to_string());
     }
+    talks.check();
 }
 
 /// As of a query: DNS answers each of them.
@@ -351,6 +345,7 @@ fn what_resembles_dns_is_not() {
     let soa = asked(&ZONE, 6, 1);
     let netbios = [&[32][..], &b"FHEPFCEL".repeat(4), &[0, 0, 32, 0, 1]].concat();
     let address = record(&[0xc0, 12], 32, 1, &[0; 6]);
+    let mut talks = Talks::default();
     for (name, bytes) in [
         ("NetBIOS registers a name", message(0x2910, [1, 0, 0, 1], &[&netbios, &address])),
         ("NetBIOS answers", message(0x8500, [0, 1, 0, 0], &[&netbios[..34], &record(b"", 32, 1, &[0; 6])])),
@@ -368,6 +363,7 @@ fn what_resembles_dns_is_not() {
         ("a name that points at itself", message(0x8400, [0, 1, 0, 0], &[&record(&[0xc0, 12], 1, 1, &[1; 4])])),
         ("a type that is none", message(0x0100, [1, 0, 0, 0], &[&asked(&ZONE, 0x2222, 1)])),
     ] {
-        assert_eq!(said([50000, 53], &[(CLIENT, bytes)])["app_protocol"], Value::Null, "{name}");
+        talks.add(53, &[(CLIENT, bytes)], Value::Null, name.to_string());
     }
+    talks.check();
 }

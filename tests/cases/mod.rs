@@ -20,6 +20,7 @@ mod places;
 mod races;
 mod roles;
 mod sizes;
+mod talks;
 
 /// The flows of one of the inputs.
 fn flows(input: &str) -> Vec<Value> {

@@ -1,5 +1,7 @@
 //! A moment is not taken for another: an answer, a round trip, an end.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::flows;
@@ -11,12 +13,21 @@ use crate::support::packet::{ACK, FIN, PSH, SYN, TCP};
 struct Speaking {
     capture: Written,
     next: [u32; 2],
+    /// The client's port.
+    port: u16,
+    /// When it begins.
+    start: u64,
 }
 
 impl Speaking {
     /// A handshake that takes `ns`, the same on both sides of where it is seen.
     fn open(ns: u64) -> Speaking {
-        let mut talk = Speaking { capture: Written::default(), next: [1000, 5000] };
+        Speaking::open_in(Written::default(), 40000, 0, ns)
+    }
+
+    /// One more in a capture that has others, which began `start` nanoseconds earlier.
+    fn open_in(capture: Written, port: u16, start: u64, ns: u64) -> Speaking {
+        let mut talk = Speaking { capture, next: [1000, 5000], port, start };
         talk.say(0, CLIENT, SYN, b"");
         talk.say(ns, SERVER, SYN | ACK, b"");
         talk.say(2 * ns, CLIENT, ACK, b"");
@@ -25,11 +36,11 @@ impl Speaking {
 
     /// A segment that acknowledges `acknowledges`.
     fn segment(&mut self, at: u64, sender: usize, flags: u8, sequence: u32, acknowledges: u32, payload: &[u8]) {
-        let ports = if sender == CLIENT { [40000, 50051] } else { [50051, 40000] };
+        let ports = if sender == CLIENT { [self.port, 50051] } else { [50051, self.port] };
         let numbers = [sequence, if flags & ACK == 0 { 0 } else { acknowledges }].map(u32::to_be_bytes).concat();
         let rest = [0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
         let header = [&ports.map(u16::to_be_bytes).concat()[..], &numbers, &rest].concat();
-        self.capture.packet(at, sender, TCP, &[header, payload.to_vec()].concat());
+        self.capture.packet(self.start + at, sender, TCP, &[header, payload.to_vec()].concat());
         let counted = u32::from(flags & FIN != 0) + u32::from(flags & SYN != 0);
         self.next[sender] = sequence + payload.len() as u32 + counted;
     }
@@ -87,9 +98,13 @@ fn whatever_controls_is_no_turn() {
     ];
     // :method GET, :scheme http, :path /; :status 200.
     let (request, answer) = (frame(1, 5, 1, &[0x82, 0x86, 0x84]), frame(1, 4, 1, &[0x88]));
+    // All in one capture: a replay loads the programs, which takes longer than all these packets.
+    let (mut capture, mut ports) = (Written::default(), BTreeMap::new());
     for (name, control) in controls {
         for first in [CLIENT, SERVER] {
-            let mut talk = Speaking::open(MS / 100);
+            let (port, start) = (40_000 + ports.len() as u16, ports.len() as u64 * S);
+            ports.insert(port, format!("{name}, {first} first"));
+            let mut talk = Speaking::open_in(capture, port, start, MS / 100);
             let mut at = MS;
             // A server that has accepted may speak first.
             let hello = [[PREFACE, &settings].concat(), settings.clone()];
@@ -107,14 +122,20 @@ fn whatever_controls_is_no_turn() {
                 talk.push(at + 53 * MS, CLIENT, &control);
                 at += 100 * MS;
             }
-            let flow = talk.flow();
-            let times = &flow["response_us"];
-            assert_eq!(
-                (&times["count"], &times["min"], &times["max"]),
-                (&3.into(), &50_000.0.into(), &50_000.0.into())
-            );
-            assert_eq!(flow["app_protocol"], "http2", "{name}");
+            capture = talk.capture;
         }
+    }
+    let flows = capture.replay();
+    assert_eq!(flows.len(), ports.len(), "{flows:#?}");
+    for (port, name) in ports {
+        let flow = flows.iter().find(|flow| flow["client_port"] == port).unwrap();
+        let times = &flow["response_us"];
+        assert_eq!(
+            (&times["count"], &times["min"], &times["max"]),
+            (&3.into(), &50_000.0.into(), &50_000.0.into()),
+            "{name}"
+        );
+        assert_eq!(flow["app_protocol"], "http2", "{name}");
     }
 }
 
@@ -245,7 +266,7 @@ fn a_request_in_a_syn_has_a_response_time() {
     needs_root!();
     // What the SYN-ACK acknowledges, how much of the request comes again, and what the answer took from the latter.
     for (taken, again, ns) in [(4, None, 40 * MS), (0, Some(10 * MS), 30 * MS), (0, Some(0), 40 * MS)] {
-        let mut talk = Speaking { capture: Written::default(), next: [1000, 5000] };
+        let mut talk = Speaking { capture: Written::default(), next: [1000, 5000], port: 40_000, start: 0 };
         talk.segment(0, CLIENT, SYN, 1000, 0, b"what");
         talk.segment(MS, SERVER, SYN | ACK, 5000, 1001 + taken, b"");
         let mut asked = 0;
@@ -265,7 +286,7 @@ fn a_request_in_a_syn_has_a_response_time() {
         assert_eq!(flow["handshake_server_us"], 1000.0);
     }
     // The server answers before the client has acknowledged anything.
-    let mut talk = Speaking { capture: Written::default(), next: [1000, 5000] };
+    let mut talk = Speaking { capture: Written::default(), next: [1000, 5000], port: 40_000, start: 0 };
     talk.segment(0, CLIENT, SYN, 1000, 0, b"what");
     talk.segment(MS, SERVER, SYN | ACK, 5000, 1005, b"");
     talk.segment(6 * MS, SERVER, ACK | PSH, 5001, 1005, b"that");

@@ -11,13 +11,14 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::differential::{mutate, seed};
+use super::differential::mutate;
 use super::oracle::Oracle;
 use super::table::cases;
 use super::{Expect, pin};
 use crate::needs_root;
 use crate::support::kernel::{Kernel, assert_conserved, difference, small, total};
 use crate::support::packet::*;
+use crate::support::seed;
 
 /// Loaded programs, and those that trace beside them, over the same maps.
 struct Traced {

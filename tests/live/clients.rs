@@ -18,6 +18,7 @@ use super::metrics::get;
 use super::net::quiet_pair;
 use super::traffic::transfer;
 use crate::needs_root;
+use crate::support::late::Lateness;
 use crate::support::netns::Netns;
 
 /// Addresses that clients come from.
@@ -139,17 +140,6 @@ fn ask(server: SocketAddr, path: &str) -> Result<Duration, String> {
     }
 }
 
-/// What the machine itself is late with: a thread that only sleeps.
-fn lateness(stop: &AtomicBool) -> Duration {
-    let mut most = Duration::ZERO;
-    while !stop.load(Relaxed) {
-        let begun = Instant::now();
-        std::thread::sleep(Duration::from_millis(10));
-        most = most.max(begun.elapsed());
-    }
-    most
-}
-
 fn hold_against(time: Duration) {
     let (a, b) = quiet_pair();
     for last in 1..=ADDRESSES {
@@ -164,9 +154,8 @@ fn hold_against(time: Duration) {
     transfer(&a, &b, IpAddr::from([10, 9, 0, 2]), 50, 1000);
     let [inside, own]: [SocketAddr; 2] = ["127.0.0.1:9090", "10.9.0.2:9090"].map(|at| at.parse().unwrap());
     let hostile = Hostile::start(&a, own);
-    let stop = AtomicBool::new(false);
-    let (asked, late) = std::thread::scope(|scope| {
-        let late = scope.spawn(|| lateness(&stop));
+    let lateness = Lateness::start();
+    let asked: Vec<Result<Duration, String>> = std::thread::scope(|scope| {
         // Probes of the kubelet from the host itself, by either address; Prometheus from elsewhere.
         let asking = [
             (&b, inside, "/healthz"),
@@ -188,11 +177,9 @@ fn hold_against(time: Duration) {
                 })
             })
         });
-        let asked: Vec<Result<Duration, String>> =
-            asking.into_iter().flat_map(|asking| asking.join().unwrap()).collect();
-        stop.store(true, Relaxed);
-        (asked, late.join().unwrap())
+        asking.into_iter().flat_map(|asking| asking.join().unwrap()).collect()
     });
+    let late = lateness.most();
     let opened = hostile.opened.load(Relaxed);
     let failed: Vec<&String> = asked.iter().filter_map(|asked| asked.as_ref().err()).collect();
     let most = asked.iter().flatten().max().copied().unwrap_or_default();

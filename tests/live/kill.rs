@@ -9,9 +9,9 @@ use super::eventually;
 use super::net::quiet_pair;
 use super::traffic::Flood;
 use crate::support::netns::Netns;
+use crate::support::repeat;
 use crate::{needs_root, needs_tcx};
 
-const TIMES: usize = 50;
 /// Lines of a start, in their order: moments to be killed at.
 const MOMENTS: [&str; 5] = ["netmon", "loaded", "metrics on", "watching", "ready"];
 
@@ -29,8 +29,9 @@ fn killed_again_and_again(clsact: bool) {
     let (a, b) = quiet_pair();
     let to: IpAddr = "10.9.0.2".parse().unwrap();
     let flood = Flood::start(&a, to);
+    let times = repeat(10, 50);
     let mut ready = 0;
-    for i in 0..TIMES {
+    for i in 0..times {
         let before = filters(&b);
         let mut program = Program::start(&b, &["--interface", "vb"], clsact);
         let moment = MOMENTS[i % MOMENTS.len()];
@@ -48,7 +49,7 @@ fn killed_again_and_again(clsact: bool) {
             assert_eq!(filters(&b), if clsact { 2 } else { 0 });
         }
     }
-    assert_eq!(ready, TIMES / MOMENTS.len());
+    assert_eq!(ready, times / MOMENTS.len());
     assert!(flood.sent() > 0);
 
     // One that lives finds what the last one left, and takes everything along.

@@ -98,11 +98,11 @@ fn wait_for(b: &Netns, agent: &Agent, wanted: [u64; 4]) {
     let mut last = [0; 4];
     let start = std::time::Instant::now();
     loop {
-        last = if start.elapsed() < Duration::from_secs(15) { outcomes(b, agent) } else { last };
+        last = if start.elapsed() < super::PATIENCE { outcomes(b, agent) } else { last };
         if last == wanted {
             return;
         }
-        assert!(start.elapsed() < Duration::from_secs(15), "ok, refused, reset, timeout: {last:?}, not {wanted:?}");
+        assert!(start.elapsed() < super::PATIENCE, "ok, refused, reset, timeout: {last:?}, not {wanted:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use netmon::bpf::{
-    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, Mode, ObjectStorage, Options, Record, RingReader, Sweep,
-    Sweeper, Tally, TimestampSource,
+    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, Mode, ObjectStorage, Options, Record, Ring, RingReader,
+    Sweep, Sweeper, Tally, TimestampSource,
 };
 
 /// Options with a little of everything.
@@ -27,22 +30,56 @@ pub fn small() -> Options {
     }
 }
 
-/// Loaded programs that are attached to nothing. One at a time in a thread: the rings have one reader each.
+/// Loaded programs that are attached to nothing, as they are right after loading.
+///
+/// The verifier needs most of a second for each load. So tests of one process use loaded programs one after the other: what the last
+/// test left in the maps is replaced by what was in them at first. One that failed is not used again.
 pub struct Kernel {
-    pub bpf: Bpf<'static>,
+    loaded: Option<Loaded>,
     readers: Vec<RingReader>,
     sweeper: Sweeper,
     books: Books,
 }
 
+/// See [`Kernel`].
+pub struct Loaded {
+    pub bpf: Bpf<'static>,
+    rings: Vec<Ring>,
+    options: Options,
+    namespace: PathBuf,
+    at_first: Vec<Content>,
+}
+
+/// The entries of an array map.
+struct Content {
+    map: MapHandle,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+}
+
+/// Programs that wait for the next test.
+static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+/// Each has some megabytes of kernel memory.
+const IDLE_MOST: usize = 4;
+
 impl Kernel {
     pub fn load(options: Options) -> anyhow::Result<Kernel> {
-        // A few kilobytes a test: simpler than a value that borrows from itself.
-        let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
-        let mut bpf = Bpf::load(storage, &options)?;
-        let readers = bpf.take_rings().iter().map(|r| r.reader(bpf.clock())).collect::<anyhow::Result<_>>()?;
+        let namespace = std::fs::read_link("/proc/thread-self/ns/net")?;
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = idle.iter().position(|loaded| loaded.options == options && loaded.namespace == namespace);
+        let idle_one = same.map(|same| idle.swap_remove(same));
+        drop(idle);
+        let used = idle_one.is_some();
+        let loaded = idle_one.map_or_else(|| Loaded::load(options, namespace), Ok)?;
+        let bpf = &loaded.bpf;
+        let readers = loaded.rings.iter().map(|ring| ring.reader(bpf.clock())).collect::<anyhow::Result<_>>()?;
         let (sweeper, books) = (bpf.sweeper()?, bpf.books()?);
-        Ok(Kernel { bpf, readers, sweeper, books })
+        let mut kernel = Kernel { loaded: Some(loaded), readers, sweeper, books };
+        if used {
+            kernel.discard();
+            kernel.at_first.iter().try_for_each(Content::restore)?;
+        }
+        Ok(kernel)
     }
 
     pub fn injector(&self, hook: Hook, ethernet: bool) -> Injector {
@@ -143,6 +180,66 @@ impl Kernel {
         assert_eq!(verdict as i32, -1, "the programs let every packet pass");
         let records = self.flush();
         (records, difference(self.books(), before))
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let Some(loaded) = self.loaded.take().filter(|_| !std::thread::panicking()) else { return };
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The oldest goes: tests with the same options mostly follow each other.
+        if idle.len() == IDLE_MOST {
+            idle.remove(0);
+        }
+        idle.push(loaded);
+    }
+}
+
+impl Deref for Kernel {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        self.loaded.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Kernel {
+    fn deref_mut(&mut self) -> &mut Loaded {
+        self.loaded.as_mut().unwrap()
+    }
+}
+
+impl Content {
+    /// `None`: not an array of plain values.
+    fn of(map: MapHandle) -> anyhow::Result<Option<Content>> {
+        if map.map_type() != MapType::Array {
+            return Ok(None);
+        }
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for (key, value) in map.lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)? {
+            keys.extend(key);
+            values.extend(value);
+        }
+        anyhow::ensure!(keys.len() == 4 * map.max_entries() as usize, "read {:?}: only in part", map.name());
+        Ok(Some(Content { map, keys, values }))
+    }
+
+    fn restore(&self) -> anyhow::Result<()> {
+        Ok(self.map.update_batch(&self.keys, &self.values, self.map.max_entries(), MapFlags::ANY, MapFlags::ANY)?)
+    }
+}
+
+impl Loaded {
+    fn load(options: Options, namespace: PathBuf) -> anyhow::Result<Loaded> {
+        // A few kilobytes a load: simpler than a value that borrows from itself.
+        let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
+        let mut bpf = Bpf::load(storage, &options)?;
+        let rings = bpf.take_rings();
+        let mut at_first = Vec::new();
+        for map in bpf.loader()?.map_infos() {
+            at_first.extend(Content::of(MapHandle::from_map_id(map.id)?)?);
+        }
+        Ok(Loaded { bpf, rings, options, namespace, at_first })
     }
 }
 

@@ -10,6 +10,8 @@ pub mod flood;
 #[allow(dead_code)]
 pub mod kernel;
 #[allow(dead_code)]
+pub mod late;
+#[allow(dead_code)]
 pub mod netns;
 #[allow(dead_code)]
 pub mod packet;
@@ -58,6 +60,24 @@ fn missing() -> Option<String> {
     }
     // The kernel test VMs bring no iproute2; tests that need namespaces check for themselves.
     None
+}
+
+/// The seed of a test with random input. It is printed with the output of a test that fails; NETMON_TEST_SEED gives it again.
+pub fn seed() -> u64 {
+    let given = std::env::var("NETMON_TEST_SEED").ok().map(|s| s.parse().expect("NETMON_TEST_SEED is a number"));
+    let seed = given.unwrap_or_else(rand::random);
+    eprintln!("NETMON_TEST_SEED={seed} repeats this");
+    seed
+}
+
+/// How much of a long repetition is done: `full` by `make test-all`, which sets NETMON_TEST_FULL, else `short`.
+pub fn repeat<T>(short: T, full: T) -> T {
+    static FULL: OnceLock<bool> = OnceLock::new();
+    if *FULL.get_or_init(|| std::env::var_os("NETMON_TEST_FULL").is_some_and(|set| !set.is_empty())) {
+        full
+    } else {
+        short
+    }
 }
 
 /// Runs a command and insists that it succeeds.
