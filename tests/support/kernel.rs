@@ -66,7 +66,8 @@ impl Kernel {
     pub fn load(options: Options) -> anyhow::Result<Kernel> {
         let namespace = std::fs::read_link("/proc/thread-self/ns/net")?;
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = idle.iter().position(|loaded| loaded.options == options && loaded.namespace == namespace);
+        let is_same = |loaded: &Loaded| loaded.options == options && loaded.namespace == namespace;
+        let same = idle.iter().position(is_same);
         let idle_one = same.map(|same| idle.swap_remove(same));
         drop(idle);
         let used = idle_one.is_some();
@@ -185,7 +186,9 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        let Some(loaded) = self.loaded.take().filter(|_| !std::thread::panicking()) else { return };
+        // A capture's clock has moved on, and cannot be put back.
+        let is_reusable = |loaded: &Loaded| loaded.options.timestamps != TimestampSource::Capture;
+        let Some(loaded) = self.loaded.take().filter(is_reusable).filter(|_| !std::thread::panicking()) else { return };
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         // The oldest goes: tests with the same options mostly follow each other.
         if idle.len() == IDLE_MOST {
