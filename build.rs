@@ -42,12 +42,8 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CLANG");
     // The verifier's work depends on the compiler's version.
     println!("cargo::rustc-env=NETMON_CLANG={clang_version}");
-    println!("cargo::rustc-env=NETMON_COMMIT={}", git(&["--short=12", "HEAD"]).as_deref().unwrap_or("unknown"));
     println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
-    // The log changes with each commit and checkout. If a watched file did not exist, cargo would run this script every time.
-    if let Some(log) = git(&["--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
-        println!("cargo::rerun-if-changed={log}");
-    }
+    println!("cargo::rustc-env=NETMON_COMMIT={}", commit()?);
     Ok(())
 }
 
@@ -86,6 +82,18 @@ fn find_clang() -> Result<(PathBuf, u32)> {
 fn clang_version(clang: &PathBuf) -> Option<u32> {
     let output = Command::new(clang).arg("-dumpversion").output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().split('.').next()?.parse().ok()
+}
+
+/// The commit that a release is built from; "dev" for debug builds, which would have to be built again after each commit.
+fn commit() -> Result<String> {
+    if env::var("PROFILE").context("no profile")? == "debug" {
+        return Ok("dev".to_owned());
+    }
+    // The log changes with each commit and checkout. If a watched file did not exist, cargo would run this script every time.
+    if let Some(log) = git(&["--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    Ok(git(&["--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned()))
 }
 
 /// Output of `git rev-parse`; `None` outside a checkout.

@@ -191,8 +191,13 @@ impl Close for Connection {
 impl Connection {
     /// Ends it, whatever it `was` doing.
     fn close(&self, was: Phase) {
-        if was < Phase::Idle {
-            let _ = refuse_at_once(&self.0, &Refusal(408, "nothing was asked for, and others wait".to_owned()));
+        let refusal = match was {
+            Phase::Silent | Phase::Asking => Some(Refusal(408, "nothing was asked for, and others wait".to_owned())),
+            Phase::Making => Some(Refusal(503, "the answer took too long to make, and others wait: come again".to_owned())),
+            Phase::Idle | Phase::Answering | Phase::Gone => None,
+        };
+        if let Some(refusal) = refusal {
+            let _ = refuse_at_once(&self.0, &refusal);
         }
         // It may have ended by itself.
         let _ = self.0.shutdown(Shutdown::Both);
@@ -324,6 +329,9 @@ struct Noted<'a> {
 impl Write for Noted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.client.enter(Phase::Answering, Instant::now());
+        if self.client.has_made_way() {
+            return Err(ErrorKind::ConnectionAborted.into()); // the refusal is all that it is sent
+        }
         let written = self.stream.write(bytes);
         self.client.moved(Instant::now());
         written
