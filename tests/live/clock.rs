@@ -20,11 +20,13 @@ fn flows_start_when_they_do() {
     let folder = Folder(std::env::temp_dir().join(format!("netmon-clock-{}", std::process::id())));
     std::fs::create_dir(&folder.0).unwrap();
     let socket = folder.0.join("sock");
-    // 160 days and more apart, one way and the other.
-    for ahead in ["14000000", "-1000"] {
+    // 160 days ahead, and as far back as a clock that counts from the boot can be set with room to spare.
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let seconds: u64 = uptime.split('.').next().unwrap().parse().unwrap();
+    for ahead in ["14000000".to_owned(), format!("-{}", seconds / 2)] {
         let mut command = b.command("unshare");
         // As the first of its own processes it ends with `unshare`.
-        command.args(["--time", "--monotonic", ahead, "--boottime", ahead, "--fork", "--kill-child", NETMON]);
+        command.args(["--time", "--monotonic", &ahead, "--boottime", &ahead, "--fork", "--kill-child", NETMON]);
         command.args(["--metrics-addr", "127.0.0.1:0", "--interface", "vb", "--socket"]).arg(&socket);
         let mut program = Program::spawn(command);
         program.wait_for("ready");
