@@ -15,7 +15,7 @@ use netmon::cli;
 use netmon::config::{Args, Command, Config, Settings, Sources};
 use netmon::doctor::{self, DoctorOptions};
 use netmon::logging;
-use netmon::output::{Format, Layout};
+use netmon::config::{Format, Layout};
 use netmon::replay::{self, Replay, Stop};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

@@ -14,7 +14,7 @@ pub(super) use self::ledger::ProgramTimes;
 use self::trace::ActiveTrace;
 pub(super) use self::trace::Tracing;
 use super::limits::Throttle;
-use super::start::{identification, options};
+use super::start::identification;
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::metrics::Reloads;
@@ -168,7 +168,7 @@ impl Reload {
 
     /// How the programs are to be loaded now.
     fn options(&self) -> crate::bpf::Options {
-        options(&self.in_force.get(), self.cpus)
+        self.in_force.get().program_options(self.cpus)
     }
 
     /// The programs that watch when no packets are traced.
@@ -216,9 +216,9 @@ impl Reload {
     fn apply(&self, wanted: &Config) -> Result<Result<()>> {
         let before = self.in_force.get();
         let config = before.with_live(wanted);
-        let wanted = options(&config, self.cpus);
+        let wanted = config.program_options(self.cpus);
         let mut placed = Ok(());
-        if wanted != options(&before, self.cpus) {
+        if wanted != before.program_options(self.cpus) {
             let own = Arc::new(self.loader.load(&wanted)?);
             let trace = lock(&self.trace).as_ref().map(|active| Arc::clone(&active.trace));
             let tracing = trace.map(|trace| self.loader.load_tracing(&wanted, Some(trace))).transpose()?;

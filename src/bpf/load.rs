@@ -21,7 +21,6 @@ use super::ring::Ring;
 use super::sampling::Sampler;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::spread::Spread;
-use crate::logging::LIBRARY;
 
 /// Slots of an interface's books on a CPU; one more is shared. As NM_INTERFACES in bpf/types.h.
 pub(super) const INTERFACES: usize = 1024;
@@ -29,6 +28,9 @@ pub(super) const INTERFACES: usize = 1024;
 const FACTS_SETS: u32 = 2;
 /// As NM_MAX_RINGS.
 const RINGS: std::ops::RangeInclusive<usize> = 1..=64;
+
+/// The target of libbpf's messages in the log. They come in numbers when programs are loaded, and only then.
+pub const LOG_TARGET: &str = "libbpf";
 
 /// Where precise times come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,9 +92,9 @@ pub fn set_log_sink() {
         let message = message.trim_end();
         match level {
             // What libbpf warns of comes back as an error; the message adds the details.
-            PrintLevel::Warn => log::debug!(target: LIBRARY, "{message}"),
-            PrintLevel::Info => log::debug!(target: LIBRARY, "{message}"),
-            PrintLevel::Debug => log::trace!(target: LIBRARY, "{message}"),
+            PrintLevel::Warn => log::debug!(target: LOG_TARGET, "{message}"),
+            PrintLevel::Info => log::debug!(target: LOG_TARGET, "{message}"),
+            PrintLevel::Debug => log::trace!(target: LOG_TARGET, "{message}"),
         }
     }
     libbpf_rs::set_print(Some((PrintLevel::Debug, sink)));

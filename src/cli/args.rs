@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Args as AgentArgs, DEFAULT_SOCKET};
 use crate::control::{Order, View};
-use crate::output::Layout;
+use crate::config::Layout;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -16,7 +16,7 @@ use super::whole::Destination;
 use super::{bundle, doctor, packet_trace, top};
 use crate::config::Args as AgentArgs;
 use crate::doctor::{DoctorOptions, Report};
-use crate::output::Layout;
+use crate::config::Layout;
 
 /// `netmon-cli` itself.
 pub fn main() -> ExitCode {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use netmon::bpf::{Fate, Frame, Hook, Injector, Options, PacketTest, Trace, TraceReader, TracedPacket};
 use netmon::filter::{Filter, PacketFilter};
-use netmon::output::{Line, PacketLine};
+use netmon::line::Line;
+use netmon::output::PacketLine;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
