@@ -89,7 +89,7 @@ pub(super) struct Reload {
     pipeline: Arc<Pipeline>,
     throttle: Arc<Throttle>,
     orders: Arc<Orders>,
-    loader: Loader,
+    loader: Arc<Loader>,
     cpus: usize,
     /// The programs that watch when no packets are traced.
     own: Mutex<Arc<Programs>>,
@@ -119,13 +119,13 @@ impl Reload {
         pipeline: Arc<Pipeline>,
         throttle: Arc<Throttle>,
     ) -> Result<Reload> {
-        let own = bpf.programs()?;
+        let own = bpf.programs();
         Ok(Reload {
             in_force: Arc::new(InForce(Mutex::new(settings.config.clone()))),
             pipeline,
             throttle,
             orders: Arc::default(),
-            loader: bpf.loader()?,
+            loader: bpf.loader(),
             cpus: possible_cpus()?,
             times: Arc::new(ProgramTimes::of(bpf.sweeper()?, Arc::clone(&own))),
             own: Mutex::new(own),

@@ -195,12 +195,12 @@ impl Owners {
 
     fn watch_interfaces(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<InterfaceWatch> {
         let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
-        InterfaceWatch::start(config, bpf.attachments()?, board, pipeline, self.reload.orders(), threads)
+        InterfaceWatch::start(config, bpf.attachments(), board, pipeline, self.reload.orders(), threads)
     }
 
     fn watch_pods(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<Option<Thread<()>>> {
         let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
-        pods::start(config, bpf.programs()?, board, pipeline, self.reload.orders(), threads)
+        pods::start(config, bpf.programs(), board, pipeline, self.reload.orders(), threads)
     }
 }
 

@@ -33,7 +33,7 @@ impl Traced {
     fn load(options: &Options) -> Traced {
         pin(0);
         let kernel = Kernel::load(options.clone()).unwrap();
-        let (programs, trace) = kernel.bpf.loader().unwrap().load_tracing(options, None).unwrap();
+        let (programs, trace) = kernel.bpf.loader().load_tracing(options, None).unwrap();
         let injector = Injector::new(programs.program(Hook::Ingress, true).unwrap());
         let reader = trace.reader().unwrap();
         trace.set_filter(&[]).unwrap();

@@ -99,5 +99,5 @@ fn the_programs_that_trace_load() {
     let options = Config::default().program_options(possible_cpus().unwrap());
     let mut storage = MaybeUninit::uninit();
     let bpf = Bpf::load(&mut storage, &options).unwrap();
-    bpf.loader().unwrap().load_tracing(&options, None).unwrap();
+    bpf.loader().load_tracing(&options, None).unwrap();
 }

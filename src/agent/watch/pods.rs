@@ -123,8 +123,7 @@ impl Pods {
             let Some(links) = namespace.within(list_links)? else { continue };
             // It may be on its way out.
             let Ok(links) = links else { continue };
-            let wanted =
-                links.into_iter().filter(|link| link.framing.is_some() && link.is_unlinked());
+            let wanted = links.into_iter().filter(|link| link.framing.is_some() && link.is_unlinked());
             let wanted: Vec<Link> = wanted.collect();
             self.keep(namespace.inode, &wanted.iter().map(|link| link.index).collect());
             for link in wanted {
