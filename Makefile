@@ -44,10 +44,11 @@ build-zig: ## Build with zig for ARCH=x86_64 or ARCH=aarch64, without a C cross 
 dist: ## Make the release files in target/dist: archives for both architectures, their contents, checksums
 	scripts/dist
 
-lint: ## Check the format, clippy with warnings denied, and the dependencies
+lint: ## Check the format, clippy with warnings denied, imports between rooms, and the dependencies
 	@scripts/deps lint
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	scripts/rooms
 	scripts/audit
 
 test: ## Run all tests, as root where they need it; ARGS=name runs only those that match

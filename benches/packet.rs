@@ -1,7 +1,6 @@
 //! The time that the program takes for a packet, in nanoseconds beyond that of an empty program.
 
 use anyhow::{Context, Result};
-use netmon::agent;
 use netmon::bpf::{Frame, Hook, Injector, possible_cpus};
 use netmon::config::Config;
 
@@ -86,7 +85,7 @@ pub fn run(report: &mut Report) -> Result<()> {
 
 impl Case {
     fn new(name: &'static str, budget: Budget, packet: Vec<u8>, flows: Flows, quick: bool) -> Result<Case> {
-        let kernel = Kernel::load(agent::options(&Config::default(), possible_cpus()?)).context(name)?;
+        let kernel = Kernel::load(Config::default().program_options(possible_cpus()?)).context(name)?;
         let vary = [Vary::load(&kernel.bpf.program(Hook::Ingress, true)?), Vary::over_empty()];
         let (ours, empty, packets) = match flows {
             None => (kernel.injector(Hook::Ingress, true), vary[1].empty(), 128 * CHUNK),

@@ -12,7 +12,7 @@ use netmon::control::{
 };
 use netmon::filter::{Filter, PacketFilter};
 use netmon::http::Body;
-use netmon::output::Line;
+use netmon::line::Line;
 
 /// Longest error message allowed, in bytes: a person has to read it.
 const ERROR_MOST: usize = 128 << 10;

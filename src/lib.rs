@@ -1,8 +1,7 @@
 //! netmon watches every packet of a host at the TC hook and turns packets into flows: who talks to whom, how much, and
 //! what failed and why, for Prometheus.
 //!
-//! The modules are in the order in which a packet's story travels. A stage never uses the one after it; [`agent`] and [`replay`]
-//! wire them.
+//! Modules import only from those that come before them in the order that CONTRIBUTING.md lists; [`agent`] and [`replay`] wire them.
 
 // What cannot go on is an error: no input ends the agent.
 #![deny(clippy::panic, clippy::todo, clippy::unimplemented)]
@@ -18,6 +17,7 @@ pub mod doctor;
 pub mod filter;
 pub mod flow;
 pub mod http;
+pub mod line;
 pub mod logging;
 pub mod metrics;
 pub mod names;

@@ -11,11 +11,9 @@ use std::time::{Instant, SystemTime};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
+use crate::bpf::LOG_TARGET;
 use crate::config::{Config, LogFormat};
 use limiter::{Limiter, Verdict};
-
-/// Of messages that come in numbers when programs are loaded, and only then: all of them are wanted.
-pub const LIBRARY: &str = "libbpf";
 
 /// Lines that are kept, and how long one may be.
 const KEPT: usize = 1000;
@@ -44,7 +42,8 @@ impl Log for Keeping {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if record.target() == LIBRARY {
+        // All of them are wanted.
+        if record.target() == LOG_TARGET {
             return self.write(record);
         }
         if !is_told(record.target(), log::max_level()) {

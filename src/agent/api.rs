@@ -22,9 +22,9 @@ use crate::control::{
 use crate::filter::{Filter, PacketFilter};
 use crate::flow::{Flow, protocol_name};
 use crate::http::Body;
+use crate::line::Line;
 use crate::logging;
 use crate::metrics::{Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, Source, resident_bytes};
-use crate::output::Line;
 use crate::sinks::{Happened, WATCH_BYTES, Watched};
 
 /// Between the two looks that rates are made of.

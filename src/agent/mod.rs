@@ -19,5 +19,4 @@ mod watch;
 pub use inline::Inline;
 pub use report::{Conservation, Report};
 pub use served::Handle;
-pub use start::{options, run, run_with};
-pub(crate) use watch::pods::UNLINKED_KINDS;
+pub use start::{run, run_with};

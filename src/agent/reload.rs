@@ -14,7 +14,7 @@ pub(super) use self::ledger::ProgramTimes;
 use self::trace::ActiveTrace;
 pub(super) use self::trace::Tracing;
 use super::limits::Throttle;
-use super::start::{identification, options};
+use super::start::identification;
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::metrics::Reloads;
@@ -89,7 +89,7 @@ pub(super) struct Reload {
     pipeline: Arc<Pipeline>,
     throttle: Arc<Throttle>,
     orders: Arc<Orders>,
-    loader: Loader,
+    loader: Arc<Loader>,
     cpus: usize,
     /// The programs that watch when no packets are traced.
     own: Mutex<Arc<Programs>>,
@@ -119,13 +119,13 @@ impl Reload {
         pipeline: Arc<Pipeline>,
         throttle: Arc<Throttle>,
     ) -> Result<Reload> {
-        let own = bpf.programs()?;
+        let own = bpf.programs();
         Ok(Reload {
             in_force: Arc::new(InForce(Mutex::new(settings.config.clone()))),
             pipeline,
             throttle,
             orders: Arc::default(),
-            loader: bpf.loader()?,
+            loader: bpf.loader(),
             cpus: possible_cpus()?,
             times: Arc::new(ProgramTimes::of(bpf.sweeper()?, Arc::clone(&own))),
             own: Mutex::new(own),
@@ -168,7 +168,7 @@ impl Reload {
 
     /// How the programs are to be loaded now.
     fn options(&self) -> crate::bpf::Options {
-        options(&self.in_force.get(), self.cpus)
+        self.in_force.get().program_options(self.cpus)
     }
 
     /// The programs that watch when no packets are traced.
@@ -216,9 +216,9 @@ impl Reload {
     fn apply(&self, wanted: &Config) -> Result<Result<()>> {
         let before = self.in_force.get();
         let config = before.with_live(wanted);
-        let wanted = options(&config, self.cpus);
+        let wanted = config.program_options(self.cpus);
         let mut placed = Ok(());
-        if wanted != options(&before, self.cpus) {
+        if wanted != before.program_options(self.cpus) {
             let own = Arc::new(self.loader.load(&wanted)?);
             let trace = lock(&self.trace).as_ref().map(|active| Arc::clone(&active.trace));
             let tracing = trace.map(|trace| self.loader.load_tracing(&wanted, Some(trace))).transpose()?;

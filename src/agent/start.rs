@@ -21,9 +21,9 @@ use super::stop::{Stopping, Trouble};
 use super::watch::ConfigWatch;
 use super::watch::interfaces::InterfaceWatch;
 use super::watch::pods;
-use crate::bpf::{self, Bpf, ObjectStorage, Options, Ring, Sweep, Sweeper};
+use crate::bpf::{self, Bpf, ObjectStorage, Ring, Sweep, Sweeper};
 use crate::clients::Clients;
-use crate::config::{Config, External, Precision, Settings, Sources};
+use crate::config::{Config, External, Settings, Sources};
 use crate::control::Api;
 use crate::http::{Limits as HttpLimits, Pages, Running, Server};
 use crate::metrics::{self, Build, MetricsPage, SeriesIndex, Source, Telling};
@@ -31,15 +31,6 @@ use crate::names::{Cluster, Names};
 use crate::pipeline::Pipeline;
 use crate::pipeline::worker::Worker;
 use crate::threads::{Thread, Threads};
-
-/// A cached entry that had no packet for this long leaves the kernel.
-const CACHE_IDLE: Duration = Duration::from_secs(1);
-/// A busy one reports this often.
-const CACHE_REPORT: Duration = Duration::from_secs(2);
-/// Seconds; longer than a TCP sender waits before it repeats a segment, in all but the worst of times.
-const CACHE_FORGET: u32 = 30;
-/// Between two RTT probes of one direction of a connection.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs an agent with a configuration that stays.
 ///
@@ -86,7 +77,7 @@ pub fn run_with(
 
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
-    let mut bpf = Bpf::load(&mut storage, &options(config, cpus))?;
+    let mut bpf = Bpf::load(&mut storage, &config.program_options(cpus))?;
     log::info!(
         "loaded: {} workers, rings of {} records, caches of {} flows on each of {cpus} CPUs, {:.1} MiB of kernel memory",
         config.workers,
@@ -204,12 +195,12 @@ impl Owners {
 
     fn watch_interfaces(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<InterfaceWatch> {
         let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
-        InterfaceWatch::start(config, bpf.attachments()?, board, pipeline, self.reload.orders(), threads)
+        InterfaceWatch::start(config, bpf.attachments(), board, pipeline, self.reload.orders(), threads)
     }
 
     fn watch_pods(&self, config: &Config, bpf: &Bpf<'_>, threads: &Threads) -> Result<Option<Thread<()>>> {
         let (board, pipeline) = (Arc::clone(&self.board), Arc::clone(&self.pipeline));
-        pods::start(config, bpf.programs()?, board, pipeline, self.reload.orders(), threads)
+        pods::start(config, bpf.programs(), board, pipeline, self.reload.orders(), threads)
     }
 }
 
@@ -240,26 +231,6 @@ fn wait(stop: &Receiver<()>, deaths: &Receiver<String>, ended: impl Fn() -> Opti
         if let Some(name) = ended() {
             return Some(anyhow!("the thread nm-{name} has ended by itself; the log says why"));
         }
-    }
-}
-
-/// How an agent with this configuration loads its programs.
-pub fn options(config: &Config, possible_cpus: usize) -> Options {
-    Options {
-        rings: config.workers,
-        ring_records: config.ring_records(),
-        batch: config.batch_size,
-        cache_slots: config.cache_slots(possible_cpus),
-        idle: CACHE_IDLE,
-        report: CACHE_REPORT,
-        forget: CACHE_FORGET,
-        timestamps: config.features.timestamps,
-        latency: config.features.latency.map(|precision| match precision {
-            Precision::Normal => PROBE_EVERY,
-            Precision::High => Duration::ZERO,
-        }),
-        apps: config.features.apps.clone(),
-        decapsulation: config.features.decapsulation,
     }
 }
 

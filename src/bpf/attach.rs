@@ -73,7 +73,8 @@ impl Attachments {
 
     fn attach_here(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
         let framing = link.framing.context("its packets are neither Ethernet nor IP")?;
-        let put = || Hooks::put(link, framing, self.programs.pair(framing), clsact);
+        let pair = self.programs.pair(framing)?;
+        let put = || Hooks::put(link, framing, &pair, clsact);
         let mut result = put();
         // Once more: it may have been to another namespace and come back without the qdisc it had just got.
         if result.as_ref().is_err_and(|error| !is(error, &[Errno::ENODEV])) {
@@ -157,7 +158,7 @@ impl Attachments {
     pub fn programs_before(&mut self, index: u32) -> Result<[Vec<String>; 2]> {
         let Some(attached) = self.attached.get(&index) else { return Ok(Default::default()) };
         let mode = attached.hooks.mode();
-        let before = self.within(|here| chain::before(index, mode, here.programs.ids()))?;
+        let before = self.within(|here| chain::before(index, mode, &here.programs.ids()))?;
         before.unwrap_or_else(|| Ok(Default::default()))
     }
 
@@ -202,9 +203,14 @@ impl Drop for Attachments {
 impl Attached {
     fn keep(&mut self, index: u32, programs: &Programs) -> Option<Disturbed> {
         let (mut lost, mut trouble) = (Vec::new(), None);
-        for (hook, kept) in
-            [Hook::Ingress, Hook::Egress].into_iter().zip(self.hooks.keep(programs.pair(self.hooks.framing)))
-        {
+        let pair = match programs.pair(self.hooks.framing) {
+            Ok(pair) => pair,
+            Err(error) => {
+                self.outdated = Some(format!("{error:#}"));
+                return Some(Disturbed { index, name: self.name.clone(), lost, error: Some(error) });
+            }
+        };
+        for (hook, kept) in [Hook::Ingress, Hook::Egress].into_iter().zip(self.hooks.keep(&pair)) {
             if kept.lost {
                 lost.push(hook);
             }

@@ -18,7 +18,7 @@ use super::route::Route;
 const MOST: usize = 64;
 
 /// Names of the programs that have packets of an interface before ours, for ingress and egress.
-pub(super) fn before(index: u32, mode: Mode, ours: [u32; 4]) -> Result<[Vec<String>; 2]> {
+pub(super) fn before(index: u32, mode: Mode, ours: &[u32]) -> Result<[Vec<String>; 2]> {
     let hook = |attach_type, parent| -> Result<Vec<String>> {
         let chain = tcx_chain(index, attach_type)?;
         let first = chain.iter().take_while(|id| !ours.contains(id)).map(|&id| program_name(id));

@@ -41,6 +41,16 @@ pub struct Link {
     pub(super) peer_elsewhere: bool,
 }
 
+/// Kinds of interfaces that have no other end on the host.
+const UNLINKED: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
+
+impl Link {
+    /// It has no other end on the host: a pod's interface of this kind is seen in the pod's namespace alone.
+    pub fn is_unlinked(&self) -> bool {
+        UNLINKED.contains(&self.kind.as_str())
+    }
+}
+
 /// What packets of an interface start with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {

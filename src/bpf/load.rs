@@ -16,12 +16,11 @@ use super::cache_sweep::Sweeper;
 use super::clock::Clock;
 use super::constants::{self, pairs};
 use super::mapped::Mapped;
-use super::programs::{Loader, Programs, trace_maps};
+use super::programs::{Loader, Programs, choose_first, trace_maps};
 use super::ring::Ring;
 use super::sampling::Sampler;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::spread::Spread;
-use crate::logging::LIBRARY;
 
 /// Slots of an interface's books on a CPU; one more is shared. As NM_INTERFACES in bpf/types.h.
 pub(super) const INTERFACES: usize = 1024;
@@ -29,6 +28,9 @@ pub(super) const INTERFACES: usize = 1024;
 const FACTS_SETS: u32 = 2;
 /// As NM_MAX_RINGS.
 const RINGS: std::ops::RangeInclusive<usize> = 1..=64;
+
+/// The target of libbpf's messages in the log. They come in numbers when programs are loaded, and only then.
+pub const LOG_TARGET: &str = "libbpf";
 
 /// Where precise times come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub fn possible_cpus() -> Result<usize> {
 /// The loaded programs and what belongs to them.
 pub struct Bpf<'obj> {
     pub(super) skel: NetmonSkel<'obj>,
+    loader: Arc<Loader>,
+    programs: Arc<Programs>,
     clock: Arc<Clock>,
     cpus: usize,
     spread: Spread,
@@ -90,9 +94,9 @@ pub fn set_log_sink() {
         let message = message.trim_end();
         match level {
             // What libbpf warns of comes back as an error; the message adds the details.
-            PrintLevel::Warn => log::debug!(target: LIBRARY, "{message}"),
-            PrintLevel::Info => log::debug!(target: LIBRARY, "{message}"),
-            PrintLevel::Debug => log::trace!(target: LIBRARY, "{message}"),
+            PrintLevel::Warn => log::debug!(target: LOG_TARGET, "{message}"),
+            PrintLevel::Info => log::debug!(target: LOG_TARGET, "{message}"),
+            PrintLevel::Debug => log::trace!(target: LOG_TARGET, "{message}"),
         }
     }
     libbpf_rs::set_print(Some((PrintLevel::Debug, sink)));
@@ -124,11 +128,7 @@ impl<'obj> Bpf<'obj> {
         let spread = Spread { seed: seed(), rings: options.rings as u32 };
         constants::set(&mut open, options, &clock, cpus, spread.seed)?;
         trace_maps(&mut open, false)?;
-        if options.timestamps == TimestampSource::Capture {
-            // A replay gives every packet an Ethernet header. The verifier takes as long for each of these as for the others.
-            open.progs.nm_ingress_l3.set_autoload(false);
-            open.progs.nm_egress_l3.set_autoload(false);
-        }
+        choose_first(&mut open);
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;
         open.maps.nm_cache6.set_max_entries(count * sets6)?;
@@ -152,7 +152,10 @@ impl<'obj> Bpf<'obj> {
                 Ok(ring)
             })
             .collect::<Result<_>>()?;
-        let bpf = Bpf { skel, clock: Arc::new(clock), cpus, spread, rings };
+        let clock = Arc::new(clock);
+        let loader = Arc::new(Loader::new(&skel, Arc::clone(&clock), cpus, spread.seed)?);
+        let programs = Arc::new(Programs::of(&skel, Arc::clone(&loader), options)?);
+        let bpf = Bpf { skel, loader, programs, clock, cpus, spread, rings };
         bpf.sweeper()?.calibrate().context("run the sweep program")?;
         Ok(bpf)
     }
@@ -203,32 +206,22 @@ impl<'obj> Bpf<'obj> {
 
     /// A handle to a program: `ethernet` says whether its packets start with an Ethernet header, as a capture's always do.
     pub fn program(&self, hook: super::Hook, ethernet: bool) -> Result<OwnedFd> {
-        let progs = &self.skel.progs;
-        let program = match (hook, ethernet) {
-            (super::Hook::Ingress, true) => &progs.nm_ingress,
-            (super::Hook::Egress, true) => &progs.nm_egress,
-            (super::Hook::Ingress, false) => &progs.nm_ingress_l3,
-            (super::Hook::Egress, false) => &progs.nm_egress_l3,
-        };
-        if !program.autoload() {
-            bail!("a replay loads only programs for packets with an Ethernet header");
-        }
-        program.as_fd().try_clone_to_owned().context("duplicate a program")
+        self.programs.program(hook, ethernet)
     }
 
     /// The programs, to be attached.
-    pub fn programs(&self) -> Result<Arc<Programs>> {
-        Programs::of(&self.skel).map(Arc::new)
+    pub fn programs(&self) -> Arc<Programs> {
+        Arc::clone(&self.programs)
     }
 
     /// What attaches the programs, for a thread of its own.
-    pub fn attachments(&self) -> Result<Attachments> {
-        Ok(Attachments::new(self.programs()?))
+    pub fn attachments(&self) -> Attachments {
+        Attachments::new(self.programs())
     }
 
     /// What loads the same programs with other constants, over the same maps.
-    pub fn loader(&self) -> Result<Loader> {
-        Loader::new(&self.skel, Arc::clone(&self.clock), self.cpus, self.spread.seed)
+    pub fn loader(&self) -> Arc<Loader> {
+        Arc::clone(&self.loader)
     }
 
     /// Bytes of kernel memory that the maps take.

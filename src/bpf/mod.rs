@@ -66,7 +66,7 @@ pub use inject::{Frame, Injector};
 pub use leftovers::remove_leftovers;
 pub use libbpf_rs::OpenObject as ObjectStorage;
 pub use links::{Framing, Link, counters_of, interface_counters, list_links};
-pub use load::{Bpf, Options, TimestampSource, possible_cpus, set_log_sink};
+pub use load::{Bpf, LOG_TARGET, Options, TimestampSource, possible_cpus, set_log_sink};
 pub use monitor::{LinkMonitor, Wait};
 pub use namespaces::{Namespace, list_namespaces};
 pub use objects::{MapInfo, ProgramInfo};

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -62,63 +62,119 @@ impl Pair {
     }
 }
 
+/// Which programs of the object are loaded: those for packets with this framing, and of these the ones that trace or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    framing: Framing,
+    traces: bool,
+}
+
+impl Kind {
+    /// Leaves out the programs of all other kinds.
+    fn choose(self, open: &mut OpenNetmonSkel<'_>) {
+        let progs = &mut open.progs;
+        for (framing, traces, programs) in [
+            (Framing::Ethernet, false, [&mut progs.nm_ingress, &mut progs.nm_egress]),
+            (Framing::Ip, false, [&mut progs.nm_ingress_l3, &mut progs.nm_egress_l3]),
+            (Framing::Ethernet, true, [&mut progs.nm_ingress_t, &mut progs.nm_egress_t]),
+            (Framing::Ip, true, [&mut progs.nm_ingress_l3_t, &mut progs.nm_egress_l3_t]),
+        ] {
+            let chosen = self == Kind { framing, traces };
+            programs.into_iter().for_each(|program| program.set_autoload(chosen));
+        }
+    }
+
+    fn pair(self, skel: &NetmonSkel<'_>) -> Result<Pair> {
+        let progs = &skel.progs;
+        let (ingress, egress) = match (self.framing, self.traces) {
+            (Framing::Ethernet, false) => (&progs.nm_ingress, &progs.nm_egress),
+            (Framing::Ip, false) => (&progs.nm_ingress_l3, &progs.nm_egress_l3),
+            (Framing::Ethernet, true) => (&progs.nm_ingress_t, &progs.nm_egress_t),
+            (Framing::Ip, true) => (&progs.nm_ingress_l3_t, &progs.nm_egress_l3_t),
+        };
+        Ok(Pair { ingress: Program::of(ingress)?, egress: Program::of(egress)? })
+    }
+}
+
+/// Makes the object load only what every host needs: the programs for packets with an Ethernet header.
+pub(super) fn choose_first(open: &mut OpenNetmonSkel<'_>) {
+    Kind { framing: Framing::Ethernet, traces: false }.choose(open);
+}
+
 /// The programs that see packets. They live as long as somebody holds them or they are attached.
 #[derive(Debug)]
 pub struct Programs {
-    ethernet: Pair,
-    ip: Pair,
+    ethernet: Arc<Pair>,
+    /// Few hosts have interfaces without Ethernet, and the verifier takes as long for these as for the others: they are loaded with the
+    /// first such interface.
+    ip: Mutex<Option<Arc<Pair>>>,
+    loader: Arc<Loader>,
+    options: Options,
+    trace: Option<Arc<Trace>>,
 }
 
 impl Programs {
-    pub(super) fn of(skel: &NetmonSkel<'_>) -> Result<Programs> {
-        let progs = &skel.progs;
-        Ok(Programs {
-            ethernet: Pair { ingress: Program::of(&progs.nm_ingress)?, egress: Program::of(&progs.nm_egress)? },
-            ip: Pair { ingress: Program::of(&progs.nm_ingress_l3)?, egress: Program::of(&progs.nm_egress_l3)? },
-        })
+    pub(super) fn of(skel: &NetmonSkel<'_>, loader: Arc<Loader>, options: &Options) -> Result<Programs> {
+        Programs::new(skel, loader, options, None)
     }
 
-    /// Those that trace.
-    fn tracing(skel: &NetmonSkel<'_>) -> Result<Programs> {
-        let progs = &skel.progs;
-        Ok(Programs {
-            ethernet: Pair { ingress: Program::of(&progs.nm_ingress_t)?, egress: Program::of(&progs.nm_egress_t)? },
-            ip: Pair { ingress: Program::of(&progs.nm_ingress_l3_t)?, egress: Program::of(&progs.nm_egress_l3_t)? },
-        })
+    fn new(
+        skel: &NetmonSkel<'_>,
+        loader: Arc<Loader>,
+        options: &Options,
+        trace: Option<Arc<Trace>>,
+    ) -> Result<Programs> {
+        let ethernet = Kind { framing: Framing::Ethernet, traces: trace.is_some() }.pair(skel)?;
+        Ok(Programs { ethernet: Arc::new(ethernet), ip: Mutex::default(), loader, options: options.clone(), trace })
     }
 
-    /// A handle to one of them: `ethernet` tells whether its packets start with an Ethernet header.
+    /// A handle to one of them: `ethernet` says whether its packets start with an Ethernet header.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::pair`].
     pub fn program(&self, hook: Hook, ethernet: bool) -> Result<OwnedFd> {
-        let pair = if ethernet { &self.ethernet } else { &self.ip };
+        let pair = self.pair(if ethernet { Framing::Ethernet } else { Framing::Ip })?;
         pair.of(hook).fd.try_clone().context("duplicate a program")
     }
 
     /// Those for interfaces of this framing.
-    pub(super) fn pair(&self, framing: Framing) -> &Pair {
-        match framing {
-            Framing::Ethernet => &self.ethernet,
-            Framing::Ip => &self.ip,
+    ///
+    /// # Errors
+    ///
+    /// They are not loaded yet, and the kernel refuses them.
+    pub(super) fn pair(&self, framing: Framing) -> Result<Arc<Pair>> {
+        if framing == Framing::Ethernet {
+            return Ok(Arc::clone(&self.ethernet));
         }
+        let mut ip = self.ip.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pair) = &*ip {
+            return Ok(Arc::clone(pair));
+        }
+        let pair = self.loader.load_later(&self.options, framing, self.trace.as_deref());
+        let pair = Arc::new(pair.context("load the programs for interfaces without Ethernet")?);
+        Ok(Arc::clone(ip.insert(pair)))
     }
 
-    /// By the names under which they are measured.
-    fn all(&self) -> [(&'static str, &Program); 4] {
-        [
-            ("nm_ingress", &self.ethernet.ingress),
-            ("nm_egress", &self.ethernet.egress),
-            ("nm_ingress_l3", &self.ip.ingress),
-            ("nm_egress_l3", &self.ip.egress),
-        ]
+    /// What is loaded, by the names under which it is measured.
+    fn loaded(&self) -> impl Iterator<Item = (Arc<Pair>, [&'static str; 2])> {
+        let ip = self.ip.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ethernet = (Arc::clone(&self.ethernet), ["nm_ingress", "nm_egress"]);
+        std::iter::once(ethernet).chain(ip.map(|pair| (pair, ["nm_ingress_l3", "nm_egress_l3"])))
     }
 
-    /// The kernel's ids of all.
-    pub(super) fn ids(&self) -> [u32; 4] {
-        self.all().map(|(_, program)| program.id)
+    /// The kernel's ids of those that are loaded.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        self.loaded().flat_map(|(pair, _)| [pair.ingress.id, pair.egress.id]).collect()
     }
 
-    /// What the kernel says of each.
+    /// What the kernel says of each that is loaded.
     pub fn infos(&self) -> Vec<ProgramInfo> {
-        self.all().into_iter().filter_map(|(name, program)| objects::program(name, program.as_fd())).collect()
+        let infos = |(pair, names): (Arc<Pair>, [&'static str; 2])| {
+            let programs = names.into_iter().zip([&pair.ingress, &pair.egress]);
+            programs.filter_map(|(name, program)| objects::program(name, program.as_fd())).collect::<Vec<_>>()
+        };
+        self.loaded().flat_map(infos).collect()
     }
 }
 
@@ -148,31 +204,35 @@ impl Loader {
     }
 
     /// Programs with these options. Sizes of maps, rings and the clock must be as they were: they are facts of the maps.
-    pub fn load(&self, options: &Options) -> Result<Programs> {
+    pub fn load(self: &Arc<Self>, options: &Options) -> Result<Programs> {
         let mut storage = MaybeUninit::uninit();
-        let open = self.open(&mut storage, options, false, &[])?;
-        let skel = load(open)?;
-        Programs::of(&skel)
+        let mut open = self.open(&mut storage, options, false, &[])?;
+        choose_first(&mut open);
+        Programs::of(&load(open)?, Arc::clone(self), options)
     }
 
     /// Programs that do the same, and trace: a new trace, or one that goes on.
-    pub fn load_tracing(&self, options: &Options, trace: Option<Arc<Trace>>) -> Result<(Programs, Arc<Trace>)> {
+    pub fn load_tracing(
+        self: &Arc<Self>,
+        options: &Options,
+        trace: Option<Arc<Trace>>,
+    ) -> Result<(Programs, Arc<Trace>)> {
         let mut storage = MaybeUninit::uninit();
         let maps = trace.as_ref().map_or(&[][..], |trace| trace.maps());
         let mut open = self.open(&mut storage, options, true, maps)?;
-        let progs = &mut open.progs;
-        for (plain, tracing) in [
-            (&mut progs.nm_ingress, &mut progs.nm_ingress_t),
-            (&mut progs.nm_egress, &mut progs.nm_egress_t),
-            (&mut progs.nm_ingress_l3, &mut progs.nm_ingress_l3_t),
-            (&mut progs.nm_egress_l3, &mut progs.nm_egress_l3_t),
-        ] {
-            plain.set_autoload(false);
-            tracing.set_autoload(true);
-        }
+        Kind { framing: Framing::Ethernet, traces: true }.choose(&mut open);
         let skel = load(open)?;
         let trace = trace.map_or_else(|| Trace::of(&skel, self.cpus).map(Arc::new), Ok)?;
-        Ok((Programs::tracing(&skel)?, trace))
+        Ok((Programs::new(&skel, Arc::clone(self), options, Some(Arc::clone(&trace)))?, trace))
+    }
+
+    /// The programs for a framing that the first load left out.
+    fn load_later(&self, options: &Options, framing: Framing, trace: Option<&Trace>) -> Result<Pair> {
+        let kind = Kind { framing, traces: trace.is_some() };
+        let mut storage = MaybeUninit::uninit();
+        let mut open = self.open(&mut storage, options, kind.traces, trace.map_or(&[][..], |trace| trace.maps()))?;
+        kind.choose(&mut open);
+        kind.pair(&load(open)?)
     }
 
     /// The object, over the maps there are and `more`.

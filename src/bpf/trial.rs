@@ -36,14 +36,20 @@ impl Trial {
         let start = Instant::now();
         let mut storage = MaybeUninit::uninit();
         let mut logs = VerifierLogs::default();
-        let bpf = Bpf::load_after(&mut storage, options, |object| logs = VerifierLogs::of(object))?;
-        let info = program_info(&bpf.program(Hook::Ingress, true)?)?;
+        let bpf = Bpf::load_after(&mut storage, options, |object| {
+            // Those that the agent loads only where they are needed are tried too.
+            let later = object.progs_mut().filter(|program| program.name().to_string_lossy().ends_with("_l3"));
+            later.for_each(|mut program| program.set_autoload(true));
+            logs = VerifierLogs::of(object);
+        })?;
+        let programs = bpf.programs();
+        let info = program_info(&programs.program(Hook::Ingress, true)?)?;
         Ok(Trial {
             took: start.elapsed(),
             kernel_bytes: bpf.kernel_bytes(),
             jited: info.jited_prog_len > 0,
             verified: logs.read()?,
-            programs: bpf.programs()?,
+            programs,
         })
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Layout;
 use crate::config::{Args as AgentArgs, DEFAULT_SOCKET};
 use crate::control::{Order, View};
-use crate::output::Layout;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -15,8 +15,8 @@ use super::target::is_stdout;
 use super::whole::Destination;
 use super::{bundle, doctor, packet_trace, top};
 use crate::config::Args as AgentArgs;
+use crate::config::Layout;
 use crate::doctor::{DoctorOptions, Report};
-use crate::output::Layout;
 
 /// `netmon-cli` itself.
 pub fn main() -> ExitCode {

@@ -7,8 +7,7 @@ use clap::builder::styling::Style;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::value::Given;
-use super::{Key, Sources};
-use crate::output::{Format, Layout};
+use super::{Format, Key, Layout, Sources};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NETMON_COMMIT"), ", ", env!("NETMON_ARCH"), ")");
 

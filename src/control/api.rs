@@ -13,7 +13,8 @@ use crate::bpf::TraceCounts;
 use crate::config::{Given, Key};
 use crate::filter::{Filter, PacketFilter};
 use crate::http::Body;
-use crate::output::{Line, PacketLine};
+use crate::line::Line;
+use crate::output::PacketLine;
 
 /// The running agent.
 pub trait Api: Send + Sync + 'static {

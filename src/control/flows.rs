@@ -12,8 +12,9 @@ use super::chunks::Chunks;
 use super::order::{NoRoom, Order};
 use super::request::Refusal;
 use super::routes::{Answer, LINES, QUIET, TEXT, bad};
+use crate::config::Format;
 use crate::filter::{FIELDS, Field};
-use crate::output::{FlowWriter, Format};
+use crate::output::FlowWriter;
 
 /// Flows that are sorted; without a limit so many are answered.
 const SORTED: usize = 100_000;

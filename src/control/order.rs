@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::api::{Api, At};
 use crate::clients::Share;
 use crate::filter::{Field, Filter, Kind, Value};
-use crate::output::Line;
+use crate::line::Line;
 
 /// There is no room for as many.
 pub(super) struct NoRoom;

@@ -20,7 +20,7 @@ use crate::bpf::App;
 use crate::clients::Share;
 use crate::filter::Filter;
 use crate::flow::{Flow, Party, Rate, Reason};
-use crate::output::Line;
+use crate::line::Line;
 
 pub use answer::{Busy, Order, Row, Top, View};
 use named::Named;

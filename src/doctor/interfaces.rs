@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use super::owners::Owners;
 use super::{BlindSpot, Check, Help, shorten};
-use crate::agent::UNLINKED_KINDS;
 use crate::bpf::{self, Hooked, Link, Place};
 use crate::config::{Choice, Config};
 
@@ -224,7 +223,7 @@ fn unlinked(config: &Config, help: Help) -> Option<BlindSpot> {
 
 fn links_of(namespace: &bpf::Namespace) -> Result<Vec<String>> {
     let links = namespace.within(bpf::list_links)?.transpose()?.unwrap_or_default();
-    let hidden = links.into_iter().filter(|link| UNLINKED_KINDS.contains(&link.kind.as_str()));
+    let hidden = links.into_iter().filter(|link| link.is_unlinked());
     Ok(hidden.map(|link| format!("{} ({}) in {}", link.name, link.kind, namespace.name)).collect())
 }
 

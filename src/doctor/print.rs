@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use super::{Report, Status};
-use crate::output::Layout;
+use crate::config::Layout;
 use crate::printable::without_controls;
 
 /// Narrower terminals are treated as this wide.

@@ -1,7 +1,6 @@
 //! BTF, maps, functions and the programs themselves: loaded, run and attached where nobody's packets pass.
 
 use super::{Check, Help};
-use crate::agent;
 use crate::bpf::{self, MOST_INSTRUCTIONS, Mode, Trial};
 use crate::config::Config;
 
@@ -12,7 +11,7 @@ const NEWER: &str = "a kernel of Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=
 pub(super) fn check(config: &Config, help: Help) -> (Option<Trial>, Vec<Check>) {
     bpf::set_log_sink();
     let mut checks = vec![btf(help), ring(), preempt_disable(help)];
-    let trial = bpf::possible_cpus().and_then(|cpus| Trial::load(&agent::options(config, cpus)));
+    let trial = bpf::possible_cpus().and_then(|cpus| Trial::load(&config.program_options(cpus)));
     match &trial {
         Ok(trial) => {
             let (took, kernel) = (trial.took.as_secs_f64() * 1e3, mib(trial.kernel_bytes));

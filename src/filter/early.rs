@@ -2,7 +2,7 @@
 
 use super::{Filter, Node};
 use crate::filter::Field;
-use crate::output::Line;
+use crate::line::Line;
 
 impl Filter {
     /// False: a flow whose early line this is does not pass. Else its whole line tells.

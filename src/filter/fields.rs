@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Value;
 use crate::flow::Party;
-use crate::output::{Line, Stats};
+use crate::line::{Line, Stats};
 
 /// How a field is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

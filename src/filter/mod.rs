@@ -27,7 +27,7 @@ use ipnet::IpNet;
 pub use fields::{FIELDS, Field, Kind};
 pub use packet::PacketFilter;
 
-use crate::output::Line;
+use crate::line::Line;
 
 /// A filter, checked.
 #[derive(Clone, Debug, Default)]

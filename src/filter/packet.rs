@@ -6,7 +6,7 @@ use super::fields::{FIELDS, Kind};
 use super::{Comparison, FilterError, Named, Node, Test, Value, compile, parse, unknown};
 use crate::bpf::{Fate, Hook, PacketTest};
 use crate::flow::protocol_name;
-use crate::output::tcp_flags;
+use crate::line::tcp_flags;
 
 /// What a field of a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

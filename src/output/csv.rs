@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use csv::Writer;
 use serde_json::{Map, Value};
 
-use super::{Ends, Line, Nat, Stats};
+use crate::line::{Ends, Line, Nat, Stats};
 
 /// Writes lines as rows.
 pub(super) struct Rows<W: Write> {

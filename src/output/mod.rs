@@ -1,39 +1,15 @@
-//! Flows for people and programs to read: one set of fields, as a table, as JSON or as CSV.
+//! Prints flows for people and programs: as a table, as JSON or as CSV.
 
 mod csv;
-mod ends;
-mod line;
 mod packet;
 mod table;
 
 use std::io::{self, Write};
 
-pub use ends::Ends;
-pub(crate) use line::tcp_flags;
-pub use line::{Line, Naming, Nat, Stats};
+use crate::config::Format;
+use crate::line::Line;
+
 pub use packet::{PacketLine, Taken};
-
-/// How to write flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For people: the most important fields in columns.
-    #[default]
-    Table,
-    /// All fields, an object a line.
-    Json,
-    /// All fields, with a header line.
-    Csv,
-}
-
-/// How to write what is no list of flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Layout {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
-}
 
 /// Writes flows to `W`.
 pub struct FlowWriter<W: Write>(Inner<W>);

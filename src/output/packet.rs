@@ -7,9 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use etherparse::{Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
 use serde::Serialize;
 
-use super::line::{ICMP, TCP, WITH_PORTS, tcp_flags};
 use crate::bpf::{App, PacketView, TracedPacket};
 use crate::flow::protocol_name;
+use crate::line::{ICMP, TCP, WITH_PORTS, tcp_flags};
 
 /// A packet. What it does not have is absent.
 #[derive(Clone, Debug, Serialize)]

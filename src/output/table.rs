@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width, presets};
 
-use super::{Ends, Line};
+use crate::line::{Ends, Line};
 
 const HEADER: [&str; 12] =
     ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "RTT MS", "APP", "OUTCOME"];

@@ -5,7 +5,7 @@ use foldhash::HashMap;
 
 use super::capture::{Capture, Packet};
 use super::link::Link;
-use crate::output::Naming;
+use crate::line::LineContext;
 
 /// Interfaces told apart at most.
 const MOST: usize = 1 << 16;
@@ -16,7 +16,7 @@ pub(super) struct Links {
     /// By number in the capture.
     known: Vec<Option<State>>,
     /// What can be said of the interface of all flows.
-    pub(super) naming: Naming,
+    pub(super) context: LineContext,
     pub(super) places: Places,
     with_packets: usize,
     /// Packets that cannot be replayed.
@@ -94,9 +94,9 @@ impl Links {
             Ok(link) => {
                 let tells = packet.outgoing.is_some() || link.tells_direction();
                 let first = self.with_packets == 0;
-                self.naming.directions = tells && (first || self.naming.directions);
+                self.context.directions = tells && (first || self.context.directions);
                 // A flow may have been seen at several.
-                self.naming.interface = interface.name.clone().filter(|_| first);
+                self.context.interface = interface.name.clone().filter(|_| first);
                 self.with_packets += 1;
                 self.places.learn(packet.interface, interface.name.clone(), packet.interface - capture.earlier());
                 State::Usable(link)

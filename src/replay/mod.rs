@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::agent;
 use crate::bpf::{self, Bpf, InterfaceBooks, ObjectStorage, Options, TimestampSource};
 use crate::config::Config;
-use crate::output::{FlowWriter, Format};
+use crate::config::Format;
+use crate::output::FlowWriter;
 use capture::{Capture, Packet};
 use copies::Copies;
 use flows::{Book, Flows};
@@ -105,7 +105,7 @@ fn options(config: &Config, cpus: usize) -> Options {
         ring_records: RING_RECORDS,
         timestamps: TimestampSource::Capture,
         latency: config.features.latency.map(|_| Duration::ZERO),
-        ..agent::options(config, cpus)
+        ..config.program_options(cpus)
     }
 }
 
@@ -123,7 +123,7 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
             return more.map(drop);
         }
         if let Some(link) = links.of(capture, &packet) {
-            player.flows().name(&links.naming);
+            player.flows().name(&links.context);
             player.play(&packet, link, &mut links.places).context("give a packet to the programs")?;
         }
         if let Some(failure) = player.flows().failure() {

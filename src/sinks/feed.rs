@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::filter::Filter;
 use crate::flow::{Details, Flow, FlowEvent, Sink, Status};
-use crate::output::Line;
+use crate::line::Line;
 
 /// Watchers at a time.
 const WATCHERS: usize = 8;

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use netmon::agent::{self, Inline};
+use netmon::agent::Inline;
 use netmon::bpf::{Bpf, possible_cpus};
 use netmon::config::{Buckets, Config};
 use netmon::metrics::{Build, MetricsPage, SeriesIndex, Snapshot, Source, Telling};
@@ -85,7 +85,7 @@ fn probes_wait_for_no_worker() {
     needs_root!();
     let config = Config { workers: 2, ..Config::default() };
     let mut storage = MaybeUninit::uninit();
-    let mut bpf = Bpf::load(&mut storage, &agent::options(&config, possible_cpus().unwrap())).unwrap();
+    let mut bpf = Bpf::load(&mut storage, &config.program_options(possible_cpus().unwrap())).unwrap();
     let inline = Inline::new(&config, &mut bpf).unwrap();
     let server = Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(inline.page())).unwrap();
     let mut scrape = connect(server.local_addr());

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use netmon::bpf::{Fate, Frame, Hook, Injector, Options, PacketTest, Trace, TraceReader, TracedPacket};
 use netmon::filter::{Filter, PacketFilter};
-use netmon::output::{Line, PacketLine};
+use netmon::line::Line;
+use netmon::output::PacketLine;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -32,7 +33,7 @@ impl Traced {
     fn load(options: &Options) -> Traced {
         pin(0);
         let kernel = Kernel::load(options.clone()).unwrap();
-        let (programs, trace) = kernel.bpf.loader().unwrap().load_tracing(options, None).unwrap();
+        let (programs, trace) = kernel.bpf.loader().load_tracing(options, None).unwrap();
         let injector = Injector::new(programs.program(Hook::Ingress, true).unwrap());
         let reader = trace.reader().unwrap();
         trace.set_filter(&[]).unwrap();

@@ -41,7 +41,7 @@ fn cpus() -> String {
 fn the_programs_load_attach_and_stay_within_the_budget() {
     needs_root!();
     bpf::set_log_sink();
-    let options = netmon::agent::options(&Config::default(), possible_cpus().unwrap());
+    let options = Config::default().program_options(possible_cpus().unwrap());
     let trial = Trial::load(&options).unwrap();
     let tcx = trial.attach(Mode::Tcx).unwrap();
     assert_eq!(tcx.is_ok(), attach_mode() == Mode::Tcx, "{tcx:?}");
@@ -96,8 +96,8 @@ fn the_doctor_tells_what_is_done_without() {
 #[test]
 fn the_programs_that_trace_load() {
     needs_root!();
-    let options = netmon::agent::options(&Config::default(), possible_cpus().unwrap());
+    let options = Config::default().program_options(possible_cpus().unwrap());
     let mut storage = MaybeUninit::uninit();
     let bpf = Bpf::load(&mut storage, &options).unwrap();
-    bpf.loader().unwrap().load_tracing(&options, None).unwrap();
+    bpf.loader().load_tracing(&options, None).unwrap();
 }

@@ -187,11 +187,11 @@ fn what_is_not_replaced_is_told_of() {
     b.enter_for(|| {
         let mut storage = MaybeUninit::uninit();
         let bpf = Bpf::load(&mut storage, &small()).unwrap();
-        let mut attachments = bpf.attachments().unwrap();
+        let mut attachments = bpf.attachments();
         let link = list_links().unwrap().into_iter().find(|link| link.name == "vb").unwrap();
         assert_eq!(attachments.attach(&link, true).unwrap(), Some(Mode::Clsact));
         assert!(attachments.look(usize::MAX).unwrap().is_empty(), "all is as it should be");
-        let other = || Arc::new(bpf.loader().unwrap().load(&small()).unwrap());
+        let other = || Arc::new(bpf.loader().load(&small()).unwrap());
         assert!(attachments.replace(other()).unwrap().is_empty());
         let foreign = Foreign::over_netmons(&b, "vb");
         let told = attachments.replace(other()).unwrap();

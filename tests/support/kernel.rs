@@ -137,7 +137,7 @@ impl Kernel {
 
     /// From now on the cache of CPU 0 looks as if it were in use.
     pub fn keep_busy(&self) {
-        let maps = self.bpf.loader().unwrap().map_infos();
+        let maps = self.bpf.loader().map_infos();
         let map = MapHandle::from_map_id(maps.iter().find(|map| map.name == "nm_cpus").unwrap().id).unwrap();
         let first = 0u32.to_ne_bytes();
         let mut state = map.lookup(&first, MapFlags::ANY).unwrap().unwrap();
@@ -239,7 +239,7 @@ impl Loaded {
         let mut bpf = Bpf::load(storage, &options)?;
         let rings = bpf.take_rings();
         let mut at_first = Vec::new();
-        for map in bpf.loader()?.map_infos() {
+        for map in bpf.loader().map_infos() {
             at_first.extend(Content::of(MapHandle::from_map_id(map.id)?)?);
         }
         Ok(Loaded { bpf, rings, options, namespace, at_first })

@@ -19,8 +19,6 @@ use crate::threads::{Thread, Threads};
 
 /// Nobody tells of namespaces that come and go.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Kinds of interfaces that have no other end on the host.
-pub(crate) const UNLINKED_KINDS: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
 
 /// The interfaces of pods that are watched.
 struct Pods {
@@ -125,8 +123,7 @@ impl Pods {
             let Some(links) = namespace.within(list_links)? else { continue };
             // It may be on its way out.
             let Ok(links) = links else { continue };
-            let wanted =
-                links.into_iter().filter(|link| link.framing.is_some() && UNLINKED_KINDS.contains(&link.kind.as_str()));
+            let wanted = links.into_iter().filter(|link| link.framing.is_some() && link.is_unlinked());
             let wanted: Vec<Link> = wanted.collect();
             self.keep(namespace.inode, &wanted.iter().map(|link| link.index).collect());
             for link in wanted {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::View;
-use crate::output::{Ends, Line};
+use crate::line::{Ends, Line};
 
 /// What a row is called, and the filter that finds its flows.
 #[derive(Clone, Debug, PartialEq, Eq)]

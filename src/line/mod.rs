@@ -1,17 +1,21 @@
-//! The fields of a flow as they are printed. Their names are an interface: programs read them.
+//! A flow as its readers see it: one set of fields, which filters test and outputs print. Their names are an interface: programs read
+//! them.
+
+mod ends;
 
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::Ends;
 use crate::bpf::{App, Hook};
 use crate::flow::{Direction, Flow, Sent, Stat, protocol_name};
 
+pub use ends::Ends;
+
 /// What a flow does not know of itself. All of it may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Naming {
+pub struct LineContext {
     /// From the flow's clock to nanoseconds since 1970.
     pub clock_offset_ns: i64,
     /// Packets are known to be of a tick of this length; 0: each has a time of its own.
@@ -126,32 +130,32 @@ pub struct Nat {
     pub client_port: Option<u16>,
 }
 
-pub(super) const TCP: u8 = 6;
-pub(super) const ICMP: [u8; 2] = [1, 58];
+pub(crate) const TCP: u8 = 6;
+pub(crate) const ICMP: [u8; 2] = [1, 58];
 /// TCP, UDP, SCTP.
-pub(super) const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
+pub(crate) const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
 
 /// RFC 9293, 3.1, from the lowest bit on.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
 impl Line {
     /// The fields of `flow`.
-    pub fn new(id: u64, flow: &Flow, naming: &Naming) -> Line {
+    pub fn new(id: u64, flow: &Flow, context: &LineContext) -> Line {
         let protocol = flow.key.protocol;
-        let (start, end) = Time::of(flow, naming.tick_ns);
+        let (start, end) = Time::of(flow, context.tick_ns);
         Line {
             id,
-            start: start.rfc3339(naming),
-            end: end.rfc3339(naming),
+            start: start.rfc3339(context),
+            end: end.rfc3339(context),
             duration_s: start.seconds_to(end),
             client_tcp_flags: flags(protocol, flow.from_client()),
             server_tcp_flags: flags(protocol, flow.from_server()),
-            interface: naming.interface.clone(),
-            ..Line::early(flow, naming.directions)
+            interface: context.interface.clone(),
+            ..Line::early(flow, context.directions)
         }
     }
 
-    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in [`Naming`].
+    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in [`LineContext`].
     pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
         let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
@@ -246,8 +250,8 @@ impl Time {
         }
     }
 
-    fn rfc3339(self, naming: &Naming) -> String {
-        let at = UNIX_EPOCH + Duration::from_nanos(self.ns().saturating_add_signed(naming.clock_offset_ns));
+    fn rfc3339(self, context: &LineContext) -> String {
+        let at = UNIX_EPOCH + Duration::from_nanos(self.ns().saturating_add_signed(context.clock_offset_ns));
         match self {
             Time::Nanos(_) => humantime::format_rfc3339_nanos(at),
             Time::Micros(_) => humantime::format_rfc3339_micros(at),
