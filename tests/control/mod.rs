@@ -48,7 +48,7 @@ fn nothing_is_passed_over() {
         ("GET", "/v1/flows?limit=1&limit=2", "given twice"),
         ("GET", "/v1/flows?limt=1", "there is no parameter limt"),
         ("GET", "/v1/flows?limit=-1", "no whole number"),
-        ("GET", "/v1/config?key=flow", "flow is a section, and no key"),
+        ("GET", "/v1/config?key=flow", "flow is a section, not a key"),
         ("POST", "/v1/config?key=flow.max_flows.x&value=1", "flow.max_flows has a value"),
         ("POST", "/v1/config?key=flow.max_flow&value=1", "did you mean flow.max_flows?"),
         ("GET", "/v1/flows?filter=interface~{{{{{{{{{{a}}}}}}}}}}", "braces"),

@@ -169,7 +169,7 @@ fn metrics_are_where_they_should_be() {
     ];
     let program = started(&b, &settings, "metrics on http://");
     assert!(program.log.iter().any(|line| line.contains(":19099/metrics")), "{:#?}", program.log);
-    let idle = program.log.iter().filter(|line| line.contains("this version detects nothing of the kind")).count();
+    let idle = program.log.iter().filter(|line| line.contains("this version does not implement it")).count();
     assert_eq!(idle, 3, "{:#?}", program.log);
     assert_eq!(b.sh("ss -Hltn sport = :19099").lines().count(), 1);
     program.signal("TERM");
@@ -184,7 +184,7 @@ fn what_does_nothing_is_said() {
     let file = std::env::temp_dir().join(format!("netmon-idle-{}.yaml", std::process::id()));
     std::fs::write(&file, "features: {security_monitoring: {enabled: true}}\n").unwrap();
     let agent = Operated::start(&b, "idle", &["--config", file.to_str().unwrap()]);
-    let told = "without effect: features.security_monitoring.enabled=true: this version detects nothing of the kind";
+    let told = "without effect: features.security_monitoring.enabled=true: this version does not implement it";
     assert!(agent.says(&["status"]).contains(told), "{}", agent.says(&["status"]));
     // Whatever else it finds here.
     let doctor = String::from_utf8(agent.cli(&["-o", "json", "doctor"]).stdout).unwrap();
