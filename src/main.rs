@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    cli::tell_people(format_args!("netmon: {error:#}"));
+    cli::eprint_line(format_args!("netmon: {error:#}"));
     ExitCode::FAILURE
 }
 

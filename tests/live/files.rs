@@ -118,7 +118,7 @@ fn a_trace_s_file_is_overwritten_only_by_force() {
     }
     let on = |more| with(path, more);
     let (_, said) = agent.refused(&on(&[]));
-    assert!(said.contains("exists: --force"), "{said}");
+    assert!(said.contains("exists: use --force"), "{said}");
     // A trace that does not begin takes nothing away.
     agent.refused(&on(&["--force", "--filter", "colour=red"]));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);

@@ -210,7 +210,7 @@ fn on_a_terminal() {
     terminal.shows(&["PKT/S▲"]);
 
     terminal.keys(&["?"]);
-    terminal.shows(&["failures alone, or all again"]);
+    terminal.shows(&["only failures, or all again"]);
     terminal.keys(&["Escape"]);
     terminal.keys(&["p"]);
     terminal.shows(&["PAUSED"]);
@@ -297,7 +297,7 @@ fn without_a_terminal() {
         (&["top", "--sort", "beauty"], 2, "failures"),
         (&["top", "--by", "colour"], 2, "pairs"),
         (&["top", "--interval", "1ms"], 2, "from 250ms to 1h"),
-        (&["top", "--count", "1"], 1, "--count is of -o json"),
+        (&["top", "--count", "1"], 1, "--count needs -o json"),
     ] {
         let (got, said) = agent.refused(arguments);
         assert!(got == code && said.contains(part), "{arguments:?}: {got}: {said}");
