@@ -1,10 +1,9 @@
 //! netmon watches every packet of a host at the TC hook and turns packets into flows: who talks to whom, how much, and
 //! what failed and why, for Prometheus.
 //!
-//! The modules are in the order in which a packet's story travels. A stage never uses the one after it; [`agent`] and [`replay`]
-//! wire them.
+//! The modules follow the journey of a packet. A stage never uses the one after it; [`agent`] and [`replay`] wire them.
 
-// What cannot go on is an error: no input ends the agent.
+// Failures are errors, not panics: no input may end the agent.
 #![deny(clippy::panic, clippy::todo, clippy::unimplemented)]
 
 pub mod agent;

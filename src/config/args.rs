@@ -56,7 +56,8 @@ pub struct Args {
     #[arg(long, global = true)]
     debug: bool,
 
-    /// Serve /debug/pprof/, /debug/flows and /debug/config on this address, read-only; ":6060" is port 6060 on all addresses
+    /// Serve /debug/pprof/, /debug/flows and /debug/config on this address, read-only; ":6060" is port 6060 on all
+    /// addresses
     #[arg(long, value_name = "ADDR")]
     debug_server: Option<String>,
 

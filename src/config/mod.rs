@@ -93,7 +93,8 @@ pub struct Config {
     pub networks: Vec<NamedNetwork>,
     /// True to watch pods without a link on the host in their own network namespaces.
     pub pod_namespaces: bool,
-    /// True to join the two halves of connections that NAT translates, as the kernel's connection tracking reports them.
+    /// True to join the two halves of connections that NAT translates, as the kernel's connection tracking reports
+    /// them.
     pub nat: bool,
     /// Socket buffer for connection tracking events, in bytes. The kernel uses it only when many events are waiting.
     pub nat_queue_bytes: usize,

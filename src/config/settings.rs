@@ -1,4 +1,5 @@
-//! The layers of the configuration in ascending precedence: default, file, environment, command line, values set at run time.
+//! The layers of the configuration in ascending precedence: default, file, environment, command line, values set at run
+//! time.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! From a filter over packets to the tests that the programs have: each leads to a later one, to "passes" or to "fails".
+//! From a filter over packets to the tests that the programs have: each leads to a later one, to "passes" or to
+//! "fails".
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

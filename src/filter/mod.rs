@@ -1,4 +1,5 @@
-//! Filters over flows and packets, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`. Pure.
+//! Filters over flows and packets, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`.
+//! Pure.
 //!
 //! ```text
 //! filter     = all { "or" all }
@@ -7,8 +8,8 @@
 //! comparison = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
 //! ```
 //!
-//! `~` compares with a glob. An address may be compared with a network: `client_ip=10.0.0.0/8`. A value with blanks or with
-//! signs of the grammar stands in double quotes.
+//! `~` compares with a glob. An address may be compared with a network: `client_ip=10.0.0.0/8`. A value with blanks or
+//! with signs of the grammar stands in double quotes.
 
 mod compile;
 mod early;
@@ -197,8 +198,8 @@ impl Node<&'static Field> {
 }
 
 impl Test {
-    /// A field that stands for those of both ends passes if one does, and differs if none is equal. What is absent differs from
-    /// everything and compares with nothing.
+    /// A field that stands for those of both ends passes if one does, and differs if none is equal. What is absent
+    /// differs from everything and compares with nothing.
     fn matches(&self, values: [Option<Value<'_>>; 2]) -> bool {
         let any = |test: &dyn Fn(Value<'_>) -> bool| values.into_iter().flatten().any(test);
         match self {

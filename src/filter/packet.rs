@@ -131,7 +131,8 @@ impl PacketFilter {
         Ok(filter)
     }
 
-    /// For the programs, with the interfaces that there are, by index; an error if that takes more tests than they have room for.
+    /// For the programs, with the interfaces that there are, by index; an error if that takes more tests than they have
+    /// room for.
     pub fn compile(&self, interfaces: &BTreeMap<u32, String>) -> Result<Vec<PacketTest>, String> {
         self.0.as_ref().map_or(Ok(Vec::new()), |node| compile::compile(node, interfaces))
     }

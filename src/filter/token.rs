@@ -19,7 +19,8 @@ pub(super) enum Token {
 /// Signs that end a word. The longer come first.
 const SIGNS: [&str; 7] = ["!=", "<=", ">=", "=", "<", ">", "~"];
 
-/// What may stand between tokens. Other white space of Unicode ends a word, but is an error by itself: people do not see it.
+/// What may stand between tokens. Other white space of Unicode ends a word, but is an error by itself: people do not
+/// see it.
 const BETWEEN: [char; 4] = [' ', '\t', '\r', '\n'];
 
 fn ends_word(c: char) -> bool {

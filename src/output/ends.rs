@@ -11,8 +11,8 @@ use crate::flow::Party;
 pub struct Ends(pub Arc<Party>);
 
 impl Ends {
-    /// What stands for its address where there is room for little: the service that was dialled, or the pod, with its namespace, or
-    /// the node. `None`: nothing tells as much as the address.
+    /// What stands for its address where there is room for little: the service that was dialled, or the pod, with its
+    /// namespace, or the node. `None`: nothing tells as much as the address.
     pub fn host(&self) -> Option<String> {
         let Party { namespace, pod, workload, service, node, .. } = &*self.0;
         match (service.as_ref().or(pod.as_ref()).or(workload.as_ref()), namespace) {

@@ -151,7 +151,8 @@ impl Line {
         }
     }
 
-    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in [`Naming`].
+    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in
+    /// [`Naming`].
     pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
         let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);

@@ -12,7 +12,8 @@ const HEADER: [&str; 12] =
 const RIGHT: std::ops::Range<usize> = 4..10;
 /// Where lines are too long, in this order: packets, seconds, the time, application, round trip, bytes.
 const LEFT_OUT: [usize; 8] = [4, 6, 8, 0, 10, 9, 5, 7];
-/// The width of a column is known once its rows are. So many wait for each other; those that follow have the width at least.
+/// The width of a column is known once its rows are. So many wait for each other; those that follow have the width at
+/// least.
 const ROWS: usize = 1000;
 
 /// Rows that wait to be written.

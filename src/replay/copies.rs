@@ -1,11 +1,11 @@
-//! Copies of a packet in captures of all interfaces at once, Linux "cooked": a forwarded packet is there once for each interface that
-//! it passes, and a packet of a loopback device as it leaves and as it comes back. Version 2 tells the interface, so that the table
-//! can tell who saw the packet first; version 1 says only whether it came or left.
+//! Copies of a packet in captures of all interfaces at once, Linux "cooked": a forwarded packet is there once for each
+//! interface that it passes, and a packet of a loopback device as it leaves and as it comes back. Version 2 tells the
+//! interface, so that the table can tell who saw the packet first; version 1 says only whether it came or left.
 //!
-//! A copy is the same from the IP header on, but for what a router or a driver writes into it: hops to live and checksums. One that
-//! came and one that left are copies as often as both are there. Of those that all came, as at a bridge and its port, or all left,
-//! version 1 leaves only the time to tell a copy from a packet that was sent again, which comes later, and over IPv4 with another
-//! identification (RFC 6864, 4.3).
+//! A copy is the same from the IP header on, but for what a router or a driver writes into it: hops to live and
+//! checksums. One that came and one that left are copies as often as both are there. Of those that all came, as at a
+//! bridge and its port, or all left, version 1 leaves only the time to tell a copy from a packet that was sent again,
+//! which comes later, and over IPv4 with another identification (RFC 6864, 4.3).
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
@@ -16,7 +16,8 @@ use foldhash::fast::FixedState;
 use super::capture::Packet;
 use super::link::{Framed, Link};
 
-/// With an identification of its own, it is the same packet however long it waited in a queue; but identifications come again.
+/// With an identification of its own, it is the same packet however long it waited in a queue; but identifications come
+/// again.
 const SAME_ID_NS: u64 = 100_000_000;
 /// Else only what comes at once is: no sender repeats a segment so soon.
 const SAME_NS: u64 = 1_000_000;
@@ -72,8 +73,8 @@ impl Copies {
         self.way(&Cooked { at_ns: packet.at_ns, outgoing, frame, wire_bytes: packet.wire_bytes, ifindex })
     }
 
-    /// `None` if it is a copy, else whether it is to be taken for one that left: all packets from one address to another at an
-    /// interface are to be seen by the same hook, or some would pass for duplicates.
+    /// `None` if it is a copy, else whether it is to be taken for one that left: all packets from one address to
+    /// another at an interface are to be seen by the same hook, or some would pass for duplicates.
     pub(super) fn way(&mut self, packet: &Cooked<'_>) -> Option<bool> {
         let Some(digest) = digest(packet) else { return Some(packet.outgoing) };
         self.forget(packet.at_ns);

@@ -1,5 +1,5 @@
-//! What the worker's records become here: flows in a table that lives by the capture's clock, printed once nothing more can
-//! be added to them.
+//! What the worker's records become here: flows in a table that lives by the capture's clock, printed once nothing more
+//! can be added to them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -19,8 +19,8 @@ pub(super) struct Flows<W: Write> {
     book: Book<W>,
 }
 
-/// Where flows go that are over. Printed in the order of their start, as far as memory allows: as many wait as the table may
-/// hold.
+/// Where flows go that are over. Printed in the order of their start, as far as memory allows: as many wait as the
+/// table may hold.
 pub(super) struct Book<W: Write> {
     writer: FlowWriter<W>,
     naming: Naming,

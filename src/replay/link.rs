@@ -117,8 +117,8 @@ impl Link {
         matches!(self, Link::Cooked | Link::Cooked2)
     }
 
-    /// Makes an Ethernet frame of the packet. Its bytes on the wire stay those of the packet, with the header that it was
-    /// captured with: what `frame.len` is to tshark.
+    /// Makes an Ethernet frame of the packet. Its bytes on the wire stay those of the packet, with the header that it
+    /// was captured with: what `frame.len` is to tshark.
     pub(super) fn frame(self, packet: &Packet, frame: &mut Vec<u8>) -> Result<Framed, TooShort> {
         let data = &packet.data;
         frame.clear();
@@ -155,8 +155,8 @@ impl Link {
     }
 }
 
-/// RFC 1661 and 1662: address and control may be left out, and so may the upper byte of the protocol, which is even. `at`: of the
-/// bytes before it, one may stand in place of the address.
+/// RFC 1661 and 1662: address and control may be left out, and so may the upper byte of the protocol, which is even.
+/// `at`: of the bytes before it, one may stand in place of the address.
 fn ppp(data: &[u8], mut at: usize) -> Header {
     match data.get(at..) {
         Some([0xff, 0x03, ..]) => at += 2,
@@ -183,8 +183,8 @@ const NFULA_PAYLOAD: u16 = 9;
 const HOOK_OUTPUT: u8 = 3;
 const HOOK_POSTROUTING: u8 = 4;
 
-/// Attributes of a length (which includes these four bytes), a type and a value each, in the byte order of the capturing host:
-/// it is taken for a little-endian one, as what netmon runs on, unless that makes no sense.
+/// Attributes of a length (which includes these four bytes), a type and a value each, in the byte order of the
+/// capturing host: it is taken for a little-endian one, as what netmon runs on, unless that makes no sense.
 fn nflog(data: &[u8]) -> Header {
     let mut header = Header { length: data.len(), kind: None, outgoing: None, ifindex: 0 };
     let mut at = NFLOG_HEADER;

@@ -24,8 +24,9 @@ pub(super) struct Links {
     why: String,
 }
 
-/// Numbers for all interfaces that packets were seen at, from 1 on: those of the capture, and of each those that its packets
-/// tell of. An interface that several sections of a capture have under one name, or without one in the same place, is one.
+/// Numbers for all interfaces that packets were seen at, from 1 on: those of the capture, and of each those that its
+/// packets tell of. An interface that several sections of a capture have under one name, or without one in the same
+/// place, is one.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// By number in the capture.

@@ -1,5 +1,5 @@
-//! `netmon replay`: a capture through the kernel's programs, with the capture's clock, into a flow table, printed. Wires the
-//! same stages as the agent; a file takes the place of the interfaces.
+//! `netmon replay`: a capture through the kernel's programs, with the capture's clock, into a flow table, printed.
+//! Wires the same stages as the agent; a file takes the place of the interfaces.
 
 mod capture;
 mod copies;
@@ -41,8 +41,8 @@ pub struct Replay {
 /// Records that wait in the ring at most, with room for a whole cache that is emptied at once.
 const RING_RECORDS: usize = 1 << 16;
 
-/// Prints the flows of a capture on standard output. If the capture is broken, those up to there, and then it fails. So it does
-/// once it is to `stop`.
+/// Prints the flows of a capture on standard output. If the capture is broken, those up to there, and then it fails. So
+/// it does once it is to `stop`.
 pub fn run(config: &Config, replay: &Replay, stop: &Stop) -> Result<()> {
     let out = BufWriter::with_capacity(64 << 10, io::stdout());
     match replay_to(config, replay, stop, out) {

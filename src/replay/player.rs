@@ -1,5 +1,5 @@
-//! Gives packets to the programs at the capture's pace: between two packets happens what would have happened in the time
-//! between them.
+//! Gives packets to the programs at the capture's pace: between two packets happens what would have happened in the
+//! time between them.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::pipeline::worker;
 
 /// Between two sweeps, as in the agent.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
-/// A packet may be this much earlier than the one before it, as when the queues of a NIC are captured one after the other.
+/// A packet may be this much earlier than the one before it, as when the queues of a NIC are captured one after the
+/// other.
 const LATE_NS: u64 = SWEEP_EVERY_NS;
 /// Packets between two looks at the ring, which holds many more records than they can cause.
 const BATCH: u32 = 4096;
@@ -176,8 +177,8 @@ impl<W: Write + Send + 'static> Player<W> {
     }
 }
 
-/// Keeps the calling thread on the CPU that it is on, so that all packets meet the same cache, and in order. A host that
-/// forbids it is none the worse: the table puts records together that come from several.
+/// Keeps the calling thread on the CPU that it is on, so that all packets meet the same cache, and in order. A host
+/// that forbids it is none the worse: the table puts records together that come from several.
 pub(super) fn stay_on_cpu() {
     let pinned = nix::sched::sched_getcpu().and_then(|cpu| {
         let mut cpus = nix::sched::CpuSet::new();

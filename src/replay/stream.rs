@@ -32,7 +32,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// The file's bytes, those of standard input for "-". A bar shows how far the reading is, if `bar` and the file is large.
+    /// The file's bytes, those of standard input for "-". A bar shows how far the reading is, if `bar` and the file is
+    /// large.
     pub(super) fn open(path: &Path, bar: bool, stop: &Stop) -> Result<(Stream, ProgressBar)> {
         let stoppable = |input| Stoppable { input, stop: stop.clone() };
         if path == Path::new("-") {

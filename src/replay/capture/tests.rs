@@ -154,7 +154,8 @@ fn nanoseconds_survive() {
     }
 }
 
-/// Powers of two, an offset in seconds, and an interface of each section: of the second too, which has the other byte order.
+/// Powers of two, an offset in seconds, and an interface of each section: of the second too, which has the other byte
+/// order.
 #[test]
 fn clocks_and_sections_of_pcapng() {
     let [little, big] = Writer::both();
