@@ -1,4 +1,4 @@
-//! Flows for people and programs to read: one set of fields, as a table, as JSON or as CSV.
+//! Writes flows for people and programs: the same fields as a table, as JSON or as CSV.
 
 mod csv;
 mod ends;
@@ -11,27 +11,27 @@ use std::io::{self, Write};
 pub use ends::Ends;
 pub(crate) use line::tcp_flags;
 pub use line::{Line, Naming, Nat, Stats};
-pub use packet::{PacketLine, Taken};
+pub use packet::{PacketLine, ParsedPacket};
 
-/// How to write flows.
+/// Formats of flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people: the most important fields in columns.
+    /// The most important fields in columns, for people
     #[default]
     Table,
-    /// All fields, an object a line.
+    /// All fields, one object on each line
     Json,
-    /// All fields, with a header line.
+    /// All fields, with a header line
     Csv,
 }
 
-/// How to write what is no list of flows.
+/// Formats of everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layout {
-    /// For people.
+    /// For people
     #[default]
     Table,
-    /// For programs.
+    /// For programs
     Json,
 }
 
@@ -45,7 +45,11 @@ enum Inner<W: Write> {
 }
 
 impl<W: Write> FlowWriter<W> {
-    /// Writes to `out`, which should be buffered.
+    /// Creates a writer to `out`, which should be buffered.
+    ///
+    /// # Errors
+    ///
+    /// The header cannot be written.
     pub fn new(format: Format, out: W) -> io::Result<FlowWriter<W>> {
         Ok(FlowWriter(match format {
             Format::Table => Inner::Table(out, table::Rows::default()),
@@ -54,12 +58,16 @@ impl<W: Write> FlowWriter<W> {
         }))
     }
 
-    /// As a table whose lines are not longer than `width`, as far as that is possible.
+    /// Creates a writer of a table with lines of at most `width` characters, as far as possible.
     pub fn table(out: W, width: Option<u16>) -> FlowWriter<W> {
         FlowWriter(Inner::Table(out, table::Rows::within(width)))
     }
 
-    /// Writes one flow, now or later.
+    /// Writes one flow, at once or later.
+    ///
+    /// # Errors
+    ///
+    /// The output cannot be written to.
     pub fn write(&mut self, line: &Line) -> io::Result<()> {
         match &mut self.0 {
             Inner::Table(out, rows) => rows.add(line, out),
@@ -71,7 +79,11 @@ impl<W: Write> FlowWriter<W> {
         }
     }
 
-    /// Writes what is left.
+    /// Writes and flushes everything that remains.
+    ///
+    /// # Errors
+    ///
+    /// The output cannot be written to.
     pub fn finish(&mut self) -> io::Result<()> {
         match &mut self.0 {
             Inner::Table(out, rows) => rows.finish(out),

@@ -151,7 +151,11 @@ fn what_cannot_be_traced_is_refused() {
     let own = programs(&b);
     let deep = vec!["port~*1*"; 40].join(" or ");
     for (arguments, code, parts) in [
-        (&["on", "--filter", "status=failed"][..], 1, &["a packet does not tell it", "status=failed\n  ^"][..]),
+        (
+            &["on", "--filter", "status=failed"][..],
+            1,
+            &["status is a field of flows, not of packets", "status=failed\n  ^"][..],
+        ),
         (&["on", "--filter", "proto=tcp and bytes>5"], 1, &["a flow has bytes", "\n                ^"]),
         (&["on", "--filter", "client_ip=10.0.0.1"], 1, &["which end is the client: compare src_ip, dst_ip or ip"]),
         (&["on", "--filter", "proto=tpc"], 1, &["did you mean tcp?", "\n        ^"]),
