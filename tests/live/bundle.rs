@@ -14,7 +14,7 @@ fn doctor_and_bundle() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "doctor", &[]);
-    // Where the agent is.
+    // With a running agent.
     let there = |arguments: &[&str]| {
         let output = b.command(CLI).arg("--socket").arg(agent.socket()).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -48,14 +48,14 @@ fn doctor_and_bundle() {
     let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
     assert!(again.1.contains("exists: use --force"), "{}", again.1);
     agent.says(&["support-bundle", "--output", file.to_str().unwrap(), "--force"]);
-    // One that nobody gave a name does not stand in the way of the next.
+    // A bundle with the default name does not prevent the next one.
     for name in ["netmon-support.tar.gz", "netmon-support-1.tar.gz", "netmon-support-2.tar.gz"] {
         let output = agent.command(&["support-bundle"]).current_dir(&agent.folder.0).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && said.starts_with(name), "{said}");
         crate::support::sh(&format!("tar tzf {}/{name}", agent.folder.0.display()));
     }
-    // Also where nobody answers: what is there is there, and it is told that it is not all.
+    // Without an agent, the bundle has what is available, and the command reports that it is incomplete.
     let half = agent.folder.0.join("half.tar.gz");
     let output = Command::new(CLI)
         .args(["--socket", "/nonexistent/sock", "support", "bundle", "--output", half.to_str().unwrap()])

@@ -1,4 +1,4 @@
-//! Time in a time namespace, where the agent's own clock is another than the kernel's.
+//! Times in a time namespace, where the agent's own clock differs from the kernel's.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::support::{not_run, sh};
 use crate::{function_name, needs_root};
 
 #[test]
-fn flows_start_when_they_do() {
+fn flows_have_the_correct_start() {
     needs_root!();
     if !std::path::Path::new("/proc/self/ns/time").exists() {
         return not_run(function_name!(), "this kernel has no time namespaces");
@@ -20,10 +20,10 @@ fn flows_start_when_they_do() {
     let folder = Folder(std::env::temp_dir().join(format!("netmon-clock-{}", std::process::id())));
     std::fs::create_dir(&folder.0).unwrap();
     let socket = folder.0.join("sock");
-    // 160 days and more apart, one way and the other.
+    // The clocks differ by 160 days and more, in both directions.
     for ahead in ["14000000", "-1000"] {
         let mut command = b.command("unshare");
-        // As the first of its own processes it ends with `unshare`.
+        // As the first process of its namespace, it ends with `unshare`.
         command.args(["--time", "--monotonic", ahead, "--boottime", ahead, "--fork", "--kill-child", NETMON]);
         command.args(["--metrics-addr", "127.0.0.1:0", "--interface", "vb", "--socket"]).arg(&socket);
         let mut program = Program::spawn(command);
