@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::board::Board;
 use crate::bpf::Clock;
 use crate::flow::Flow;
-use crate::output::{Line, Naming};
+use crate::output::{Line, LineContext};
 
 /// Knows the names of interfaces and the clock, as they are now.
 pub(super) struct Lines {
@@ -40,8 +40,8 @@ impl Lines {
             Some(name)
         });
         let (clock_offset_ns, tick_ns) = (self.clock_offset_ns, self.tick_ns);
-        let naming = Naming { clock_offset_ns, tick_ns, interface, directions: true };
+        let context = LineContext { clock_offset_ns, tick_ns, interface, directions: true };
         let id = u64::from(flow.id()) * self.workers + shard as u64;
-        Line::new(id, flow, &naming)
+        Line::new(id, flow, &context)
     }
 }

@@ -266,7 +266,7 @@ pub enum PacketTrace {
         #[arg(long, requires = "write")]
         force: bool,
     },
-    /// End the running trace, whoever started it
+    /// End the running trace, regardless of who started it
     Off,
 }
 

@@ -61,8 +61,8 @@ mod tests {
     fn many_are_counted() {
         let mut faults = Faults::default();
         (0..REPORTED).for_each(|number| faults.add(|| format!("fault {number}")));
-        faults.add(|| panic!("nobody reads it"));
-        faults.add(|| panic!("nobody reads it"));
+        faults.add(|| panic!("it is not reported"));
+        faults.add(|| panic!("it is not reported"));
         let text = faults.check().unwrap_err().to_string();
         assert!(text.starts_with("fault 0\nfault 1\n") && text.ends_with("fault 63\nand 2 more"), "{text}");
         assert!(Faults::default().check().is_ok());

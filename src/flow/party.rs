@@ -1,4 +1,4 @@
-//! Who the ends of a flow are.
+//! The names of the ends of a flow.
 
 use std::sync::Arc;
 

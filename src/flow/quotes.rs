@@ -11,7 +11,7 @@ pub enum ErrorKind {
     NetUnreachable = 0,
     /// The network can be reached, the host cannot.
     HostUnreachable = 1,
-    /// Nobody listens on the port.
+    /// Nothing listens on the port.
     PortUnreachable = 2,
     /// A filter forbids it.
     AdminProhibited = 3,

@@ -37,7 +37,7 @@ pub(super) trait Linked {
 /// Slots of one second each. Longer waits come around and are put back.
 const SLOTS: u64 = 512;
 const NOWHERE: u32 = u32::MAX;
-/// Numbers from here on are heads; lower ones are indices of flows, of which there are never so many.
+/// Numbers from here on are heads; lower ones are indices of flows. There are never that many flows.
 const HEADS: u32 = NOWHERE - 1 - SLOTS as u32;
 const DUE: u32 = HEADS + SLOTS as u32;
 

@@ -11,7 +11,7 @@ use crate::flow::{Direction, Flow, Sent, Stat, protocol_name};
 
 /// What a line needs besides the flow itself. Everything may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Naming {
+pub struct LineContext {
     /// Offset from the flow's clock to nanoseconds since 1970.
     pub clock_offset_ns: i64,
     /// Length of the ticks in which packets get their times, in nanoseconds; 0 if each has a time of its own.
@@ -136,23 +136,23 @@ const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"
 
 impl Line {
     /// All fields of `flow`.
-    pub fn new(id: u64, flow: &Flow, naming: &Naming) -> Line {
+    pub fn new(id: u64, flow: &Flow, context: &LineContext) -> Line {
         let protocol = flow.key.protocol;
-        let (start, end) = Time::of(flow, naming.tick_ns);
+        let (start, end) = Time::of(flow, context.tick_ns);
         Line {
             id,
-            start: start.rfc3339(naming),
-            end: end.rfc3339(naming),
+            start: start.rfc3339(context),
+            end: end.rfc3339(context),
             duration_s: start.seconds_to(end),
             client_tcp_flags: flags(protocol, flow.from_client()),
             server_tcp_flags: flags(protocol, flow.from_server()),
-            interface: naming.interface.clone(),
-            ..Line::early(flow, naming.directions)
+            interface: context.interface.clone(),
+            ..Line::early(flow, context.directions)
         }
     }
 
     /// Only the cheap fields, which in most cases are enough to decide whether the others are needed. `directions` is
-    /// as in [`Naming`].
+    /// as in [`LineContext`].
     pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
         let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
@@ -247,8 +247,8 @@ impl Time {
         }
     }
 
-    fn rfc3339(self, naming: &Naming) -> String {
-        let at = UNIX_EPOCH + Duration::from_nanos(self.ns().saturating_add_signed(naming.clock_offset_ns));
+    fn rfc3339(self, context: &LineContext) -> String {
+        let at = UNIX_EPOCH + Duration::from_nanos(self.ns().saturating_add_signed(context.clock_offset_ns));
         match self {
             Time::Nanos(_) => humantime::format_rfc3339_nanos(at),
             Time::Micros(_) => humantime::format_rfc3339_micros(at),

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 pub use ends::Ends;
 pub(crate) use line::tcp_flags;
-pub use line::{Line, Naming, Nat, Stats};
+pub use line::{Line, LineContext, Nat, Stats};
 pub use packet::{PacketLine, ParsedPacket};
 
 /// Formats of flows.

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use crate::bpf::{Record, Tally};
 use crate::flow::{Directory, Flow, FlowEvent, Limits, Sink, Table};
-use crate::output::{FlowWriter, Line, Naming};
+use crate::output::{FlowWriter, Line, LineContext};
 use crate::pipeline::worker;
 
 /// The flows of a capture.
@@ -23,7 +23,7 @@ pub(super) struct Flows<W: Write> {
 /// the table may hold.
 pub(super) struct Book<W: Write> {
     writer: FlowWriter<W>,
-    naming: Naming,
+    context: LineContext,
     waiting: BinaryHeap<Reverse<Waiting>>,
     most: usize,
     pub(super) printed: u64,
@@ -39,7 +39,7 @@ impl<W: Write> Flows<W> {
     pub(super) fn new(limits: Limits, writer: FlowWriter<W>) -> Flows<W> {
         let book = Book {
             writer,
-            naming: Naming::default(),
+            context: LineContext::default(),
             waiting: BinaryHeap::new(),
             most: limits.max_flows,
             printed: 0,
@@ -53,9 +53,9 @@ impl<W: Write> Flows<W> {
     }
 
     /// Sets what is known about the capture, as far as it was read.
-    pub(super) fn name(&mut self, naming: &Naming) {
-        if self.book.naming != *naming {
-            self.book.naming = naming.clone();
+    pub(super) fn set_context(&mut self, context: &LineContext) {
+        if self.book.context != *context {
+            self.book.context = context.clone();
         }
     }
 
@@ -128,7 +128,7 @@ impl<W: Write> Book<W> {
             return;
         }
         self.printed += 1;
-        let line = Line::new(self.printed, flow, &self.naming);
+        let line = Line::new(self.printed, flow, &self.context);
         self.failure = self.writer.write(&line).err();
     }
 }

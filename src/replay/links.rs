@@ -5,7 +5,7 @@ use foldhash::HashMap;
 
 use super::capture::{Capture, Packet};
 use super::link::Link;
-use crate::output::Naming;
+use crate::output::LineContext;
 
 /// Maximum number of interfaces that are told apart.
 const MOST: usize = 1 << 16;
@@ -16,7 +16,7 @@ pub(super) struct Links {
     /// The state of each interface, by its index in the capture.
     known: Vec<Option<State>>,
     /// What is known about the interface of all flows.
-    pub(super) naming: Naming,
+    pub(super) context: LineContext,
     pub(super) places: Places,
     with_packets: usize,
     /// Number of packets that cannot be replayed.
@@ -95,9 +95,9 @@ impl Links {
             Ok(link) => {
                 let tells = packet.outgoing.is_some() || link.has_direction();
                 let first = self.with_packets == 0;
-                self.naming.directions = tells && (first || self.naming.directions);
+                self.context.directions = tells && (first || self.context.directions);
                 // With several interfaces, a flow may have been seen at more than one.
-                self.naming.interface = interface.name.clone().filter(|_| first);
+                self.context.interface = interface.name.clone().filter(|_| first);
                 self.with_packets += 1;
                 self.places.learn(packet.interface, interface.name.clone(), packet.interface - capture.earlier());
                 State::Usable(link)

@@ -132,7 +132,7 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
             return more.map(drop);
         }
         if let Some(link) = links.of(capture, &packet) {
-            player.flows().name(&links.naming);
+            player.flows().set_context(&links.context);
             player.play(&packet, link, &mut links.places).context("run a packet through the BPF programs")?;
         }
         if let Some(failure) = player.flows().failure() {

@@ -52,6 +52,6 @@ fn lost_records_do_not_count_towards_a_wake_up() {
         kernel.reader(0).wait(LONG, &wakeup).unwrap();
         start.elapsed()
     });
-    assert!(took < LONG, "nobody woke it");
+    assert!(took < LONG, "nothing woke it");
     assert_eq!(kernel.discard() as u64, WAKE - since_woken);
 }

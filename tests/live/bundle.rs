@@ -44,7 +44,7 @@ fn doctor_and_bundle() {
     assert_eq!(check("interfaces").unwrap()["detail"], "1 watched: vb (veth)", "as the agent is configured");
     let made = std::fs::metadata(&file).unwrap();
     assert!(made.len() < 20 << 20, "{}", made.len());
-    assert_eq!(made.permissions().mode() & 0o777, 0o600, "it is for whoever may use the socket");
+    assert_eq!(made.permissions().mode() & 0o777, 0o600, "only those who may use the socket may read it");
     let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
     assert!(again.1.contains("exists: use --force"), "{}", again.1);
     agent.says(&["support-bundle", "--output", file.to_str().unwrap(), "--force"]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use crate::flow::{Limits, Party, Quiet, Table};
-use crate::output::{Ends, Naming};
+use crate::output::{Ends, LineContext};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -86,7 +86,7 @@ fn top(view: View, order: Order, reverse: bool, limit: usize, filter: &str, name
         let mut parties = [line.client, line.server].map(|end| end.map(|Ends(party)| party));
         parties.rotate_left(usize::from(flow.client & 1));
         flow.parties = Some(Arc::new(parties));
-        let mut line = |flow: &Flow| Line::new(flow.first_ns / SECOND, flow, &Naming::default());
+        let mut line = |flow: &Flow| Line::new(flow.first_ns / SECOND, flow, &LineContext::default());
         let rate = Rate { bytes_per_s: bytes / 10.0, packets_per_s: 0.1 };
         ranking.add(Busy { flow: &flow, rate, line: &mut line });
     }
@@ -234,7 +234,7 @@ fn groups_take_no_more_than_they_may() {
         for view in [View::Pairs, View::Services] {
             let mut ranking = Ranking::new(view, Order::Flows, false, 10, None, room(bytes));
             for flow in &flows() {
-                let line = &mut |flow: &Flow| Line::new(1, flow, &Naming::default());
+                let line = &mut |flow: &Flow| Line::new(1, flow, &LineContext::default());
                 ranking.add(Busy { flow, rate: Rate::default(), line });
             }
             assert_eq!(ranking.finish().is_ok(), fits, "{view:?} in {bytes} bytes");
@@ -244,9 +244,9 @@ fn groups_take_no_more_than_they_may() {
 
 #[test]
 fn what_is_known_early_is_what_the_line_says() {
-    let naming = Naming { interface: Some("eth0".to_owned()), directions: true, ..Naming::default() };
+    let context = LineContext { interface: Some("eth0".to_owned()), directions: true, ..LineContext::default() };
     for flow in &flows() {
-        let (early, line) = (Line::early(flow, true), Line::new(7, flow, &naming));
+        let (early, line) = (Line::early(flow, true), Line::new(7, flow, &context));
         for field in crate::filter::FIELDS.iter().filter(|field| !field.late) {
             assert_eq!((field.values)(&early), (field.values)(&line), "{}", field.name);
         }

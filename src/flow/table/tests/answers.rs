@@ -62,7 +62,7 @@ fn orders(records: &[Record]) -> Vec<Vec<Record>> {
     all
 }
 
-/// Asserts that in every order the flow ends with this outcome after at most so many seconds, and that its errors are
+/// Asserts that in every order, the flow ends with this outcome within this many seconds, and that its errors are
 /// counted once.
 fn assert_end(records: &[Record], seconds: u64, outcome: Outcome, state: State, errors: &[ErrorKind]) {
     for order in orders(records) {
