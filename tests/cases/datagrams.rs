@@ -107,9 +107,9 @@ fn each_shape_of_an_initial_is_quic() {
         let packet = |kind, length| long(version, kind, [A, B], length);
         let garbage = [packet(INITIAL, 300), vec![0x13; 900]].concat();
         for (name, datagram) in [
-            ("filled up with zeros", initial(version)),
+            ("padded with zeros", initial(version)),
             ("and with ones", padded(packet(INITIAL, 300), 0xff)),
-            ("and with what is no packet", garbage),
+            ("and with garbage", garbage),
             ("and 0-RTT", padded([packet(INITIAL, 300), packet(ZERO_RTT, 500)].concat(), 0)),
             ("with ids of 20 and of no bytes", padded(long(version, INITIAL, [&[1; 20], b""], 200), 0)),
             ("with padding inside", padded(packet(INITIAL, 1200 - 26), 0)),
@@ -158,7 +158,7 @@ fn version_negotiation_does_not_hide_quic() {
         (vec![(CLIENT, initial(GREASE)), (SERVER, negotiation([B, A], &offered)), (CLIENT, initial(V1))], "goes on"),
         (vec![(CLIENT, initial(GREASE)), (SERVER, negotiation([B, A], &offered))], "ends there"),
         (vec![(SERVER, negotiation([B, A], &[V2]))], "alone"),
-        (vec![(SERVER, negotiation([&[7; 200], &[8; 180]], &offered))], "with ids of a version to come"),
+        (vec![(SERVER, negotiation([&[7; 200], &[8; 180]], &offered))], "with ids of a future version"),
         (vec![(CLIENT, initial(GREASE)), (CLIENT, initial(V2))], "one way"),
     ] {
         talks.add(443, &datagrams, "quic", name.to_owned());
@@ -248,11 +248,11 @@ fn messages() -> Vec<(&'static str, usize, Vec<u8>)> {
     let mut all = vec![
         ("NOTIFY", CLIENT, message(0x2400, [1, 0, 0, 0], &[&soa])),
         ("NOTIFY with a SOA", CLIENT, message(0x2400, [1, 1, 0, 0], &[&soa, &record(&pointer, 6, 1, &numbers)])),
-        ("NOTIFY that is signed", CLIENT, message(0x2400, [1, 0, 0, 1], &[&soa, &tsig])),
+        ("a signed NOTIFY", CLIENT, message(0x2400, [1, 0, 0, 1], &[&soa, &tsig])),
         ("UPDATE", CLIENT, message(0x2800, [1, 0, 1, 0], &[&soa, &record(b"\x03www\xc0\x0c", 1, 1, &[10, 0, 0, 1])])),
         ("UPDATE that deletes", CLIENT, message(0x2800, [1, 0, 1, 0], &[&soa, &record(&pointer, 255, 255, b"")])),
         (
-            "UPDATE with what must be, signed",
+            "UPDATE with prerequisites, signed",
             CLIENT,
             message(0x2800, [1, 1, 1, 1], &[&soa, &record(&pointer, 1, 254, b""), &text, &tsig]),
         ),
@@ -349,7 +349,7 @@ fn messages_that_resemble_dns_are_not_dns() {
     for (name, bytes) in [
         ("NetBIOS registers a name", message(0x2910, [1, 0, 0, 1], &[&netbios, &address])),
         ("NetBIOS answers", message(0x8500, [0, 1, 0, 0], &[&netbios[..34], &record(b"", 32, 1, &[0; 6])])),
-        ("an operation that is none", message(0x3800, [1, 0, 0, 0], &[&soa])),
+        ("an unassigned operation", message(0x3800, [1, 0, 0, 0], &[&soa])),
         ("stateful, over UDP", message(0x3000, [0, 0, 0, 0], &[b"\0\x01\0\x08", &[0; 8]])),
         ("UPDATE with more than it says", message(0x2800, [1, 0, 0, 0], &[&soa, b"more"])),
         (
@@ -361,7 +361,7 @@ fn messages_that_resemble_dns_are_not_dns() {
         ("a query with an answer", message(0x0100, [1, 1, 0, 0], &[&soa, &record(&[0xc0, 12], 1, 1, &[1; 4])])),
         ("an answer without anything", message(0x8180, [0, 0, 0, 0], &[])),
         ("a name that points at itself", message(0x8400, [0, 1, 0, 0], &[&record(&[0xc0, 12], 1, 1, &[1; 4])])),
-        ("a type that is none", message(0x0100, [1, 0, 0, 0], &[&asked(&ZONE, 0x2222, 1)])),
+        ("an unassigned type", message(0x0100, [1, 0, 0, 0], &[&asked(&ZONE, 0x2222, 1)])),
     ] {
         talks.add(53, &[(CLIENT, bytes)], Value::Null, name.to_string());
     }

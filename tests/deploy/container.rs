@@ -272,7 +272,7 @@ fn it_works() {
             (page.sum("netmon_flows_total", &["protocol=\"tcp\"", "status=\"ok\""]) == 2.0).then_some(())
         });
         let page = container.page("/metrics");
-        assert!(page.sum("process_open_fds", &[]) > 0.0, "the agent reads what is said of itself");
+        assert!(page.sum("process_open_fds", &[]) > 0.0, "the agent reads its own status");
         for path in ["/healthz", "/readyz"] {
             assert_eq!(container.page(path).body, "ok\n");
         }
@@ -293,7 +293,7 @@ fn it_works() {
         let read = container.exec_to("od -An -tx1 -N4; cat >/dev/null", &trace);
         assert_eq!(read.trim(), "0a 0d 0d 0a", "pcapng");
         let (passed, _) = container.exec(&["netmon-cli", "support-bundle", "--output", "/bundle.tar.gz"]);
-        assert!(!passed, "the root file system is for reading");
+        assert!(!passed, "the root file system is read-only");
 
         program.signal("TERM");
         let (status, took, log) = program.end();

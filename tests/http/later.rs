@@ -8,7 +8,7 @@ fn a_slow_page_does_not_delay_others() {
     let server = start(Limits { header_time: Duration::from_millis(100), ..limits() });
     let mut slow = connect(server.local_addr());
     slow.write_all(b"GET /later HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    until("it is in the making", || MAKING.load(Ordering::SeqCst) == 1);
+    until("it is being made", || MAKING.load(Ordering::SeqCst) == 1);
     assert_eq!(get(&server, "/").body, b"hello\n");
     let head = ask(&mut connect(server.local_addr()), "HEAD", "/later", "").unwrap();
     assert_eq!((head.status, head.header("allow")), (405, Some("GET")));
@@ -16,9 +16,9 @@ fn a_slow_page_does_not_delay_others() {
     // The page of a client that goes away is abandoned.
     let mut gone = connect(server.local_addr());
     gone.write_all(b"GET /later HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    until("a second one is in the making", || MAKING.load(Ordering::SeqCst) == 2);
+    until("a second one is being made", || MAKING.load(Ordering::SeqCst) == 2);
     drop(gone);
-    until("it is given up", || MAKING.load(Ordering::SeqCst) == 1);
+    until("it is abandoned", || MAKING.load(Ordering::SeqCst) == 1);
 
     // The time limit for the request's header is long over, which does not affect the page.
     std::thread::sleep(Duration::from_millis(300));
@@ -31,12 +31,12 @@ fn a_slow_page_does_not_delay_others() {
     let mut late = connect(hasty.local_addr());
     late.write_all(b"GET /later HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     assert!(ends(&mut late));
-    until("it is given up", || MAKING.load(Ordering::SeqCst) == 0);
+    until("it is abandoned", || MAKING.load(Ordering::SeqCst) == 0);
 
     // The end of the server.
     let mut last = connect(server.local_addr());
     last.write_all(b"GET /later HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    until("it is in the making", || MAKING.load(Ordering::SeqCst) == 1);
+    until("it is being made", || MAKING.load(Ordering::SeqCst) == 1);
     server.stop().unwrap();
     assert_eq!(MAKING.load(Ordering::SeqCst), 0);
 }

@@ -101,7 +101,7 @@ fn a_client_that_never_reads_is_dropped() {
     let _ = stuck.read_to_end(&mut got);
     assert!(got.len() < BIG, "all of the answer had come: {}", got.len());
     let whole = get(&server, "/big");
-    assert_eq!((whole.status, whole.body.len()), (200, BIG), "what was held was not given back");
+    assert_eq!((whole.status, whole.body.len()), (200, BIG), "held memory was not released");
 }
 
 #[test]
@@ -122,15 +122,15 @@ fn requests_are_answered_despite_silent_clients() {
     let server = start(limits());
     let mut silent: Vec<TcpStream> = (0..500).map(|_| connect(server.local_addr())).collect();
     let turned = || server.turned().of(Reason::MadeWay) + server.turned().of(Reason::Full);
-    until("the others are turned away", || turned() == 500 - 64);
+    until("the others are refused", || turned() == 500 - 64);
     for path in ["/", "/metrics"] {
         let begun = Instant::now();
         // Clients that have just connected may be about to send a request.
-        until("somebody is answered", || {
+        until("a client is answered", || {
             let mut stream = connect(server.local_addr());
             ask(&mut stream, "GET", path, "").is_ok_and(|answer| answer.status == 200)
         });
-        assert!(begun.elapsed() < LONG / 4, "not after the others' time is over, which never is");
+        assert!(begun.elapsed() < LONG / 4, "it must not wait for the time limits of the others");
     }
     // The first connections were closed first.
     assert!(ends(&mut silent[0]));
@@ -148,7 +148,7 @@ fn half_a_request_does_not_keep_a_place() {
         })
         .collect();
     // Until the server has read them, the clients may be about to send the rest.
-    until("somebody else is answered", || {
+    until("another client is answered", || {
         ask(&mut connect(server.local_addr()), "GET", "/", "Connection: close\r\n")
             .is_ok_and(|answer| answer.status == 200)
     });

@@ -63,7 +63,7 @@ fn memory_of_a_burst_is_released() {
     let most = resident(&operated);
     assert!(most > before + 40 * MIB, "{most} bytes after {before}");
     eventually("their end", || (flows() < 100.0).then_some(()));
-    eventually("their memory is given back", || (resident(&operated) < before + (most - before) / 4).then_some(()));
+    eventually("their memory is released", || (resident(&operated) < before + (most - before) / 4).then_some(()));
     end_exact(operated);
 }
 

@@ -62,7 +62,7 @@ fn on_macvlan_are_watched_in_their_namespaces() {
     // One pod goes, and its interface with it.
     let gone = format!("@{}", two.name);
     drop(two);
-    eventually("the pod is let go", || {
+    eventually("the pod is released", || {
         let there = agent.handle.interfaces().values().any(|interface| interface.name.ends_with(&gone));
         (!there).then_some(())
     });
@@ -129,11 +129,11 @@ fn filters_are_handled_in_their_namespaces() {
     assert!(after.iter().flatten().all(|id| !before.iter().flatten().any(|old| old == id)), "{before:?} {after:?}");
     one.sh("tc filter del dev pod1 ingress pref 2");
     two.sh("tc qdisc del dev pod2 clsact");
-    there("what was taken away is back");
+    there("removed filters are restored");
     assert!(agent.stop().0.conservation().holds());
     assert!(pods.iter().all(|(pod, link)| filters(pod, link).is_empty()), "nothing stays in the pods");
     let twin = node.sh("tc filter show dev twin ingress");
-    assert!(twin.contains("foreign_ingress"), "and nothing of others goes: {twin}");
+    assert!(twin.contains("foreign_ingress"), "filters of others stay: {twin}");
     node.enter_for(|| foreign.detach());
     node.sh("ip link del twin");
 
@@ -141,8 +141,8 @@ fn filters_are_handled_in_their_namespaces() {
     let program = Program::start(&node, &arguments, true);
     there("a program watches them");
     program.kill();
-    there("what a killed one leaves");
-    assert_eq!(outside.run(remove_leftovers).unwrap(), 0, "those of an agent of another namespace");
+    there("the filters that a killed agent leaves");
+    assert_eq!(outside.run(remove_leftovers).unwrap(), 0, "the filters of an agent in another namespace");
     there("they are still there");
     // There may be pods of other tests.
     let removed = node.run(remove_leftovers).unwrap();

@@ -257,7 +257,7 @@ impl Cases<'_> {
         let long = [0; 1420];
         for (name, to, payload, outcome, state) in [
             ("answered", (server, 7), &b"hello"[..], OK, State::Answered),
-            ("sent to nobody in particular", (server, 53), b"hello", OK, State::Unanswered),
+            ("sent without an answer", (server, 53), b"hello", OK, State::Unanswered),
             ("a query without an answer", (server, 53), query, failed(Reason::Timeout), State::Unanswered),
             ("port closed", (server, 9), b"hello", failed(Reason::Refused), State::Unanswered),
             ("host unreachable", (host, 9), b"hello", failed(Reason::Unreachable), State::Unanswered),

@@ -38,7 +38,7 @@ fn the_agent_reports_its_names() {
     assert!(not_ready.head.contains(" 503 "), "{}", not_ready.head);
     assert!(not_ready.body.contains("names of the cluster are not all read yet"), "{}", not_ready.body);
     let failures = || Page::get(&b, &agent, "/metrics").sum("netmon_names_errors_total", &["kind=\"pods\""]);
-    eventually("it asks in vain", || (failures() > 0.0).then_some(()));
+    eventually("its requests fail", || (failures() > 0.0).then_some(()));
     server.set_down(false);
     let is_ready = || Page::get(&b, &agent, "/readyz").head.contains(" 200 ");
     eventually("ready", || is_ready().then_some(()));
@@ -63,7 +63,7 @@ fn the_agent_reports_its_names() {
 
     // It stays ready, with the names that it knows.
     server.set_down(true);
-    eventually("it says that the server is away", || {
+    eventually("it reports that the server is down", || {
         let status: Value = serde_json::from_str(&cli(&["-o", "json", "status"])).unwrap();
         (status["names"]["kinds"][0]["status"] == "failing").then_some(())
     });

@@ -175,7 +175,7 @@ fn watches_end_after_their_time() {
         std::thread::sleep(Duration::from_millis(700));
     }
     universe.check(&server, &watched, "watches that ended");
-    assert_eq!(watched.errors(), 0, "to end by its time is no failure");
+    assert_eq!(watched.errors(), 0, "the end after its time is no failure");
     let lists = server.asked().iter().filter(|asked| asked.request != Request::Watch).count();
     assert_eq!(lists, 2 * 6, "each watcher has read everything once");
 }

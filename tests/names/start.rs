@@ -80,7 +80,7 @@ fn a_roll_out_reads_from_the_servers_cache() {
 
 /// Takes half a minute.
 #[test]
-#[ignore = "long: a_roll_out_asks_the_cache_of_the_server is its short form"]
+#[ignore = "long: a_roll_out_reads_from_the_servers_cache is its short form"]
 fn a_roll_out_of_five_hundred() {
     costs(500);
 }

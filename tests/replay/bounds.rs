@@ -28,7 +28,7 @@ fn a_full_table_loses_nothing() {
     let narrow = run("100");
     assert_eq!(packets(&narrow), 3000);
     let flows = flows_of(&narrow);
-    assert_eq!(flows.len(), 3000, "each was gone when its next packet came");
+    assert_eq!(flows.len(), 3000, "each was evicted before its next packet");
     let warning = text(&narrow.stderr);
     assert!(warning.contains("2900 flows were cut short for lack of room"), "{warning}");
 }

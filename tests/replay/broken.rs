@@ -171,7 +171,7 @@ fn a_replay_that_waits_ends_at_the_first_signal() {
             assert!(said.contains("interrupted"), "{part:?} {from_stdin}: {said}");
             if part == Some(bytes.len()) {
                 let whole = run(&["-o", "json", file.to_str().unwrap()], &[]);
-                assert_eq!(flows_of(&output).len(), flows_of(&whole).len(), "what was there is printed");
+                assert_eq!(flows_of(&output).len(), flows_of(&whole).len(), "the flows so far are printed");
             }
         }
     }
