@@ -29,7 +29,7 @@ pub use network::{Network, Networks};
 pub use outcome::{Outcome, Reason, Status};
 pub use party::{Parties, Party};
 pub use quotes::ErrorKind;
-pub use rates::{Looked, Rate, Rates, Told};
+pub use rates::{FlowTotals, Rate, Rates, Totals};
 pub use roles::Facing;
 pub use sent::Sent;
 pub use slab::Slab;
