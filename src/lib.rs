@@ -3,7 +3,7 @@
 //!
 //! Modules import only from those that come before them in the order that CONTRIBUTING.md lists; [`agent`] and [`replay`] wire them.
 
-// What cannot go on is an error: no input ends the agent.
+// Failures are errors, not panics: no input may end the agent.
 #![deny(clippy::panic, clippy::todo, clippy::unimplemented)]
 
 pub mod agent;

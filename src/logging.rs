@@ -1,5 +1,5 @@
-//! The log of the program: on standard error, a decision a line. What packets or requests can trigger cannot flood it, and the
-//! latest lines are kept, for whoever looks for a fault.
+//! The log, on standard error, with one line for each decision. Lines that packets or requests can trigger cannot flood
+//! it, and the latest lines are kept for troubleshooting.
 
 mod limiter;
 
@@ -15,14 +15,15 @@ use crate::bpf::LOG_TARGET;
 use crate::config::{Config, LogFormat};
 use limiter::{Limiter, Verdict};
 
-/// Lines that are kept, and how long one may be.
+/// Number of lines that are kept.
 const KEPT: usize = 1000;
+/// Maximum length of a kept line, in bytes.
 const LONGEST: usize = 1000;
 
 static LATEST: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 static HELD_BACK: AtomicU64 = AtomicU64::new(0);
 
-/// Writes lines and keeps them.
+/// A logger that writes lines and keeps the latest.
 struct Keeping {
     out: env_logger::Logger,
     limiter: Mutex<Limiter>,
@@ -42,11 +43,11 @@ impl Log for Keeping {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // All of them are wanted.
+        // They come in large numbers, but only when programs are loaded, so their rate is not limited.
         if record.target() == LOG_TARGET {
             return self.write(record);
         }
-        if !is_told(record.target(), log::max_level()) {
+        if !is_logged(record.target(), log::max_level()) {
             return;
         }
         let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
@@ -56,9 +57,10 @@ impl Log for Keeping {
         match verdict {
             Verdict::Pass { held_back: 0 } => self.write(record),
             Verdict::Pass { held_back } => {
-                let mut told = Record::builder();
-                told.metadata(record.metadata().clone());
-                self.write(&told.args(format_args!("{} ({held_back} like it were held back)", record.args())).build());
+                let mut line = Record::builder();
+                line.metadata(record.metadata().clone());
+                let message = format_args!("{} ({held_back} similar messages were held back)", record.args());
+                self.write(&line.args(message).build());
             }
             Verdict::HoldBack => drop(HELD_BACK.fetch_add(1, Relaxed)),
         }
@@ -69,8 +71,9 @@ impl Log for Keeping {
     }
 }
 
-/// Other libraries log each failed request as an error, and packets of TLS as news: what matters of it is in a line of netmon's own.
-fn is_told(target: &str, level: LevelFilter) -> bool {
+/// Other libraries log each failed request as an error, and TLS packets as information; netmon logs what matters of
+/// that itself.
+fn is_logged(target: &str, level: LevelFilter) -> bool {
     target.starts_with("netmon") || level == LevelFilter::Trace
 }
 
@@ -89,20 +92,20 @@ fn keep(record: &Record<'_>) {
     latest.push_back(line);
 }
 
-/// The latest lines, the oldest first.
+/// The latest lines, oldest first.
 pub fn latest() -> Vec<String> {
     LATEST.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
 }
 
-/// Lines that came too often.
+/// Number of messages that were held back because they came too often.
 pub fn held_back() -> u64 {
     HELD_BACK.load(Relaxed)
 }
 
-/// Starts it. Its level may change later.
+/// Starts the log. Its level may change later.
 pub fn start(config: &Config) {
     let mut builder = env_logger::Builder::new();
-    // The crate `log` keeps the level, which is changed there.
+    // The level is kept in the crate `log`, where it can be changed.
     builder.filter_level(LevelFilter::Trace).format_target(false);
     if config.log_format == LogFormat::Json {
         builder.format(|out, record| {
@@ -115,7 +118,7 @@ pub fn start(config: &Config) {
             writeln!(out, "{line}")
         });
     }
-    // It can only be there already.
+    // This only fails if a logger is already set.
     let keeping = Keeping { out: builder.build(), limiter: Mutex::default(), start: Instant::now() };
     let _ = log::set_boxed_logger(Box::new(keeping));
     log::set_max_level(config.log_level);
@@ -138,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_silent_but_at_the_lowest_level() {
-        assert!(is_told("netmon::names::watch", LevelFilter::Info) && is_told("netmon", LevelFilter::Error));
-        assert!(!is_told("kube_client::client::builder", LevelFilter::Debug));
-        assert!(is_told("kube_client::client::builder", LevelFilter::Trace));
+    fn libraries_are_silent_except_at_the_lowest_level() {
+        assert!(is_logged("netmon::names::watch", LevelFilter::Info) && is_logged("netmon", LevelFilter::Error));
+        assert!(!is_logged("kube_client::client::builder", LevelFilter::Debug));
+        assert!(is_logged("kube_client::client::builder", LevelFilter::Trace));
     }
 }

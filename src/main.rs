@@ -1,5 +1,5 @@
-//! `netmon`: the agent. Called by the name `netmon-cli` it is that: the image and the archives have one file for both, as nearly
-//! all of them is the same library.
+//! `netmon`: the agent. Called as `netmon-cli`, it is that program: the image and the archives have one file for both,
+//! because nearly all of their code is the same library.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -53,16 +53,16 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    cli::tell_people(format_args!("netmon: {error:#}"));
+    cli::eprint_line(format_args!("netmon: {error:#}"));
     ExitCode::FAILURE
 }
 
 fn check_system(config: Config, layout: Layout) -> ExitCode {
     let report = doctor::run(&DoctorOptions { config });
     match doctor::print(&report, layout, std::io::stdout()) {
-        // Whoever reads has seen enough: that changes nothing of what was found.
+        // A closed pipe is no error: the reader has seen enough, and the result stays the same.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            fail(&anyhow::Error::new(error).context("print what was found"))
+            fail(&anyhow::Error::new(error).context("print the report"))
         }
         _ if report.failed() => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
@@ -81,8 +81,10 @@ fn watch(settings: Settings, sources: Sources) -> Result<()> {
             for signal in signals.forever() {
                 match handle.get() {
                     Some(handle) if signal == SIGHUP => reload(handle),
-                    None if signal == SIGHUP => log::warn!("SIGHUP while starting: the configuration was just read"),
-                    // A second signal finds the channel full: the first is being obeyed.
+                    None if signal == SIGHUP => {
+                        log::warn!("SIGHUP ignored during start: the configuration was just read")
+                    }
+                    // A second signal finds the channel full: the agent is already stopping.
                     _ => drop(stop.try_send(())),
                 }
             }

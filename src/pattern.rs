@@ -1,24 +1,32 @@
-//! Globs, as filters and the choice of interfaces have them. To compile one takes no more than its bounds allow, and whatever is
+//! Globs for filters and for the selection of interfaces. Compiling one takes bounded time and memory, and whatever is
 //! wrong with it is an error.
 
-// What others wrote: no place in it is known to be there.
+// Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-/// No name that is compared with one is longer, in bytes.
+/// Maximum length of a glob in bytes; no name that is compared with one is longer.
 const LONGEST: usize = 256;
-/// Braces in each other. Each is a group of a regular expression, and of those only so many may be in each other.
+/// Maximum depth of nested braces. Each becomes a group of a regular expression, whose nesting is limited.
 const DEEPEST: usize = 8;
-/// More than there are interfaces to name.
+/// Maximum number of globs in a set.
 const MOST: usize = 1000;
 
-/// One that matches a whole text.
+/// Compiles a glob, which matches whole texts.
+///
+/// # Errors
+///
+/// The text is not a valid glob, or exceeds the bounds.
 pub fn one(text: &str) -> Result<GlobSet, String> {
     any(std::iter::once(text))
 }
 
-/// Those of which one matches.
+/// Compiles a set of globs, of which any may match.
+///
+/// # Errors
+///
+/// One of the texts is not a valid glob, or they exceed the bounds.
 pub fn any<'a>(texts: impl Iterator<Item = &'a str>) -> Result<GlobSet, String> {
     let mut set = GlobSetBuilder::new();
     for (i, text) in texts.enumerate() {
@@ -27,11 +35,15 @@ pub fn any<'a>(texts: impl Iterator<Item = &'a str>) -> Result<GlobSet, String> 
         }
         set.add(glob(text)?);
     }
-    // A matcher of a single glob would panic where this is an error.
+    // The matcher of a single glob would panic in cases in which this returns an error.
     set.build().map_err(|error| error.kind().to_string())
 }
 
-/// Checked; what it takes to match is not made yet.
+/// Checks and parses a glob, without compiling a matcher.
+///
+/// # Errors
+///
+/// The text is not a valid glob, or exceeds the bounds.
 pub fn glob(text: &str) -> Result<Glob, String> {
     if text.len() > LONGEST {
         return Err(format!("a glob of more than {LONGEST} bytes"));
@@ -44,7 +56,7 @@ pub fn glob(text: &str) -> Result<Glob, String> {
             _ => {}
         }
         if depth > DEEPEST {
-            return Err(format!("a glob with more than {DEEPEST} braces in each other"));
+            return Err(format!("a glob with more than {DEEPEST} nested braces"));
         }
     }
     Glob::new(text).map_err(|error| error.kind().to_string())
@@ -55,12 +67,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_compiled_is_an_error() {
+    fn invalid_globs_are_errors() {
         let nested = |depth| format!("{}a{}", "{".repeat(depth), "}".repeat(depth));
         for (text, why) in [
             (nested(500), "more than 256 bytes"),
-            (nested(100), "more than 8 braces"),
-            (nested(DEEPEST + 1), "more than 8 braces"),
+            (nested(100), "more than 8 nested braces"),
+            (nested(DEEPEST + 1), "more than 8 nested braces"),
             ("{".repeat(8), "unclosed alternate group"),
             ("[".to_owned(), "unclosed character class"),
             ("x".repeat(LONGEST + 1), "more than 256 bytes"),
@@ -72,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_compile() {
+    fn the_largest_globs_compile() {
         let nested = format!("{}a{}", "{".repeat(DEEPEST), "}".repeat(DEEPEST));
         assert!(one(&nested).unwrap().is_match("a"));
         let stars = "*?".repeat(LONGEST / 2);

@@ -1,15 +1,15 @@
-//! Names that others give, for people. Those of interfaces, network namespaces and processes are bytes of any kind: they need not be
-//! text, and may hold what a terminal obeys.
+//! Makes names that come from outside printable. Names of interfaces, network namespaces and processes are arbitrary
+//! bytes: they need not be text, and may contain sequences that control a terminal.
 
 use std::fmt::Write;
 
-/// Text that a terminal shows and does not obey. Bytes that are no printable text, and backslashes, are written as `\x1b`: different
-/// names stay different.
+/// Text that cannot control a terminal. Bytes that are not printable text, and backslashes, are written as `\x1b`, so
+/// that different names stay different.
 pub fn printable(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     let escape = |text: &mut String, bytes: &[u8]| {
         for byte in bytes {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
         }
     };
@@ -22,13 +22,13 @@ pub fn printable(name: &[u8]) -> String {
     text
 }
 
-/// The same of what is text already and may have passed through here before: backslashes stay.
+/// Like [`printable`], for text that may have been escaped before: backslashes stay as they are.
 pub fn without_controls(text: &str) -> String {
     text.split('\\').map(|part| printable(part.as_bytes())).collect::<Vec<_>>().join("\\")
 }
 
 fn is_printable(c: char) -> bool {
-    // The standard library knows which characters show; it escapes quotes too, which do.
+    // The standard library knows which characters are printable; it also escapes quotes, which are.
     matches!(c, '"' | '\'') || c != '\\' && c.escape_debug().len() == 1
 }
 
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_escaped_is_not_escaped_again() {
+    fn escaped_text_is_not_escaped_again() {
         let once = printable(b"a\xff\x1b\\");
         assert_eq!(without_controls(&once), once);
         assert_eq!(without_controls("a\x1b\\b\nc"), "a\\x1b\\b\\x0ac");

@@ -1,7 +1,6 @@
-//! Files that somebody else names, or may put something else in place of: only regular ones are read, without waiting for
-//! anybody, and within a bound.
+//! Reads files whose paths or contents come from outside: only regular files, without blocking, and within a bound.
 
-// What others wrote: no place in it is known to be there.
+// Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use std::fs::{FileType, OpenOptions};
@@ -11,15 +10,20 @@ use std::path::Path;
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
-/// More than any configuration, certificate or token has, in bytes; a ConfigMap holds no more.
+/// Maximum size of a file in bytes: more than any configuration, certificate or token has. A ConfigMap holds no more
+/// either.
 pub const MOST: u64 = 1 << 20;
 
-/// What the file has; an error if it is none, or has more than [`MOST`].
+/// Reads a regular file.
+///
+/// # Errors
+///
+/// The file cannot be read, is not a regular file, or is larger than [`MOST`].
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // To open a device may do something, to open a FIFO waits for who writes into it.
+    // Opening a device may have effects, and opening a FIFO waits for a writer.
     check(path.metadata()?.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
-    // The path may lead elsewhere by now.
+    // The path may lead to another file by now.
     check(file.metadata()?.file_type())?;
     let mut content = Vec::new();
     file.take(MOST + 1).read_to_end(&mut content)?;
@@ -29,11 +33,15 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The same, of text.
+/// Reads a regular file of UTF-8 text.
+///
+/// # Errors
+///
+/// As for [`read`]; or the file is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
-        refused(format!("not UTF-8: byte {place} is none of a text"))
+        refused(format!("not UTF-8: byte {place} is invalid"))
     })
 }
 
@@ -62,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that goes with the value.
+    /// A folder that is deleted with this value.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -86,11 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn regular_files_are_read_also_behind_links() {
+    fn regular_files_are_read_through_links() {
         let folder = Folder::new("links");
         std::fs::create_dir(folder.0.join("..first")).unwrap();
         folder.file("..first/text", b"text");
-        // As Kubernetes mounts what may change.
+        // The way in which Kubernetes mounts files that may change.
         symlink("..first", folder.0.join("..data")).unwrap();
         symlink("..data/text", folder.0.join("text")).unwrap();
         assert_eq!(read_text(&folder.0.join("text")).unwrap(), "text");
@@ -100,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_and_nobody_is_waited_for() {
+    fn other_files_are_refused_without_blocking() {
         let folder = Folder::new("others");
         let fifo = folder.0.join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();

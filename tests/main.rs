@@ -1,6 +1,6 @@
-//! The tests that need more than one module, or the kernel.
+//! Tests that need more than one module, or the kernel.
 
-// The lints' own exception for tests ends at functions that tests call.
+// The lints exempt only test functions, not the functions that tests call.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cases;

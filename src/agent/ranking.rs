@@ -6,7 +6,7 @@ use super::lines::Lines;
 use crate::bpf::Clock;
 use crate::clients::{Budget, Share};
 use crate::control::Busy;
-use crate::flow::{Flow, Looked, Rates};
+use crate::flow::{Flow, FlowTotals, Rates};
 use crate::pipeline::Pipeline;
 
 /// What is remembered from one look to the next, while anybody looks.
@@ -71,7 +71,7 @@ impl Ranking {
                 let Some((last, _)) = some.last() else { break };
                 from = last + 1;
                 for (_, flow) in &some {
-                    let rate = rates.of((number, flow.id()), Looked::from(flow));
+                    let rate = rates.of((number, flow.id()), FlowTotals::from(flow));
                     take(Busy { flow, rate, line: &mut |flow| lines.line(number, flow) });
                 }
             }

@@ -1,4 +1,4 @@
-//! `netmon-cli`: operates the agent of this host.
+//! `netmon-cli`: queries and controls the agent of this host.
 
 use std::process::ExitCode;
 

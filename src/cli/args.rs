@@ -19,160 +19,161 @@ Examples:
   netmon-cli -o json stats flows | jq .by_status
 
 A filter compares fields of a flow (those of -o json; also proto, src_ip, dst_ip, src_port, dst_port, app, and ip, port,
-bytes, packets for either end or both) by = != < <= > >= and ~ (glob), with and, or, not and parentheses. An address may be
-compared with a network. A value with blanks stands in double quotes.
+bytes, packets for either end or both) by = != < <= > >= and ~ (glob), combined by and, or, not and parentheses. An address
+may be compared with a network. A value that contains spaces needs double quotes.
 
-Exit codes: 0 done; 1 the agent is absent, or refused; 2 wrong arguments.";
+Exit codes: 0 success; 1 no agent answers, or it refuses; 2 wrong arguments.";
 
 const PACKET_FILTER: &str = "\
-A filter compares what a packet tells: protocol (proto), ip, src_ip, dst_ip, port, src_port, dst_port, tcp_flags (SYN|ACK),
+A filter compares fields of a packet: protocol (proto), ip, src_ip, dst_ip, port, src_port, dst_port, tcp_flags (SYN|ACK),
 icmp_type, icmp_code, vlan, interface, hook (ingress, egress) and verdict. It is evaluated in the kernel.
 
-Verdicts: cached: added to its flow's entry; new: the first of an entry; displaced: the same, in place of another flow's; ousted:
-the same, and what the other held was lost; lost: no room; sampled_out; past_cache: a record of its own, since the cache was in use
-(past_cache_lost: and there was no room); not_ip; malformed. Whether another interface accounts the packet is decided later.
+Verdicts: cached: added to its flow's cache entry; new: the first packet of an entry; displaced: also the first, in place of
+another flow's entry; ousted: as displaced, but the other entry's packets were lost; lost: no room; sampled_out; past_cache:
+sent as a record of its own because the cache was in use (past_cache_lost: and there was no room); not_ip; malformed. Whether
+another interface accounts for the packet is decided later.
 
 Examples:
   netmon-cli debug packet-trace on --filter 'proto=tcp and port=443 and tcp_flags~*SYN*' --for 10s
   netmon-cli debug packet-trace on --filter 'not verdict=cached' --write odd.pcapng
   netmon-cli debug packet-trace on --filter 'port=53' --write - | tshark -r -";
 
-/// Operates the netmon agent of this host.
+/// Queries and controls the netmon agent of this host.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netmon-cli", version = AgentArgs::VERSION, after_help = EXAMPLES)]
 pub struct CliArgs {
-    /// What to do
+    /// The command
     #[command(subcommand)]
     pub command: Command,
 
-    /// How to show it
+    /// Output format
     #[arg(short = 'o', global = true, value_name = "FORMAT", value_enum, default_value_t)]
     pub layout: Layout,
 
-    /// The agent's control socket
+    /// Path of the agent's control socket
     #[arg(long, global = true, value_name = "PATH", env = "NETMON_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
 
-/// What the program does.
+/// The program's commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// How the agent is: interfaces, rates, coverage, losses
+    /// Show the state of the agent: interfaces, rates, coverage, losses
     Status,
-    /// The flow table, and what happens in it
+    /// Show the flow table, or follow its events
     #[command(subcommand)]
     Flows(Flows),
-    /// Flows, pairs of hosts and services live, full screen; the key ? lists the keys
+    /// Show flows, pairs of hosts and services live on the full screen; press ? for the keys
     #[command(after_help = TOP)]
     Top(Top),
-    /// Counts
+    /// Show statistics
     #[command(subcommand)]
     Stats(Stats),
-    /// The configuration in force
+    /// Show and change the configuration in force
     #[command(subcommand)]
     Config(Config),
-    /// Look closer
+    /// Debug the agent, or trace packets
     #[command(subcommand)]
     Debug(Debug),
-    /// Check this host and the agent that runs here: what is wrong, what helps, and what stays unseen
+    /// Check this host and its running agent: problems, remedies, and traffic that netmon cannot see
     Doctor,
-    /// Check whether this host can run netmon, before any agent runs
+    /// Check whether this host can run netmon, without an agent
     CheckSystem,
-    /// Put what helps to find a fault into one file, without secrets
+    /// Collect diagnostics for a bug report in one file, without secrets
     #[command(after_help = BUNDLE)]
     SupportBundle(Bundle),
-    /// The same
+    /// The same as support-bundle
     #[command(subcommand, hide = true)]
     Support(Support),
-    /// Print a shell's completions, to be sourced
+    /// Print a completion script for a shell
     Completions {
-        /// Of this shell
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages of netmon and netmon-cli into a folder
+    /// Write the manual pages of netmon and netmon-cli to a folder
     Man {
-        /// It must be there
+        /// The folder, which must exist
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
 }
 
-/// For those who are asked for help.
+/// Commands for support.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Support {
-    /// As support-bundle
+    /// The same as support-bundle
     Bundle(Bundle),
 }
 
-/// What to make of all that.
+/// Options of the support bundle.
 #[derive(Clone, Debug, Args)]
 pub struct Bundle {
-    /// The file to make; - is standard output [default: netmon-support.tar.gz in this folder, with a number if it is there]
+    /// The file to create; - is standard output [default: netmon-support.tar.gz here, with a number if it exists]
     #[arg(long = "output", value_name = "FILE")]
     pub to: Option<PathBuf>,
 
-    /// Overwrite the file if it is there
+    /// Overwrite the file if it exists
     #[arg(long)]
     pub force: bool,
 }
 
-/// About flows.
+/// Commands about flows.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Flows {
     /// Print the flow table
     Dump(Dump),
     /// Print flows as they start, end and fail, until interrupted
     Watch {
-        /// Only flows that pass this filter
+        /// Show only flows that match this filter
         #[arg(long, value_name = "FILTER")]
         filter: Option<String>,
     },
 }
 
-/// What of the flow table to print.
+/// Options for printing the flow table.
 #[derive(Clone, Debug, Args)]
 pub struct Dump {
-    /// Only flows that pass this filter
+    /// Show only flows that match this filter
     #[arg(long, value_name = "FILTER")]
     pub filter: Option<String>,
 
-    /// In the order of this field, the greatest first; at most 100000 flows
+    /// Sort by this field, the greatest first; at most 100000 flows
     #[arg(long, value_name = "FIELD")]
     pub sort: Option<String>,
 
-    /// The least first
+    /// Show the least first
     #[arg(long, requires = "sort")]
     pub reverse: bool,
 
-    /// At most so many
+    /// Maximum number of flows
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
 }
 
-/// What to put in order, and how.
+/// Options of `top`.
 #[derive(Clone, Debug, Args)]
 pub struct Top {
-    /// What the rows are
+    /// What each row stands for
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     pub by: View,
 
-    /// What comes first [default: rate]
+    /// Sort by this column [default: rate]
     #[arg(long, value_name = "ORDER", value_enum)]
     pub sort: Option<Order>,
 
-    /// The least first
+    /// Show the least first
     #[arg(long)]
     pub reverse: bool,
 
-    /// Only flows that pass this filter
+    /// Show only flows that match this filter
     #[arg(long, value_name = "FILTER", default_value = "", hide_default_value = true)]
     pub filter: String,
 
-    /// Look so often; an agent with very many flows is asked less often than that
+    /// Time between updates; longer for an agent with very many flows
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     pub interval: Duration,
 
-    /// With -o json: so many looks, an object a line [default: until interrupted]
+    /// With -o json: number of updates, one object on each line [default: until interrupted]
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
 }
@@ -190,7 +191,7 @@ Examples:
   kubectl exec -it -n netmon-system daemonset/netmon-agent -- netmon-cli top --filter 'namespace=shop'
   netmon-cli -o json top --by pairs --count 1 | jq '.rows[0]'
 
-With NO_COLOR set it shows no colours.";
+If NO_COLOR is set, it shows no colours.";
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -198,74 +199,74 @@ fn interval(text: &str) -> Result<Duration, String> {
     if valid.contains(&interval) { Ok(interval) } else { Err("valid: from 250ms to 1h".to_owned()) }
 }
 
-/// What to count.
+/// Kinds of statistics.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Stats {
-    /// Flows by protocol, direction, state and outcome
+    /// Count flows by protocol, direction, state and outcome
     Flows,
-    /// Series by metric, and the labels that make them many
+    /// Count series by metric, with the number of values of each label
     Series,
 }
 
-/// About the configuration.
+/// Commands about the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Config {
-    /// Values, and where each comes from
+    /// Print the values and the origin of each
     Get {
-        /// This key alone
+        /// Print only this key
         key: Option<String>,
     },
-    /// Give a key another value, until the agent ends
+    /// Set a key until the agent ends
     Set {
-        /// Such as flow.max_age=300s
+        /// For example flow.max_age=300s
         #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
         assignment: (String, String),
     },
-    /// Take back what was set
+    /// Undo an earlier set
     Unset {
-        /// Its key
+        /// The key
         key: String,
     },
     /// Read the configuration file again
     Reload,
 }
 
-/// About details.
+/// Commands for debugging.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Debug {
-    /// Log everything, without a restart; off: as configured
+    /// Log at trace level without a restart; off returns to the configured level
     Trace {
         /// on or off
         switch: Switch,
     },
-    /// Print packets as the agent's programs see them, headers alone, and what becomes of each
+    /// Print the headers of packets as the agent's BPF programs see them, with the verdict on each
     #[command(subcommand)]
     PacketTrace(PacketTrace),
 }
 
-/// About single packets.
+/// Commands about single packets.
 #[derive(Clone, Debug, Subcommand)]
 pub enum PacketTrace {
-    /// Trace, for a while: at most 1,000 packets a second are shown, the others are counted
+    /// Trace packets for a while; at most 1,000 packets a second are shown, the others are counted
     #[command(after_help = PACKET_FILTER)]
     On {
-        /// Only packets that pass this filter
+        /// Trace only packets that match this filter
         #[arg(long, value_name = "FILTER")]
         filter: Option<String>,
 
-        /// For so long, 10m at most
+        /// Duration of the trace, at most 10m
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
         time: Duration,
 
-        /// Write them to this file too, as pcapng; - is standard output, where nothing else is written then
+        /// Also write them to this pcapng file; - is standard output, to which nothing else is written then
         #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
 
-        /// Overwrite the file if it is there
+        /// Overwrite the file if it exists
         #[arg(long, requires = "write")]
         force: bool,
     },
-    /// End the trace that runs, whoever started it
+    /// End the running trace, regardless of who started it
     Off,
 }
 
@@ -279,6 +280,6 @@ pub enum Switch {
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("give it as KEY=VALUE")?;
+    let (key, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }

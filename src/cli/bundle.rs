@@ -1,5 +1,5 @@
-//! Everything that helps whoever is asked for help, in one file. Nothing secret is in it: no payload is ever seen, the
-//! configuration has no secrets, and of the environment only what is meant for netmon goes along.
+//! A support bundle: diagnostics in one file. It holds nothing secret: netmon never sees payload, the configuration has
+//! no secrets, and only those environment variables are included that configure netmon.
 
 use std::io::Read;
 use std::time::SystemTime;
@@ -14,11 +14,11 @@ use super::client::Client;
 use super::doctor;
 use crate::config::Key;
 
-/// Of all files together, before they are compressed.
+/// Maximum size of all files together in bytes, before compression.
 const MOST_BYTES: usize = 20 << 20;
-/// Flows that go along, those with most bytes.
+/// Number of flows that are included: those with the most bytes.
 const FLOWS: &str = "1000";
-/// Files of the host that say what it is.
+/// Files that describe the host.
 const HOST: [&str; 8] = [
     "/proc/version",
     "/proc/cmdline",
@@ -30,10 +30,10 @@ const HOST: [&str; 8] = [
     "/etc/os-release",
 ];
 
-/// Files of the agent's process.
+/// Files in `/proc` of the agent's process.
 const PROCESS: [&str; 4] = ["status", "limits", "cgroup", "mountinfo"];
 
-/// A file of the bundle, or why there is none.
+/// A file of the bundle, or the reason why it is missing.
 #[derive(Serialize)]
 struct Item {
     name: String,
@@ -52,16 +52,16 @@ struct Bundle {
     tar: tar::Builder<GzEncoder<Vec<u8>>>,
     items: Vec<Item>,
     bytes: usize,
-    /// Why the agent did not tell something.
+    /// The first error of the agent's answers.
     lost: Option<String>,
 }
 
-/// The file, and what it lacks.
+/// The finished bundle and what it lacks.
 pub(super) struct Made {
     pub(super) content: Vec<u8>,
-    /// Items that could not be had.
+    /// Items that could not be collected.
     pub(super) missing: Vec<String>,
-    /// Why the agent did not tell of some, if it did not.
+    /// Why answers of the agent are missing, if any are.
     pub(super) lost: Option<String>,
 }
 
@@ -75,15 +75,15 @@ impl Bundle {
         self.tar.append_data(&mut header, format!("netmon-support/{name}"), content).context("write the bundle")
     }
 
-    /// The same of what the agent tells, without which the bundle is of little use.
-    fn add_told(&mut self, name: &str, content: Result<Vec<u8>>) -> Result<()> {
+    /// Adds an answer of the agent. Without these, the bundle is of little use, so an error is kept.
+    fn add_answer(&mut self, name: &str, content: Result<Vec<u8>>) -> Result<()> {
         if let Err(error) = &content {
             self.lost.get_or_insert_with(|| format!("{error:#}"));
         }
         self.add(name, content)
     }
 
-    /// What cannot be had is noted, and the rest goes on.
+    /// Adds a file. If its content is an error, that is recorded and the rest goes on.
     fn add(&mut self, name: &str, content: Result<Vec<u8>>) -> Result<()> {
         let content = content.and_then(|content| {
             anyhow::ensure!(
@@ -105,7 +105,7 @@ impl Bundle {
     }
 }
 
-/// Makes the bundle. It is not large, and written once it is whole.
+/// Makes the bundle in memory: it is not large, and is written only when it is complete.
 pub(super) fn make(client: &Client) -> Result<Made> {
     let tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     let mut bundle = Bundle { tar, items: Vec::new(), bytes: 0, lost: None };
@@ -126,15 +126,15 @@ fn fill(bundle: &mut Bundle, client: &Client) -> Result<()> {
     let report = doctor::report(client);
     bundle.add("doctor.json", serde_json::to_vec_pretty(&report).map_err(Into::into))?;
     let status = ask("/v1/status", &[]);
-    let told = status.as_ref().cloned().map_err(|error| anyhow::anyhow!("{error:#}"));
-    bundle.add_told("status.json", told)?;
-    bundle.add_told("config.json", ask("/v1/config", &[]))?;
-    bundle.add_told("flow-stats.json", ask("/v1/stats/flows", &[]))?;
-    bundle.add_told("series.json", ask("/v1/stats/series", &[]))?;
-    bundle.add_told("metrics.txt", ask("/v1/metrics", &[]))?;
-    bundle.add_told("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
-    bundle.add_told("bpf.json", ask("/v1/bpf", &[]))?;
-    bundle.add_told("log.txt", ask("/v1/log", &[]))?;
+    let copy = status.as_ref().cloned().map_err(|error| anyhow::anyhow!("{error:#}"));
+    bundle.add_answer("status.json", copy)?;
+    bundle.add_answer("config.json", ask("/v1/config", &[]))?;
+    bundle.add_answer("flow-stats.json", ask("/v1/stats/flows", &[]))?;
+    bundle.add_answer("series.json", ask("/v1/stats/series", &[]))?;
+    bundle.add_answer("metrics.txt", ask("/v1/metrics", &[]))?;
+    bundle.add_answer("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
+    bundle.add_answer("bpf.json", ask("/v1/bpf", &[]))?;
+    bundle.add_answer("log.txt", ask("/v1/log", &[]))?;
     let status = status.ok().and_then(|status| serde_json::from_slice::<Value>(&status).ok());
     if let Some(pid) = status.and_then(|status| status["pid"].as_u64()) {
         for name in PROCESS {
@@ -153,7 +153,7 @@ fn fill(bundle: &mut Bundle, client: &Client) -> Result<()> {
     bundle.write("manifest.json", &manifest)
 }
 
-/// What the keys of the configuration are called there, and nothing else.
+/// The environment variables of configuration keys, and no others.
 fn environment() -> String {
     let names = Key::all().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
     let given = names.filter_map(|name| std::env::var(&name).ok().map(|value| format!("{name}={value}\n")));

@@ -1,4 +1,4 @@
-//! Asks the agent.
+//! A client for the agent's control socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,13 +18,17 @@ impl Client {
         Client { socket: socket.to_owned() }
     }
 
-    /// The body of the answer, as it comes; an error if the agent is absent or refuses.
+    /// Sends a request and returns the body of the answer, to be read as it arrives.
+    ///
+    /// # Errors
+    ///
+    /// No agent answers, or it refuses the request.
     pub(super) fn ask(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> Result<Body> {
         let mut stream = UnixStream::connect(&self.socket).map_err(|error| self.absent(&error))?;
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
-        // A refusal may be on its way already.
+        // If this fails, the agent may already have sent a refusal.
         let sent = write!(stream, "{method} {path}{query} HTTP/1.1\r\nHost: netmon\r\n\r\n");
         let mut reader = BufReader::with_capacity(64 << 10, stream);
         let mut head = Vec::new();
@@ -36,7 +40,7 @@ impl Client {
         }
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut response = httparse::Response::new(&mut headers);
-        response.parse(&head).map_err(|error| anyhow!("the agent's answer is no HTTP: {error}"))?;
+        response.parse(&head).map_err(|error| anyhow!("the agent's answer is not HTTP: {error}"))?;
         let header = |name: &str| {
             let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
             found.and_then(|header| std::str::from_utf8(header.value).ok())
@@ -54,9 +58,9 @@ impl Client {
         bail!("{}", error.trim_end());
     }
 
-    /// An answer that is one JSON value.
+    /// Sends a request whose answer is one JSON value.
     pub(super) fn value(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> Result<serde_json::Value> {
-        serde_json::from_reader(self.ask(method, path, parameters)?).context("the agent's answer is no JSON")
+        serde_json::from_reader(self.ask(method, path, parameters)?).context("the agent's answer is not JSON")
     }
 
     fn absent(&self, error: &io::Error) -> anyhow::Error {
@@ -66,33 +70,33 @@ impl Client {
                 anyhow!("{socket}: {error}: only root and the agent's own user may use it; try sudo")
             }
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                anyhow!("no agent answers on {socket} ({error}): start netmon, or give its --socket")
+                anyhow!("no agent answers on {socket} ({error}): start netmon, or name its socket with --socket")
             }
             _ => anyhow!("{socket}: {error}"),
         }
     }
 }
 
-/// The body of an answer.
+/// The body of an answer, of a known length or in chunks.
 pub(super) struct Body {
     reader: BufReader<UnixStream>,
-    /// Bytes of the body, or of its chunk.
+    /// Remaining bytes of the body, or of the current chunk.
     left: u64,
     chunked: bool,
     ended: bool,
 }
 
 impl Body {
-    /// To the next chunk.
+    /// Reads the header of the next chunk.
     fn advance(&mut self) -> io::Result<()> {
         let mut line = String::new();
         while line.trim().is_empty() {
             line.clear();
             if self.reader.read_line(&mut line)? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent's answer ends in its middle"));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent's answer is incomplete"));
             }
         }
-        let broken = |_| io::Error::new(io::ErrorKind::InvalidData, "the agent's answer is broken");
+        let broken = |_| io::Error::new(io::ErrorKind::InvalidData, "the agent's answer is malformed");
         self.left = u64::from_str_radix(line.trim(), 16).map_err(broken)?;
         self.ended = self.left == 0;
         Ok(())
@@ -110,7 +114,7 @@ impl Read for Body {
         }
         let count = self.reader.read(&mut buffer[..most])?;
         if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent's answer ends in its middle"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent's answer is incomplete"));
         }
         self.left -= count as u64;
         Ok(count)

@@ -1,4 +1,4 @@
-//! The commands, one by one.
+//! Runs the commands of `netmon-cli`.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::config::Args as AgentArgs;
 use crate::config::Layout;
 use crate::doctor::{DoctorOptions, Report};
 
-/// `netmon-cli` itself.
+/// The main function of `netmon-cli`.
 pub fn main() -> ExitCode {
-    // `doctor` tries what the agent needs.
+    // `doctor` tries what the agent needs to do.
     crate::bpf::raise_capabilities();
     let args: CliArgs = match arguments("netmon-cli") {
         Ok(args) => args,
@@ -29,19 +29,23 @@ pub fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell_people(format_args!("netmon-cli: {error:#}"));
+            eprint_line(format_args!("netmon-cli: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The arguments of this program; or how it ends, if it was asked for help alone, or for what there is not.
+/// Parses this program's arguments.
+///
+/// # Errors
+///
+/// The exit code, after help or an error was printed.
 pub fn arguments<P: Parser>(program: &str) -> Result<P, ExitCode> {
     P::try_parse().map_err(|error| {
         let printed = error.print().and_then(|()| io::stdout().flush());
         match printed {
             Err(failure) if !error.use_stderr() && failure.kind() != ErrorKind::BrokenPipe => {
-                tell_people(format_args!("{program}: write: {failure}"));
+                eprint_line(format_args!("{program}: write: {failure}"));
                 ExitCode::FAILURE
             }
             _ => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
@@ -49,12 +53,12 @@ pub fn arguments<P: Parser>(program: &str) -> Result<P, ExitCode> {
     })
 }
 
-/// A line on standard error, if anybody can have it. (`eprintln!` panics where nobody can.)
-pub fn tell_people(line: std::fmt::Arguments<'_>) {
+/// Prints a line on standard error and ignores failures, on which `eprintln!` would panic.
+pub fn eprint_line(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Does what the arguments say.
+/// Runs the command.
 fn run(args: &CliArgs) -> Result<()> {
     let client = Client::new(&args.socket);
     let json = args.layout == Layout::Json;
@@ -68,13 +72,13 @@ fn run(args: &CliArgs) -> Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let done = match &args.command {
         Command::Status => {
-            tell(&client, "/v1/status", &[], json, &mut out, |value, out| show::status(value, style, out))
+            print_answer(&client, "/v1/status", &[], json, &mut out, |value, out| show::status(value, style, out))
         }
         Command::Flows(Flows::Dump(what)) => dump(&client, what, json, style, &mut out),
         Command::Flows(Flows::Watch { filter }) => watch(&client, filter.as_deref(), json, style, &mut out),
-        Command::Stats(Stats::Flows) => tell(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
+        Command::Stats(Stats::Flows) => print_answer(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
         Command::Stats(Stats::Series) => {
-            tell(&client, "/v1/stats/series", &[], json, &mut out, |value, out| show::series(value, style, out))
+            print_answer(&client, "/v1/stats/series", &[], json, &mut out, |value, out| show::series(value, style, out))
         }
         Command::Config(what) => config(&client, what, json, style, &mut out),
         Command::Debug(Debug::Trace { switch }) => {
@@ -90,7 +94,7 @@ fn run(args: &CliArgs) -> Result<()> {
         }
         Command::Doctor | Command::CheckSystem | Command::Top(_) => Ok(()),
         Command::Completions { shell } => {
-            // It panics where it cannot write.
+            // The generator panics if it cannot write, so it writes to memory.
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut CliArgs::command(), "netmon-cli", &mut script);
             out.write_all(&script).context("write")
@@ -100,7 +104,7 @@ fn run(args: &CliArgs) -> Result<()> {
     unless_closed(done.and_then(|()| out.flush().context("write")))
 }
 
-/// Whoever reads may have seen enough: netmon-cli … | head
+/// A closed pipe is no error: the reader may have seen enough, as in `netmon-cli … | head`.
 fn unless_closed(done: Result<()>) -> Result<()> {
     match done {
         Err(error) if is_closed_pipe(&error) => Ok(()),
@@ -112,25 +116,25 @@ fn support_bundle(client: &Client, what: &Bundle, json: bool, out: &mut impl Wri
     let destination = Destination::of(what.to.as_deref(), "netmon-support.tar.gz", what.force)?;
     let made = bundle::make(client)?;
     let name = destination.put(&made.content)?;
-    let said = match (json, made.missing.as_slice()) {
+    let summary = match (json, made.missing.as_slice()) {
         (true, missing) => json!({ "file": name, "missing": missing }).to_string(),
         (false, []) => name,
         (false, missing) => format!("{name}, without {}: manifest.json says why", missing.join(", ")),
     };
     if what.to.as_deref().is_some_and(is_stdout) {
-        tell_people(format_args!("{said}"));
+        eprint_line(format_args!("{summary}"));
     } else {
-        writeln!(out, "{said}")?;
+        writeln!(out, "{summary}")?;
         out.flush()?;
     }
     match made.lost {
         None => Ok(()),
-        Some(why) => anyhow::bail!("the bundle lacks what the agent has to tell: {why}"),
+        Some(why) => anyhow::bail!("the bundle lacks the agent's answers: {why}"),
     }
 }
 
 fn examine(report: &Report, layout: Layout) -> Result<()> {
-    unless_closed(crate::doctor::print(report, layout, io::stdout()).context("print what was found"))?;
+    unless_closed(crate::doctor::print(report, layout, io::stdout()).context("print the report"))?;
     anyhow::ensure!(!report.failed(), "a check failed");
     Ok(())
 }
@@ -140,7 +144,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     io.into_iter().any(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-fn tell(
+fn print_answer(
     client: &Client,
     path: &str,
     parameters: &[(&str, &str)],
@@ -158,7 +162,7 @@ fn tell(
     Ok(())
 }
 
-/// Silent where all is well; to programs it says what was done.
+/// Sends a change. It prints nothing on success, except with JSON output.
 fn change(
     client: &Client,
     method: &str,
@@ -204,12 +208,12 @@ fn watch(client: &Client, filter: Option<&str>, json: bool, style: Style, out: &
     let body = client.ask("GET", "/v1/flows/watch", &parameters)?;
     let mut lines = BufReader::new(body).lines();
     while let Some(line) = lines.next().transpose()? {
-        // One that is empty shows that the agent lives.
+        // An empty line only shows that the agent is alive.
         if !line.is_empty() {
             if json {
                 writeln!(out, "{line}")?;
             } else {
-                show::event(&serde_json::from_str(&line).context("the agent's answer is no JSON")?, style, out)?;
+                show::event(&serde_json::from_str(&line).context("the agent's answer is not JSON")?, style, out)?;
             }
         }
         out.flush()?;
@@ -221,7 +225,7 @@ fn config(client: &Client, what: &Config, json: bool, style: Style, out: &mut im
     match what {
         Config::Get { key } => {
             let parameters: Vec<(&str, &str)> = key.as_deref().map(|key| ("key", key)).into_iter().collect();
-            tell(client, "/v1/config", &parameters, json, out, |value, out| show::config(value, style, out))
+            print_answer(client, "/v1/config", &parameters, json, out, |value, out| show::config(value, style, out))
         }
         Config::Set { assignment: (key, value) } => {
             change(client, "POST", "/v1/config", &[("key", key), ("value", value)], json, out)
@@ -239,7 +243,7 @@ fn manual(folder: &Path) -> Result<()> {
 }
 
 impl Style {
-    /// Of what standard output is.
+    /// The style for standard output.
     fn of_stdout() -> Style {
         let terminal = io::stdout().is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

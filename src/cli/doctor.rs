@@ -1,4 +1,4 @@
-//! What a running agent knows of its own health, beside what its host is found to be.
+//! The health of a running agent, in addition to the checks of its host.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use super::client::Client;
 use crate::config::{Config, Given, Key, Settings, Sources};
 use crate::doctor::{self, Check, DoctorOptions, Help, Report, shorten};
 
-/// Less of an interface's packets than this was seen: somebody had them before.
+/// A coverage below this share is reported: another program has taken packets first.
 const COVERED: f64 = 0.99;
-/// More of the budget of series than this is in use.
+/// Use of the series budget above this share is reported.
 const SERIES: f64 = 0.9;
 
-/// Checks of the host, and of the agent that runs there.
+/// Checks the host and its running agent.
 pub(super) fn report(client: &Client) -> Report {
-    // Where an agent runs, its host is looked at as it is configured.
+    // If an agent runs, check the host for the agent's configuration.
     let config = client.value("GET", "/v1/config", &[]).map(|values| configured(&values)).unwrap_or_default();
     let mut report = doctor::run(&DoctorOptions { config });
     match client.value("GET", "/v1/status", &[]) {
@@ -31,7 +31,7 @@ pub(super) fn report(client: &Client) -> Report {
     report
 }
 
-/// What the agent does, by the values that are in force.
+/// The agent's configuration, from the values in force.
 fn configured(values: &Value) -> Config {
     let value = |value: &Value| {
         let key = Key::named(value["key"].as_str()?)?;
@@ -47,19 +47,19 @@ fn agent(status: &Value, help: Help) -> Vec<Check> {
     let number = |name: &str| status[name].as_u64().unwrap_or_default();
     let mut checks = vec![match status["unready"].as_str().or(status["unhealthy"].as_str()) {
         Some(trouble) => Check::warn("agent", trouble, "netmon-cli status, and the agent's log"),
-        None => Check::ok("agent", format!("netmon {} runs since {}", text("version"), text("started"))),
+        None => Check::ok("agent", format!("netmon {} has been running since {}", text("version"), text("started"))),
     }];
     let lost = status["packets"]["lost"].as_u64().unwrap_or_default();
     checks.push(match (lost, number("records_lost")) {
         (0, 0) => Check::ok("losses", "none since the start"),
         (packets, records) => Check::warn(
             "losses",
-            format!("{packets} packets in {records} records found their ring full"),
+            format!("{packets} packets in {records} records were lost because a ring was full"),
             "raise performance.buffer_size or performance.workers",
         ),
     });
     if number("flows_evicted") > 0 {
-        let detail = format!("{} flows had to go before their time", number("flows_evicted"));
+        let detail = format!("{} flows were evicted to make room", number("flows_evicted"));
         checks.push(Check::warn("flow table", detail, "raise flow.max_flows or resources.memory_limit"));
     }
     let (series, limit) = (number("series"), number("series_limit"));
@@ -70,38 +70,56 @@ fn agent(status: &Value, help: Help) -> Vec<Check> {
         Check::ok("series", detail)
     });
     if number("log_lines_held_back") > 0 {
-        let detail = format!("{} lines came too often and were left out", number("log_lines_held_back"));
-        checks.push(Check::warn("log", detail, "the log says which: grep 'held back'"));
+        let detail =
+            format!("{} log lines were suppressed because they repeated too often", number("log_lines_held_back"));
+        checks.push(Check::warn("log", detail, "search the log for 'held back' to see which"));
     }
     if number("config_reload_failures") > 0 {
-        let detail = format!("{} times a changed configuration was refused", number("config_reload_failures"));
+        let detail = format!("{} changed configurations were refused", number("config_reload_failures"));
         checks.push(Check::warn("configuration", detail, "netmon-cli config reload says what is wrong"));
     }
     let waiting: Vec<&str> =
         status["restart_needed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !waiting.is_empty() {
-        checks.push(Check::warn("configuration", format!("{} wait for a restart", waiting.join(", ")), help.restart()));
+        checks.push(Check::warn(
+            "configuration",
+            format!("a restart is needed for {}", waiting.join(", ")),
+            help.restart(),
+        ));
     }
     for idle in status["without_effect"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        checks.push(Check::warn("configuration", format!("without effect: {idle}"), "take it out"));
+        checks.push(Check::warn(
+            "configuration",
+            format!("without effect: {idle}"),
+            "remove it from the configuration",
+        ));
     }
     if number("hooks_lost") > number("hooks_restored") {
         let detail = format!(
-            "somebody took netmon's programs from {} hooks, {} of which got them back at once",
+            "another program detached netmon from {} hooks; {} of them were restored at once",
             number("hooks_lost"),
             number("hooks_restored")
         );
-        checks.push(Check::warn("hooks", detail, "the log says from which interfaces, and why they were not put back"));
+        checks.push(Check::warn(
+            "hooks",
+            detail,
+            "the log says which interfaces are affected, and why restoring failed",
+        ));
     } else if number("hooks_lost") > 0 {
         let detail =
-            format!("somebody took netmon's programs from {} hooks; they are there again", number("hooks_lost"));
-        checks.push(Check::warn("hooks", detail, "find who detaches programs or deletes qdiscs: the log says when"));
+            format!("another program detached netmon from {} hooks; all of them were restored", number("hooks_lost"));
+        checks.push(Check::warn(
+            "hooks",
+            detail,
+            "find out what detaches programs or deletes qdiscs; the log has the times",
+        ));
     }
     checks.extend(interfaces(status["interfaces"].as_array().map_or(&[][..], Vec::as_slice), help));
     checks
 }
 
-/// Interfaces that fail alike, or are seen in part, are told of together: a node has as many as pods.
+/// Interfaces with the same failure, and those that are only partly seen, are reported together: a node has as many
+/// interfaces as pods.
 fn interfaces(interfaces: &[Value], help: Help) -> Vec<Check> {
     let name = |interface: &Value| interface["name"].as_str().unwrap_or_default().to_owned();
     let called = |names: &[String]| {
@@ -117,14 +135,14 @@ fn interfaces(interfaces: &[Value], help: Help) -> Vec<Check> {
     let mut checks: Vec<Check> = Vec::new();
     let outdated = interfaces.iter().filter_map(|one| Some((name(one), one["outdated"].as_str()?)));
     checks.extend(outdated.map(|(name, why)| {
-        let detail = format!("it runs the programs of an earlier configuration: {why}");
+        let detail = format!("it still runs the programs of an earlier configuration: {why}");
         Check::warn(called(&[name]), detail, help.restart())
     }));
     for (error, names) in failed {
         let left_out = format!("[\"!{}\"]", names[0]);
         let remedy = help.either(
-            format!("capture.interfaces={left_out} leaves it out"),
-            format!("capture.interfaces: {left_out} in the ConfigMap netmon-config leaves it out"),
+            format!("capture.interfaces={left_out} excludes it"),
+            format!("capture.interfaces: {left_out} in the ConfigMap netmon-config excludes it"),
         );
         checks.push(Check::warn(called(&names), error, remedy));
     }
@@ -140,9 +158,13 @@ fn interfaces(interfaces: &[Value], help: Help) -> Vec<Check> {
     if !partly.is_empty() {
         let names: Vec<String> = partly.iter().map(|(_, name)| name.clone()).collect();
         let shares: Vec<String> = partly.iter().map(|(share, _)| format!("{:.1} %", 100.0 * share)).collect();
-        let detail = format!("{} of their packets are seen on the side that has fewer", shorten(&shares));
+        let detail = format!("{} of their packets are seen, in the direction with less coverage", shorten(&shares));
         let detail = if partly.len() == 1 { detail.replace("their", "its") } else { detail };
-        checks.push(Check::warn(called(&names), detail, "netmon-cli status: BEFORE names who has them first"));
+        checks.push(Check::warn(
+            called(&names),
+            detail,
+            "netmon-cli status: the column BEFORE names the programs that run first",
+        ));
     }
     checks
 }
@@ -155,7 +177,7 @@ mod tests {
     use crate::doctor::Status;
 
     #[test]
-    fn the_host_is_looked_at_as_the_agent_is_configured() {
+    fn the_host_is_checked_for_the_agents_configuration() {
         let values = json!([
             {"key": "capture.interfaces", "value": "[vb, !va]", "running": null},
             {"key": "capture.nat", "value": "true", "running": "false"},
@@ -168,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_troubled_agent_is_told() {
+    fn the_troubles_of_an_agent_are_reported() {
         let status = json!({
             "version": "1", "started": "now", "unready": null, "unhealthy": null,
             "packets": {"lost": 3}, "records_lost": 1, "flows_evicted": 7, "series": 95, "series_limit": 100,
@@ -203,13 +225,17 @@ mod tests {
             assert_eq!(of(name), [Status::Warn], "{name}");
         }
         assert_eq!(of("configuration").len(), 3);
-        assert_eq!(checks.iter().filter(|check| check.name.starts_with("interface")).count(), 4, "alike in one");
+        assert_eq!(
+            checks.iter().filter(|check| check.name.starts_with("interface")).count(),
+            4,
+            "equal failures are in one check"
+        );
         let of = |name: &str| checks.iter().find(|check| check.name == name).unwrap();
         assert!(of("interfaces eth4, eth0").detail.starts_with("25.0 %, 50.0 % of their packets"));
-        assert_eq!(of("interface eth3").remedy.as_deref(), Some("capture.interfaces=[\"!eth3\"] leaves it out"));
+        assert_eq!(of("interface eth3").remedy.as_deref(), Some("capture.interfaces=[\"!eth3\"] excludes it"));
         let pod = agent(&status, Help::Pod);
         let remedies: Vec<&str> = pod.iter().filter_map(|check| check.remedy.as_deref()).collect();
         assert!(remedies.iter().any(|remedy| remedy.contains("rollout restart")), "{remedies:?}");
-        assert!(remedies.iter().any(|remedy| remedy.contains("ConfigMap netmon-config leaves it out")), "{remedies:?}");
+        assert!(remedies.iter().any(|remedy| remedy.contains("ConfigMap netmon-config excludes it")), "{remedies:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `netmon-cli`: asks the agent of this host, by its control socket, and shows what it says.
+//! `netmon-cli`: queries the agent of this host through its control socket, and shows the answers.
 
 mod args;
 mod bundle;
@@ -13,4 +13,4 @@ mod top;
 mod whole;
 
 pub use args::CliArgs;
-pub use commands::{arguments, main, tell_people};
+pub use commands::{arguments, eprint_line, main};

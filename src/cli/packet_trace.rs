@@ -1,4 +1,4 @@
-//! `netmon-cli debug packet-trace`: packets as the agent's programs see them.
+//! `netmon-cli debug packet-trace`: packets as the agent's BPF programs see them.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::pcapng::PacketFile;
 use super::show::{Style, size, text};
 use super::target::{Target, is_stdout};
 
-/// Traces, or ends that.
+/// Starts a trace and shows it, or ends the running one.
 pub(super) fn run(client: &Client, what: &PacketTrace, json: bool, style: Style, out: &mut impl Write) -> Result<()> {
     match what {
         PacketTrace::On { filter, time, write, force } => {
             let file = write.as_deref().map(|path| Target::open(path, *force)).transpose()?;
-            // The file is all that whoever reads it wants.
+            // If the file goes to standard output, nothing else may.
             let out: &mut dyn Write = if write.as_deref().is_some_and(is_stdout) { &mut io::sink() } else { out };
             on(client, filter.as_deref(), *time, file, json, style, out)
         }
@@ -52,9 +52,9 @@ fn on(
     for line in BufReader::new(body).lines() {
         let line = line?;
         let value: Value = match line.as_str() {
-            // It shows that the agent lives: and that is the time to show what came.
+            // An empty line shows that the agent is alive; the output is flushed below.
             "" => Value::Null,
-            line => serde_json::from_str(line).context("the agent's answer is no JSON")?,
+            line => serde_json::from_str(line).context("the agent's answer is not JSON")?,
         };
         if json && !line.is_empty() {
             writeln!(out, "{line}")?;
@@ -70,12 +70,12 @@ fn on(
                 }
             }
             Some("counts") if !json => {
-                let note = format!("{} of {} packets so far were left out", left_out(&value), text(&value["matched"]));
+                let note = format!("{} of {} packets were left out so far", left_out(&value), text(&value["matched"]));
                 writeln!(out, "{}", style.bad(&note))?;
             }
             Some("end") => {
                 out.flush()?;
-                super::tell_people(format_args!("{}", summary(&value, shown)));
+                super::eprint_line(format_args!("{}", summary(&value, shown)));
             }
             _ => {}
         }
@@ -94,7 +94,7 @@ fn begin(mut file: Target) -> Result<PacketFile<Target>> {
     PacketFile::begin(file).with_context(|| format!("write {name}"))
 }
 
-/// Ends the handling of signals.
+/// Ends the handling of signals when it is dropped.
 struct Handling(signal_hook::iterator::Handle);
 
 impl Drop for Handling {
@@ -103,7 +103,7 @@ impl Drop for Handling {
     }
 }
 
-/// An interrupted trace ends as one whose time is over, with all that came; a second signal ends the program.
+/// An interrupted trace ends like one whose time is over, with all packets so far; a second signal ends the program.
 fn end_at_signals(client: &Client) -> Result<Handling> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("handle signals")?;
     let handle = signals.handle();
@@ -135,12 +135,12 @@ fn summary(counts: &Value, shown: u64) -> String {
     )
 }
 
-/// A packet, in a line.
+/// Prints a packet on one line.
 fn packet(packet: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     let get = |name: &str| text(&packet[name]);
     let time = get("time").get(11..29).unwrap_or_default().to_owned();
     let way = if packet["hook"] == "ingress" { "in" } else { "out" };
-    let mut line = format!("{time} {} {way:<3} {}", get("interface"), taken(packet));
+    let mut line = format!("{time} {} {way:<3} {}", get("interface"), described(packet));
     if !packet["seq"].is_null() {
         line += &format!(" seq {} ack {} win {}", get("seq"), get("ack"), get("window"));
     }
@@ -152,14 +152,14 @@ fn packet(packet: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
         line += &format!(" in {} segments", get("packets"));
     }
     if !packet["inner"].is_null() {
-        line += &format!(" [{} {}]", get("tunnel"), taken(&packet["inner"]));
+        line += &format!(" [{} {}]", get("tunnel"), described(&packet["inner"]));
     }
     let lost = ["lost", "ousted", "past_cache_lost", "malformed"].iter().any(|verdict| packet["verdict"] == **verdict);
     writeln!(out, "{}", if lost { style.bad(&line) } else { line })
 }
 
-/// What a packet was taken for.
-fn taken(packet: &Value) -> String {
+/// The verdict and the parsed headers of a packet.
+fn described(packet: &Value) -> String {
     let get = |name: &str| text(&packet[name]);
     let end = |side: &str| match (get(&format!("{side}_ip")), get(&format!("{side}_port"))) {
         (ip, port) if port.is_empty() => ip,

@@ -1,4 +1,5 @@
-//! Traced packets as a pcapng file: an interface each, nanoseconds, the direction, and the verdict as a comment.
+//! Writes traced packets to a pcapng file: one interface block each, times in nanoseconds, the direction, and the
+//! verdict as a comment.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -9,17 +10,17 @@ use pcap_parser::{
 };
 use serde_json::Value;
 
-/// Of an interface: times count nanoseconds.
+/// The option if_tsresol: times are in nanoseconds.
 const NANOSECONDS: u8 = 9;
-/// The option epb_flags; its lowest bits tell the direction.
+/// The option epb_flags; its lowest bits are the direction.
 const FLAGS: u16 = 2;
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
-/// A file that packets are written to.
+/// A pcapng file that packets are written to.
 pub(super) struct PacketFile<W: Write> {
     out: W,
-    /// Names and link types, in the order of their numbers.
+    /// Names and link types of the interfaces, in the order of their numbers.
     interfaces: Vec<(String, Linktype)>,
 }
 
@@ -29,7 +30,7 @@ fn option<'a>(code: u16, value: impl Into<Cow<'a, [u8]>>) -> PcapNGOption<'a> {
 }
 
 impl<W: Write> PacketFile<W> {
-    /// Writes what comes before the packets.
+    /// Writes the section header, which precedes the packets.
     pub(super) fn begin(out: W) -> io::Result<PacketFile<W>> {
         let program = concat!("netmon-cli ", env!("CARGO_PKG_VERSION"));
         let section = SectionHeaderBlock {
@@ -53,10 +54,10 @@ impl<W: Write> PacketFile<W> {
         self.out.write_all(&bytes)
     }
 
-    /// Writes a packet, as the control socket tells of it.
+    /// Writes a packet in the form in which the control socket sends it.
     pub(super) fn write(&mut self, packet: &Value) -> io::Result<()> {
         let get = |name: &str| packet[name].as_str().unwrap_or_default();
-        let broken = || io::Error::new(io::ErrorKind::InvalidData, "a packet from the agent is broken");
+        let broken = || io::Error::new(io::ErrorKind::InvalidData, "a packet from the agent is malformed");
         let header = unhex(get("header")).ok_or_else(broken)?;
         let time = humantime::parse_rfc3339(get("time")).ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let time = time.ok_or_else(broken)?.as_nanos() as u64;
@@ -84,7 +85,7 @@ impl<W: Write> PacketFile<W> {
         })
     }
 
-    /// The number of an interface, which is described before its first packet.
+    /// The number of an interface. Its description is written before its first packet.
     fn interface(&mut self, name: &str, link: Linktype) -> io::Result<u32> {
         let known = self.interfaces.iter().position(|(known, of)| known == name && *of == link);
         if let Some(number) = known {
@@ -105,7 +106,7 @@ impl<W: Write> PacketFile<W> {
         Ok(self.interfaces.len() as u32 - 1)
     }
 
-    /// So that others can read what was written.
+    /// Flushes the output, so that readers see what was written.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }

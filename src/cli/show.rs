@@ -1,4 +1,4 @@
-//! Answers of the agent, for people.
+//! Shows answers of the agent in a form for people.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::printable::without_controls;
 
-/// What the output is written to.
+/// Properties of the output.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Style {
-    /// It shows colours.
+    /// True if it shows colours.
     pub(super) colours: bool,
-    /// It is so wide.
+    /// Its width in columns, if it is a terminal.
     pub(super) columns: Option<u16>,
 }
 
@@ -22,7 +22,7 @@ impl Style {
         if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// What needs attention.
+    /// Marks text that needs attention.
     pub(super) fn bad(self, text: &str) -> String {
         self.painted(31, text)
     }
@@ -32,7 +32,7 @@ impl Style {
     }
 }
 
-/// Of the terminal that standard output is.
+/// Width of the terminal, if its size is known.
 pub(super) fn terminal_columns() -> Option<u16> {
     crossterm::terminal::size().ok().map(|(columns, _)| columns).filter(|columns| *columns > 0)
 }
@@ -53,13 +53,13 @@ fn table(header: &[&str], right: std::ops::Range<usize>, columns: Option<u16>) -
 
 fn write(table: &Table, out: &mut dyn Write) -> io::Result<()> {
     for line in table.lines() {
-        // The last column is padded too.
+        // The last column is padded, too.
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
 }
 
-/// As a terminal may show it: what others give names to does not command it.
+/// The value without control characters: names that come from outside must not control the terminal.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -68,7 +68,7 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// A number with separators: 1234567 becomes 1,234,567.
 fn grouped(value: &Value) -> String {
     let digits = value.as_u64().unwrap_or_default().to_string();
     let mut text = String::new();
@@ -85,7 +85,7 @@ pub(super) fn size(value: &Value) -> String {
     bytesize::ByteSize(value.as_f64().unwrap_or_default() as u64).display().iec().to_string()
 }
 
-/// How the agent is.
+/// Shows the state of the agent.
 pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     let get = |name: &str| text(&status[name]);
     let up = Duration::from_secs(status["uptime_s"].as_f64().unwrap_or_default() as u64);
@@ -108,8 +108,8 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     }
     let packets = &status["packets"];
     let number = |name: &str| packets[name].as_u64().unwrap_or_default();
-    let told = number("accounted") + number("duplicate") + number("ignored") + number("lost");
-    let on_their_way = (number("seen") + number("decapsulated")).saturating_sub(told);
+    let settled = number("accounted") + number("duplicate") + number("ignored") + number("lost");
+    let on_their_way = (number("seen") + number("decapsulated")).saturating_sub(settled);
     writeln!(
         out,
         "traffic     {:.0} packets/s, {}/s",
@@ -152,7 +152,7 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     if !status["cpu_limit_milli"].is_null() {
         writeln!(
             out,
-            "CPU limit   {}m, {} steps taken to stay within",
+            "CPU limit   {}m, {} steps taken to stay below it",
             get("cpu_limit_milli"),
             get("cpu_limit_level")
         )?;
@@ -175,7 +175,7 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     let number = |name: &str| status[name].as_u64().unwrap_or_default();
     if number("hooks_lost") > 0 {
         let line = format!(
-            "somebody took netmon's programs from {} hooks; {} of them were put back at once",
+            "another program detached netmon from {} hooks; {} of them were restored at once",
             grouped(&status["hooks_lost"]),
             grouped(&status["hooks_restored"])
         );
@@ -214,7 +214,7 @@ pub(super) fn status(status: &Value, style: Style, out: &mut dyn Write) -> io::R
     write(&interfaces, out)
 }
 
-/// How the names of a cluster are read.
+/// Shows how the names of a cluster are read.
 fn names(names: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     if names.is_null() {
         return Ok(());
@@ -228,7 +228,7 @@ fn names(names: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     writeln!(
         out,
-        "names       {}; heard {:.0} s ago from {}, by {}",
+        "names       {}; updated {:.0} s ago by {}, with {}",
         kinds.join(", "),
         names["age_s"].as_f64().unwrap_or_default(),
         text(&names["server"]),
@@ -241,7 +241,7 @@ fn names(names: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Flows by what is known of them.
+/// Shows counts of flows by their properties.
 pub(super) fn flow_stats(stats: &Value, out: &mut dyn Write) -> io::Result<()> {
     let table_bytes = stats["active"].as_u64().unwrap_or_default() * stats["flow_bytes"].as_u64().unwrap_or_default();
     writeln!(
@@ -274,9 +274,9 @@ pub(super) fn flow_stats(stats: &Value, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Series by metric.
+/// Shows series by metric.
 pub(super) fn series(series: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
-    let mut shown = table(&["METRIC", "SERIES", "OVERFLOW", "VALUES OF ITS LABELS"], 1..3, style.columns);
+    let mut shown = table(&["METRIC", "SERIES", "OVERFLOW", "VALUES OF LABELS"], 1..3, style.columns);
     let mut rows: Vec<&Value> = series.as_array().into_iter().flatten().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row["series"].as_u64()));
     for row in rows {
@@ -287,7 +287,7 @@ pub(super) fn series(series: &Value, style: Style, out: &mut dyn Write) -> io::R
     write(&shown, out)
 }
 
-/// The configuration.
+/// Shows the configuration.
 pub(super) fn config(values: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     let mut shown = table(&["KEY", "VALUE", "FROM", "CHANGES"], 0..0, style.columns);
     for value in values.as_array().into_iter().flatten() {
@@ -301,11 +301,15 @@ pub(super) fn config(values: &Value, style: Style, out: &mut dyn Write) -> io::R
     write(&shown, out)
 }
 
-/// Something that happened to a flow, in a line.
+/// Shows an event of a flow on one line.
 pub(super) fn event(event: &Value, style: Style, out: &mut dyn Write) -> io::Result<()> {
     let get = |name: &str| text(&event[name]);
     if event["event"] == "lost" {
-        return writeln!(out, "{}", style.bad(&format!("{} events were lost: they came too fast", get("count"))));
+        return writeln!(
+            out,
+            "{}",
+            style.bad(&format!("{} events were lost because they came too fast", get("count")))
+        );
     }
     let at = if event["event"] == "start" { "start" } else { "end" };
     let time = get(at).get(11..23).unwrap_or_default().to_owned();

@@ -1,5 +1,5 @@
-//! Where a file goes that somebody asked for: to a path, or to standard output, which is the only way out of a container without
-//! `tar`.
+//! The destination of a file that the user requested: a path, or standard output, which is the only way out of a
+//! container without `tar`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
@@ -9,41 +9,42 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Names of standard output. Who may write to it may not always open it anew: a pipe belongs to the user that made it.
+/// Names of standard output. Opening them again may be forbidden even if writing is allowed: a pipe belongs to the user
+/// that made it.
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
-/// A file that can be written to.
+/// A file or stream to write to.
 pub(super) struct Target {
-    /// `None`: standard output.
+    /// `None` for standard output.
     path: Option<PathBuf>,
     file: BufWriter<File>,
-    /// It was not there before.
+    /// True if it did not exist before.
     made: bool,
 }
 
-/// Nothing but the file may go to standard output then.
+/// True if the path is standard output. Then nothing but the file may be written there.
 pub(super) fn is_stdout(path: &Path) -> bool {
     STDOUT.iter().any(|name| path == Path::new(name))
 }
 
-/// It is not to be overwritten.
+/// The error that the file exists and must not be overwritten.
 pub(super) fn exists(path: &Path) -> anyhow::Error {
-    anyhow::anyhow!("{} exists: --force overwrites it, and `-` is standard output", path.display())
+    anyhow::anyhow!("{} exists: use --force to overwrite it, or `-` for standard output", path.display())
 }
 
 impl Target {
-    /// A file that was asked for by name. One that is there already is not touched, unless by `force`.
+    /// Opens the file with this name. An existing file is left alone, unless `force` is set.
     pub(super) fn open(path: &Path, force: bool) -> Result<Target> {
         if is_stdout(path) {
             return Target::stdout();
         }
         let refused = |error: io::Error| match error.kind() {
             ErrorKind::AlreadyExists => exists(path),
-            _ => anyhow::Error::new(error).context(format!("make {}", path.display())),
+            _ => anyhow::Error::new(error).context(format!("create {}", path.display())),
         };
         match path.metadata() {
             Ok(there) if there.is_dir() => bail!("{} is a folder: name a file in it", path.display()),
-            // A pipe or a device is written to as it is; there is nothing in it to be lost.
+            // A pipe or a device is written to as it is; it holds nothing that could be lost.
             Ok(there) if !there.is_file() => {
                 let file = OpenOptions::new().write(true).open(path).map_err(refused)?;
                 Ok(Target::at(path, file, false))
@@ -53,7 +54,7 @@ impl Target {
                 Ok(Target::at(path, file, false))
             }
             _ => {
-                // What packets tell, and an agent, is not for everybody.
+                // The contents are private: data of packets and of the agent.
                 let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
                 Ok(Target::at(path, made.map_err(refused)?, true))
             }
@@ -68,7 +69,7 @@ impl Target {
         let stdout = io::stdout();
         if stdout.is_terminal() {
             bail!(
-                "standard output is a terminal, and the file is no text: send it to a file or a pipe, as in \
+                "standard output is a terminal, and the file is binary: send it to a file or a pipe, as in \
                  netmon-cli … - >FILE (kubectl exec: without -t)"
             );
         }
@@ -76,7 +77,7 @@ impl Target {
         Ok(Target { path: None, file: BufWriter::new(file.into()), made: false })
     }
 
-    /// What was there before is gone from here on.
+    /// Truncates an existing file: from here on, its previous contents are lost.
     pub(super) fn begin(&mut self) -> Result<()> {
         if self.path.is_some() && !self.made && self.file.get_ref().metadata().is_ok_and(|file| file.is_file()) {
             self.file.get_ref().set_len(0).with_context(|| format!("overwrite {}", self.name()))?;
@@ -84,22 +85,22 @@ impl Target {
         Ok(())
     }
 
-    /// As it is told.
+    /// The name to show.
     pub(super) fn name(&self) -> String {
         self.path.as_ref().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string())
     }
 
-    /// All is written.
+    /// Flushes and syncs the file after everything is written.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.file.flush()?;
         let file = self.file.get_ref();
         if file.metadata()?.is_file() { file.sync_all() } else { Ok(()) }
     }
 
-    /// Nothing will come of it.
+    /// Abandons the file, and removes it if it is new.
     pub(super) fn give_up(self) {
         if let Some(path) = self.path.filter(|_| self.made) {
-            // There is an error already.
+            // There is an error to report already.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -119,7 +120,7 @@ impl Write for Target {
 mod tests {
     use super::*;
 
-    /// It goes with the value.
+    /// A folder that is deleted with this value.
     struct Folder(PathBuf);
 
     impl Drop for Folder {
@@ -141,18 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_kept_unless_forced() {
+    fn an_existing_file_is_kept_unless_forced() {
         let folder = folder("force");
         let path = folder.0.join("a.tar.gz");
         put(Target::open(&path, false).unwrap(), "a long first one");
         let error = Target::open(&path, false).err().unwrap().to_string();
-        assert!(error.contains("exists: --force"), "{error}");
-        // Up to its first byte nothing is lost.
+        assert!(error.contains("exists: use --force"), "{error}");
+        // Nothing is lost before the first byte is written.
         Target::open(&path, true).unwrap().give_up();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a long first one");
         put(Target::open(&path, true).unwrap(), "short");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "short");
-        // A link is somebody else's file.
+        // A link leads to another file.
         let link = folder.0.join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(Target::open(&link, false).is_err());

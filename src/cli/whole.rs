@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, and for whoever made them alone.
+//! Writes files that exist completely or not at all, and that only their owner can read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -9,21 +9,22 @@ use anyhow::{Context, Result, bail};
 
 use super::target::{Target, exists, is_stdout};
 
-/// Names that are tried for one that was not asked for.
+/// Numbers that are tried for a default name that exists already.
 const NUMBERS: std::ops::RangeInclusive<u32> = 1..=999;
 
-/// Where a file goes.
+/// The destination of a file.
 pub(super) enum Destination {
-    /// A pipe, a device, standard output: written to as it is.
+    /// A pipe, a device or standard output, which is written to as it is.
     Stream(Target),
-    /// A file of this name, in place of what has it by `force` alone.
+    /// A file with this name; an existing one is replaced only with `force`.
     File { path: PathBuf, force: bool },
-    /// In this folder, by this name, or if that is there, with a number before what follows its first dot.
+    /// A file with this name in the current folder, or if that exists, with a number before its first dot.
     Unnamed(&'static str),
 }
 
 impl Destination {
-    /// What was asked for by name, or else `name` in this folder. What cannot be is an error before there is anything to be written.
+    /// The requested file, or else `name` in the current folder. Impossible destinations are reported before there is
+    /// anything to write.
     pub(super) fn of(asked: Option<&Path>, name: &'static str, force: bool) -> Result<Destination> {
         let path = match asked {
             Some(path) => path,
@@ -37,17 +38,17 @@ impl Destination {
             Ok(there) if there.is_dir() => bail!("{} is a folder: name a file in it", path.display()),
             Ok(there) if !there.is_file() => Target::open(path, force).map(Destination::Stream),
             Ok(_) if !force => Err(exists(path)),
-            // A link stays one.
+            // A link stays a link.
             Ok(_) => Ok(Destination::File { path: path.canonicalize().context(path.display().to_string())?, force }),
             Err(_) => {
                 let folder = folder_of(path);
-                anyhow::ensure!(folder.is_dir(), "make {}: there is no folder {}", path.display(), folder.display());
+                anyhow::ensure!(folder.is_dir(), "create {}: there is no folder {}", path.display(), folder.display());
                 Ok(Destination::File { path: path.to_owned(), force })
             }
         }
     }
 
-    /// Puts it there; where that is.
+    /// Writes the file; returns its name.
     pub(super) fn put(self, content: &[u8]) -> Result<String> {
         match self {
             Destination::Stream(mut target) => {
@@ -58,14 +59,14 @@ impl Destination {
             Destination::File { path, force } => {
                 let part = Part::write(&path, content)?;
                 if force {
-                    fs::rename(&part.0, &path).with_context(|| format!("make {}", path.display()))?;
+                    fs::rename(&part.0, &path).with_context(|| format!("create {}", path.display()))?;
                 } else if !part.link(&path)? {
                     return Err(exists(&path));
                 }
                 Ok(path.display().to_string())
             }
             Destination::Unnamed(name) => {
-                let hint = "--output FILE names another place, and --output - is standard output";
+                let hint = "use --output FILE for another place, or --output - for standard output";
                 let part = Part::write(Path::new(name), content).context(hint)?;
                 let (stem, ending) = name.split_once('.').unwrap_or((name, ""));
                 let numbered = NUMBERS.map(|number| format!("{stem}-{number}.{ending}"));
@@ -74,7 +75,10 @@ impl Destination {
                         return Ok(name);
                     }
                 }
-                bail!("{name} is there {} times: --output FILE names another, and --force overwrites it", NUMBERS.end())
+                bail!(
+                    "{name} exists with all numbers up to {}: use --output FILE for another name, or --force to overwrite it",
+                    NUMBERS.end()
+                )
             }
         }
     }
@@ -84,7 +88,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The file under a name of its own, until it is whole. It goes with the value.
+/// The file under a temporary name until it is complete. That name is removed with this value.
 struct Part(PathBuf);
 
 impl Part {
@@ -92,21 +96,21 @@ impl Part {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part = folder_of(path).join(format!(".{name}.part-{}", std::process::id()));
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-        let mut file: File = made.with_context(|| format!("make {}", path.display()))?;
+        let mut file: File = made.with_context(|| format!("create {}", path.display()))?;
         let part = Part(part);
         file.write_all(content).and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))?;
         Ok(part)
     }
 
-    /// Gives it a name that nothing has; false if something does.
+    /// Gives the file its final name; false if that exists.
     fn link(&self, path: &Path) -> Result<bool> {
         match fs::hard_link(&self.0, path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-            // A file system without links.
+            // The file system has no links.
             Err(_) if path.symlink_metadata().is_ok() => Ok(false),
             Err(_) => {
-                fs::rename(&self.0, path).with_context(|| format!("make {}", path.display()))?;
+                fs::rename(&self.0, path).with_context(|| format!("create {}", path.display()))?;
                 Ok(true)
             }
         }
@@ -115,7 +119,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It may have its own name by now.
+        // The file may have its final name by now.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -126,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// It goes with the value.
+    /// A folder that is deleted with this value.
     struct Folder(PathBuf);
 
     impl Drop for Folder {
@@ -149,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_kept_unless_forced() {
+    fn an_existing_file_is_kept_unless_forced() {
         let folder = folder("force");
         let path = folder.0.join("a.tar.gz");
         let put =
@@ -157,8 +161,8 @@ mod tests {
         put(false, "first").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let error = put(false, "second").unwrap_err().to_string();
-        assert!(error.contains("exists: --force"), "{error}");
-        // One that came meanwhile is kept too.
+        assert!(error.contains("exists: use --force"), "{error}");
+        // A file that appears in the meantime is kept, too.
         let late = folder.0.join("late");
         let to = Destination::of(Some(&late), "", false).unwrap();
         fs::write(&late, "theirs").unwrap();

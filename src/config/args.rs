@@ -21,7 +21,7 @@ Examples:
   sudo netmon replay capture.pcap           the flows of a capture
   sudo netmon check-system                  can this host run it?
 
-Each key of the configuration is also an environment variable; --help lists them.";
+Every configuration key can also be set by an environment variable; --help lists them.";
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
@@ -34,36 +34,37 @@ Examples:
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netmon", version = VERSION, after_help = EXAMPLES, after_long_help = keys())]
 pub struct Args {
-    /// What to do instead of watching
+    /// What to do instead of watching this host
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Read this configuration file, YAML; a change of it is taken without a restart
+    /// Read this YAML configuration file; changes to it take effect without a restart
     #[arg(long, global = true, value_name = "FILE", env = "NETMON_CONFIG", hide_env = true)]
     config: Option<PathBuf>,
 
-    /// Watch only this interface; repeatable; globs ("veth*"); "!name" leaves one out. Default: all that have
-    /// packets of their own, without loopback
+    /// Watch only this interface; repeatable; globs ("veth*"); "!name" excludes one. Default: every interface
+    /// that has packets of its own, except loopback
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
 
-    /// Log this much: error, warn, info, debug or trace [default: info]
+    /// Log level: error, warn, info, debug or trace [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// Log at debug level, and serve debugging on 127.0.0.1:6060
+    /// Log at debug level, and start the debug server on 127.0.0.1:6060
     #[arg(long, global = true)]
     debug: bool,
 
-    /// Serve /debug/pprof/, /debug/flows and /debug/config here, read only; ":6060" is port 6060 on all addresses
+    /// Serve /debug/pprof/, /debug/flows and /debug/config on this address, read-only; ":6060" is port 6060 on all
+    /// addresses
     #[arg(long, value_name = "ADDR")]
     debug_server: Option<String>,
 
-    /// Serve /metrics, /healthz and /readyz here; ":9090" is port 9090 on all addresses [default: :9090]
+    /// Serve /metrics, /healthz and /readyz on this address; ":9090" is port 9090 on all addresses [default: :9090]
     #[arg(long, value_name = "ADDR")]
     metrics_addr: Option<String>,
 
-    /// Make the control socket here, for netmon-cli; "none": make none [default: /run/netmon/netmon.sock]
+    /// Path of the control socket, which netmon-cli uses; "none" for no socket [default: /run/netmon/netmon.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
 
@@ -71,11 +72,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
 
-    /// Name addresses by a cluster's objects: auto, on or off [default: auto]
+    /// Name addresses after the objects of a Kubernetes cluster: auto, on or off [default: auto]
     #[arg(long, value_name = "WHETHER")]
     kubernetes: Option<String>,
 
-    /// Give any key of the configuration a value; repeatable; --help lists them
+    /// Set any configuration key; repeatable; --help lists the keys
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<(&'static str, String)>,
 }
@@ -87,33 +88,33 @@ Examples:
 
 The exit status is 1 if a check fails, else 0.";
 
-/// What the program can do besides watching this host.
+/// The program's commands besides watching this host.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Tell whether this host can run netmon, what to do where it cannot, and what would not be seen
+    /// Check whether this host can run netmon, what to change if not, and what netmon would not see
     #[command(after_help = CHECK_EXAMPLES)]
     CheckSystem {
-        /// How to print it
+        /// Output format
         #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
         output: Layout,
     },
 
-    /// Print the flows of a capture: its packets go through the same kernel program, by the capture's clock
+    /// Print the flows of a capture. Its packets go through the same kernel program, at the capture's times
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay {
-        /// pcap or pcapng, also compressed with gzip; "-" is standard input
+        /// A pcap or pcapng file, possibly compressed with gzip; "-" is standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
 
-        /// How to print them
+        /// Output format
         #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
         output: Format,
     },
 }
 
-/// `KEY=VALUE` for a key that there is.
+/// Parses `KEY=VALUE`; the key must exist.
 fn assignment(text: &str) -> Result<(&'static str, String), String> {
-    let (path, value) = text.split_once('=').ok_or("give it as KEY=VALUE")?;
+    let (path, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
     let key = Key::named(path).ok_or_else(|| Key::unknown(path))?;
     Ok((key.path, value.to_owned()))
 }
@@ -121,8 +122,7 @@ fn assignment(text: &str) -> Result<(&'static str, String), String> {
 /// The keys of the configuration, for the long help.
 fn keys() -> String {
     let bold = Style::new().bold();
-    let mut text =
-        format!("{EXAMPLES}\n\n{bold}Configuration keys{bold:#}, a running agent takes those marked with *:\n");
+    let mut text = format!("{EXAMPLES}\n\n{bold}Configuration keys{bold:#} (* takes effect without a restart):\n");
     for key in Key::all() {
         let live = if key.live { " *" } else { "" };
         let short = key.short.map(|short| format!(", {short}")).unwrap_or_default();
@@ -137,7 +137,11 @@ impl Args {
     /// What `--version` says.
     pub const VERSION: &str = VERSION;
 
-    /// Refuses flags that mean nothing to the command they are given with.
+    /// Rejects flags that do not apply to the command they are given with.
+    ///
+    /// # Errors
+    ///
+    /// The error names the first such flag.
     pub fn check(&self) -> Result<(), clap::Error> {
         let (name, takes_interfaces) = match &self.command {
             None => return Ok(()),
@@ -155,15 +159,15 @@ impl Args {
         match idle.iter().find(|(_, is_given)| *is_given) {
             None => Ok(()),
             Some((flag, _)) => {
-                let what = format!("{flag} means nothing to {name}");
+                let what = format!("{flag} does not apply to {name}");
                 Err(Args::command().error(clap::error::ErrorKind::ArgumentConflict, what))
             }
         }
     }
 
-    /// What the configuration is to be made of; `environment` is that of the process.
+    /// The sources of the configuration; `environment` is that of the process.
     pub fn into_sources(self, environment: impl Iterator<Item = (OsString, OsString)>) -> Sources {
-        // A name that is no text is that of no key, and may be hinted at.
+        // A variable whose name is not UTF-8 is no key; it is kept, because it may be a misspelt one.
         let named = environment.map(|(name, value)| (name.to_string_lossy().into_owned(), value));
         let (mut environment, mut unreadable) = (Vec::new(), Vec::new());
         for (name, value) in named {
@@ -246,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_are_no_text_are_told() {
+    fn variables_that_are_not_utf_8_are_reported() {
         use std::os::unix::ffi::OsStringExt;
         let args = Args::try_parse_from(["netmon"]).unwrap();
         let no_text = OsString::from_vec(b"5\xffs".to_vec());
@@ -256,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_must_be_a_key() {
+    fn only_keys_can_be_set() {
         let error = |set: &str| Args::try_parse_from(["netmon", "--set", set]).unwrap_err().to_string();
         assert!(error("flow.max_flow=1").contains("did you mean flow.max_flows?"), "{}", error("flow.max_flow=1"));
         assert!(error("flow.max_flows").contains("KEY=VALUE"));
@@ -283,7 +287,7 @@ mod tests {
         assert!(args(&["a.pcap", "-o", "xml"]).is_err());
         let checked = |args: &[&str]| Args::try_parse_from([&["netmon"], args].concat()).unwrap().check();
         let refused = checked(&["--interface", "eth0", "replay", "a.pcap"]).unwrap_err().to_string();
-        assert!(refused.contains("--interface means nothing to replay"), "{refused}");
+        assert!(refused.contains("--interface does not apply to replay"), "{refused}");
         assert!(checked(&["--socket", "none", "check-system"]).is_err());
         assert!(checked(&["--interface", "eth0", "check-system"]).is_ok() && checked(&["--socket", "none"]).is_ok());
     }

@@ -1,21 +1,21 @@
-//! What is looked for in connections besides their packets: how long things take, and what they speak.
+//! What netmon measures and recognises in connections besides counting packets: times and protocols.
 
 use anyhow::{Result, bail, ensure};
 
 use crate::bpf::{App, TimestampSource};
 
-/// What is looked for in connections.
+/// What netmon measures and recognises in connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// How round trips are measured; `None`: no time is measured.
+    /// How often round trips are measured; `None` if no times are measured.
     pub latency: Option<Precision>,
-    /// Bounds of the latency histograms.
+    /// Bucket bounds of the latency histograms.
     pub buckets: Buckets,
-    /// Where precise times come from.
+    /// The source of precise timestamps.
     pub timestamps: TimestampSource,
-    /// Application protocols to look for.
+    /// Application protocols to recognise.
     pub apps: Vec<App>,
-    /// Packets in tunnels are flows of their own.
+    /// True if packets in tunnels are flows of their own.
     pub decapsulation: bool,
 }
 
@@ -37,15 +37,15 @@ pub enum Precision {
     /// About once a second in each direction.
     #[default]
     Normal,
-    /// A segment is measured as soon as the last one that was is answered.
+    /// A segment is measured as soon as the one measured before it is acknowledged.
     High,
 }
 
-/// Upper bounds of a latency histogram's buckets in nanoseconds, ascending; one more holds what is above.
+/// Upper bounds of a latency histogram's buckets in nanoseconds, ascending. One more bucket holds the values above.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buckets(Vec<u64>);
 
-/// More would make a histogram dearer than all else that is known of a pair.
+/// With more buckets, a histogram would take more memory than everything else that is known about a pair.
 const BUCKETS_MOST: usize = 64;
 
 impl Default for Buckets {
@@ -56,20 +56,24 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    /// From numbers of milliseconds: `0.1`, `0.5`, `1`.
+    /// Parses bounds in milliseconds: `0.1`, `0.5`, `1`.
+    ///
+    /// # Errors
+    ///
+    /// A bound is not a valid number, the bounds do not ascend, or there are none or too many.
     pub fn new(milliseconds: &[impl AsRef<str>]) -> Result<Buckets> {
         let bounds = milliseconds.iter().map(|text| bound(text.as_ref().trim())).collect::<Result<Vec<u64>>>()?;
         ensure!(bounds.is_sorted_by(|a, b| a < b), "each must be greater than the one before");
-        ensure!((1..=BUCKETS_MOST).contains(&bounds.len()), "{} of them", bounds.len());
+        ensure!((1..=BUCKETS_MOST).contains(&bounds.len()), "{} bounds", bounds.len());
         Ok(Buckets(bounds))
     }
 
-    /// In nanoseconds.
+    /// The bounds in nanoseconds.
     pub fn bounds_ns(&self) -> &[u64] {
         &self.0
     }
 
-    /// As they are given.
+    /// The bounds in milliseconds, as in the configuration.
     pub fn milliseconds(&self) -> Vec<String> {
         self.0.iter().map(|&ns| (ns as f64 / 1e6).to_string()).collect()
     }
@@ -79,7 +83,7 @@ fn bound(text: &str) -> Result<u64> {
     match text.parse::<f64>() {
         // From a nanosecond to an hour.
         Ok(ms) if (0.000_001..=3_600_000.0).contains(&ms) => Ok((ms * 1e6).round() as u64),
-        _ => bail!("{text:?} is no such number of milliseconds"),
+        _ => bail!("{text:?} is not a valid number of milliseconds"),
     }
 }
 

@@ -1,6 +1,6 @@
-//! The configuration file: YAML, or a Kubernetes ConfigMap that has it in `data`.
+//! The configuration file: YAML, or a Kubernetes ConfigMap with that YAML in its `data`.
 
-// What others wrote: no place in it is known to be there.
+// Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use saphyr::{AnnotatedMapping, MarkedYaml, ScalarStyle, YamlData, YamlLoader};
@@ -10,26 +10,26 @@ use super::Key;
 use super::faults::shown;
 use super::value::Given;
 
-/// A value of the file, and where it stands.
+/// A value of the file, and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Keys from the top, joined by dots.
     pub path: String,
     pub value: Value,
-    /// Of the key.
+    /// Position of the key.
     pub key_at: Position,
-    /// Of the value.
+    /// Position of the value.
     pub at: Position,
 }
 
-/// What stands behind a key.
+/// What follows a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Nothing.
+    /// No value.
     Absent,
     /// A value, or a list of them.
     Given(Given),
-    /// Keys in a place for a value, or no keys in a place for some.
+    /// A mapping where a value is expected, or an empty mapping.
     Keys,
 }
 
@@ -40,15 +40,15 @@ pub(super) struct Position {
     pub column: usize,
 }
 
-/// What is wrong, and where.
+/// A position, and what is wrong there.
 pub(super) type Fault = (Position, String);
 
-/// A key under which a ConfigMap may have the file.
+/// The key in a ConfigMap's `data` that holds the file.
 const DATA: &str = "config.yaml";
-/// Deeper than any key that is known, and than what Kubernetes puts into a ConfigMap.
+/// Maximum depth: more than any known key has, or anything that Kubernetes puts into a ConfigMap.
 const DEEPEST: usize = 32;
 
-/// All values of a file.
+/// Reads all values of a file.
 pub(super) fn read(text: &str) -> Result<Vec<Entry>, Fault> {
     let Some(top) = parse(text)? else { return Ok(Vec::new()) };
     let mut entries = Vec::new();
@@ -72,18 +72,19 @@ pub(super) fn read(text: &str) -> Result<Vec<Entry>, Fault> {
 fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, Fault> {
     let fault = |error: saphyr_parser::ScanError| (position(error.marker()), error.info().to_owned());
     let mut loader = YamlLoader::<MarkedYaml>::default();
-    // As written: what a value means is for its key to say.
+    // Keep values as written: each key interprets its own.
     loader.early_parse(false);
     let mut depth = 0usize;
-    // Event by event: the parser's own loop calls itself for each level, and so does the end of what the loader makes.
+    // Feed the loader event by event: the parser's own loop recurses for each level, and so does dropping what the
+    // loader builds.
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(fault)?;
         let at = position(&span.start);
         match event {
             Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
             Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
-            // A few lines of them may stand for gigabytes.
-            Event::Alias(_) => return Err((at, "an alias: write what it stands for".to_owned())),
+            // A few lines of aliases may expand to gigabytes.
+            Event::Alias(_) => return Err((at, "an alias is not supported: write the value itself".to_owned())),
             _ => {}
         }
         if depth > DEEPEST {
@@ -97,7 +98,7 @@ fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, Fault> {
     let mut documents = loader.into_documents();
     match documents.get(1) {
         None => Ok(documents.pop()),
-        Some(second) => Err((start(second), "a second document: one is all there may be".to_owned())),
+        Some(second) => Err((start(second), "a second document: the file must have only one".to_owned())),
     }
 }
 
@@ -105,11 +106,11 @@ fn flatten(node: &MarkedYaml, path: &str, entries: &mut Vec<Entry>) -> Result<()
     let mapping = match &node.data {
         YamlData::Mapping(mapping) => mapping,
         _ if path.is_empty() && is_empty(node) => return Ok(()),
-        _ => return Err((start(node), "keys and values are expected: \"capture:\", \"flow:\" …".to_owned())),
+        _ => return Err((start(node), "expected keys and values: \"capture:\", \"flow:\" …".to_owned())),
     };
     for (key, value) in mapping {
         let Some(name) = text_of(key).filter(|name| !name.is_empty()) else {
-            return Err((start(key), "a key must be a plain text".to_owned()));
+            return Err((start(key), "a key must be plain text".to_owned()));
         };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         let found = match &value.data {
@@ -122,7 +123,7 @@ fn flatten(node: &MarkedYaml, path: &str, entries: &mut Vec<Entry>) -> Result<()
             YamlData::Sequence(items) => {
                 let text = |item: &MarkedYaml| {
                     let text = text_of(item).map(str::to_owned);
-                    text.ok_or_else(|| (start(item), format!("{}: an item of a list must be one value", shown(&path))))
+                    text.ok_or_else(|| (start(item), format!("{}: a list item must be a single value", shown(&path))))
                 };
                 Value::Given(Given::List(items.iter().map(text).collect::<Result<_, _>>()?))
             }
@@ -137,16 +138,16 @@ fn flatten(node: &MarkedYaml, path: &str, entries: &mut Vec<Entry>) -> Result<()
     Ok(())
 }
 
-/// Each pair of a mapping as an item of a list.
+/// Turns each pair of a mapping into a list item `key=value`.
 fn named<'a>(path: &str, pairs: &AnnotatedMapping<'a, MarkedYaml<'a>>) -> Result<Given, Fault> {
     let item = |(key, value): (&MarkedYaml<'a>, &MarkedYaml<'a>)| match (text_of(key), text_of(value)) {
         (Some(key), Some(value)) => Ok(format!("{key}={value}")),
-        _ => Err((start(key), format!("{path}: a name and a value are expected"))),
+        _ => Err((start(key), format!("{path}: expected a name and a value"))),
     };
     Ok(Given::List(pairs.iter().map(item).collect::<Result<_, _>>()?))
 }
 
-/// `Some(None)`: a ConfigMap without the file.
+/// The file inside a ConfigMap; `Some(None)` for a ConfigMap without it.
 fn config_map<'a>(top: &'a MarkedYaml) -> Option<Option<(&'a MarkedYaml<'a>, &'a str)>> {
     if text_of(member(top, "kind")?)? != "ConfigMap" {
         return None;
@@ -183,7 +184,8 @@ fn start(node: &MarkedYaml) -> Position {
     position(&node.span.start)
 }
 
-/// Where places of the embedded text are in the whole file. What is not written line by line is told by its begin.
+/// How positions in the embedded text map to the whole file. If the text is no literal block, all positions map to its
+/// start.
 enum Shift {
     To(Position),
     By { line: usize, column: usize },
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn values_and_their_places() {
+    fn values_have_positions() {
         let text = "# netmon\ncapture:\n  interfaces: [\"eth0\", 'veth*']\n  sampling_rate: 1.0\nflow:\n  max_age:\n";
         let entries = read(text).unwrap();
         let list = Given::List(vec!["eth0".to_owned(), "veth*".to_owned()]);
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_file_too() {
+    fn an_empty_file_is_valid() {
         for text in ["", "# nothing\n", "---\n", "{}", "~"] {
             assert_eq!(read(text).unwrap(), [], "{text:?}");
         }
@@ -256,11 +258,11 @@ mod tests {
     #[test]
     fn faults_are_placed() {
         for (text, place, what) in [
-            ("- capture\n", at(1, 1), "keys and values"),
+            ("- capture\n", at(1, 1), "expected keys and values"),
             ("capture: [eth0\n", at(2, 1), "expected"),
             ("a: 1\na: 2\n", at(2, 1), "duplicate"),
             ("a: 1\n---\nb: 2\n", at(3, 1), "second document"),
-            ("a: [[1]]\n", at(1, 5), "one value"),
+            ("a: [[1]]\n", at(1, 5), "single value"),
             ("a:\n\tb: 1\n", at(2, 2), "tab"),
             ("kind: ConfigMap\ndata: {}\n", at(1, 1), "no config.yaml"),
             ("a: &a [b]\nc: *a\n", at(2, 4), "an alias"),
@@ -271,7 +273,7 @@ mod tests {
         }
     }
 
-    /// Whatever calls itself for each level would end the program.
+    /// Recursion for each level would overflow the stack and end the program.
     #[test]
     fn depth_is_bounded() {
         let flow = "[".repeat(500_000);
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_map_has_it_inside() {
+    fn a_config_map_holds_the_file() {
         let text = "apiVersion: v1\nkind: ConfigMap\ndata:\n  config.yaml: |\n    flow:\n      max_age: 5m\n";
         let entries = read(text).unwrap();
         assert_eq!((entries[0].path.as_str(), entries[0].key_at, entries[0].at), ("flow.max_age", at(6, 7), at(6, 16)));

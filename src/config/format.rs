@@ -1,23 +1,23 @@
 //! The formats of printed results.
 
-/// How to write flows.
+/// Formats of flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people: the most important fields in columns.
+    /// The most important fields in columns, for people
     #[default]
     Table,
-    /// All fields, an object a line.
+    /// All fields, one object on each line
     Json,
-    /// All fields, with a header line.
+    /// All fields, with a header line
     Csv,
 }
 
-/// How to write what is no list of flows.
+/// Formats of everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layout {
-    /// For people.
+    /// For people
     #[default]
     Table,
-    /// For programs.
+    /// For programs
     Json,
 }

@@ -1,13 +1,14 @@
-//! Values that were given and change nothing: what they are about is not there, or is switched off by another.
+//! Values that were given but have no effect, because what they configure does not exist or is switched off by another
+//! key.
 
 use super::{Config, Key, Settings};
 use crate::names::Enabled;
 
-/// Keys, or sections of them; when they are without effect; and why.
+/// Keys or sections; when they have no effect; and the reason.
 type Idle = (&'static [&'static str], fn(&Config) -> bool, &'static str);
 
 const IDLE: [Idle; 5] = [
-    (&["features.security_monitoring"], |_| true, "this version detects nothing of the kind"),
+    (&["features.security_monitoring"], |_| true, "this version does not implement it"),
     (
         &["kubernetes.kubeconfig", "kubernetes.scope"],
         |config| config.kubernetes == Enabled::Off,
@@ -31,14 +32,14 @@ const IDLE: [Idle; 5] = [
 ];
 
 impl Settings {
-    /// Of the values that were given, those that change nothing, each with the reason.
+    /// The given values that have no effect, each with the reason.
     pub fn without_effect(&self) -> Vec<String> {
         let of = |key: &Key, path: &str| {
             key.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        let tell = |key: &'static Key| {
+        let describe = |key: &'static Key| {
             let value = self.given(key)?;
-            // What is off is meant to do nothing.
+            // A feature that is off is meant to do nothing.
             let is_off = key.path.ends_with(".enabled") && value.switch().is_ok_and(|on| !on);
             if is_off || value.to_string() == key.default() {
                 return None;
@@ -47,7 +48,7 @@ impl Settings {
             let (_, _, why) = IDLE.iter().find(idle)?;
             Some(format!("{}={value}: {why}", key.path))
         };
-        Key::all().filter_map(tell).collect()
+        Key::all().filter_map(describe).collect()
     }
 }
 
@@ -63,10 +64,10 @@ mod tests {
     }
 
     #[test]
-    fn what_does_nothing_is_told() {
-        for (pairs, told) in [
-            (&[("features.security_monitoring.enabled", "true")][..], "this version detects nothing"),
-            (&[("features.security_monitoring.detect_port_scans", "on")], "this version detects nothing"),
+    fn values_without_effect_are_reported() {
+        for (pairs, reason) in [
+            (&[("features.security_monitoring.enabled", "true")][..], "this version does not implement it"),
+            (&[("features.security_monitoring.detect_port_scans", "on")], "this version does not implement it"),
             (&[("kubernetes.scope", "node"), ("kubernetes.enabled", "off")], "kubernetes.enabled is off"),
             (
                 &[("export.prometheus.enabled", "false"), ("export.prometheus.address", ":1")],
@@ -82,7 +83,7 @@ mod tests {
             ),
         ] {
             let lines = idle(pairs);
-            assert!(lines.len() == 1 && lines[0].contains(told), "{pairs:?}: {lines:?}");
+            assert!(lines.len() == 1 && lines[0].contains(reason), "{pairs:?}: {lines:?}");
         }
         for pairs in [
             &[("features.security_monitoring.enabled", "false")][..],

@@ -1,4 +1,4 @@
-//! Every key of the configuration: its names, what it means, what is valid, and whether a running agent takes a new value.
+//! Every configuration key: its names, its meaning, its valid values, and whether a running agent accepts a new value.
 
 mod cluster;
 mod export;
@@ -19,81 +19,81 @@ const SWITCH: &str = "true or false";
 const A_DURATION: &str = "a duration such as 300s, 5m, 1h, at least 1s";
 const A_SECOND: Duration = Duration::from_secs(1);
 
-/// A key of the configuration.
+/// A configuration key.
 pub struct Key {
-    /// As in the file, joined by dots.
+    /// Its path in the file, joined by dots.
     pub path: &'static str,
-    /// The environment variable besides the one made of `path`.
+    /// A second environment variable, besides the one derived from `path`.
     pub short: Option<&'static str>,
-    /// What it is, in a line.
+    /// Its meaning, in one line.
     pub about: &'static str,
-    /// What values are valid.
+    /// The valid values, in words.
     pub valid: &'static str,
-    /// A running agent takes a new value.
+    /// True if a running agent accepts a new value.
     pub live: bool,
     pub(super) set: fn(&mut Config, &Given) -> Result<()>,
     pub(super) get: fn(&Config) -> String,
 }
 
 impl Key {
-    /// All of them, in the order of the file.
+    /// All keys, in the order of the file.
     pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
-        // A key that switches something off comes after those that say how it is done.
+        // A key that switches something off comes after the keys that configure it.
         [traffic::KEYS, export::KEYS, features::KEYS, cluster::KEYS, running::KEYS].into_iter().flatten()
     }
 
-    /// Its value in the file is a mapping, of which each pair is an item: `name=value`.
+    /// True if its value in the file is a mapping whose pairs become list items `name=value`.
     pub(super) fn is_mapping(path: &str) -> bool {
         path == cluster::NETWORKS
     }
 
-    /// The key with this path.
+    /// The key with this path, if there is one.
     pub fn named(path: &str) -> Option<&'static Key> {
         Key::all().find(|key| key.path == path)
     }
 
-    /// What it is in `config`.
+    /// Its value in `config`.
     pub fn shown(&self, config: &Config) -> String {
         (self.get)(config)
     }
 
-    /// Keys of which `wanted` has other values than `running`, and which take a restart.
+    /// Keys whose values differ between `running` and `wanted` and take effect only after a restart.
     pub fn pending(running: &Config, wanted: &Config) -> impl Iterator<Item = &'static Key> {
         let differs = |key: &&Key| !key.live && key.shown(running) != key.shown(wanted);
         Key::all().filter(differs)
     }
 
-    /// What it is if nobody says otherwise.
+    /// Its default value.
     pub fn default(&self) -> String {
         (self.get)(&Config::default())
     }
 
-    /// The environment variable made of the path.
+    /// The environment variable derived from its path.
     pub fn variable(&self) -> String {
         format!("NETMON_{}", self.path.replace('.', "_").to_uppercase())
     }
 
-    /// Keys have this path before a dot.
+    /// True if the path is a section that contains keys.
     pub(super) fn is_section(path: &str) -> bool {
         !Key::within(path).is_empty()
     }
 
-    /// The rests of paths in a section.
+    /// The keys of a section, without its prefix.
     fn within(section: &str) -> Vec<&'static str> {
         let rest = |key: &Key| key.path.strip_prefix(section)?.strip_prefix('.');
         Key::all().filter_map(rest).collect()
     }
 
-    /// That it is no section.
+    /// The message that this key is not a section.
     pub(super) fn is_value(&self) -> String {
-        format!("{} has a value, and no keys in it; valid: {}", self.path, self.valid)
+        format!("{} takes a value, not keys; valid: {}", self.path, self.valid)
     }
 
-    /// That there is no key of this path, and what may have been meant.
+    /// The message that there is no such key, with what may have been meant.
     pub fn unknown(path: &str) -> String {
         let within = Key::within(path);
         if !within.is_empty() {
-            return format!("{path} is a section, and no key; valid in {path} are {}", within.join(", "));
+            return format!("{path} is a section, not a key; valid in {path} are {}", within.join(", "));
         }
         let is_above = |key: &&Key| path.strip_prefix(key.path).is_some_and(|rest| rest.starts_with('.'));
         if let Some(key) = Key::all().find(is_above) {
@@ -112,10 +112,10 @@ impl Key {
     }
 }
 
-/// No name that is known is longer.
+/// Longer than any known name, in bytes.
 const LONGEST_NAME: usize = 100;
 
-/// What of `known` is meant by a misspelt `name`.
+/// The one of `known` that a misspelt `name` probably means.
 pub(super) fn nearest<S: AsRef<str>>(name: &str, known: impl Iterator<Item = S>) -> Option<String> {
     if name.len() > LONGEST_NAME {
         return None;
@@ -149,14 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_protocols_named_are_those_there_are() {
+    fn all_protocols_are_listed_as_valid() {
         let valid = Key::named("features.protocol_detection.protocols").unwrap().valid;
         let names: Vec<&str> = App::all().into_iter().map(App::name).collect();
         assert_eq!(valid, format!("names of: {}", names.join(" ")));
     }
 
     #[test]
-    fn names_are_unique_and_in_the_file_s_form() {
+    fn names_are_unique_and_lower_case() {
         let mut names: Vec<String> = Key::all().map(Key::variable).collect();
         names.extend(Key::all().filter_map(|key| key.short).map(str::to_owned));
         let count = names.len();
@@ -166,7 +166,7 @@ mod tests {
         assert!(Key::all().all(|key| key.path.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.')));
     }
 
-    /// What a key shows can be given to it.
+    /// The value that a key shows is a valid value of the key.
     #[test]
     fn defaults_are_valid() {
         let bare = Config::default();

@@ -1,8 +1,8 @@
-//! Which labels tell the series of `/metrics` from each other.
+//! The labels that distinguish the series of `/metrics`.
 
 use anyhow::{Context, Result};
 
-/// A label that says who an end of a flow is.
+/// A label that identifies an end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Label {
@@ -34,17 +34,17 @@ const ALL: [(Label, &str); 12] = [
     (Label::SrcZone, "src_zone"),
     (Label::DstZone, "dst_zone"),
 ];
-/// So many of these are kept unless others are asked for.
+/// The first labels of `ALL`, this many, are the default.
 const DEFAULT: usize = 7;
 
 impl Label {
-    /// As in metrics.
+    /// The label's name in metrics.
     pub fn name(self) -> &'static str {
         ALL.iter().find(|(label, _)| *label == self).map_or("", |(_, name)| name)
     }
 }
 
-/// The identity labels that series keep; what differs in others alone is one series.
+/// The set of identity labels of series. Flows that differ only in other labels share a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labels(u16);
 
@@ -55,7 +55,11 @@ impl Default for Labels {
 }
 
 impl Labels {
-    /// Those with these names.
+    /// The labels with these names; empty names are ignored.
+    ///
+    /// # Errors
+    ///
+    /// A name is not that of a label.
     pub fn new(names: &[String]) -> Result<Labels> {
         names.iter().filter(|name| !name.is_empty()).try_fold(Labels(0), |labels, name| {
             let known = ALL.iter().find(|(_, known)| known == name);
@@ -67,36 +71,36 @@ impl Labels {
         Labels(self.0 | 1 << label as u16)
     }
 
-    /// All but this one.
+    /// The set without this label.
     pub fn without(self, label: Label) -> Labels {
         Labels(self.0 & !(1 << label as u16))
     }
 
-    /// It is kept.
+    /// True if the set has this label.
     pub fn has(self, label: Label) -> bool {
         self.0 & 1 << label as u16 != 0
     }
 
-    /// Names of those that are kept.
+    /// Names of the labels in the set.
     pub fn names(self) -> Vec<String> {
         ALL.iter().filter(|(label, _)| self.has(*label)).map(|(_, name)| (*name).to_owned()).collect()
     }
 }
 
-/// What stands for an address outside of the cluster.
+/// How an address outside of the cluster is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum External {
-    /// Its network where there is a cluster, else itself.
+    /// By its network if there is a cluster, else as it is.
     #[default]
     Auto,
-    /// The name of its network: one of `names.cidrs`, else `external`.
+    /// By the name of its network: one of `names.cidrs`, else `external`.
     Group,
-    /// Itself.
+    /// As it is.
     Address,
 }
 
 impl External {
-    /// As in the configuration.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             External::Auto => "auto",

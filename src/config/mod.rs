@@ -1,4 +1,4 @@
-//! What the agent is told: raw arguments first, then one checked configuration that the rest uses.
+//! The configuration: raw arguments first, then one validated configuration that the rest of the program uses.
 
 mod args;
 mod faults;
@@ -27,85 +27,86 @@ pub use value::Given;
 
 use crate::names::{Enabled, NamedNetwork, Scope};
 
-/// Where the control socket is.
+/// Default path of the control socket.
 pub const DEFAULT_SOCKET: &str = "/run/netmon/netmon.sock";
 
-/// Where the debug server is if only debugging is asked for.
+/// Address of the debug server if `debug` is set without an address.
 pub const DEFAULT_DEBUG_SERVER: &str = "127.0.0.1:6060";
 
 /// The configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which interfaces to watch.
+    /// The interfaces to watch.
     pub interfaces: Selection,
-    /// Share of flows that is tracked: above 0, at most 1.
+    /// Share of flows that are tracked: above 0, at most 1.
     pub sampling_rate: f64,
-    /// Serve metrics and health.
+    /// True to serve metrics and health.
     pub metrics_enabled: bool,
-    /// Where the metrics port listens: `:9090`, `127.0.0.1:9090`.
+    /// Address of the metrics server: `:9090`, `127.0.0.1:9090`.
     pub metrics_addr: String,
-    /// Where the debug server listens; `None`: there is none.
+    /// Address of the debug server; `None` for no server.
     pub debug_server: Option<String>,
-    /// The control socket; `None`: there is none.
+    /// Path of the control socket; `None` for no socket.
     pub socket: Option<PathBuf>,
-    /// Name of the node, for labels.
+    /// Name of this node in labels.
     pub node_name: String,
-    /// Verbosity of the log.
+    /// Log level.
     pub log_level: log::LevelFilter,
-    /// What a line of the log looks like.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// Threads that take records from the kernel, each with a ring and a part of the flow table.
+    /// Threads that read records from the kernel, each with a ring and a part of the flow table.
     pub workers: usize,
-    /// Records that a ring holds.
+    /// Records that a ring holds, before `event_buffer_size` limits it.
     pub buffer_size: usize,
-    /// Records that wait before a worker is woken.
+    /// Records that must be waiting before a worker is woken.
     pub batch_size: usize,
-    /// Flow directions that the kernel keeps, all CPUs together; `None`: what fits the memory budget.
+    /// Flow directions that the kernel's caches hold, all CPUs together; `None` for what fits the memory budget.
     pub flow_map_size: Option<usize>,
-    /// Records that all rings hold at most.
+    /// Maximum number of records in all rings together; `None` for no limit.
     pub event_buffer_size: Option<usize>,
-    /// Flows in the table at most.
+    /// Maximum number of flows in the table.
     pub max_flows: usize,
     /// A flow without packets for this long is over.
     pub flow_timeout: Duration,
-    /// A flow older than this is closed, and what follows is a new one.
+    /// A flow older than this is closed, and its next packet starts a new flow; `None` for no limit.
     pub max_age: Option<Duration>,
     /// A SYN without an answer for this long has failed.
     pub connect_timeout: Duration,
-    /// What is looked for in connections besides their packets.
+    /// What is measured and recognised in connections besides counting packets.
     pub features: Features,
-    /// Resident memory, in bytes.
+    /// Limit of resident memory, in bytes.
     pub memory_limit: Option<u64>,
-    /// CPU time a time, in thousandths.
+    /// CPU limit in millicores.
     pub cpu_limit_milli: Option<u32>,
-    /// Series of all metrics whose labels come from packets.
+    /// Maximum number of series of the metrics whose labels come from packets.
     pub series_limit: usize,
-    /// Labels that tell these from each other.
+    /// Labels that identify the ends of flows in these series.
     pub labels: Labels,
-    /// What stands for an address outside of the cluster.
+    /// How an address outside of the cluster is shown.
     pub external: External,
-    /// Series in which nothing was counted for so long leave.
+    /// Series that counted nothing for this long are removed.
     pub series_idle: Duration,
-    /// Whether there is a cluster that names are read from.
+    /// Whether names are read from a Kubernetes cluster.
     pub kubernetes: Enabled,
-    /// Its kubeconfig.
+    /// Path of the cluster's kubeconfig; `None` for the service account or `$KUBECONFIG`.
     pub kubeconfig: Option<PathBuf>,
-    /// Whose pods have names.
+    /// Which pods get names.
     pub scope: Scope,
-    /// Networks outside of the cluster that have a name.
+    /// Names of networks outside of the cluster.
     pub networks: Vec<NamedNetwork>,
-    /// Watch pods in their own network namespaces where they have no link on the host.
+    /// True to watch pods without a link on the host in their own network namespaces.
     pub pod_namespaces: bool,
-    /// Join what NAT has under two addresses, as the kernel's connection tracking tells.
+    /// True to join the two halves of connections that NAT translates, as the kernel's connection tracking reports
+    /// them.
     pub nat: bool,
-    /// What the kernel may keep of its news about such, in bytes; taken only when there are many.
+    /// Socket buffer for connection tracking events, in bytes. The kernel uses it only when many events are waiting.
     pub nat_queue_bytes: usize,
-    /// Attach by clsact even where the kernel has TCX.
+    /// True to attach with clsact even if the kernel has TCX.
     pub clsact: bool,
 }
 
 impl Default for Config {
-    /// What a bare start does.
+    /// The configuration without any setting.
     fn default() -> Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Config {
@@ -146,28 +147,28 @@ impl Default for Config {
     }
 }
 
-/// What a line of the log looks like.
+/// Format of the log's lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// A JSON object.
+    /// A JSON object on each line.
     Json,
 }
 
-/// Kernel memory that the caches of all CPUs may take.
+/// Kernel memory that the caches of all CPUs may take together, in bytes.
 const CACHE_BUDGET_BYTES: u64 = 112 << 20;
-/// A slot of the IPv4 cache, half a slot of the IPv6 one.
+/// A slot of the IPv4 cache plus its share of the IPv6 cache: half a slot.
 const SLOT_BYTES: u64 = 64 + 88 / 2;
-/// More than this is slower: the table leaves the processor's own cache.
+/// A larger cache is slower: it does not fit the processor's own cache.
 const SLOTS_MOST: u32 = 16 * 1024;
 const SLOTS_LEAST: u32 = 256;
-/// The programs' own bound.
+/// The maximum of the BPF programs.
 const SLOTS_ASKED_MOST: u32 = 256 * 1024;
 
 impl Config {
-    /// Slots for each CPU's cache: what was asked for, else as many as are of use and fit the budget.
+    /// Slots of each CPU's cache: the configured number, else as many as are useful and fit the budget.
     pub fn cache_slots(&self, possible_cpus: usize) -> u32 {
         let cpus = possible_cpus.max(1);
         if let Some(all) = self.flow_map_size {
@@ -180,7 +181,7 @@ impl Config {
         1 << fit.ilog2()
     }
 
-    /// This configuration with those values of `wanted` that a running agent takes.
+    /// This configuration with those values of `wanted` that a running agent accepts.
     pub fn with_live(&self, wanted: &Config) -> Config {
         let wanted = wanted.clone();
         Config {
@@ -202,7 +203,7 @@ impl Config {
         }
     }
 
-    /// Records that a ring holds.
+    /// Number of records that a ring holds.
     pub fn ring_records(&self) -> usize {
         let share = self.event_buffer_size.map_or(usize::MAX, |all| all / self.workers.max(1));
         self.buffer_size.min(share).max(1)

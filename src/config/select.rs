@@ -1,4 +1,4 @@
-//! Which interfaces to watch.
+//! Selects the interfaces to watch.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use super::faults::shown;
 use crate::bpf::Link;
 use crate::pattern;
 
-/// What becomes of an interface.
+/// What to do with an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// It is to be watched.
+    /// Watch it.
     Watch,
-    /// Not wanted.
+    /// It is not selected.
     Excluded,
-    /// All its packets pass an interface that is watched.
+    /// All its packets also pass an interface that is watched.
     Repeats,
     /// Its packets are neither Ethernet nor IP.
     NotIp,
 }
 
 impl Choice {
-    /// As in labels.
+    /// The value of the metrics' label.
     pub fn name(self) -> &'static str {
         match self {
             Choice::Watch => "watched",
@@ -34,11 +34,11 @@ impl Choice {
     }
 }
 
-/// Kinds that only ever have packets which another interface had first, or whose other end is here.
+/// Kinds whose packets all passed another interface first, or whose other end is on this host.
 const DIVERTED: [&str; 2] = ["ifb", "nlmon"];
 
-/// A choice of interfaces by name: globs, with a leading `!` to leave out. Without a glob that takes in: every interface that has
-/// packets of its own, loopback excepted.
+/// A selection of interfaces by name: globs, with a leading `!` to exclude. Without a glob that includes, it selects
+/// every interface that has packets of its own, except loopback.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     patterns: Vec<String>,
@@ -47,13 +47,17 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// From patterns such as `eth0`, `veth*`, `!docker0`; none: automatic.
+    /// Parses patterns such as `eth0`, `veth*`, `!docker0`. Without any, the selection is automatic.
+    ///
+    /// # Errors
+    ///
+    /// A pattern is empty or is not a valid glob.
     pub fn new(patterns: &[String]) -> Result<Selection> {
         let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         for pattern in patterns {
             let rest = pattern.strip_prefix('!');
             let text = rest.unwrap_or(pattern);
-            anyhow::ensure!(!text.is_empty(), "interface pattern {pattern:?} names nothing");
+            anyhow::ensure!(!text.is_empty(), "interface pattern {pattern:?} is empty");
             let say = || format!("interface pattern \"{}\": use a name or a glob such as \"veth*\"", shown(pattern));
             pattern::glob(text).map_err(anyhow::Error::msg).with_context(say)?;
             if rest.is_some() { unwanted.push(text) } else { wanted.push(text) }
@@ -64,7 +68,7 @@ impl Selection {
         Ok(Selection { patterns: patterns.to_vec(), wanted: set(wanted)?, unwanted: set(unwanted)? })
     }
 
-    /// What to do with `link`, one of `all`.
+    /// Decides what to do with `link`, which is one of `all`.
     pub fn judge(&self, link: &Link, all: &BTreeMap<u32, Link>) -> Choice {
         if link.framing.is_none() {
             return Choice::NotIp;
@@ -85,23 +89,23 @@ impl Selection {
         }
     }
 
-    /// No interface is named.
+    /// True if no pattern includes an interface.
     pub fn is_automatic(&self) -> bool {
         self.wanted.is_empty()
     }
 
-    /// Names without a wildcard for which `all` has no interface.
+    /// Names without wildcards that no interface in `all` has.
     pub fn missing<'a>(&'a self, all: &BTreeMap<u32, Link>) -> Vec<&'a str> {
         let plain = self.patterns.iter().filter(|pattern| !pattern.contains(['!', '*', '?', '[', '{']));
         plain.filter(|name| !all.values().any(|link| link.name == **name)).map(String::as_str).collect()
     }
 
-    /// In words.
+    /// The selection in words.
     pub fn describe(&self) -> String {
-        if self.patterns.is_empty() { "any but loopback".to_owned() } else { self.patterns.join(" ") }
+        if self.patterns.is_empty() { "all except loopback".to_owned() } else { self.patterns.join(" ") }
     }
 
-    /// As they were given.
+    /// The patterns as they were given.
     pub fn patterns(&self) -> &[String] {
         &self.patterns
     }
@@ -144,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_repeats_another_is_left_out() {
+    fn interfaces_that_repeat_another_are_left_out() {
         let links = all(&[
             ("bond0", "bond", None),
             ("eth0", "physical", Some(1)),
@@ -153,12 +157,16 @@ mod tests {
             ("eth1.7", "vlan", Some(4)),
         ]);
         assert_eq!(chosen_of(&links, &[]), ["bond0", "eth1"]);
-        assert_eq!(chosen_of(&links, &["!bond0"]), ["eth0", "bond0.5", "eth1"], "nothing shows them");
-        assert_eq!(chosen_of(&links, &["eth1*"]), ["eth1", "eth1.7"], "asked for");
+        assert_eq!(
+            chosen_of(&links, &["!bond0"]),
+            ["eth0", "bond0.5", "eth1"],
+            "no watched interface has their packets"
+        );
+        assert_eq!(chosen_of(&links, &["eth1*"]), ["eth1", "eth1.7"], "selected by name");
     }
 
     #[test]
-    fn plain_names_must_be_there() {
+    fn plain_names_must_exist() {
         let links = all(&[("eth0", "physical", None)]);
         let patterns = ["eth0", "eth7", "veth*", "!eth9"].map(str::to_owned);
         assert_eq!(Selection::new(&patterns).unwrap().missing(&links), ["eth7"]);

@@ -1,4 +1,5 @@
-//! The layers of the configuration, one over the other: default, file, environment, command line, and what was set since.
+//! The layers of the configuration in ascending precedence: default, file, environment, command line, values set at run
+//! time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,15 +16,15 @@ use crate::regular_file;
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody said otherwise.
+    /// No source gives it.
     Default,
-    /// The configuration file, and its line there.
+    /// The configuration file, with the line in it.
     File(PathBuf, usize),
     /// An environment variable.
     Environment(String),
     /// The command line.
     Flag(String),
-    /// `netmon-cli config set`, since the start.
+    /// `netmon-cli config set`, since the agent started.
     Set,
 }
 
@@ -39,32 +40,36 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What the configuration is made of. It can be read again: the file may have changed.
+/// The sources of a configuration. They can be read again: the file may have changed.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The configuration file.
     pub file: Option<PathBuf>,
-    /// Environment variables; those without a meaning here are passed over.
+    /// Environment variables; unknown ones are ignored.
     pub environment: Vec<(String, String)>,
-    /// Names of such whose values are no text.
+    /// Names of environment variables whose values are not UTF-8.
     pub unreadable: Vec<String>,
-    /// Paths of keys, the flags that gave them, and their values.
+    /// Key paths, the flags that set them, and their values.
     pub flags: Vec<(&'static str, String, Given)>,
-    /// Paths of keys, and what they were set to since the start.
+    /// Key paths and the values that they were set to since the agent started.
     pub set: BTreeMap<&'static str, Given>,
 }
 
-/// A configuration, and where each of its values comes from.
+/// A configuration, and the origin of each of its values.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What the agent is to do.
+    /// The configuration itself.
     pub config: Config,
     chosen: BTreeMap<&'static str, (Given, Origin)>,
     hints: Vec<String>,
 }
 
 impl Settings {
-    /// Reads and checks all sources. The error names every fault there is.
+    /// Reads and checks all sources.
+    ///
+    /// # Errors
+    ///
+    /// The error lists all faults, each with its place and the valid values.
     pub fn read(sources: &Sources) -> Result<Settings> {
         let mut settings = Settings::of(Config::default());
         let mut faults = Faults::default();
@@ -79,7 +84,11 @@ impl Settings {
         settings.checked(faults)
     }
 
-    /// The same, of a file that has this text and nothing else.
+    /// Reads and checks a configuration file with this text alone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Settings::read`].
     pub fn of_text(path: &Path, text: &str) -> Result<Settings> {
         let mut settings = Settings::of(Config::default());
         let mut faults = Faults::default();
@@ -113,14 +122,14 @@ impl Settings {
         let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
         for Entry { path: name, value, key_at, at } in entries {
             let Some(key) = Key::named(&name) else {
-                // Of a section all may be commented out.
+                // All keys of a section may be commented out.
                 if !(Key::is_section(&name) && matches!(value, Value::Absent | Value::Keys)) {
                     faults.add(|| format!("{}: {}", place(key_at), Key::unknown(&name)));
                 }
                 continue;
             };
             if let Some(line) = lines.insert(key.path, key_at.line) {
-                faults.add(|| format!("{}: {} is given twice: in line {line} too", place(key_at), key.path));
+                faults.add(|| format!("{}: {} is given twice: also in line {line}", place(key_at), key.path));
                 continue;
             }
             match value {
@@ -144,7 +153,7 @@ impl Settings {
             }
         }
         for (name, value) in &sources.environment {
-            // A manifest may have a variable without a value.
+            // A manifest may contain a variable with an empty value.
             if value.trim().is_empty() {
                 continue;
             }
@@ -161,11 +170,11 @@ impl Settings {
             let given = Given::Text(value.clone());
             self.choose(key.path, given, Origin::Environment(name.clone()), name, faults);
         }
-        // Not an error: Kubernetes makes variables of the names of services.
+        // This is no error: Kubernetes derives variables from the names of services.
         for name in unknown.into_iter().filter(|name| name.starts_with("NETMON_")) {
             let known = Key::all().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
             if let Some(near) = super::keys::nearest(name, known) {
-                self.hints.push(format!("the environment variable {name} means nothing here: did you mean {near}?"));
+                self.hints.push(format!("the environment variable {name} is not known: did you mean {near}?"));
             }
         }
     }
@@ -184,7 +193,7 @@ impl Settings {
 
     fn choose(&mut self, path: &'static str, given: Given, origin: Origin, place: &str, faults: &mut Faults) {
         let Some(key) = Key::named(path) else { return };
-        // On a configuration of its own: a value that a later layer covers must be valid too.
+        // Check it on a separate configuration: a value that a later layer overrides must be valid, too.
         match (key.set)(&mut Config::default(), &given) {
             Ok(()) => drop(self.chosen.insert(key.path, (given, origin))),
             Err(error) => faults.add(|| {
@@ -194,22 +203,22 @@ impl Settings {
         }
     }
 
-    /// One that nobody gave.
+    /// Settings without any given value.
     pub fn of(config: Config) -> Settings {
         Settings { config, chosen: BTreeMap::new(), hints: Vec::new() }
     }
 
-    /// What is no error, and worth a line in the log.
+    /// Hints that are no errors, but worth a line in the log.
     pub fn hints(&self) -> &[String] {
         &self.hints
     }
 
-    /// The value of a key as it was given.
+    /// The value that was given for a key, if any.
     pub(super) fn given(&self, key: &Key) -> Option<&Given> {
         self.chosen.get(key.path).map(|(given, _)| given)
     }
 
-    /// The value of a key as it was given, else its default; and where it comes from.
+    /// The value that was given for a key, else its default; and its origin.
     pub fn value(&self, key: &Key) -> (String, Origin) {
         match self.chosen.get(key.path) {
             Some((given, origin)) => (given.to_string(), origin.clone()),

@@ -1,6 +1,6 @@
-//! Values as they are given, and what they may mean.
+//! Values as they are given, and how they are interpreted.
 
-// What others wrote: no place in it is known to be there.
+// Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use std::fmt;
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A value as it stands in a file, the environment or on the command line.
+/// A value as it is given in a file, in the environment or on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Given {
-    /// One value; a list, if it is meant as one, is separated by commas.
+    /// One value, or a list separated by commas.
     Text(String),
     /// A list of values.
     List(Vec<String>),
 }
 
-/// No time that is waited for is longer: nanoseconds of it can be added to any time.
+/// The longest duration: its nanoseconds can be added to any time without overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// More than any host has, in bytes.
+/// More than the memory of any host, in bytes.
 const LARGEST: u64 = 1 << 60;
 
 impl fmt::Display for Given {
@@ -33,7 +33,11 @@ impl fmt::Display for Given {
 }
 
 impl Given {
-    /// The only value.
+    /// The single value, without surrounding space.
+    ///
+    /// # Errors
+    ///
+    /// It is a list.
     pub fn text(&self) -> Result<&str> {
         match self {
             Given::Text(text) => Ok(text.trim()),
@@ -41,7 +45,7 @@ impl Given {
         }
     }
 
-    /// All values. A text may be as lists are shown: in brackets.
+    /// All values. A text may have brackets around it, as lists are shown.
     pub fn list(&self) -> Vec<String> {
         match self {
             Given::Text(text) => {
@@ -56,12 +60,16 @@ impl Given {
         }
     }
 
-    /// `None` for the word that says that there is no value.
+    /// `None` if the value is the word that stands for no value.
     pub(super) fn unless(&self, word: &str) -> Option<&Given> {
         (!matches!(self, Given::Text(text) if text.trim() == word)).then_some(self)
     }
 
-    /// Whether it says that something is on.
+    /// Parses a switch: true, yes, on or 1; false, no, off or 0.
+    ///
+    /// # Errors
+    ///
+    /// It is none of these.
     pub fn switch(&self) -> Result<bool> {
         match self.text()?.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => Ok(true),
@@ -76,14 +84,14 @@ impl Given {
         Ok(usize::try_from(number)?)
     }
 
-    /// Above 0, at most 1.
+    /// Parses a number above 0 and at most 1.
     pub(super) fn share(&self) -> Result<f64> {
         let share: f64 = self.text()?.parse().context("not a number")?;
         ensure!(share > 0.0 && share <= 1.0, "out of range");
         Ok(share)
     }
 
-    /// `300s`, `5m`, `1h30m`.
+    /// Parses a duration: `300s`, `5m`, `1h30m`.
     pub(super) fn duration(&self, least: Duration) -> Result<Duration> {
         let duration = humantime::parse_duration(self.text()?)?;
         ensure!(duration >= least, "too short");
@@ -91,14 +99,14 @@ impl Given {
         Ok(duration)
     }
 
-    /// `1Gi`, `512Mi`, `100M`, or bytes.
+    /// Parses a size in bytes: `1Gi`, `512Mi`, `100M`, or a plain number.
     pub(super) fn bytes(&self) -> Result<u64> {
         let size: bytesize::ByteSize = self.text()?.parse().map_err(anyhow::Error::msg)?;
         ensure!(size.as_u64() <= LARGEST, "too much");
         Ok(size.as_u64())
     }
 
-    /// `2`, `0.5` or `500m`, in thousandths of a CPU.
+    /// Parses a number of CPUs, `2`, `0.5` or `500m`, into millicores.
     pub(super) fn milli_cpus(&self) -> Result<u32> {
         let text = self.text()?;
         let milli = match text.strip_suffix('m') {
@@ -110,7 +118,7 @@ impl Given {
     }
 }
 
-/// As lists are written in YAML and JSON.
+/// Removes quotes, as items of lists have them in YAML and JSON.
 fn unquoted(item: &str) -> &str {
     let within = |quote| item.strip_prefix(quote)?.strip_suffix(quote);
     within('"').or_else(|| within('\'')).unwrap_or(item)
@@ -125,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn quantities_are_as_in_kubernetes() {
+    fn quantities_are_written_as_in_kubernetes() {
         for (text, bytes) in [("1Gi", 1 << 30), ("512Mi", 512 << 20), ("100M", 100_000_000), ("4096", 4096)] {
             assert_eq!(given(text).bytes().unwrap(), bytes, "{text}");
         }

@@ -1,22 +1,24 @@
-//! Remedies in the terms of where netmon runs: who operates a pod has a manifest and a node, and neither `sudo` nor a unit.
+//! Remedies that fit where netmon runs: the operator of a pod has a manifest and a node, and neither `sudo` nor a
+//! systemd unit.
 
-/// Where remedies are to be applied.
+/// Where remedies have to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Help {
-    /// This host.
+    /// On this host.
     Host,
-    /// A pod's manifest, and its node.
+    /// In a pod's manifest, or on its node.
     Pod,
 }
 
 impl Help {
-    /// Of what this process is in. Kubelets tell each container where the API server is, whatever else it is given.
+    /// Detects whether this process runs in a pod. Kubelets give each container the API server's address in its
+    /// environment.
     pub fn here() -> Help {
-        let told = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|value| !value.is_empty());
-        if told { Help::Pod } else { Help::Host }
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|value| !value.is_empty());
+        if in_pod { Help::Pod } else { Help::Host }
     }
 
-    /// One of the two.
+    /// The remedy for a host or the one for a pod.
     pub fn either(self, host: impl Into<String>, pod: impl Into<String>) -> String {
         match self {
             Help::Host => host.into(),
@@ -24,7 +26,7 @@ impl Help {
         }
     }
 
-    /// Something that has to be done on the host itself.
+    /// A command that has to run on the host itself.
     pub fn on_host(self, command: impl Into<String>) -> String {
         let command = command.into();
         match self {
@@ -33,7 +35,7 @@ impl Help {
         }
     }
 
-    /// A key of the configuration.
+    /// How to set a configuration key.
     pub fn setting(self, key: &str, value: &str) -> String {
         match self {
             Help::Host => format!("netmon --set {key}={value}"),
@@ -41,16 +43,16 @@ impl Help {
         }
     }
 
-    /// A capability, by its name without the prefix.
+    /// How to grant a capability, by its name without the prefix.
     pub fn capability(self, name: &str) -> String {
         let add = format!("in the container's securityContext: capabilities: {{add: [{name}]}}");
         match self {
             Help::Host => format!("run as root (sudo netmon), or {add}"),
-            Help::Pod => format!("{add}; as a user other than root, where the runtime is Docker: the component root"),
+            Help::Pod => format!("{add}; for a user other than root with Docker as the runtime: the component root"),
         }
     }
 
-    /// To start the agent anew.
+    /// How to restart the agent.
     pub fn restart(self) -> String {
         self.either("restart netmon", "kubectl -n netmon-system rollout restart daemonset/netmon-agent")
     }

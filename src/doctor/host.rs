@@ -1,4 +1,4 @@
-//! The kernel and what of its settings matters, and what is beside netmon on the host.
+//! Checks of the kernel, the settings that matter to netmon, and other software on the host.
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +9,9 @@ use super::{Check, Help};
 use crate::bpf;
 use crate::config::Config;
 
-/// Clocks that take a microsecond and more to be read.
+/// Clock sources that take a microsecond or more to read.
 const SLOW_CLOCKS: [&str; 4] = ["hpet", "acpi_pm", "jiffies", "pit"];
-/// For a person who wants to see for themselves.
+/// Tools that help to examine a host by hand.
 const TOOLS: [&str; 4] = ["ip", "tc", "bpftool", "conntrack"];
 
 pub(super) fn kernel() -> Check {
@@ -28,10 +28,11 @@ pub(super) fn check(config: &Config, help: Help) -> Vec<Check> {
     checks
 }
 
-/// Not mounted in some containers; other processes may be hidden (hidepid), which only hides whose programs are on the interfaces.
+/// Checks that /proc is mounted, which it is not in some containers. Other processes may be hidden (hidepid): that only
+/// hides the owners of programs on interfaces.
 fn proc(help: Help) -> Check {
     match bpf::check_proc() {
-        Ok(()) => Check::ok("/proc", "there, with netmon's own processes in it"),
+        Ok(()) => Check::ok("/proc", "mounted, and shows netmon's own processes"),
         Err(error) => Check::fail(
             "/proc",
             format!("{error:#}"),
@@ -43,14 +44,15 @@ fn proc(help: Help) -> Check {
 fn agent() -> Check {
     match bpf::claim_host() {
         Ok(_released) => Check::ok("agent", "none runs in this network namespace"),
-        Err(error) if format!("{error:#}").contains("another netmon agent") => {
-            Check::ok("agent", "one runs in this network namespace (netmon-cli status): a second one would not start")
-        }
+        Err(error) if format!("{error:#}").contains("another netmon agent") => Check::ok(
+            "agent",
+            "one runs in this network namespace (netmon-cli status), so a second one would not start",
+        ),
         Err(error) => Check::unknown("agent", &format!("{error:#}")),
     }
 }
 
-/// netmon pins nothing: it is for others.
+/// netmon pins nothing; other programs need bpffs.
 fn bpffs(help: Help) -> Check {
     let mounts = Process::myself().and_then(|process| process.mountinfo());
     match mounts {
@@ -59,10 +61,10 @@ fn bpffs(help: Help) -> Check {
             Some(mount) => Check::ok("bpffs", format!("at {}", mount.mount_point.display())),
             None => Check::warn(
                 "bpffs",
-                "not mounted: netmon needs none, but bpftool and other networks' programs do",
+                "not mounted: netmon does not need it, but bpftool and other networking programs do",
                 help.either(
                     "mount -t bpf bpf /sys/fs/bpf",
-                    "nothing, unless you want to see what others pin: a hostPath volume of the node's /sys/fs/bpf, mounted there",
+                    "none needed; to see what other programs pin, mount the node's /sys/fs/bpf there as a hostPath volume",
                 ),
             ),
         },
@@ -72,9 +74,9 @@ fn bpffs(help: Help) -> Check {
 fn conntrack(config: &Config, help: Help) -> Check {
     const NAME: &str = "connection tracking";
     if !config.nat {
-        return Check::ok(NAME, "not asked for (capture.nat is false)");
+        return Check::ok(NAME, "not configured (capture.nat is false)");
     }
-    let missing = "a connection whose addresses are translated is two flows";
+    let missing = "a connection with translated addresses counts as two flows";
     let count = match bpf::list_translated() {
         Ok(translated) => translated.len(),
         Err(error) => {
@@ -84,11 +86,11 @@ fn conntrack(config: &Config, help: Help) -> Check {
     if fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_events").is_ok_and(|value| value.trim() == "0") {
         return Check::warn(
             NAME,
-            format!("there, but it tells of nothing: {missing}"),
+            format!("available, but it reports no events: {missing}"),
             help.on_host("sysctl -w net.netfilter.nf_conntrack_events=2"),
         );
     }
-    Check::ok(NAME, format!("there, {count} translated connections at present"))
+    Check::ok(NAME, format!("available, {count} translated connections at present"))
 }
 
 fn clock(help: Help) -> Check {
@@ -114,21 +116,21 @@ fn clock_check(clock: &str, available: &str, directory: &str, help: Help) -> Che
     }
 }
 
-/// Settings that make every packet dearer, or hide some.
+/// Checks settings that make every packet more expensive, or hide some.
 fn tunables(help: Help, read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
     let value = |path: &str| read(path).and_then(|text| text.trim().parse::<u64>().ok());
     let mut checks = Vec::new();
     if value("/proc/sys/net/core/bpf_jit_harden") == Some(2) {
         checks.push(Check::warn(
             "net.core.bpf_jit_harden",
-            "2: constants are blinded for root too, programs are slower",
+            "2: constants are blinded for root, too, which makes programs slower",
             help.on_host("sysctl -w net.core.bpf_jit_harden=1"),
         ));
     }
     if value("/proc/sys/kernel/bpf_stats_enabled") == Some(1) {
         checks.push(Check::warn(
             "kernel.bpf_stats_enabled",
-            "1: the kernel takes the time of every run of a program, twice a packet",
+            "1: the kernel reads the clock twice for each packet, before and after each program runs",
             help.on_host("sysctl -w kernel.bpf_stats_enabled=0"),
         ));
     }
@@ -147,12 +149,12 @@ fn tunables(help: Help, read: impl Fn(&str) -> Option<String>) -> Vec<Check> {
     if lockdown.contains("[confidentiality]") {
         checks.push(Check::warn(
             "lockdown",
-            "confidentiality: programs may not read the kernel's memory",
+            "confidentiality: BPF programs may not read kernel memory",
             help.either("boot with lockdown=integrity", "boot the node with lockdown=integrity"),
         ));
     }
     if checks.is_empty() {
-        checks.push(Check::ok("kernel settings", "none that makes packets dearer"));
+        checks.push(Check::ok("kernel settings", "none that makes packets more expensive"));
     }
     checks
 }
@@ -164,7 +166,7 @@ fn tools() -> Check {
     };
     let (here, missing): (Vec<&str>, Vec<&str>) = TOOLS.iter().partition(|tool| there(tool));
     let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(" ") };
-    Check::ok("tools", format!("netmon needs none; there: {}; not there: {}", list(&here), list(&missing)))
+    Check::ok("tools", format!("netmon needs none; installed: {}; missing: {}", list(&here), list(&missing)))
 }
 
 #[cfg(test)]

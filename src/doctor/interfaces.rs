@@ -1,4 +1,4 @@
-//! Which interfaces are watched, who else has their packets, and what nobody shows.
+//! Checks which interfaces are watched, which other programs get their packets, and what traffic netmon cannot see.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) fn check(config: &Config, help: Help, blind_spots: &mut Vec<BlindSpot
             return vec![Check::fail(
                 "interfaces",
                 format!("{error:#}"),
-                "netmon needs netlink (AF_NETLINK): allow it",
+                "allow netlink sockets (AF_NETLINK), which netmon needs",
             )];
         }
     };
@@ -47,17 +47,17 @@ fn chosen(config: &Config, links: &BTreeMap<u32, Link>, help: Help, blind_spots:
     let missing = config.interfaces.missing(links);
     if !missing.is_empty() {
         let names: Vec<&str> = links.values().map(|link| link.name.as_str()).collect();
-        let detail = format!("there is no {}; there are {}", missing.join(", "), names.join(", "));
+        let detail = format!("{} not found; existing interfaces: {}", missing.join(", "), names.join(", "));
         let remedy = help.either(
             "name one of these with --interface",
             "name one of these in capture.interfaces, in the ConfigMap netmon-config",
         );
         checks.push(Check::fail("interfaces", detail, remedy));
     } else if watched.is_empty() {
-        let detail = format!("none to watch yet: waiting for {}", config.interfaces.describe());
+        let detail = format!("none to watch yet; would watch: {}", config.interfaces.describe());
         let remedy = help.either(
             "ip -brief link; netmon --interface NAME",
-            "hostNetwork: true in the pod's spec, if it is not there; else capture.interfaces in the ConfigMap netmon-config",
+            "set hostNetwork: true in the pod's spec if it is missing, else capture.interfaces in the ConfigMap netmon-config",
         );
         checks.push(Check::warn("interfaces", detail, remedy));
     } else {
@@ -90,15 +90,15 @@ fn chosen(config: &Config, links: &BTreeMap<u32, Link>, help: Help, blind_spots:
     checks
 }
 
-/// Programs that are not ours. The same thing on many interfaces is one: a node has as many links as pods, and others' programs on
-/// each of them.
+/// Programs of others. Equal programs on many interfaces are one check: a node has as many interfaces as pods, with
+/// others' programs on each.
 #[derive(Default)]
-struct Others(BTreeMap<Alike, Vec<(String, Option<u32>)>>);
+struct Others(BTreeMap<Group, Vec<(String, Option<u32>)>>);
 
-/// What is the same of programs that are told of in one line.
+/// What programs that are reported on one line have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Alike {
-    /// Those that have packets first come first.
+struct Group {
+    /// True if netmon gets packets first. Programs that get them before netmon are sorted first.
     after: bool,
     side: String,
     name: String,
@@ -111,11 +111,11 @@ impl Others {
     fn add(&mut self, link: &str, hooked: &[Hooked], clsact: bool) {
         for (at, other) in hooked.iter().enumerate().filter(|(_, other)| !other.ours) {
             let place = match other.place {
-                // Where in the chain it is may differ.
+                // The position in the chain may differ.
                 Place::Tcx(_) => Place::Tcx(0),
                 place => place,
             };
-            let alike = Alike {
+            let group = Group {
                 after: !comes_first(hooked, at, clsact),
                 side: side(other),
                 name: other.name.clone(),
@@ -123,44 +123,44 @@ impl Others {
                 hook: other.hook.name(),
                 loaded_by: other.loaded_by,
             };
-            self.0.entry(alike).or_default().push((link.to_owned(), other.id));
+            self.0.entry(group).or_default().push((link.to_owned(), other.id));
         }
     }
 
     fn checks(&self, owners: &Owners, help: Help, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
         let mut checks = Vec::new();
-        for (alike, on) in &self.0 {
+        for (group, on) in &self.0 {
             let mut links: Vec<String> = on.iter().map(|(link, _)| link.clone()).collect();
             links.dedup();
             let mut ids: Vec<u32> = on.iter().filter_map(|(_, id)| *id).collect();
             ids.sort_unstable();
             ids.dedup();
-            let name = format!("{} on {}", alike.side, shorten(&links));
+            let name = format!("{} on {}", group.side, shorten(&links));
             let owner = match ids.as_slice() {
-                [] => alike.name.clone(),
-                [id] => format!("{} (id {id}), {}", alike.name, owners.describe(&[*id], alike.loaded_by)),
+                [] => group.name.clone(),
+                [id] => format!("{} (id {id}), {}", group.name, owners.describe(&[*id], group.loaded_by)),
                 ids => {
                     let shown: Vec<String> = ids.iter().map(u32::to_string).collect();
-                    format!("{} (ids {}), {}", alike.name, shorten(&shown), owners.describe(ids, alike.loaded_by))
+                    format!("{} (ids {}), {}", group.name, shorten(&shown), owners.describe(ids, group.loaded_by))
                 }
             };
-            if alike.after {
-                checks.push(Check::ok(name, format!("{owner}; netmon has packets first")));
+            if group.after {
+                checks.push(Check::ok(name, format!("{owner}; netmon gets packets first")));
                 continue;
             }
             blind_spots.push(BlindSpot {
-                name: format!("what {} does at {name}", alike.name),
-                detail: "packets that it drops, ends the way of or redirects are not seen by netmon".to_owned(),
+                name: format!("packets that {} takes at {name}", group.name),
+                detail: "netmon does not see packets that it drops, consumes or redirects".to_owned(),
                 remedy: None,
             });
             let link = &links[0];
-            let remedy = match alike.place {
+            let remedy = match group.place {
                 Place::Xdp => help.on_host(format!("ip -details link show dev {link}")),
-                // Ours goes to the head when it attaches: a later start takes it.
-                Place::Tcx(_) => format!("{}: it goes to the head of the chain", help.restart()),
-                Place::Clsact(_) => help.on_host(format!("tc filter show dev {link} {}", alike.hook)),
+                // netmon goes to the head of the chain when it attaches, so a restart puts it there.
+                Place::Tcx(_) => format!("{}: it then goes to the head of the chain", help.restart()),
+                Place::Clsact(_) => help.on_host(format!("tc filter show dev {link} {}", group.hook)),
             };
-            checks.push(Check::warn(name, format!("{owner}; it has packets before netmon"), remedy));
+            checks.push(Check::warn(name, format!("{owner}; it gets packets before netmon"), remedy));
         }
         checks
     }
@@ -175,7 +175,8 @@ fn side(other: &Hooked) -> String {
     }
 }
 
-/// Of the program at this place in the list: beside an agent that runs, or beside one that would be started.
+/// True if the program at this place in the list gets packets before netmon: before a running agent, or one that would
+/// be started.
 fn comes_first(hooked: &[Hooked], at: usize, clsact: bool) -> bool {
     let other = &hooked[at];
     if other.place == Place::Xdp {
@@ -191,14 +192,14 @@ fn comes_first(hooked: &[Hooked], at: usize, clsact: bool) -> bool {
     }
 }
 
-/// Pods that have no link on the host.
+/// The blind spot of pods that have no link on the host.
 fn unlinked(config: &Config, help: Help) -> Option<BlindSpot> {
     if config.pod_namespaces {
         return None;
     }
     let remedy = Some(help.either(
         "netmon --set capture.pod_namespaces=true",
-        "the component pod-namespaces: capture.pod_namespaces, a hostPath volume of /run/netns and the capability SYS_ADMIN",
+        "add the component pod-namespaces: capture.pod_namespaces, a hostPath volume of /run/netns and the capability SYS_ADMIN",
     ));
     let spot = |name: &str, detail: String| Some(BlindSpot { name: name.to_owned(), detail, remedy: remedy.clone() });
     let namespaces = match bpf::list_namespaces() {
@@ -207,7 +208,7 @@ fn unlinked(config: &Config, help: Help) -> Option<BlindSpot> {
     };
     let (mut names, mut closed) = (Vec::new(), 0);
     for namespace in namespaces.values() {
-        // On a thread of its own: one that cannot return to its namespace must not go on.
+        // This runs on a thread of its own, because a thread that cannot return to its namespace must not go on.
         let found = std::thread::scope(|scope| scope.spawn(|| links_of(namespace)).join());
         match found {
             Ok(Ok(found)) => names.extend(found),
@@ -217,7 +218,7 @@ fn unlinked(config: &Config, help: Help) -> Option<BlindSpot> {
     if !names.is_empty() {
         return spot("pods without a link on the host", shorten(&names));
     }
-    let detail = format!("{closed} cannot be looked into: there may be macvlan, ipvlan or physical interfaces in them");
+    let detail = format!("{closed} cannot be examined: there may be macvlan, ipvlan or physical interfaces in them");
     if closed > 0 { spot("other network namespaces", detail) } else { None }
 }
 
@@ -237,17 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_first() {
+    fn programs_are_ordered_by_who_gets_packets_first() {
         let tcx = |at, ours| hooked(Hook::Ingress, Place::Tcx(at), ours);
         let clsact = |priority, ours| hooked(Hook::Ingress, Place::Clsact(priority), ours);
-        // Beside an agent that runs.
+        // With a running agent.
         let chain = [tcx(0, false), tcx(1, true), tcx(2, false), clsact(1, false)];
         let first: Vec<bool> = (0..4).map(|at| comes_first(&chain, at, false)).collect();
         assert_eq!(first, [true, false, false, false]);
-        // The other hook tells nothing.
+        // The other hook does not matter.
         let other = [hooked(Hook::Egress, Place::Tcx(0), true), tcx(0, false)];
         assert!(!comes_first(&other, 1, false));
-        // Before any agent runs.
+        // Without an agent.
         assert!(!comes_first(&[tcx(0, false)], 0, false), "netmon goes to the head");
         assert!(comes_first(&[tcx(0, false)], 0, true));
         assert!(comes_first(&[clsact(1, false)], 0, true));

@@ -1,4 +1,4 @@
-//! What the agent may take: locked memory, and the limits of its control group.
+//! Checks the limits of the agent: locked memory, and the limits of its control group.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,9 @@ use super::programs::mib;
 use super::{Check, Help};
 use crate::bpf::Trial;
 
-/// Of the agent itself, idle; each tracked flow takes more.
+/// Memory of an idle agent, in bytes; each tracked flow takes more.
 const IDLE_BYTES: u64 = 20 << 20;
-/// Below this share of a core, busy networks are not kept up with.
+/// With less than this share of a core, an agent cannot keep up with busy networks.
 const CPU_LEAST: f64 = 0.1;
 
 pub(super) fn check(trial: Option<&Trial>, help: Help) -> Vec<Check> {
@@ -31,20 +31,20 @@ fn memlock(loaded: bool, help: Help) -> Check {
         Ok((limit, _)) => limit >> 10,
     };
     if loaded {
-        // libbpf raises it where the kernel counts by it (before 5.11), and the programs were just loaded.
-        return Check::ok(NAME, format!("{limit} KiB at the start, enough for the programs"));
+        // libbpf raises the limit on kernels that enforce it for BPF (before 5.11), and the programs were just loaded.
+        return Check::ok(NAME, format!("{limit} KiB at start, enough for the programs"));
     }
     Check::warn(
         NAME,
         format!("{limit} KiB, which may be why the programs cannot be loaded"),
         help.either(
             "ulimit -l unlimited (in a unit: LimitMEMLOCK=infinity)",
-            "before Linux 5.11 the container needs SYS_RESOURCE: the component linux-5.10 (the chart's privilege.linux510)",
+            "before Linux 5.11 the container needs SYS_RESOURCE: add the component linux-5.10 (the chart's privilege.linux510)",
         ),
     )
 }
 
-/// The limits that are set on the way from the control group of this process to the root.
+/// The tightest limits between this process's control group and the root.
 #[derive(Debug, Default, PartialEq)]
 struct Groups {
     version: &'static str,
@@ -90,7 +90,7 @@ impl Groups {
 
     fn v1(read: impl Fn(&str) -> Option<String>) -> Groups {
         let number = |name| read(name).and_then(|text| text.trim().parse::<i64>().ok());
-        // Without a limit it says the largest number of whole pages.
+        // Without a limit, the file holds the largest number of whole pages.
         let memory =
             number("memory.limit_in_bytes").filter(|bytes| *bytes < i64::MAX - (1 << 20)).map(|bytes| bytes as u64);
         let quota = number("cpu.cfs_quota_us").filter(|quota| *quota > 0);
@@ -100,12 +100,12 @@ impl Groups {
 
     fn check(&self, trial: Option<&Trial>, help: Help) -> Check {
         const NAME: &str = "cgroup limits";
-        let memory = self.memory.map_or("no limit of memory".to_owned(), |bytes| format!("{:.0} MiB", mib(bytes)));
-        let cpus = self.cpus.map_or("no limit of CPU time".to_owned(), |cpus| format!("{cpus:.2} CPUs"));
+        let memory = self.memory.map_or("no memory limit".to_owned(), |bytes| format!("{:.0} MiB", mib(bytes)));
+        let cpus = self.cpus.map_or("no CPU limit".to_owned(), |cpus| format!("{cpus:.2} CPUs"));
         let detail = format!("{}: {memory}, {cpus}", self.version);
         let wanted = IDLE_BYTES + trial.map_or(0, |trial| trial.kernel_bytes);
         if self.memory.is_some_and(|bytes| bytes < wanted) {
-            let detail = format!("{detail}; the programs and an idle agent take {:.0} MiB", mib(wanted));
+            let detail = format!("{detail}; the programs and an idle agent need {:.0} MiB", mib(wanted));
             return Check::fail(
                 NAME,
                 detail,
@@ -116,7 +116,10 @@ impl Groups {
             );
         }
         if self.memory.is_some_and(|bytes| bytes < 4 * wanted) {
-            let detail = format!("{detail}; little is left for flows beside {:.0} MiB", mib(wanted));
+            let detail = format!(
+                "{detail}; the programs and an idle agent need {:.0} MiB of it, which leaves little for flows",
+                mib(wanted)
+            );
             return Check::warn(
                 NAME,
                 detail,
@@ -137,7 +140,7 @@ impl Groups {
     }
 }
 
-/// The directories of a group and those above it, as far as they can be seen from here.
+/// The directories of a control group and its ancestors, as far as they are visible.
 fn way_up(mount: &MountInfo, group: &str) -> Vec<PathBuf> {
     let inside = Path::new(group).strip_prefix(&mount.root).unwrap_or(Path::new(group));
     let inside = inside.strip_prefix("/").unwrap_or(inside);
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn little_is_said_to_be_little() {
+    fn tight_limits_are_reported() {
         let status = |memory, cpus| Groups { version: "v2", memory, cpus }.check(None, Help::Host).status;
         assert_eq!(status(None, None), Status::Ok);
         assert_eq!(status(Some(512 << 20), Some(1.0)), Status::Ok);

@@ -1,4 +1,5 @@
-//! Can this host run netmon, and what would netmon not see here? Found by trying, never by version numbers.
+//! Checks whether this host can run netmon, and what netmon would not see here. It tries things out instead of
+//! comparing versions.
 
 mod cluster;
 mod help;
@@ -17,20 +18,20 @@ use crate::config::Config;
 pub use help::Help;
 pub use print::print;
 
-/// How a check went.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// As it should be.
     Ok,
-    /// netmon runs, but something is slower, or hidden from it, or could not be found out.
+    /// netmon runs, but something is slow, hidden from it, or could not be determined.
     Warn,
-    /// netmon does not run like that.
+    /// netmon cannot run.
     Fail,
 }
 
 impl Status {
-    /// As in output.
+    /// The name in output.
     pub fn name(self) -> &'static str {
         match self {
             Status::Ok => "ok",
@@ -40,86 +41,86 @@ impl Status {
     }
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub name: String,
-    /// How it went.
+    /// The result.
     pub status: Status,
     /// What was found.
     pub detail: String,
-    /// A command that helps, or what to change.
+    /// A command or a change that helps.
     pub remedy: Option<String>,
 }
 
 impl Check {
-    /// All is well.
+    /// A check without a problem.
     pub fn ok(name: impl Into<String>, detail: impl Into<String>) -> Check {
         Check { name: name.into(), status: Status::Ok, detail: detail.into(), remedy: None }
     }
 
-    /// It could be better.
+    /// A check with a problem that does not keep netmon from running.
     pub fn warn(name: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Check {
         Check { name: name.into(), status: Status::Warn, detail: detail.into(), remedy: Some(remedy.into()) }
     }
 
-    /// It does not do.
+    /// A check with a problem that keeps netmon from running.
     pub fn fail(name: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Check {
         Check { status: Status::Fail, ..Check::warn(name, detail, remedy) }
     }
 
-    /// It could not be found out.
+    /// A check that could not be carried out.
     fn unknown(name: &str, why: &str) -> Check {
         Check { name: name.to_owned(), status: Status::Warn, detail: format!("not known: {why}"), remedy: None }
     }
 }
 
-/// What netmon does not see on this host.
+/// Traffic that netmon does not see on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlindSpot {
-    /// Where.
+    /// What is not seen.
     pub name: String,
-    /// Why.
+    /// The reason.
     pub detail: String,
-    /// What makes it seen, if anything does.
+    /// What makes it visible, if anything does.
     pub remedy: Option<String>,
 }
 
-/// What was found on a host.
+/// The results of all checks of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The worst of the checks.
+    /// The worst result.
     pub status: Status,
-    /// In the order in which they matter.
+    /// The checks, in the order of their importance.
     pub checks: Vec<Check>,
-    /// What stays hidden.
+    /// Traffic that netmon does not see.
     pub blind_spots: Vec<BlindSpot>,
 }
 
 impl Report {
-    /// Of these.
+    /// A report of these checks; its status is the worst of theirs.
     pub fn new(checks: Vec<Check>, blind_spots: Vec<BlindSpot>) -> Report {
         let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
         Report { status, checks, blind_spots }
     }
 
-    /// Adds what somebody else has looked at: a running agent's losses, the cluster.
+    /// Adds checks from elsewhere, such as those of a running agent.
     pub fn extend(&mut self, checks: impl IntoIterator<Item = Check>) {
         self.checks.extend(checks);
         *self = Report::new(std::mem::take(&mut self.checks), std::mem::take(&mut self.blind_spots));
     }
 
-    /// Something does not do.
+    /// True if a check failed.
     pub fn failed(&self) -> bool {
         self.status == Status::Fail
     }
 }
 
-/// Names in one line.
+/// Maximum number of names on one line.
 const NAMES: usize = 8;
 
-/// The first of them, and how many more there are.
+/// The first names, and how many more there are.
 pub fn shorten(names: &[String]) -> String {
     match names.split_at_checked(NAMES) {
         Some((shown, more)) if !more.is_empty() => format!("{} and {} more", shown.join(", "), more.len()),
@@ -127,14 +128,14 @@ pub fn shorten(names: &[String]) -> String {
     }
 }
 
-/// What to look for.
+/// What to check for.
 #[derive(Clone, Debug, Default)]
 pub struct DoctorOptions {
-    /// How the agent runs, or would.
+    /// The configuration of the agent that runs, or would be started.
     pub config: Config,
 }
 
-/// Looks at everything. Nothing of the host is changed, and an agent may run beside.
+/// Runs all checks. It changes nothing on the host, and an agent may be running.
 pub fn run(options: &DoctorOptions) -> Report {
     let (config, help) = (&options.config, Help::here());
     let mut checks = vec![host::kernel()];

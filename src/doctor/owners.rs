@@ -1,4 +1,4 @@
-//! Whose a BPF program is: the processes that hold it, or a link that it is in.
+//! Finds the owners of a BPF program: the processes that hold it, or a link to it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,20 +6,20 @@ use std::path::Path;
 
 use crate::printable::printable;
 
-/// Processes by the programs that they hold.
+/// Processes by the ids of programs that they hold.
 pub(super) struct Owners(BTreeMap<u32, Vec<String>>);
 
 impl Owners {
-    /// Looks at all processes that may be looked at.
+    /// Reads the descriptors of all processes that netmon may inspect.
     pub(super) fn read() -> Owners {
         let mut found: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let processes = procfs::process::all_processes().into_iter().flatten().flatten();
         for process in processes {
-            // A process that has gone holds nothing.
+            // A process that is gone holds nothing.
             let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", process.pid)) else { continue };
             for descriptor in descriptors.flatten() {
                 let Some(program) = program_of(process.pid, &descriptor.path()) else { continue };
-                // A process may call itself anything.
+                // A process chooses its own name.
                 let name = process.stat().map(|stat| printable(stat.comm.as_bytes())).unwrap_or_default();
                 let owner = format!("{name} (pid {})", process.pid);
                 let owners = found.entry(program).or_default();
@@ -31,7 +31,7 @@ impl Owners {
         Owners(found)
     }
 
-    /// In words: who holds any of these programs.
+    /// Describes in words who holds any of these programs.
     pub(super) fn describe(&self, programs: &[u32], loaded_by: Option<u32>) -> String {
         let uid = || loaded_by.map(|uid| format!(", loaded by user {uid}")).unwrap_or_default();
         let mut owners: Vec<&str> =
@@ -39,13 +39,13 @@ impl Owners {
         owners.sort_unstable();
         owners.dedup();
         if owners.is_empty() {
-            return format!("held by no process that is seen from here{}", uid());
+            return format!("held by no process that is visible from here{}", uid());
         }
         format!("held by {}", owners.join(", "))
     }
 }
 
-/// The program behind a descriptor: both programs and links name it in their fdinfo.
+/// Id of the program behind a descriptor: programs and links have it in their fdinfo.
 fn program_of(pid: i32, descriptor: &Path) -> Option<u32> {
     let target = fs::read_link(descriptor).ok()?;
     let target = target.to_str()?;

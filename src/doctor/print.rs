@@ -1,4 +1,4 @@
-//! A report for people, or for programs.
+//! Prints a report for people or for programs.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -11,7 +11,11 @@ use crate::printable::without_controls;
 /// Narrower terminals are treated as this wide.
 const NARROWEST: u16 = 60;
 
-/// Writes a report; a table gets colours and the width of a terminal only where `out` is one.
+/// Writes a report. A table uses colours and the terminal's width only if `out` is a terminal.
+///
+/// # Errors
+///
+/// `out` cannot be written to.
 pub fn print(report: &Report, layout: Layout, mut out: impl Write + IsTerminal) -> io::Result<()> {
     let terminal = out.is_terminal();
     let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -43,11 +47,11 @@ fn write_tables(report: &Report, terminal: bool, colours: bool, out: &mut impl W
     }
     writeln!(out)?;
     let count = |status| report.checks.iter().filter(|check| check.status == status).count();
-    let verdict = if report.failed() { "netmon cannot run here as it is" } else { "netmon can run here" };
+    let verdict = if report.failed() { "netmon cannot run here yet" } else { "netmon can run here" };
     writeln!(out, "{verdict}: {} ok, {} warn, {} fail", count(Status::Ok), count(Status::Warn), count(Status::Fail))
 }
 
-/// What others give names to does not command the terminal.
+/// A cell without control characters: names that come from outside must not control the terminal.
 fn cell(text: &str) -> Cell {
     Cell::new(text.lines().map(without_controls).collect::<Vec<_>>().join("\n"))
 }
@@ -78,7 +82,7 @@ fn table(header: [&str; 3], terminal: bool, colours: bool) -> Table {
             column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(8)));
         }
     }
-    // comfy-table would ask standard output, which is not always what is written to.
+    // comfy-table would check standard output, which is not always where the report goes.
     if colours {
         table.enforce_styling();
     } else {
@@ -117,13 +121,11 @@ mod tests {
         assert_eq!(lines[1], ["ok", "a", "fine"]);
         assert_eq!(lines[2], ["fail", "b", "broken"]);
         assert_eq!(lines[3], ["->", "mend", "it"]);
-        assert!(
-            text.contains("NOT SEEN HERE") && text.ends_with("netmon cannot run here as it is: 1 ok, 0 warn, 1 fail\n")
-        );
+        assert!(text.contains("NOT SEEN HERE") && text.ends_with("netmon cannot run here yet: 1 ok, 0 warn, 1 fail\n"));
     }
 
     #[test]
-    fn names_do_not_command_the_terminal() {
+    fn names_do_not_control_the_terminal() {
         let report = Report::new(vec![Check::ok("a\x1b[2Jb", "fine\x07\nmore")], Vec::new());
         let mut out = Vec::new();
         write_tables(&report, false, false, &mut out).unwrap();
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_decides() {
+    fn the_worst_result_decides() {
         let mut report = Report::new(vec![Check::ok("a", "")], Vec::new());
         assert!(!report.failed());
         report.extend([Check::warn("b", "", "")]);

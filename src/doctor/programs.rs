@@ -1,4 +1,4 @@
-//! BTF, maps, functions and the programs themselves: loaded, run and attached where nobody's packets pass.
+//! Checks BTF, maps, kernel functions and the BPF programs, which are loaded, run and attached where no traffic passes.
 
 use super::{Check, Help};
 use crate::bpf::{self, MOST_INSTRUCTIONS, Mode, Trial};
@@ -7,7 +7,7 @@ use crate::config::Config;
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const NEWER: &str = "a kernel of Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y (Debian: apt-get install linux-image-amd64, then reboot)";
 
-/// What was loaded, if it could be, and the checks.
+/// The loaded programs, if they could be loaded, and the checks.
 pub(super) fn check(config: &Config, help: Help) -> (Option<Trial>, Vec<Check>) {
     bpf::set_log_sink();
     let mut checks = vec![btf(help), ring(), preempt_disable(help)];
@@ -26,10 +26,10 @@ pub(super) fn check(config: &Config, help: Help) -> (Option<Trial>, Vec<Check>) 
         Err(error) => {
             let more = help.either("netmon --log-level trace", help.setting("log.level", "trace"));
             let remedy = help.either(
-                format!("the lines that fail above say why; else: {more}"),
+                format!("see the failed checks above; if there are none: {more}"),
                 format!(
-                    "the lines that fail above say why; where all are well the seccomp profile forbids bpf(): the component \
-                     seccomp-unconfined, or privileged; else: {more}"
+                    "see the failed checks above; if there are none, the seccomp profile forbids bpf(): use the component \
+                     seccomp-unconfined or privileged; if that does not help: {more}"
                 ),
             );
             checks.push(Check::fail("programs", format!("{error:#}"), remedy));
@@ -55,38 +55,39 @@ fn btf(help: Help) -> Check {
 
 fn ring() -> Check {
     match bpf::try_ring() {
-        Ok(()) => Check::ok("ring buffer", "made one"),
+        Ok(()) => Check::ok("ring buffer", "can be created"),
         Err(error) => Check::fail(
             "ring buffer",
             format!("{error:#}"),
-            "if that is a matter of permission, see the capabilities; else a kernel of Linux 5.10 or newer",
+            "if this is a matter of permissions, see the capabilities; else use Linux 5.10 or newer",
         ),
     }
 }
 
-/// Where softirqs preempt each other, the agent starts only if the kernel has a way to forbid it, used or not (`bpf::preempt`).
+/// On kernels where softirqs preempt each other, the agent starts only if it can disable preemption, whether it does or
+/// not (`bpf::preempt`).
 fn preempt_disable(help: Help) -> Check {
     const NAME: &str = "function bpf_preempt_disable";
     match (bpf::has_kfunc("bpf_preempt_disable"), bpf::is_preempt_rt()) {
         (Ok(true), _) => Check::ok(NAME, "the kernel has it"),
-        (Ok(false), false) => Check::ok(NAME, "not there, and not needed: this is no PREEMPT_RT kernel"),
+        (Ok(false), false) => Check::ok(NAME, "missing, but not needed: this is not a PREEMPT_RT kernel"),
         (Ok(false), true) => Check::fail(
             NAME,
-            "not there, and this is a PREEMPT_RT kernel",
+            "missing, but needed: this is a PREEMPT_RT kernel",
             help.on_host("a PREEMPT_RT kernel of Linux 6.10 or newer"),
         ),
         (Err(error), _) => Check::unknown(NAME, &format!("{error:#}")),
     }
 }
 
-/// How near the programs come to what a kernel puts up with; each kernel counts differently.
+/// How close the programs come to the kernel's limit of instructions; each kernel counts differently.
 fn verifier(trial: &Trial) -> Check {
     let said = trial.verified.iter().max_by_key(|verified| verified.instructions);
     let took: f64 = trial.verified.iter().map(|verified| verified.took.as_secs_f64()).sum();
     let most = said.map(|most| {
         let share = 100.0 * f64::from(most.instructions) / f64::from(MOST_INSTRUCTIONS);
         format!(
-            "; at most {} instructions of a program ({}), {share:.0}% of the limit",
+            "; at most {} instructions for one program ({}), {share:.0}% of the limit",
             most.instructions, most.program
         )
     });
@@ -99,7 +100,7 @@ fn jit(trial: &Trial, help: Help) -> Check {
     }
     Check::warn(
         "JIT",
-        "the programs are interpreted, which makes each packet dearer",
+        "the programs are interpreted, which makes each packet more expensive",
         help.on_host("sysctl -w net.core.bpf_jit_enable=1"),
     )
 }
@@ -116,10 +117,11 @@ fn attach_mode(config: &Config, trial: &Trial, help: Help) -> Check {
         Ok(()) | Err(_) => {}
     }
     match (tried(Mode::Clsact), tcx) {
-        (Ok(Ok(())), Ok(())) => Check::ok(NAME, "clsact, as asked for; the kernel has tcx"),
-        (Ok(Ok(())), Err(_)) => {
-            Check::ok(NAME, "clsact: this kernel has no tcx (Linux 6.6 on); filters of priority 1 come first")
-        }
+        (Ok(Ok(())), Ok(())) => Check::ok(NAME, "clsact, as configured; the kernel also has tcx"),
+        (Ok(Ok(())), Err(_)) => Check::ok(
+            NAME,
+            "clsact: this kernel has no tcx (available from Linux 6.6); filters of priority 1 run first",
+        ),
         (Ok(Err(clsact)), tcx) => {
             let tcx = tcx.err().map(|error| format!("tcx: {error:#}; ")).unwrap_or_default();
             Check::fail(NAME, format!("{tcx}clsact: {clsact:#}"), help.on_host("modprobe sch_ingress cls_bpf"))

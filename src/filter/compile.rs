@@ -1,4 +1,4 @@
-//! From a filter over packets to the tests that the programs have: each leads to a later one, to "passes" or to "fails".
+//! Compiles a packet filter into tests of the BPF program: each leads to a later one, to "passes" or to "fails".
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,10 +25,10 @@ pub(super) fn compile(
     tests.forwards(first)
 }
 
-/// While they are built, there may be some that nothing leads to.
+/// Maximum number of tests while they are built, when there may be some that nothing leads to.
 const MOST_BUILT: usize = 4096;
 
-/// Where to go: to a test by its number from the end.
+/// Where a test leads: to an end, or to a test by its number from the end.
 #[derive(Clone, Copy)]
 enum To {
     Passes,
@@ -36,7 +36,7 @@ enum To {
     Test(usize),
 }
 
-/// Built from the end, so that every test knows where it leads.
+/// Tests, which are built from the end, so that each has a known target.
 struct Tests<'a> {
     backwards: Vec<(PacketWord, Asks, To, To)>,
     interfaces: &'a BTreeMap<u32, String>,
@@ -44,22 +44,22 @@ struct Tests<'a> {
 }
 
 impl Tests<'_> {
-    /// In the order in which they are asked.
+    /// The tests in the order in which they run.
     fn forwards(mut self, first: To) -> Result<Vec<PacketTest>, String> {
         if self.too_many {
             return Err(format!(
-                "the filter takes more than {MOST_BUILT} tests, and the programs have room for {MOST_TESTS}"
+                "the filter needs more than {MOST_BUILT} tests, and the programs have room for {MOST_TESTS}"
             ));
         }
         match first {
-            // What was built after the first one leads nowhere any more.
+            // Tests that were built after the first one are not used.
             To::Test(number) => self.backwards.truncate(number + 1),
-            // It passes or fails whatever the packet is: one test whose answer does not matter.
+            // The result is the same for every packet: use one test whose answer does not matter.
             end => self.backwards = vec![(PacketWord::Family, Asks::Masked { mask: 0, value: 0 }, end, end)],
         }
         let count = self.backwards.len();
         if count > MOST_TESTS {
-            return Err(format!("the filter takes {count} tests, and the programs have room for {MOST_TESTS}"));
+            return Err(format!("the filter needs {count} tests, and the programs have room for {MOST_TESTS}"));
         }
         let next = |to: To| match to {
             To::Passes => Next::Passes,
@@ -150,14 +150,14 @@ impl Tests<'_> {
         if set == [0; 8] { no } else { self.test(word, Asks::In(set), yes, no) }
     }
 
-    /// In any of the ranges.
+    /// Tests whether the word is in any of the ranges.
     fn ranges(&mut self, word: PacketWord, ranges: &[RangeInclusive<u32>], yes: To, no: To) -> To {
         ranges.iter().rev().fold(no, |next, range| {
             let (least, most) = (*range.start(), *range.end());
             if least == most {
                 return self.test(word, Asks::Masked { mask: u32::MAX, value: least }, yes, next);
             }
-            // No port is greater than the greatest.
+            // The largest port needs no upper bound.
             let open = most >= u32::from(u16::MAX);
             let within = if open { yes } else { self.test(word, Asks::AtLeast(most + 1), next, yes) };
             if least == 0 { within } else { self.test(word, Asks::AtLeast(least), within, next) }
@@ -190,15 +190,15 @@ fn numbers(test: &Test, all: RangeInclusive<u32>) -> Vec<RangeInclusive<u32>> {
             Comparison::LessOrEqual => (f64::NEG_INFINITY, with.floor()),
             Comparison::Greater => (with.floor() + 1.0, f64::INFINITY),
             Comparison::GreaterOrEqual => (with.ceil(), f64::INFINITY),
-            // "Unequal" is "not equal" by now; no number is equal to a fraction.
+            // "Unequal" has been turned into "not equal"; no integer is equal to a fraction.
             Comparison::Equal | Comparison::Unequal => (with.ceil(), with.floor()),
         };
         let (least, most) = (least.max(f64::from(*all.start())), most.min(f64::from(*all.end())));
-        // Nothing passes a comparison with what is no number.
+        // Nothing passes a comparison with NaN.
         let some = least <= most && !with.is_nan();
         return if some { vec![least as u32..=most as u32] } else { Vec::new() };
     }
-    // By its digits.
+    // A glob is matched against the digits of each number.
     let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
     for number in all.filter(|number| test.matches([Some(Value::Number(f64::from(*number))), None])) {
         match ranges.last_mut() {

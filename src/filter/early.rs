@@ -1,18 +1,19 @@
-//! What a filter says of a flow before its line is made, which costs more than the answer in most cases.
+//! Decides by a part of a flow's line whether the flow may pass: in most cases, making the whole line costs more than
+//! the answer.
 
 use super::{Filter, Node};
 use crate::filter::Field;
 use crate::line::Line;
 
 impl Filter {
-    /// False: a flow whose early line this is does not pass. Else its whole line tells.
+    /// False if a flow with this early line cannot pass. Otherwise, its whole line decides.
     pub fn may_match(&self, early: &Line) -> bool {
         self.0.as_ref().and_then(|node| node.says(early)) != Some(false)
     }
 }
 
 impl Node<&'static Field> {
-    /// `None`: that takes what an early line does not have.
+    /// `None` if the answer needs fields that an early line does not have.
     fn says(&self, early: &Line) -> Option<bool> {
         match self {
             Node::Any(nodes) => one_is(true, nodes, early),
@@ -23,7 +24,7 @@ impl Node<&'static Field> {
     }
 }
 
-/// One that says so decides; without it all have to say otherwise.
+/// A node with the answer `decides` is enough; for the opposite answer, all nodes must have it.
 fn one_is(decides: bool, nodes: &[Node<&'static Field>], early: &Line) -> Option<bool> {
     let mut all = Some(!decides);
     for node in nodes {
@@ -41,14 +42,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_early_decides_and_nothing_else_does() {
+    fn only_fields_of_the_early_line_decide() {
         let early = Line { server_port: Some(443), protocol: "tcp".to_owned(), status: "ok", ..Line::default() };
         let may = |text: &str| Filter::parse(text).unwrap().may_match(&early);
         for passes in [
             "",
             "port=443",
             "proto=tcp and not port=80",
-            // Only the whole line tells.
+            // Only the whole line decides.
             "interface=eth0",
             "not interface=eth0",
             "id=5",

@@ -1,4 +1,4 @@
-//! The fields that filters and sorting know: those of a printed flow, and names for either end.
+//! The fields for filters and sorting: those of a printed flow, and names that stand for either end.
 
 use std::sync::Arc;
 
@@ -9,27 +9,27 @@ use crate::line::{Line, Stats};
 /// How a field is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// By its letters.
+    /// As text.
     Text,
-    /// By size.
+    /// As a number.
     Number,
-    /// By network.
+    /// As an address, with networks.
     Address,
 }
 
 /// A field of a flow.
 pub struct Field {
-    /// As it is written.
+    /// Its name in filters.
     pub name: &'static str,
     /// How it is compared.
     pub kind: Kind,
-    /// What a flow has: two values where either end counts.
+    /// The flow's values: two if either end counts.
     pub values: for<'a> fn(&'a Line) -> [Option<Value<'a>>; 2],
-    /// Whole lines have it alone: it takes a while to be made.
+    /// True if only whole lines have it, because it is expensive to make.
     pub late: bool,
 }
 
-/// Names that fields are known by as well.
+/// Aliases of fields.
 pub(super) const OTHER_NAMES: [(&str, &str); 6] = [
     ("proto", "protocol"),
     ("src_ip", "client_ip"),
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Field {
 }
 
 impl Field {
-    /// By its name, or by another that it is known by.
+    /// The field with this name or alias.
     pub fn named(name: &str) -> Option<&'static Field> {
         let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
         let name = other.map_or(name, |(_, name)| *name);
@@ -74,7 +74,7 @@ fn mean<'a>(stats: Option<Stats>) -> Option<Value<'a>> {
     stats.and_then(|stats| number(stats.mean))
 }
 
-/// A name of the client, and of the server.
+/// A name of the client and of the server.
 fn named(line: &Line, name: impl Fn(&Party) -> &Option<Arc<str>>) -> [Option<Value<'_>>; 2] {
     [&line.client, &line.server].map(|end| end.as_ref().and_then(|end| name(&end.0).as_deref()).map(Value::Text))
 }
@@ -90,7 +90,7 @@ macro_rules! is_late {
 
 macro_rules! fields {
     ($($name:literal $kind:ident $($late:ident)? |$line:ident| $values:expr;)*) => {
-        /// All of them.
+        /// All fields.
         pub static FIELDS: &[Field] =
             &[$(Field { name: $name, kind: Kind::$kind, values: |$line| $values, late: is_late!($($late)?) }),*];
     };

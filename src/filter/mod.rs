@@ -1,4 +1,5 @@
-//! Filters over flows and packets, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`. Pure.
+//! Filters over flows and packets, as `netmon-cli` takes them: `protocol=tcp and server_port=443 and not status=ok`.
+//! Pure.
 //!
 //! ```text
 //! filter     = all { "or" all }
@@ -7,8 +8,8 @@
 //! comparison = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
 //! ```
 //!
-//! `~` compares with a glob. An address may be compared with a network: `client_ip=10.0.0.0/8`. A value with blanks or with
-//! signs of the grammar stands in double quotes.
+//! `~` compares with a glob. An address may be compared with a network: `client_ip=10.0.0.0/8`. A value with spaces or
+//! with signs of the grammar needs double quotes.
 
 mod compile;
 mod early;
@@ -29,26 +30,26 @@ pub use packet::PacketFilter;
 
 use crate::line::Line;
 
-/// A filter, checked.
+/// A parsed filter over flows.
 #[derive(Clone, Debug, Default)]
 pub struct Filter(Option<Node<&'static Field>>);
 
-/// Bytes of a filter that are shown in an error.
+/// Maximum length of a filter that is shown in an error, in bytes.
 const SHOWN: usize = 1000;
 
-/// What is wrong with a filter, and where.
+/// An error in a filter, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterError {
     filter: String,
-    /// Characters before the fault.
+    /// Number of characters before the fault.
     pub column: usize,
-    /// What it is.
+    /// What is wrong.
     pub message: String,
 }
 
 impl FilterError {
     fn new(filter: &str, (column, message): parse::Fault) -> FilterError {
-        // A line that is shown, with a mark below it: what would take more, or move the mark, stays out.
+        // The filter is shown on one line with a mark below it, unless it is too long or would move the mark.
         let is_line = filter.len() <= SHOWN && !filter.contains(char::is_control);
         let filter = if is_line { filter.to_owned() } else { String::new() };
         FilterError { filter, column, message }
@@ -67,7 +68,7 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
-/// `F` is what is tested.
+/// A node of a filter; `F` is the type of the fields.
 #[derive(Clone, Debug)]
 enum Node<F> {
     Any(Vec<Node<F>>),
@@ -76,12 +77,12 @@ enum Node<F> {
     Test(F, Test),
 }
 
-/// What filters know by name. Errors say what is wrong.
+/// The fields of a kind of filter. Errors say what is wrong.
 trait Named: Copy {
     fn named(name: &str) -> Result<Self, String>;
     fn name(self) -> &'static str;
     fn kind(self) -> Kind;
-    /// It can be tested so.
+    /// Checks that the field supports this test.
     fn takes(self, test: &Test) -> Result<(), String>;
 }
 
@@ -106,22 +107,22 @@ impl Named for &'static Field {
     }
 }
 
-/// Longer than that of any field.
+/// Longer than the name of any field, in bytes.
 const LONGEST_NAME: usize = 64;
 
-/// There is no field of this name, but there are others.
+/// The message that there is no such field, with the most similar one or all.
 fn unknown(
     name: &str,
     fields: impl Iterator<Item = &'static str> + Clone,
     others: impl Iterator<Item = &'static str>,
 ) -> String {
     if name.len() > LONGEST_NAME {
-        return format!("a name of {} bytes is that of no field", name.len());
+        return format!("no field has a name of {} bytes", name.len());
     }
     let ranked = fields.clone().chain(others).map(|field| (strsim::damerau_levenshtein(name, field), field));
     match ranked.min_by_key(|(distance, _)| *distance) {
         Some((distance, near)) if distance <= 3 => format!("there is no field {name}: did you mean {near}?"),
-        _ => format!("there is no field {name}; there are {}", fields.collect::<Vec<_>>().join(" ")),
+        _ => format!("there is no field {name}; the fields are {}", fields.collect::<Vec<_>>().join(" ")),
     }
 }
 
@@ -162,10 +163,10 @@ impl Comparison {
     }
 }
 
-/// What a flow has in a field.
+/// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// By its letters.
+    /// A text.
     Text(&'a str),
     /// A number.
     Number(f64),
@@ -174,12 +175,16 @@ pub enum Value<'a> {
 }
 
 impl Filter {
-    /// From text; an empty one lets everything pass.
+    /// Parses a filter; an empty one lets everything pass.
+    ///
+    /// # Errors
+    ///
+    /// The text is not a valid filter.
     pub fn parse(text: &str) -> Result<Filter, FilterError> {
         parse::filter(text).map(Filter).map_err(|fault| FilterError::new(text, fault))
     }
 
-    /// The flow passes.
+    /// True if the flow passes.
     pub fn matches(&self, line: &Line) -> bool {
         self.0.as_ref().is_none_or(|node| node.matches(line))
     }
@@ -197,8 +202,8 @@ impl Node<&'static Field> {
 }
 
 impl Test {
-    /// A field that stands for those of both ends passes if one does, and differs if none is equal. What is absent differs from
-    /// everything and compares with nothing.
+    /// A field that stands for both ends passes if one of them does, and differs if neither is equal. An absent value
+    /// differs from everything, and no comparison holds for it.
     fn matches(&self, values: [Option<Value<'_>>; 2]) -> bool {
         let any = |test: &dyn Fn(Value<'_>) -> bool| values.into_iter().flatten().any(test);
         match self {

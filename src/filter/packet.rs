@@ -1,4 +1,4 @@
-//! Filters over packets: the same grammar, of what a packet tells of itself. They are evaluated in the kernel.
+//! Filters over packets: the same grammar, with the fields of a packet. They are evaluated in the kernel.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use crate::bpf::{Fate, Hook, PacketTest};
 use crate::flow::protocol_name;
 use crate::line::tcp_flags;
 
-/// What a field of a packet is.
+/// The content of a field of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
     Protocol,
-    /// Of the sender, of the receiver: which count.
+    /// Address; whether that of the sender and that of the receiver count.
     Ip([bool; 2]),
     Port([bool; 2]),
     TcpFlags,
@@ -54,7 +54,7 @@ static PACKET_FIELDS: &[PacketField] = &[
 ];
 
 impl PacketField {
-    /// The texts that there are, each at the place of its number; none: it holds something else.
+    /// All texts of the field, each at the index of its number; empty if it does not hold text.
     pub(super) fn texts(&self) -> Vec<String> {
         match self.holds {
             Holds::Protocol => (0..=255).map(|number| protocol_name(number).into_owned()).collect(),
@@ -76,12 +76,15 @@ impl Named for &'static PacketField {
                 [("ip", "src_ip, dst_ip or ip"), ("port", "src_port, dst_port or port"), ("flags", "tcp_flags")];
             let instead = instead.into_iter().find(|(part, _)| name.ends_with(part)).map(|(_, instead)| instead);
             let instead = instead.map_or(String::new(), |instead| format!(": compare {instead}"));
-            return Err(format!("a packet does not tell which end is the client{instead}"));
+            return Err(format!("a packet does not show which end is the client{instead}"));
         }
         let names = PACKET_FIELDS.iter().map(|field| field.name);
         if FIELDS.iter().any(|field| field.name == name) || name == "app" {
             let names: Vec<&str> = names.collect();
-            return Err(format!("a flow has {name}, a packet does not tell it; it tells {}", names.join(" ")));
+            return Err(format!(
+                "{name} is a field of flows, not of packets; the fields of packets are {}",
+                names.join(" ")
+            ));
         }
         Err(unknown(name, names, std::iter::empty()))
     }
@@ -98,11 +101,11 @@ impl Named for &'static PacketField {
         }
     }
 
-    /// A text that no packet has is a slip.
+    /// Rejects a text that no packet can have, which must be a typing error.
     fn takes(self, test: &Test) -> Result<(), String> {
         match test {
             Test::Glob { .. } if self.kind() == Kind::Address => {
-                Err("addresses of packets are compared with an address or a network such as 10.0.0.0/8".to_owned())
+                Err("compare addresses of packets with an address or a network such as 10.0.0.0/8".to_owned())
             }
             Test::Text { value, .. } => {
                 let texts = self.texts();
@@ -118,26 +121,34 @@ impl Named for &'static PacketField {
     }
 }
 
-/// A filter over packets, checked.
+/// A parsed filter over packets.
 #[derive(Clone, Debug, Default)]
 pub struct PacketFilter(Option<Node<&'static PacketField>>);
 
 impl PacketFilter {
-    /// From text; an empty one lets everything pass.
+    /// Parses a filter; an empty one lets everything pass.
+    ///
+    /// # Errors
+    ///
+    /// The text is not a valid filter, or it needs too many tests.
     pub fn parse(text: &str) -> Result<PacketFilter, FilterError> {
         let filter = parse::filter(text).map(PacketFilter).map_err(|fault| FilterError::new(text, fault))?;
-        // Names of interfaces are not known yet, and each takes a test: the least that it will take.
+        // The names of interfaces, each of which takes a test, are not known yet: this is the minimum number of tests.
         filter.compile(&BTreeMap::new()).map_err(|message| FilterError::new(text, (0, message)))?;
         Ok(filter)
     }
 
-    /// For the programs, with the interfaces that there are, by index; an error if that takes more tests than they have room for.
+    /// Compiles the filter for the BPF programs, with the existing interfaces by index.
+    ///
+    /// # Errors
+    ///
+    /// The filter needs more tests than the programs have room for.
     pub fn compile(&self, interfaces: &BTreeMap<u32, String>) -> Result<Vec<PacketTest>, String> {
         self.0.as_ref().map_or(Ok(Vec::new()), |node| compile::compile(node, interfaces))
     }
 }
 
-/// The test without its "not", and whether it has one: what is absent differs from everything.
+/// The test without its negation, and whether it was negated: an absent value differs from everything.
 pub(super) fn positive(test: &Test) -> (Test, bool) {
     match test.clone() {
         Test::Text { value, is } => (Test::Text { value, is: true }, !is),
@@ -149,7 +160,7 @@ pub(super) fn positive(test: &Test) -> (Test, bool) {
     }
 }
 
-/// The numbers from 0 on whose texts pass.
+/// The indices of the texts that pass.
 pub(super) fn passing_texts<'a>(test: &Test, texts: impl IntoIterator<Item = &'a str>) -> Vec<u32> {
     let numbered = texts.into_iter().enumerate();
     let passing = numbered.filter(|(_, text)| test.matches([Some(Value::Text(text)), None]));

@@ -1,6 +1,6 @@
-//! From tokens to a filter.
+//! Parses a filter.
 
-// What others wrote: no place in it is known to be there.
+// Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use std::ops::Range;
@@ -12,12 +12,12 @@ use super::token::{Token, tokens};
 use super::{Comparison, Named, Node, Operand, Test};
 use crate::pattern;
 
-/// Characters before the fault, and what it is.
+/// The number of characters before the fault, and what is wrong.
 pub(super) type Fault = (usize, String);
 
-/// Bytes of a filter; longer than anybody writes, or reads in an error.
+/// Maximum length of a filter in bytes.
 const LONGEST: usize = 4096;
-/// Parentheses and "not" in each other.
+/// Maximum depth of nested parentheses and "not".
 const DEEPEST: usize = 64;
 
 struct Parser<'a> {
@@ -33,11 +33,8 @@ pub(super) fn filter<F: Named>(text: &str) -> Result<Option<Node<F>>, Fault> {
     }
     let column = |byte: usize| columns(text, byte);
     let tokens = tokens(text).map_err(|byte| {
-        let what = if text.as_bytes().get(byte) == Some(&b'"') {
-            "a quote that does not end"
-        } else {
-            "nothing that could stand here"
-        };
+        let what =
+            if text.as_bytes().get(byte) == Some(&b'"') { "this quote is not closed" } else { "unexpected character" };
         (column(byte), what.to_owned())
     })?;
     if tokens.is_empty() {
@@ -47,12 +44,12 @@ pub(super) fn filter<F: Named>(text: &str) -> Result<Option<Node<F>>, Fault> {
     let node = parser.any()?;
     match parser.tokens.get(parser.next) {
         None => Ok(Some(node)),
-        Some((Token::Close, _)) => Err(parser.fault("a parenthesis that was not opened")),
+        Some((Token::Close, _)) => Err(parser.fault("this parenthesis was not opened")),
         Some(_) => Err(parser.fault("\"and\" or \"or\" is missing here")),
     }
 }
 
-/// Characters before a byte.
+/// Number of characters before a byte.
 fn columns(text: &str, byte: usize) -> usize {
     text.get(..byte).unwrap_or(text).chars().count()
 }
@@ -99,7 +96,7 @@ impl Parser<'_> {
     fn one<F: Named>(&mut self) -> Result<Node<F>, Fault> {
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err(self.fault("too deep"));
+            return Err(self.fault("nested too deeply"));
         }
         let node = if self.take_word("not") {
             Node::Not(Box::new(self.one()?))
@@ -129,7 +126,7 @@ impl Parser<'_> {
         };
         let value = match self.take() {
             Some(Token::Word(text) | Token::Quoted(text)) => text,
-            _ => return Err(self.fault_at(at + 2, format!("the value that {name} is compared with is missing here"))),
+            _ => return Err(self.fault_at(at + 2, format!("a value to compare {name} with is missing here"))),
         };
         let test = test(field, sign, &value).map_err(|what| self.fault_at(at + 2, what))?;
         field.takes(&test).map_err(|what| self.fault_at(at + 2, what))?;
@@ -154,12 +151,13 @@ fn test(field: impl Named, sign: &str, value: &str) -> Result<Test, String> {
     match field.kind() {
         Kind::Address if plain => {
             let network = value.parse().or_else(|_| value.parse().map(|ip: std::net::IpAddr| IpNet::from(ip)));
-            let network = network.map_err(|_| format!("{value} is no address and no network such as 10.0.0.0/8"))?;
+            let network =
+                network.map_err(|_| format!("{value} is neither an address nor a network such as 10.0.0.0/8"))?;
             Ok(Test::Within { network, is })
         }
-        Kind::Address => Err(format!("addresses have no order: compare {} by =, != or ~", field.name())),
+        Kind::Address => Err(format!("addresses have no order: compare {} with =, != or ~", field.name())),
         Kind::Number => {
-            let number = value.parse().map_err(|_| format!("{value} is no number, as {} is", field.name()))?;
+            let number = value.parse().map_err(|_| format!("{value} is not a number, which {} needs", field.name()))?;
             Ok(Test::Compare { value: Operand::Number(number), comparison })
         }
         Kind::Text if plain => Ok(Test::Text { value: value.to_owned(), is }),

@@ -48,7 +48,7 @@ fn what_passes() {
 }
 
 #[test]
-fn what_does_not() {
+fn what_does_not_pass() {
     for filter in [
         "protocol=udp",
         "not protocol=tcp",
@@ -79,8 +79,8 @@ fn faults_have_a_column() {
         ("protocol=tcp)", 12, "not opened"),
         ("protocol=tcp and", 16, "a field is missing"),
         ("and", 0, "there is no field and"),
-        ("server_port=https", 12, "no number"),
-        ("client_ip=pod", 10, "no address"),
+        ("server_port=https", 12, "not a number"),
+        ("client_ip=pod", 10, "neither an address"),
         ("client_ip<10.0.0.1", 10, "no order"),
         ("interface=\"veth", 10, "quote"),
         ("protocol==tcp", 9, "value"),
@@ -95,9 +95,9 @@ fn faults_have_a_column() {
         assert!(shown.lines().last().unwrap().chars().count() == column + 3, "{shown}");
     }
     let deep = format!("{}protocol=tcp", "not ".repeat(1000));
-    assert_eq!(Filter::parse(&deep).unwrap_err().message, "too deep");
+    assert_eq!(Filter::parse(&deep).unwrap_err().message, "nested too deeply");
     let deep = "(".repeat(1000);
-    assert_eq!(Filter::parse(&deep).unwrap_err().message, "too deep");
+    assert_eq!(Filter::parse(&deep).unwrap_err().message, "nested too deeply");
     let long = "(".repeat(100_000);
     let error = Filter::parse(&long).unwrap_err();
     assert!(error.message.contains("at most 4096") && error.to_string().len() < 1000, "{error}");
@@ -118,10 +118,10 @@ fn every_field_of_a_flow_is_known() {
 }
 
 #[test]
-fn packets_tell_less_than_flows() {
+fn packets_have_fewer_fields_than_flows() {
     for (filter, column, what) in [
-        ("status=failed", 0, "a flow has status, a packet does not tell it"),
-        ("proto=tcp and app=http", 14, "a flow has app"),
+        ("status=failed", 0, "status is a field of flows, not of packets"),
+        ("proto=tcp and app=http", 14, "app is a field of flows"),
         ("client_port=80", 0, "compare src_port, dst_port or port"),
         ("server_tcp_flags=SYN", 0, "compare tcp_flags"),
         ("hok=ingress", 0, "did you mean hook?"),
@@ -130,7 +130,7 @@ fn packets_tell_less_than_flows() {
         ("verdict=dropped", 8, "no packet has"),
         ("ip~10.*", 3, "a network such as"),
         ("ip<10.0.0.1", 3, "no order"),
-        ("port=https", 5, "no number"),
+        ("port=https", 5, "not a number"),
         ("proto=tcp and", 13, "a field is missing"),
     ] {
         let error = PacketFilter::parse(filter).unwrap_err();
@@ -141,7 +141,7 @@ fn packets_tell_less_than_flows() {
     assert!(PacketFilter::parse(&many).unwrap_err().message.contains("room for 64"));
 }
 
-/// The tests lead forwards, and to an end.
+/// The tests only lead forwards, and to an end.
 #[test]
 fn filters_over_packets_end() {
     use crate::bpf::Next;

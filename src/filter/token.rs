@@ -1,6 +1,6 @@
-//! The words and signs of a filter, each with its place.
+//! Splits a filter into words and signs, each with its position.
 
-// What others wrote: no place in it is known to be there.
+// Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use std::ops::Range;
@@ -10,16 +10,17 @@ pub(super) enum Token {
     Open,
     Close,
     Sign(&'static str),
-    /// As it stands there.
+    /// A word without quotes.
     Word(String),
-    /// In quotes.
+    /// A text in quotes, without them.
     Quoted(String),
 }
 
-/// Signs that end a word. The longer come first.
+/// Signs that end a word. Longer ones come first.
 const SIGNS: [&str; 7] = ["!=", "<=", ">=", "=", "<", ">", "~"];
 
-/// What may stand between tokens. Other white space of Unicode ends a word, but is an error by itself: people do not see it.
+/// Characters that may separate tokens. Other Unicode white space ends a word, but is an error by itself: people do not
+/// see it.
 const BETWEEN: [char; 4] = [' ', '\t', '\r', '\n'];
 
 fn ends_word(c: char) -> bool {
@@ -44,7 +45,7 @@ fn token(text: &str) -> Option<(Token, &str)> {
     (!word.is_empty()).then(|| (Token::Word(word.to_owned()), rest))
 }
 
-/// All tokens and the bytes they take; else the byte where there is none.
+/// All tokens and the bytes they take. The error is the position of a byte that starts no token.
 pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Range<usize>)>, usize> {
     let mut tokens = Vec::new();
     let mut left = text.trim_start_matches(BETWEEN);

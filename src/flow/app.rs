@@ -1,13 +1,14 @@
-//! What a connection speaks. Each end tells what it has said, in records that come in any order; what is made of that is the same in
-//! every order. A connection that changes its protocol is one of what it started with: `smtp`, and then `tls` after STARTTLS.
+//! The application protocol of a connection. Each end reports what it has seen, in records that arrive in any order;
+//! the result does not depend on that order. A connection that changes its protocol is named after the one it started
+//! with: `smtp`, and then `tls` after STARTTLS.
 
 use super::Flow;
 use crate::bpf::{App, Record};
 
 const TUNNEL: u8 = 19;
 
-/// Which of two protocols in one connection comes first: those that make way for another do so for one behind them. Protocols that nobody
-/// changes from or to are last.
+/// The rank of a protocol within one connection: the lower one came first. A protocol that can be upgraded to another
+/// ranks before it. Protocols that no connection changes from or to are last.
 fn rank(app: App) -> u8 {
     match app {
         App::Http => 0,
@@ -18,7 +19,7 @@ fn rank(app: App) -> u8 {
         App::Amqp => 5,
         App::Tls => 6,
         App::Websocket => 7,
-        // gRPC is HTTP/2: one end may tell that before the other tells what is in it.
+        // gRPC is HTTP/2: one end may report HTTP/2 before the other reports gRPC.
         App::Grpc => 8,
         App::Http2 => 9,
         App::Ssh => 10,
@@ -34,7 +35,7 @@ fn rank(app: App) -> u8 {
     }
 }
 
-/// Does a connection of the one go on as the other?
+/// True if a connection that speaks `app` can change to `next`.
 fn becomes(app: App, next: App) -> bool {
     match app {
         App::Http => matches!(next, App::Http2 | App::Grpc | App::Websocket | App::Tls),
@@ -43,30 +44,31 @@ fn becomes(app: App, next: App) -> bool {
     }
 }
 
-/// Can a connection have started as something else?
+/// True if a connection that speaks `app` may have started with another protocol.
 fn may_be_next(app: App) -> bool {
     matches!(app, App::Tls | App::Websocket | App::Grpc | App::Http2)
 }
 
-/// The one of two that ranks first: which of them is told first makes no difference.
-fn earlier(known: Option<App>, told: App) -> Option<App> {
-    known.into_iter().chain([told]).min_by_key(|app| rank(*app))
+/// The protocol that ranks first, whichever of the two was reported first.
+fn earlier(known: Option<App>, reported: App) -> Option<App> {
+    known.into_iter().chain([reported]).min_by_key(|app| rank(*app))
 }
 
-/// What a connection of the one has changed to, if `later` is the first of what was told of it that may be next.
+/// The protocol that a connection has changed from `app` to; `later` is the first reported protocol that another can
+/// change to.
 pub(super) fn next(app: Option<App>, later: Option<App>) -> Option<App> {
     later.filter(|later| app.is_some_and(|app| becomes(app, *later)))
 }
 
-/// Takes note of what a record tells; true if the flow is called by another name now.
-pub(super) fn tell(flow: &mut Flow, record: &Record) -> bool {
+/// Applies the protocols that a record reports; true if the name of the flow's protocol has changed.
+pub(super) fn learn(flow: &mut Flow, record: &Record) -> bool {
     let Some(facts) = &record.facts else { return false };
     let before = flow.app;
-    for told in [facts.app, facts.app_next].into_iter().flatten() {
-        flow.app = earlier(flow.app, told);
-        if may_be_next(told) {
+    for reported in [facts.app, facts.app_next].into_iter().flatten() {
+        flow.app = earlier(flow.app, reported);
+        if may_be_next(reported) {
             let later = &mut flow.details.get_or_insert_default().app_later;
-            *later = earlier(*later, told);
+            *later = earlier(*later, reported);
         }
     }
     flow.app != before
@@ -103,14 +105,14 @@ mod tests {
         App::Websocket,
     ];
 
-    fn of(told: &[App]) -> (Option<App>, Option<App>) {
-        let first = told.iter().fold(None, |known, app| earlier(known, *app));
-        let later = told.iter().filter(|app| may_be_next(**app)).fold(None, |known, app| earlier(known, *app));
+    fn of(reported: &[App]) -> (Option<App>, Option<App>) {
+        let first = reported.iter().fold(None, |known, app| earlier(known, *app));
+        let later = reported.iter().filter(|app| may_be_next(**app)).fold(None, |known, app| earlier(known, *app));
         (first, next(first, later))
     }
 
     #[test]
-    fn what_comes_first_names_the_connection() {
+    fn the_first_protocol_names_the_connection() {
         for app in [App::Smtp, App::Nats, App::Postgres, App::Mysql, App::Amqp, App::Http] {
             assert_eq!(of(&[app, App::Tls]), (Some(app), Some(App::Tls)));
             assert_eq!(of(&[App::Tls, app, App::Tls]), (Some(app), Some(App::Tls)));
@@ -120,7 +122,7 @@ mod tests {
         assert_eq!(of(&[App::Http2, App::Grpc]), (Some(App::Grpc), None));
         assert_eq!(of(&[App::Grpc, App::Http2]), (Some(App::Grpc), None));
         assert_eq!(of(&[App::Http2, App::Http, App::Grpc]), (Some(App::Http), Some(App::Grpc)));
-        // Neither changes to the other: one of them is wrong, and the same everywhere.
+        // Neither changes to the other: one of them is wrong, and it must be the same one in every order.
         assert_eq!(of(&[App::Redis, App::Tls]), (Some(App::Tls), None));
         assert_eq!(of(&[App::Tls, App::Redis]), (Some(App::Tls), None));
         assert_eq!(of(&[App::Dns]), (Some(App::Dns), None));
@@ -133,15 +135,15 @@ mod tests {
         assert_eq!(ranks.len(), ALL.len() - tunnels.len() + 1);
     }
 
-    /// Whatever is told, in whatever order and however often.
+    /// Whatever is reported, in whatever order and however often.
     #[test]
-    fn the_order_of_records_is_of_no_account() {
+    fn the_order_of_records_does_not_matter() {
         let apps = &ALL[..];
         for &a in apps {
             for &b in apps {
                 for &c in apps {
                     if [a, b, c].iter().filter(|app| rank(**app) == TUNNEL).count() > 1 {
-                        continue; // a tunnel is told by its header
+                        continue; // a tunnel is recognised by its header, so there is only one
                     }
                     let all = of(&[a, b, c]);
                     for order in [[a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {

@@ -1,4 +1,4 @@
-//! What happens in a table of flows, who hears of it, and who is asked about it.
+//! Events of a flow table, the sinks that receive them, and the directory that names the ends of flows.
 
 use super::{ErrorKind, Flow, Named, Outcome};
 use crate::bpf::{Record, Sample};
@@ -11,7 +11,8 @@ pub enum FlowEvent<'a> {
         /// The end's place in the flow's key, 0 or 1, as in every event that has a sender.
         sender: usize,
     },
-    /// What the flow's packets count as has changed: who its ends are, who opened it, what it speaks, or that all of this is settled now.
+    /// The labels that the flow's packets count under have changed, or are final: who its ends are, who opened it, what
+    /// it speaks.
     Reclassified,
     /// An end sent more packets, as the owner of its direction saw them. They are part of the flow already.
     Sent {
@@ -22,39 +23,39 @@ pub enum FlowEvent<'a> {
     },
     /// The first packet of the flow was accounted.
     Started,
-    /// A hook that does not own the direction saw packets that its owner accounts.
+    /// A hook that does not own the direction saw packets that the owner accounts for.
     Duplicate(&'a Record),
-    /// A time was measured where the sender's packets are accounted.
+    /// The owner of the sender's direction measured a time.
     Measured {
         /// The end whose packet completed the measurement.
         sender: usize,
-        /// The time, and what it is the time of.
+        /// The time and what it measures.
         sample: Sample,
     },
     /// An ICMP error quoted the flow: the first of its kind.
     IcmpError(ErrorKind),
-    /// Too many flows are young: this one does not wait until it is settled what it counts as.
+    /// Too many flows are new: this one is counted at once, before its labels are final.
     Hurried,
-    /// An end of the flow got no name in time, or too many flows wait for names.
+    /// An end of the flow got no name in time, or too many flows were waiting for names.
     Unnamed,
     /// The outcome became known.
     Ended(Outcome),
-    /// The flow leaves before its time, for lack of room.
+    /// The flow leaves the table early, to make room for others.
     Evicted,
-    /// The flow leaves the table: no packet is added to it any more.
+    /// The flow leaves the table: no more packets are added to it.
     Removed,
 }
 
-/// Hears what happens to the flows of one table, on the thread that owns the table.
+/// Receives the events of one table, on the thread that owns the table.
 pub trait Sink {
-    /// What the sink remembers of each flow. It is kept beside the flow, and starts with its default value.
+    /// The sink's own data for each flow. It is kept beside the flow, and starts with its default value.
     type Mark: Default;
 
-    /// Something happened to `flow`. Called for every record, so it must neither block nor allocate without need.
+    /// Handles an event of `flow`. It is called for every record, so it must not block, nor allocate without need.
     fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut Self::Mark);
 }
 
-/// Wants to hear nothing, and knows nobody.
+/// A sink that ignores all events, and a directory that knows no names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 
@@ -66,23 +67,23 @@ impl Sink for Quiet {
 
 impl Directory for Quiet {}
 
-/// Knows who the ends of flows are.
+/// Identifies the ends of flows.
 pub trait Directory {
-    /// Who the ends of the flow are, as far as that is known now.
+    /// Returns who the ends of the flow are, as far as that is known now.
     fn identify(&mut self, _flow: &Flow) -> Named {
         Named::default()
     }
 
-    /// An end of the flow was waited for in vain: other flows need not wait for it.
+    /// An end of the flow got no name in time: other flows need not wait for it.
     fn give_up(&mut self, _flow: &Flow) {}
 }
 
-/// Both for one table: who is asked, and who hears.
+/// The directory and the sinks of one table.
 pub trait Observer: Directory + Sink {}
 
 impl<T: Directory + Sink> Observer for T {}
 
-/// A flow, and what sinks remember of it.
+/// A flow and the sinks' data for it.
 #[derive(Clone, Debug)]
 pub(super) struct Marked<M> {
     pub(super) flow: Flow,
@@ -96,12 +97,12 @@ impl<M> Marked<M> {
     }
 }
 
-/// A directory and sinks that belong to others, for as long as a table works with them.
+/// Borrows a directory and sinks for the time in which a table works with them.
 #[derive(Debug)]
 pub struct Observing<'a, D, S> {
-    /// Is asked who the ends of flows are.
+    /// Identifies the ends of flows.
     pub directory: &'a mut D,
-    /// Hear what happens.
+    /// Receive the events.
     pub sinks: &'a mut S,
 }
 

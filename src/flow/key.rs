@@ -4,20 +4,20 @@ use std::hash::{Hash, Hasher};
 
 use crate::bpf::{Endpoint, Record};
 
-/// Both endpoints, the lower one first, and the protocol. Interface, hook and VLAN are no part of it: the same packets
-/// seen elsewhere are the same flow, unless that is in another network.
+/// Both endpoints, the lower one first, and the protocol. Interface, hook and VLAN are not part of it: the same packets
+/// seen elsewhere belong to the same flow, unless they are seen in another network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
-    /// The two ends.
+    /// The two endpoints.
     pub ends: [Endpoint; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// IPv6, not IPv4.
+    /// True for IPv6, false for IPv4.
     pub v6: bool,
 }
 
 impl FlowKey {
-    /// The key of a record, and which of its ends sent.
+    /// The key of a record, and the index of the end that sent.
     pub fn of(record: &Record) -> (FlowKey, usize) {
         let (source, destination) = (record.source, record.destination);
         let (ends, sender) =
@@ -26,7 +26,7 @@ impl FlowKey {
     }
 }
 
-/// Five words; byte arrays would be hashed with their lengths, piece by piece.
+/// Hashes five words. Byte arrays would be hashed with their lengths, piece by piece.
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b] = self.ends;
@@ -40,7 +40,7 @@ impl Hash for FlowKey {
     }
 }
 
-/// TCP, UDP and ICMP by name, others by number.
+/// The protocol's name in output; its number if it has none here.
 pub fn protocol_name(protocol: u8) -> std::borrow::Cow<'static, str> {
     match protocol {
         1 => "icmp".into(),

@@ -1,4 +1,4 @@
-//! Flows: connections put together from the records of both directions. Pure: no I/O, no threads, and time is an argument.
+//! Flows: connections assembled from the records of both directions. Pure: no I/O, no threads, and time is an argument.
 
 mod app;
 mod details;
@@ -23,13 +23,13 @@ mod wheel;
 pub use details::{Details, Stat, Troubles};
 pub use events::{Directory, FlowEvent, Observer, Observing, Quiet, Sink};
 pub use key::{FlowKey, protocol_name};
-pub use naming::{Named, Naming};
+pub use naming::{NameState, Named};
 pub use nat::{Errors as NatErrors, Identity, Lookup, Nat, News, Tracked, Translations};
 pub use network::{Network, Networks};
 pub use outcome::{Outcome, Reason, Status};
 pub use party::{Parties, Party};
 pub use quotes::ErrorKind;
-pub use rates::{Looked, Rate, Rates, Told};
+pub use rates::{FlowTotals, Rate, Rates, Totals};
 pub use roles::Facing;
 pub use sent::Sent;
 pub use slab::Slab;
@@ -45,17 +45,17 @@ use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
 use wheel::{Link, Linked};
 
-/// Who opened the flow: the endpoint on this side of the interface, or the other.
+/// Which way the flow was opened, as seen from this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// The remote end opened it.
+    /// The remote endpoint opened it.
     Ingress,
-    /// It was opened on this node.
+    /// An endpoint on this node opened it.
     Egress,
 }
 
 impl Direction {
-    /// As in labels and output.
+    /// The name in labels and output.
     pub fn name(self) -> &'static str {
         match self {
             Direction::Ingress => "ingress",
@@ -64,53 +64,54 @@ impl Direction {
     }
 }
 
-/// A RST or an ICMP error was seen; how the flow ended shows when all records have come.
+/// A RST or an ICMP error was seen; the outcome is decided when all records have arrived.
 const CLOSING: u8 = 1;
-/// Who the client is is known by evidence, not by a guess.
+/// The client is known from evidence, not from a guess.
 const CLIENT_IS_KNOWN: u8 = 2;
-/// Who the client is is known by the program's having seen who sent first.
+/// The client is known because the BPF program saw who sent first.
 const CLIENT_WAS_FIRST: u8 = 4;
-/// The client's frames are sent to everybody.
+/// The client sends to a broadcast link-layer address.
 const BROADCAST: u8 = 8;
-/// Who opened it, which way, and what it speaks may still be settled by records that are on their way.
+/// Records that are on their way may still change who opened it, in which direction, and what it speaks.
 const YOUNG: u8 = 16;
-/// Of each end: what it sent last was no longer than an alert of TLS.
+/// One bit for each end: the last data it sent was no longer than a TLS alert.
 const LAST_WORD: [u8; 2] = [32, 64];
-/// It was seen in a network of its own.
+/// It was seen in a network other than the host's.
 const APART: u8 = 128;
 
-/// A flow: what two endpoints exchange over one protocol.
+/// A flow: the packets that two endpoints exchange over one protocol.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Both endpoints and the protocol.
     pub key: FlowKey,
-    /// What each endpoint sent, in the order of the key.
+    /// Traffic that each endpoint sent, in the order of the key.
     pub sent: [Sent; 2],
-    /// Which endpoint of the key is the client.
+    /// Index of the client's endpoint in the key, 0 or 1.
     pub client: u8,
-    /// Who opened it.
+    /// Which way it was opened.
     pub direction: Direction,
-    /// First packet of either end, CLOCK_MONOTONIC nanoseconds.
+    /// Time of the first packet of either end, in CLOCK_MONOTONIC nanoseconds.
     pub first_ns: u64,
-    /// How it ended; `None` while it lasts. Counted when it becomes known.
+    /// How it ended; `None` while it is open. It is counted when it becomes known.
     pub outcome: Option<Outcome>,
-    /// What it speaks, once that is known: what its ends started with, if they changed to another protocol.
+    /// Its application protocol, once that is known: the one its ends started with, if they changed to another.
     pub app: Option<App>,
-    /// Times, and what is rare; most flows have none.
+    /// Measured times and other details; most flows have none.
     pub details: Option<Box<Details>>,
-    /// Who its ends are, in the order of the key, as far as that is known.
+    /// Names of its ends, in the order of the key, as far as they are known.
     pub parties: Option<Arc<Parties>>,
-    /// What became of the question who its ends are.
-    pub naming: Naming,
-    /// Tells this flow from others that had its place in the table.
+    /// Progress of finding the names of its ends.
+    pub naming: NameState,
+    /// Distinguishes this flow from others that had its index in the table.
     generation: u32,
-    /// Where it is on the wheel.
+    /// Its position on the wheel.
     link: Link,
     /// CLOSING, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, BROADCAST, YOUNG, LAST_WORD, APART.
     marks: u8,
 }
 
-/// The stamp that belongs to a packet of this tick, else the start of the tick. Where it starts is known to a tick, too.
+/// The stamp, if it belongs to a packet of this tick, else the time of the tick; and whether it is the stamp. The start
+/// of a tick is itself known only to a tick.
 fn precisely(stamp: Option<Moment>, tick_at_ns: u64, tick_ns: u64) -> (u64, bool) {
     let stamp = stamp.and_then(|stamp| stamp.within(tick_at_ns.saturating_sub(tick_ns), 3 * tick_ns));
     (stamp.unwrap_or(tick_at_ns), stamp.is_some())
@@ -123,34 +124,36 @@ impl<M> Linked for Marked<M> {
 }
 
 impl Flow {
-    /// Tells it from the others of its table, until four billion later.
+    /// A number that identifies it in its table. It wraps around after four billion flows.
     pub fn id(&self) -> u32 {
         self.generation
     }
 
-    /// Time of the last packet.
+    /// Time of the last packet of either end, in CLOCK_MONOTONIC nanoseconds.
     pub fn last_ns(&self) -> u64 {
         self.sent[0].last_ns.max(self.sent[1].last_ns)
     }
 
-    /// When it started, and whether that is known better than to the tick of the clock of its packets: a SYN has a stamp.
+    /// When it started, in CLOCK_MONOTONIC nanoseconds, and whether that is more precise than a tick of the clock of
+    /// its packets: a SYN has a stamp.
     pub fn start(&self, tick_ns: u64) -> (u64, bool) {
         precisely(self.details.as_ref().and_then(|details| details.opened), self.first_ns, tick_ns)
     }
 
-    /// When its last packet was, likewise: FIN and RST have stamps. An acknowledgement of the FIN in the same tick has none.
+    /// When its last packet was sent, likewise: FIN and RST have stamps. An acknowledgement of the FIN in the same tick
+    /// has none.
     pub fn end(&self, tick_ns: u64) -> (u64, bool) {
         precisely(self.details.as_ref().and_then(|details| details.closed), self.last_ns(), tick_ns)
     }
 
-    /// Packets of this network may be its own: the host's network carries those of all others.
+    /// True if packets seen in this network may belong to it: the host's network carries those of all others.
     fn meets(&self, network: Network) -> bool {
-        // Few flows are in another network than the host's: those that are know it beside the flow.
+        // Few flows are in another network than the host's: only those keep it, in their details.
         let known = if self.has(APART) { self.details.as_ref().map_or(0, |details| details.network) } else { 0 };
         network == 0 || known == 0 || network == known
     }
 
-    /// Its packets are of this network, or of all that the host's carries.
+    /// Records the network of its packets; 0, the host's, may carry those of any.
     fn is_in(&mut self, network: Network) {
         if network != 0 {
             self.mark(APART, true);
@@ -162,24 +165,24 @@ impl Flow {
         self.outcome.is_some() || self.has(CLOSING)
     }
 
-    /// Nothing more comes of its connection but what is late, or an opening that was tried before.
+    /// Only late packets or repeated SYNs can still come from its connection.
     fn is_over_for_good(&self) -> bool {
         self.key.protocol == TCP && (judge(self) != Verdict::Open || is_waiting(self))
             || self.before().is_some_and(|before| before.over)
     }
 
-    /// How its connection's last flow ended, where it goes on after a pause.
+    /// How the connection's previous flow ended, if this one continues it after a pause.
     fn before(&self) -> Option<Before> {
         self.details.as_ref()?.before
     }
 
-    /// The outcome of its TCP connection is the same as that of an earlier flow of it: a connection counts once, however often it
-    /// pauses.
+    /// True if an earlier flow of the same TCP connection already had this outcome: a connection counts once, however
+    /// often it pauses.
     pub fn was_counted(&self) -> bool {
         self.key.protocol == TCP && self.before().is_some_and(|before| Some(before.outcome) == self.outcome)
     }
 
-    /// The client sends to a group, or to everybody.
+    /// True if the client sends to a multicast or broadcast address.
     fn is_to_a_group(&self) -> bool {
         self.has(BROADCAST) || is_group(&self.key.ends[usize::from(!self.client & 1)], self.key.v6)
     }
@@ -192,47 +195,48 @@ impl Flow {
         self.marks = if so { self.marks | mark } else { self.marks & !mark };
     }
 
-    /// What this end sends last, as far as the record knows. To be asked before the record is added.
+    /// Updates whether the end's last data was short. Call it before the record is added.
     fn note_last_word(&mut self, end: usize, record: &Record) {
         let short = record.sequence.short;
-        // Of the same data, a CPU that did not see them says nothing.
+        // About the same data, a record from a CPU that did not see them says nothing.
         if self.sent[end].goes_on_in(record) || short && record.sequence.end == self.sent[end].end() {
             self.mark(LAST_WORD[end], short);
         }
     }
 
-    /// This end's last word was a goodbye, of TLS: it waits for no answer, and nothing is lost if it does not arrive.
+    /// The last data of this end was a TLS alert, a goodbye: the end waits for no answer, and nothing is lost if the
+    /// alert does not arrive.
     fn said_goodbye(&self, end: usize) -> bool {
         let encrypted = self.app == Some(App::Tls) || self.app_next() == Some(App::Tls) || self.tls_version().is_some();
         encrypted && self.has(LAST_WORD[end])
     }
 
-    /// What is counted of it is to wait: what it is to be counted as is not settled, and a counter cannot take back a guess.
+    /// True if what is counted for it has to wait: its labels are not final, and a counter cannot take back a guess.
     pub fn is_held(&self) -> bool {
-        self.has(YOUNG) || self.naming == Naming::Awaited
+        self.has(YOUNG) || self.naming == NameState::Awaited
     }
 
-    /// Who the client is.
+    /// Who the client is, if that is known.
     pub fn client_party(&self) -> Option<&Arc<Party>> {
         self.party(usize::from(self.client & 1))
     }
 
-    /// Who the server is.
+    /// Who the server is, if that is known.
     pub fn server_party(&self) -> Option<&Arc<Party>> {
         self.party(usize::from(!self.client & 1))
     }
 
-    /// Who this end of the key is.
+    /// Who the end with this index in the key is, if that is known.
     pub fn party(&self, end: usize) -> Option<&Arc<Party>> {
         self.parties.as_ref()?[end].as_ref()
     }
 
-    /// What its ends are called where its addresses are translated.
+    /// The translated addresses of its ends, if connection tracking translates any.
     pub fn nat(&self) -> Option<Nat> {
         self.details.as_ref()?.nat.as_deref().copied()
     }
 
-    /// What its ends changed to from what they started with, in the same connection.
+    /// The protocol that its ends changed to in the same connection, for example after STARTTLS.
     pub fn app_next(&self) -> Option<App> {
         app::next(self.app, self.details.as_ref()?.app_later)
     }
@@ -248,17 +252,17 @@ impl Flow {
         }
     }
 
-    /// Who sent the first RST: 0 the client, 1 the server.
+    /// Who sent the first RST: 0 for the client, 1 for the server.
     pub fn reset_by(&self) -> Option<u8> {
         self.details.as_ref()?.reset.map(|sender| u8::from(sender != self.client))
     }
 
-    /// What the client sent.
+    /// Traffic that the client sent.
     pub fn from_client(&self) -> &Sent {
         &self.sent[usize::from(self.client & 1)]
     }
 
-    /// What the server sent.
+    /// Traffic that the server sent.
     pub fn from_server(&self) -> &Sent {
         &self.sent[usize::from(!self.client & 1)]
     }

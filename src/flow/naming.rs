@@ -1,4 +1,4 @@
-//! Asks who the ends of flows are, again and again while that is not known.
+//! Looks up the names of the ends of flows, and repeats that as long as they are not known.
 
 use std::sync::Arc;
 
@@ -6,57 +6,56 @@ use super::events::Marked;
 use super::table::{Entry, Table};
 use super::{FlowEvent, Observer, Parties};
 
-/// What became of the question who the ends of a flow are.
+/// Progress of finding the names of a flow's ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Naming {
-    /// Something has changed since it was asked, if it was.
+pub enum NameState {
+    /// Not looked up yet, or not since something changed.
     #[default]
     Unasked,
-    /// An end may get a name soon; what was counted waits for it.
+    /// An end may get a name soon; counts wait for it.
     Awaited,
-    /// An end may still get a name; what is counted does not wait any more.
+    /// An end may still get a name, but counts no longer wait for it.
     Overdue,
-    /// There is nothing more to learn.
+    /// The names are final.
     Settled,
 }
 
-/// An answer to that question.
+/// What a directory knows about the ends of a flow.
 #[derive(Clone, Debug, Default)]
 pub struct Named {
-    /// In the order of the flow's key.
+    /// The ends, in the order of the flow's key.
     pub parties: Option<Arc<Parties>>,
-    /// An end without a name may get one.
+    /// True if an end without a name may get one.
     pub awaited: bool,
-    /// It is worth waiting for.
+    /// True if counts should wait for that name.
     pub hold: bool,
 }
 
-/// What was counted waits so long for the name of an end. A pod's address is known to the API server some seconds after the pod has
-/// it.
+/// How long counts wait for the name of an end. The API server knows a pod's address some seconds after the pod has it.
 pub(super) const HOLD_NS: u64 = 30_000_000_000;
-/// Flows of a table whose ends may get names.
+/// Maximum number of flows of a table whose ends may get names.
 const UNNAMED_MOST: usize = 1 << 16;
 
 impl<M: Default> Table<M> {
-    /// Asks who the ends of the flow are, if that was not asked since something changed.
+    /// Looks up the ends of the flow, if that was not done since something changed.
     pub(super) fn name(&mut self, index: u32, observer: &mut impl Observer<Mark = M>) {
-        let unasked = |marked: &&mut Marked<M>| marked.flow.naming == Naming::Unasked;
+        let unasked = |marked: &&mut Marked<M>| marked.flow.naming == NameState::Unasked;
         let Some(marked) = self.flows.get_mut(index).filter(unasked) else { return };
         let named = observer.identify(&marked.flow);
         marked.flow.naming = if !named.awaited {
-            Naming::Settled
+            NameState::Settled
         } else if self.unnamed.len() < UNNAMED_MOST {
             self.unnamed.push(Entry { index, generation: marked.flow.generation });
-            if named.hold { Naming::Awaited } else { Naming::Overdue }
+            if named.hold { NameState::Awaited } else { NameState::Overdue }
         } else {
             give_up(marked, observer);
-            Naming::Settled
+            NameState::Settled
         };
         marked.flow.parties = named.parties;
         marked.emit(FlowEvent::Reclassified, observer);
     }
 
-    /// Asks again about all flows with an end that may get a name; without `news`, only about those that have waited long
+    /// Looks up again all flows with an end that may get a name; without `news`, only those that have waited long
     /// enough.
     pub fn name_again(&mut self, news: bool, now_ns: u64, observer: &mut impl Observer<Mark = M>) {
         let Table { unnamed, flows, .. } = self;
@@ -65,10 +64,10 @@ impl<M: Default> Table<M> {
                 return false;
             };
             let overdue = match marked.flow.naming {
-                Naming::Awaited => now_ns.saturating_sub(marked.flow.first_ns) > HOLD_NS,
-                Naming::Overdue => false,
-                // It was asked for another reason meanwhile.
-                Naming::Unasked | Naming::Settled => return false,
+                NameState::Awaited => now_ns.saturating_sub(marked.flow.first_ns) > HOLD_NS,
+                NameState::Overdue => false,
+                // Something else caused a lookup in the meantime.
+                NameState::Unasked | NameState::Settled => return false,
             };
             if !news && !overdue {
                 return true;
@@ -77,26 +76,26 @@ impl<M: Default> Table<M> {
             let changed = named.parties != marked.flow.parties;
             marked.flow.parties = named.parties;
             if !named.awaited {
-                marked.flow.naming = Naming::Settled;
+                marked.flow.naming = NameState::Settled;
             } else if overdue {
-                marked.flow.naming = Naming::Overdue;
+                marked.flow.naming = NameState::Overdue;
                 give_up(marked, observer);
             }
-            // What waits goes to where it belongs, if nothing else is awaited; where nothing waits any more, what follows does.
-            if !named.awaited || overdue || (changed && marked.flow.naming == Naming::Overdue) {
+            // Waiting counts go to their series once no name is awaited. If none wait, only later counts move.
+            if !named.awaited || overdue || (changed && marked.flow.naming == NameState::Overdue) {
                 marked.emit(FlowEvent::Reclassified, observer);
             }
             named.awaited
         });
     }
 
-    /// Flows whose ends may get names.
+    /// Number of flows whose ends may get names.
     pub fn unnamed(&self) -> usize {
         self.unnamed.len()
     }
 }
 
-/// An end of the flow stays without a name.
+/// Stops waiting for the name of an end of the flow.
 pub(super) fn give_up<M>(marked: &mut Marked<M>, observer: &mut impl Observer<Mark = M>) {
     observer.give_up(&marked.flow);
     marked.emit(FlowEvent::Unnamed, observer);

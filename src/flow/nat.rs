@@ -1,4 +1,4 @@
-//! Translated addresses: a connection that passes hooks under two sets of endpoints is one flow.
+//! Address translation: a connection that passes hooks under two sets of endpoints is one flow.
 
 mod errors;
 mod lookup;
@@ -15,17 +15,17 @@ pub use self::lookup::Lookup;
 use super::FlowKey;
 use crate::bpf::{Endpoint, Record, Tracking, Translated};
 
-/// What the ends of a flow are called where its addresses are translated.
+/// The translated endpoints of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nat {
-    /// The client, if the server knows it by another address or port.
+    /// The client as the server sees it, if that is another address or port.
     pub client: Option<Endpoint>,
-    /// The server that answers, if it is another than the client dialled.
+    /// The server that answers, if it is not the one that the client dialled.
     pub server: Option<Endpoint>,
 }
 
 impl Nat {
-    /// Something is translated.
+    /// True if an endpoint is translated.
     pub(super) fn is_some(&self) -> bool {
         self.client.is_some() || self.server.is_some()
     }
@@ -34,122 +34,123 @@ impl Nat {
 /// Which flow a record belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The flow, by the endpoints that the client knows.
+    /// The flow, by the endpoints that the client uses.
     pub key: FlowKey,
-    /// The end that sent.
+    /// Index of the end that sent, 0 or 1.
     pub sender: usize,
-    /// What the kernel's connection tracking knows of it.
+    /// What the kernel's connection tracking knows about it.
     pub tracked: Option<Tracked>,
-    /// The flow must be there: else the record is of the one that it names itself.
+    /// Use the key only if the table has this flow; otherwise use the record's own endpoints.
     pub only_if_known: bool,
 }
 
-/// What the kernel's connection tracking knows of a flow.
+/// What the kernel's connection tracking knows about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
-    /// The end that opened it.
+    /// Index of the end that opened it, 0 or 1.
     pub client: usize,
-    /// Its translation.
+    /// Its translated endpoints.
     pub nat: Nat,
-    /// The record's packets were seen under the translated addresses.
+    /// True if the record's packets were seen under translated addresses.
     pub translated: bool,
 }
 
 impl Identity {
-    /// As the record itself has it.
+    /// The identity by the record's own endpoints.
     pub fn of(record: &Record) -> Identity {
         let (key, sender) = FlowKey::of(record);
         Identity { key, sender, tracked: None, only_if_known: false }
     }
 }
 
-/// Records of a connection may come this long after the kernel forgot it.
+/// Records of a connection may arrive this long after the kernel has removed it.
 const LINGER: Duration = Duration::from_secs(10);
-/// So much may stay: growing and shrinking in turn costs more.
+/// Unused capacity, in entries, that is never released: growing and shrinking in turn costs more.
 const ROOM: usize = 1024;
 
-/// What has changed, for those who look connections up.
+/// A change to the translations, for those who look connections up.
 #[derive(Clone, Debug)]
 pub enum News {
-    /// Records of it may come.
+    /// Records of this connection may arrive.
     Begun(Arc<Translated>),
-    /// No records of it come any more.
+    /// No more records of this connection arrive.
     Over(Arc<Translated>),
 }
 
 #[derive(Debug)]
 struct Entry {
     translated: Arc<Translated>,
-    /// When the kernel forgot it.
+    /// When the kernel removed it.
     ended_ns: Option<u64>,
-    /// Number of the list that had it last, or that was the latest when it began.
+    /// Number of the last list that contained it, or of the latest list when it began.
     listed: u64,
-    /// Later lists did not have it: one.
+    /// One later list did not contain it.
     missing: bool,
-    /// Known by a list alone: its end may not be told.
+    /// Known only from a list: the kernel may not report its end.
     by_list: bool,
 }
 
-/// The translations in force. Whoever looks them up is told what changes.
+/// The translations in force. Changes are reported as [`News`] to those who look connections up.
 #[derive(Debug)]
 pub struct Translations {
     most: usize,
     entries: HashMap<u64, Entry>,
-    /// Under the endpoints that the client knows.
+    /// Entries by the endpoints that the client uses.
     index: HashMap<FlowKey, u64>,
-    /// In the order in which they ended.
+    /// Entries that have ended, in that order.
     ended: VecDeque<u64>,
     next: u64,
     lists: u64,
     refused: u64,
 }
 
-/// Two endpoints as a flow's key, and which end of it the first is.
+/// Two endpoints as a flow's key, and the index of the first in it.
 fn key_of(translated: &Translated, [client, server]: [Endpoint; 2]) -> (FlowKey, usize) {
     let (ends, at) = if client <= server { ([client, server], 0) } else { ([server, client], 1) };
     (FlowKey { ends, protocol: translated.protocol, v6: translated.v6 }, at)
 }
 
-/// The names that packets of a connection may be seen under, client first. The kernel translates the server's address before it
-/// routes and the client's after that, so there are packets that have one of the two (on bridges, with br_netfilter).
+/// The pairs of endpoints that packets of a connection may be seen under, client first. The kernel translates the
+/// server's address before routing and the client's after it, so some packets have only one of the two translated (on
+/// bridges, with br_netfilter).
 fn names(translated: &Translated) -> [[Endpoint; 2]; 3] {
     let Translated { dialled, answered, .. } = translated;
     [*dialled, *answered, [dialled[0], answered[1]]]
 }
 
 impl Translations {
-    /// None yet; at most so many.
+    /// An empty set that holds at most `most` translations.
     pub fn new(most: usize) -> Translations {
         let (entries, index, ended) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Translations { most, entries, index, ended, next: 0, lists: 0, refused: 0 }
     }
 
-    /// How many there are.
+    /// Number of translations.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// There are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Some are known by a list alone.
+    /// True if some are known only from a list.
     pub fn has_listed(&self) -> bool {
         self.entries.values().any(|entry| entry.by_list && entry.ended_ns.is_none())
     }
 
-    /// The last list lacked some.
+    /// True if the last list lacked some.
     pub fn has_missing(&self) -> bool {
         self.entries.values().any(|entry| entry.missing && entry.ended_ns.is_none())
     }
 
-    /// Those that found no room.
+    /// Number of translations that found no room.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Takes note of what the kernel tells.
+    /// Applies an event of the kernel's connection tracking.
     pub fn apply(&mut self, tracking: &Tracking, now_ns: u64, news: &mut Vec<News>) {
         match tracking {
             Tracking::Begun(translated) => self.begin(translated, false, news),
@@ -188,7 +189,7 @@ impl Translations {
         }
     }
 
-    /// Drops those that ended some time ago.
+    /// Drops translations that ended more than [`LINGER`] ago.
     pub fn expire(&mut self, now_ns: u64, news: &mut Vec<News>) {
         let until = now_ns.saturating_sub(LINGER.as_nanos() as u64);
         while let Some(&id) = self.ended.front() {
@@ -201,7 +202,7 @@ impl Translations {
         self.give_back();
     }
 
-    /// Lets go of the room that a burst has taken, where little of it is in use.
+    /// Releases memory that a burst has taken, if little of it is in use.
     fn give_back(&mut self) {
         let Translations { entries, index, ended, .. } = self;
         if entries.capacity() > 4 * entries.len() + ROOM {
@@ -211,27 +212,28 @@ impl Translations {
         }
     }
 
-    /// From now on at most so many; those above it go on.
+    /// Sets the maximum number; translations above it stay until they end.
     pub fn bound(&mut self, most: usize) {
         self.most = most;
     }
 
-    /// A list of all that are in force is about to be read; its number.
+    /// Call this before a list of all translations in force is read. Returns the list's number.
     pub fn begin_list(&mut self) -> u64 {
         self.lists += 1;
         self.lists
     }
 
-    /// That list had `all`: what began before it, and was neither in it nor in the one before, has ended.
+    /// The list with this `number` contained `all`: a translation that began before it, and was in neither this list
+    /// nor the one before, has ended.
     pub fn end_list(&mut self, number: u64, all: &[Translated], now_ns: u64, news: &mut Vec<News>) {
         for translated in all {
-            // What ended while the list was read must not come back.
+            // A translation that ended while the list was read must not come back.
             let there = self.find(translated).and_then(|id| self.entries.get(&id));
             if there.is_none_or(|entry| entry.ended_ns.is_none()) {
                 self.begin(translated, true, news);
             }
         }
-        // By number: another may be known under its endpoints by now, of which an end was missed.
+        // By id, not by endpoints: if an end was missed, another connection may have the same endpoints by now.
         let mut stale = Vec::new();
         for (id, entry) in
             self.entries.iter_mut().filter(|(_, entry)| entry.listed < number && entry.ended_ns.is_none())

@@ -1,10 +1,10 @@
-//! Where addresses are unique. Ports of a bridge that the host has no address on, and interfaces of a VRF, are networks of their
-//! own: two tenants may have the same addresses there, and packets with the same ends are two flows. Everything else is one
-//! network, the host's: what routes, tunnels and uplinks carry may be of any, so a packet seen there is taken for the one that was
-//! seen in a network of its own.
+//! The networks in which addresses are unique. Ports of a bridge that the host has no address on, and interfaces of a
+//! VRF, are networks of their own: two tenants may use the same addresses there, so packets with the same ends belong
+//! to two flows. Everything else is one network, the host's. Routed links, tunnels and uplinks may carry packets of any
+//! network, so a packet seen there is taken for the one that was seen in a network of its own.
 //!
-//! Packets without a source address (a client that asks for one by DHCP, an address being probed) are told apart by where they
-//! enter the host: there each is seen once, and whoever sees it after that sees it again.
+//! Packets without a source address (a client that asks for one by DHCP, an address being probed) are told apart by
+//! where they enter the host: each is seen there once, and every hook after that sees it again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,39 +13,39 @@ use foldhash::{HashMap, HashSet};
 
 use crate::bpf::{Hook, Link, Record};
 
-/// The number of a network; 0: the host's.
+/// The number of a network; 0 is the host's.
 pub type Network = u16;
 
-/// Of all interfaces.
+/// The networks of all interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks {
-    /// Of an interface.
+    /// The network of an interface, by its index.
     interfaces: HashMap<u32, Network>,
-    /// Of what an interface has under these VLAN ids.
+    /// The network of packets that an interface carries with these VLAN ids (outer, inner).
     tagged: HashMap<(u32, u16, u16), Network>,
-    /// Where packets enter the host, or leave its own stack.
+    /// Hooks where packets enter the host, or leave its own stack.
     entrances: HashSet<(u32, Hook)>,
-    /// Where they were seen before.
+    /// Hooks where all packets were already seen elsewhere.
     passages: HashSet<(u32, Hook)>,
-    /// Bridges have ports that are VLANs of these.
+    /// Interfaces whose VLANs are ports of bridges.
     trunks: HashSet<u32>,
-    /// Bridges have tunnels for ports: what is in a tunnel's packet passes there too.
+    /// True if a bridge has a tunnel as a port: tunnelled packets pass there too.
     tunnels: bool,
 }
 
-/// What a hook sees of the packets without a source.
+/// What a hook sees of packets without a source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
-    /// Whoever saw them first owns them.
+    /// Not known: the hook that saw them first owns them.
     Unknown,
     /// None of them has been seen before.
     First,
-    /// All have.
+    /// All of them have been seen before.
     Again,
 }
 
 impl Networks {
-    /// By the interfaces, of which those are seen that `is_watched` says.
+    /// Derives the networks from the interfaces; `is_watched` selects those that netmon watches.
     pub fn new(links: &BTreeMap<u32, Link>, is_watched: impl Fn(&Link) -> bool) -> Arc<Networks> {
         let mut networks = Networks::default();
         let segments = Segments::of(links);
@@ -66,7 +66,7 @@ impl Networks {
     }
 
     fn find_entrances(&mut self, links: &BTreeMap<u32, Link>, is_watched: impl Fn(&Link) -> bool) {
-        // A VLAN's packets are seen at the interface that it is of.
+        // A VLAN's packets are seen at its parent interface.
         let seen =
             |link: &Link| is_watched(link) || link.repeats.and_then(|of| links.get(&of)).is_some_and(&is_watched);
         let is_port = |link: &Link, bridge: u32| link.master == Some(bridge);
@@ -95,7 +95,7 @@ impl Networks {
         }
     }
 
-    /// The one that the record's packets are of.
+    /// The network of the record's packets.
     #[inline]
     pub(super) fn of(&self, record: &Record) -> Network {
         if self.interfaces.is_empty() || record.inner {
@@ -107,7 +107,7 @@ impl Networks {
         found.or_else(|| self.interfaces.get(&record.ifindex)).copied().unwrap_or(0)
     }
 
-    /// Whether the record's packets were seen before they came to where it was made.
+    /// Whether the record's packets were seen elsewhere before they reached its hook.
     #[inline]
     pub(super) fn sight(&self, record: &Record) -> Sight {
         match record.inner {
@@ -128,9 +128,9 @@ impl Networks {
     }
 }
 
-/// Interfaces between which packets go without being routed.
+/// Groups of interfaces between which packets pass without being routed.
 struct Segments {
-    /// Of each the next one of its segment, the last one of itself.
+    /// The next interface of the same segment; the last one has none.
     next: HashMap<u32, u32>,
     networks: HashMap<u32, Network>,
 }
@@ -148,7 +148,7 @@ impl Segments {
                 segments.join(link.index, lower);
             }
         }
-        // By its lowest bridge or VRF: the number stays when others come and go.
+        // A segment is numbered by its lowest bridge or VRF: the number stays when other interfaces come and go.
         let mut heads: BTreeMap<u32, (u32, bool, bool)> = BTreeMap::new();
         for link in links.values().filter(|link| ["bridge", "vrf"].contains(&link.kind.as_str())) {
             heads.entry(segments.last(link.index)).or_insert((link.index, false, false)).1 |= link.kind == "vrf";

@@ -1,4 +1,4 @@
-//! How flows end.
+//! How flows end: success, or the reason for a failure.
 
 use super::quotes::ErrorKind;
 use super::{Flow, Sent};
@@ -7,14 +7,14 @@ use crate::bpf::App;
 /// Whether a flow did what it was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// It did, as far as packets tell.
+    /// It did, as far as its packets show.
     Ok,
     /// It did not.
     Failed,
 }
 
 impl Status {
-    /// As in labels and output.
+    /// The name in labels and output.
     pub fn name(self) -> &'static str {
         match self {
             Status::Ok => "ok",
@@ -30,17 +30,17 @@ pub enum Reason {
     Refused,
     /// The server did not answer, or the client never completed the handshake.
     Timeout,
-    /// A RST of the client cut it off before either side had closed: its opening, a request without its answer, bytes that were
-    /// not acknowledged.
+    /// The client's RST cut it off before either side had closed: during its opening, before the answer to a request,
+    /// or with bytes that were not acknowledged.
     ResetByClient,
-    /// The same, of the server.
+    /// The same for the server's RST.
     ResetByServer,
-    /// An ICMP error says that its packets do not arrive.
+    /// An ICMP error reports that its packets do not arrive.
     Unreachable,
 }
 
 impl Reason {
-    /// As in output, where `reset_by` says by whom.
+    /// The name in output, where `reset_by` says which end.
     pub fn name(self) -> &'static str {
         match self {
             Reason::ResetByClient | Reason::ResetByServer => "reset",
@@ -48,7 +48,7 @@ impl Reason {
         }
     }
 
-    /// As in labels of metrics.
+    /// The value of the metrics' label.
     pub fn label(self) -> &'static str {
         match self {
             Reason::Refused => "refused",
@@ -63,9 +63,9 @@ impl Reason {
 /// The end of a flow: `Ok`, or why it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Nothing went wrong.
+    /// It did not fail.
     Ok,
-    /// Something did.
+    /// It failed, and why.
     Failed(Reason),
 }
 
@@ -78,7 +78,7 @@ impl Outcome {
         }
     }
 
-    /// Why it failed.
+    /// Why it failed; `None` if it did not.
     pub fn reason(self) -> Option<Reason> {
         match self {
             Outcome::Ok => None,
@@ -97,34 +97,34 @@ const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// What the packets so far tell.
+/// What the packets so far show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The flow may go on.
     Open,
-    /// It is over, and this is how, unless the other direction's record, still on its way, tells otherwise.
+    /// It is over with this outcome, unless the other direction's record, still on its way, shows otherwise.
     Over(Outcome),
 }
 
-/// A segment of the handshake's third kind or later: who sends it has seen an answer, even if we have not.
+/// True if the client sent the handshake's third segment or a later one: it has seen an answer, even if netmon has not.
 pub(super) fn acknowledged(client: &Sent) -> bool {
     client.tcp_flags & ACK != 0
 }
 
-/// Both ends have sent.
+/// True if both ends have sent.
 pub(super) fn is_answered(flow: &Flow) -> bool {
     flow.sent.iter().all(|sent| sent.packets > 0)
 }
 
-/// The client's SYN was seen, and nothing that proves the handshake complete: neither its ACK nor, where the client's packets take
-/// another way, a server that goes on.
+/// True if the client's SYN was seen, and nothing that proves the handshake complete: neither its ACK nor, if the
+/// client's packets take another path, a server that continues.
 fn is_opening(flow: &Flow) -> bool {
     let (client, server) = (flow.from_client(), flow.from_server());
     client.syn() && !acknowledged(client) && (server.tcp_flags & !RST == 0 || server.tcp_flags & !RST == SYN | ACK)
 }
 
-/// Somebody waits for what has not come: the end of a handshake, an answer to a DNS query or an echo request. Others may speak to
-/// nobody; and who asks a group is answered under the addresses of its members, if at all.
+/// True if an end still waits: for the end of a handshake, or for the answer to a DNS query or an echo request. Other
+/// datagrams may need no answer; and members of a group answer under their own addresses, if at all.
 pub(super) fn is_waiting(flow: &Flow) -> bool {
     let (client, server) = (flow.from_client(), flow.from_server());
     if flow.key.protocol == TCP {
@@ -141,12 +141,12 @@ pub(super) fn is_waiting(flow: &Flow) -> bool {
     }
 }
 
-/// Times that a sender waits before it sends a SYN again double (RFC 6298 5.5), and come a little late.
+/// A sender doubles its wait before each repeated SYN (RFC 6298 5.5); this allows for a SYN that is a little late.
 const BACKOFF_NS: u64 = 3_000_000_000;
-/// No longer, in Linux (TCP_RTO_MAX).
+/// The longest wait in Linux (TCP_RTO_MAX), and some more.
 const BACKOFF_MOST_NS: u64 = 135_000_000_000;
 
-/// How long to wait for what has not come: until nobody can still be trying.
+/// How long to wait for an answer, in nanoseconds: until no sender can still be trying.
 pub(super) fn patience(flow: &Flow, connect_timeout_ns: u64) -> u64 {
     let tried_ns = flow.last_ns().saturating_sub(flow.first_ns);
     if flow.key.protocol != TCP || tried_ns == 0 {
@@ -155,7 +155,8 @@ pub(super) fn patience(flow: &Flow, connect_timeout_ns: u64) -> u64 {
     connect_timeout_ns.max((tried_ns + tried_ns / 8 + BACKOFF_NS).min(BACKOFF_MOST_NS))
 }
 
-/// What an ICMP error says of a flow that has no answer. To one that has, errors are soft (RFC 5461).
+/// The failure that an ICMP error reports for a flow without an answer. For a flow that was answered, errors are soft
+/// (RFC 5461).
 fn judge_error(flow: &Flow) -> Option<Reason> {
     let (icmp_type, icmp_code) = flow.details.as_ref()?.icmp_error?;
     if flow.from_server().packets > 0 || flow.key.protocol == TCP && !is_waiting(flow) {
@@ -168,15 +169,16 @@ fn judge_error(flow: &Flow) -> Option<Reason> {
     }
 }
 
-/// The longest alert of TLS that ciphers in use make, NM_ALERT of bpf/types.h.
+/// The longest TLS alert that ciphers in use produce, in bytes: NM_ALERT of bpf/types.h.
 const ALERT_BYTES: u32 = 31;
 
-/// A RST ended it before either end had closed. That is a failure if it cut something off.
+/// Judges a flow that a RST ended before either end had closed. That is a failure if it cut something off.
 fn judge_reset(flow: &Flow) -> Outcome {
     let (client, server) = (flow.from_client(), flow.from_server());
     let reset = Outcome::Failed(if flow.reset_by() == Some(0) { Reason::ResetByClient } else { Reason::ResetByServer });
     if client.syn() && !acknowledged(client) {
-        // Another CPU may have seen the SYN-ACK: that nothing came before the RST shows when all records have come.
+        // Another CPU may have seen the SYN-ACK: only when all records have arrived is it certain that nothing came
+        // before the RST.
         return match (server.tcp_flags & RST != 0, server.tcp_flags & !(RST | ACK)) {
             (true, 0) => Outcome::Failed(Reason::Refused),
             _ if server.packets == 0 => Outcome::Failed(Reason::Timeout), // the client gave up
@@ -189,8 +191,8 @@ fn judge_reset(flow: &Flow) -> Outcome {
     let unacknowledged = client.is_unacknowledged(server, spare(asks));
     let cut_off = server.is_unacknowledged(client, spare(answers))
         || if reset == Outcome::Failed(Reason::ResetByClient) {
-            // Who sends a last word and goes waits for nothing: it is on its way before the RST. Who has waited knows that it arrived, or
-            // has sent it again.
+            // A client that sends a last message and leaves waits for nothing: the message is still unacknowledged when
+            // the RST comes. A client that has waited knows that it arrived, or has sent it again.
             let retransmitted = flow.details.as_ref().is_some_and(|d| d.troubles[asks].retransmits > 0);
             waits && (!unacknowledged || retransmitted)
         } else {
@@ -199,23 +201,23 @@ fn judge_reset(flow: &Flow) -> Outcome {
     if cut_off { reset } else { Outcome::Ok }
 }
 
-/// What the records so far tell. Those of the two directions arrive in any order: a RST is told at once, the SYN or FIN before it up
-/// to a sweep later.
+/// Judges by the records so far. Those of the two directions arrive in any order: a RST is reported at once, the SYN or
+/// FIN before it up to a sweep later.
 pub(super) fn judge(flow: &Flow) -> Verdict {
     let (client, server) = (flow.from_client(), flow.from_server());
     let either = client.tcp_flags | server.tcp_flags;
     if flow.key.protocol != TCP || (either & RST == 0 && client.tcp_flags & server.tcp_flags & FIN == 0) {
-        // The answer, too, may be on its way.
+        // An answer may still be on its way.
         return judge_error(flow).map_or(Verdict::Open, |reason| Verdict::Over(Outcome::Failed(reason)));
     }
-    // Who resets what somebody has closed wants no more: nothing is cut off.
+    // A RST after a FIN cuts nothing off: that end wants no more data.
     Verdict::Over(if either & FIN != 0 { Outcome::Ok } else { judge_reset(flow) })
 }
 
-/// The outcome of a flow of which nothing more comes.
+/// The outcome of a flow that gets no more records.
 pub(super) fn conclude(flow: &Flow) -> Outcome {
     match (flow.before(), judge(flow)) {
-        // What comes late of a connection that is over does not change how it ended.
+        // Late packets of a connection that is over do not change its outcome.
         (Some(before), _) if before.over => before.outcome,
         (_, Verdict::Over(outcome)) => outcome,
         (_, Verdict::Open) if is_waiting(flow) => Outcome::Failed(Reason::Timeout),

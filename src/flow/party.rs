@@ -1,41 +1,41 @@
-//! Who the ends of a flow are.
+//! The names of the ends of a flow.
 
 use std::sync::Arc;
 
-/// Who an end of a flow is, by its names. What is not known, or does not apply, is absent.
+/// The names of an end of a flow. A name that is not known or does not apply is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Party {
-    /// Of the pod or the service.
+    /// Namespace of the pod or the service.
     pub namespace: Option<Arc<str>>,
-    /// Its pod.
+    /// Name of its pod.
     pub pod: Option<Arc<str>>,
-    /// What owns the pod in the end: a Deployment, not its ReplicaSet. A bare pod is its own workload.
+    /// The pod's top-level owner: a Deployment, not its ReplicaSet. A bare pod is its own workload.
     pub workload: Option<Arc<str>>,
     /// `Deployment`, `StatefulSet`, `DaemonSet`, `Job`, `CronJob`, `ReplicaSet`, `Pod`, or the kind of another owner.
     pub workload_kind: Option<Arc<str>>,
-    /// The node that it runs on, or is.
+    /// The node that it runs on, or that it is.
     pub node: Option<Arc<str>>,
     /// The node's zone (`topology.kubernetes.io/zone`).
     pub zone: Option<Arc<str>>,
-    /// The service that was dialled, or that it is an endpoint of.
+    /// The service that was dialled, or that the pod is an endpoint of.
     pub service: Option<Arc<str>>,
-    /// Of a network, where the address belongs to one that has a name.
+    /// Name of the configured network that the address belongs to.
     pub name: Option<Arc<str>>,
 }
 
-/// The ends of flows, in the order of their keys. Flows of the same ends share them: they are many.
+/// The ends of a flow, in the order of its key. Flows with the same ends share them.
 pub type Parties = [Option<Arc<Party>>; 2];
 
 impl Party {
-    /// A network outside, not one who is in it.
+    /// True for a named network outside of the cluster, which is no single host.
     pub fn is_network(&self) -> bool {
         self.name.is_some()
     }
 
-    /// What stands for it where one name has to do: its workload, else its pod, its network, or its node.
+    /// The one name to show for it: its workload, else its pod, its network, or its node.
     pub fn title(&self) -> Option<&Arc<str>> {
         let Party { workload, pod, name, node, .. } = self;
-        // A service that nobody answers for runs on no node, and is told apart by its own label.
+        // A service without a backend that answers runs on no node, and is distinguished by its own label.
         workload.as_ref().or(pod.as_ref()).or(name.as_ref()).or(node.as_ref())
     }
 }

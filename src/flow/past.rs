@@ -1,21 +1,23 @@
-//! What is known of a connection when its flow leaves the table.
+//! What the table remembers of a connection after its flow has left.
 //!
 //! # What lives how long
 //!
-//! The program's cache entries and pairs are caches: any of them may go at any time, for want of room or for silence. Nothing may
-//! depend on their being there but the precision of what is measured. A record says what its packets were (SYN, sequence numbers),
-//! and what the program could not judge by itself.
+//! The BPF program's cache entries and pairs are only caches: any of them may be removed at any time, to make room or
+//! after a silence. Only the precision of measurements may depend on them. A record says what its packets were (SYN,
+//! sequence numbers), and what the program could not judge by itself.
 //!
-//! What is known of a connection (its client, its protocol, how far its sequence numbers have come, that its SYN was sent before, how
-//! it ended) has one lifetime. It is in the flow as long as that is in the table, and moves here when the flow leaves, whatever for:
-//! silence, age, its end, want of room. Whatever comes later of the same endpoints is judged by it, unless it is a new connection
-//! by a SYN of its own.
+//! What is known of a connection (its client, its protocol, how far its sequence numbers have come, that its SYN was
+//! sent before, how it ended) has one lifetime. It is in the flow as long as the flow is in the table, and moves here
+//! when the flow leaves for any reason: silence, age, its end, lack of room. Later packets with the same endpoints are
+//! judged by it, unless a SYN of their own shows that they belong to a new connection.
 //!
-//! - A connection that was open is remembered for a day: pools keep them idle for hours.
-//! - One that is over, or was never answered, for four minutes, twice the time that a segment may live (RFC 9293 3.4.1): what is
-//!   late, a RST of an end that has forgotten it, a SYN sent again, is of that connection and does not count as another.
+//! - A connection that was open is remembered for a day: pools keep idle connections for hours.
+//! - One that is over, or was never answered, is remembered for four minutes, twice the time that a segment may live
+//!   (RFC 9293 3.4.1). Late segments, a RST from an end that has forgotten it, and a repeated SYN belong to that
+//!   connection and do not count as another.
 //!
-//! The room is fixed. Connections that are over make way first; an open one that had to is counted ([`Pasts::forgotten`]).
+//! The room is fixed. Connections that are over make way first; each open one that had to make way is counted
+//! ([`Pasts::forgotten`]).
 
 use super::details::Before;
 use super::outcome::TCP;
@@ -25,23 +27,23 @@ use crate::bpf::{App, Record};
 /// What is known of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Past {
-    /// Who opened it, as far as anybody can know.
+    /// Index of the end that opened it, as far as that can be known.
     pub(super) client: u8,
     pub(super) app: Option<App>,
-    /// Of each end of the key.
+    /// The sequence number behind the last data of each end, in the order of the key.
     pub(super) ends: [Option<u32>; 2],
-    /// As it was counted.
+    /// The outcome that was counted.
     pub(super) outcome: Outcome,
-    /// It is closed, reset, refused, or was never answered.
+    /// True if it was closed, reset, refused, or never answered.
     pub(super) over: bool,
 }
 
-/// A past as it is kept.
+/// A [`Past`] as it is stored.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
-    /// The part of the hash that did not choose the set.
+    /// The part of the hash that does not select the set.
     tag: u32,
-    /// When its flow left, in seconds.
+    /// When its flow left the table, in seconds of CLOCK_MONOTONIC.
     at: u32,
     ends: [u32; 2],
     app: Option<App>,
@@ -52,10 +54,11 @@ struct Kept {
 
 const CLIENT: u8 = 1;
 const OVER: u8 = 2;
-/// Its sequence numbers are known, of each end.
+/// One bit for each end: its sequence number is known.
 const HAS_END: [u8; 2] = [4, 8];
 
-/// Pasts of connections whose hashes are alike. One cache line: a set that is looked for is seldom in a cache.
+/// Pasts of connections whose hashes select the same set. It is one cache line, because a set that is looked up is
+/// seldom in a cache.
 #[derive(Clone, Debug, Default)]
 #[repr(align(64))]
 struct Set([Option<Kept>; WAYS]);
@@ -63,15 +66,17 @@ struct Set([Option<Kept>; WAYS]);
 const _: () = assert!(size_of::<Set>() == 64);
 
 const WAYS: usize = 3;
-/// Of each table; 1 MiB.
+/// Sets of each table at most: 1 MiB.
 const SETS_MOST: usize = 1 << 14;
 const SETS_LEAST: usize = 64;
 
-/// Seconds.
+/// How long an open connection is remembered, in seconds.
 const OPEN_FOR: u32 = 24 * 3600;
+/// How long a connection that is over is remembered, in seconds.
 const OVER_FOR: u32 = 240;
 
-/// A connection that was open, and is over. Of one that nobody answered, or an ICMP error answered, somebody may answer the next SYN.
+/// True for a connection that was open, and is over. After a timeout, a refusal or an ICMP error, the next SYN may
+/// still be answered.
 fn is_final(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Ok | Outcome::Failed(Reason::ResetByClient | Reason::ResetByServer))
 }
@@ -79,7 +84,7 @@ fn is_final(outcome: Outcome) -> bool {
 /// The pasts of a table.
 #[derive(Debug)]
 pub(super) struct Pasts {
-    /// None until there is something to keep.
+    /// Empty until there is something to keep.
     sets: Vec<Set>,
     most: usize,
     forgotten: u64,
@@ -119,13 +124,13 @@ impl Kept {
 }
 
 impl Pasts {
-    /// Room beside a table of `max_flows`.
+    /// Creates the room that goes with a table of `max_flows`.
     pub(super) fn new(max_flows: usize) -> Pasts {
         let most = (max_flows / WAYS).next_power_of_two().clamp(SETS_LEAST, SETS_MOST);
         Pasts { sets: Vec::new(), most, forgotten: 0 }
     }
 
-    /// Open connections that had to be forgotten for others.
+    /// Number of open connections that had to make way for others.
     pub(super) fn forgotten(&self) -> u64 {
         self.forgotten
     }
@@ -134,21 +139,22 @@ impl Pasts {
         (hash as usize & (self.most - 1), (hash >> 32) as u32)
     }
 
-    /// Brings what there may be of the connection with this hash into a cache.
+    /// Brings the set of the connection with this hash into a cache.
     pub(super) fn warm(&self, hash: u64) {
         if let Some(set) = self.sets.get(self.place(hash).0) {
             std::hint::black_box(set.0[0].is_some());
         }
     }
 
-    /// Keeps what is known of the connection with this hash.
+    /// Stores what is known of the connection with this hash.
     pub(super) fn put(&mut self, hash: u64, past: Past, now_ns: u64) {
         if self.sets.is_empty() {
             self.sets = vec![Set::default(); self.most];
         }
         let (set, tag) = self.place(hash);
         let now = seconds(now_ns);
-        // The least is taken: a free one, what is stale, what is over, the oldest; an earlier past of the same is no more.
+        // Replace an earlier past of the same connection, else the least valuable entry: a free or stale one, one that
+        // is over, the oldest.
         let worth = |kept: &Option<Kept>| match kept {
             None => (0, 0),
             Some(kept) if kept.tag == tag || kept.is_stale(now) => (0, 1),
@@ -166,7 +172,7 @@ impl Pasts {
         *place = Some(Kept::new(tag, now, past));
     }
 
-    /// What is known of the connection with this hash, which goes on.
+    /// Removes and returns what is known of the connection with this hash, which continues.
     pub(super) fn take(&mut self, hash: u64, now_ns: u64) -> Option<Past> {
         if self.sets.is_empty() {
             return None;
@@ -179,13 +185,13 @@ impl Pasts {
 }
 
 impl Past {
-    /// The record's SYN, or SYN-ACK, was sent before.
+    /// True if the record's SYN or SYN-ACK was sent before.
     pub(super) fn has_sent(&self, sender: usize, record: &Record) -> bool {
         let ahead = self.ends[sender].zip(record.sequence.end).map(|(known, end)| end.wrapping_sub(known));
         ahead.is_some_and(|ahead| u64::from(ahead) <= record.bytes)
     }
 
-    /// The connection goes on in `flow`.
+    /// Continues the connection in `flow`.
     pub(super) fn go_on(&self, flow: &mut Flow) {
         flow.app = self.app;
         for (sent, end) in flow.sent.iter_mut().zip(self.ends) {
@@ -197,7 +203,7 @@ impl Past {
         }
     }
 
-    /// What is known of the flow's connection; `None`: nothing worth keeping.
+    /// What is known of the flow's connection; `None` if nothing is worth keeping.
     pub(super) fn of(flow: &Flow) -> Option<Past> {
         let outcome = flow.outcome?;
         let answered = flow.sent.iter().all(|sent| sent.packets > 0);
@@ -232,7 +238,7 @@ mod tests {
         for (over, seconds) in [(true, 240), (false, 24 * 3600)] {
             pasts.put(7, past(over), 100 * SECOND);
             assert_eq!(pasts.take(7, (100 + seconds) * SECOND), Some(past(over)));
-            assert_eq!(pasts.take(7, (100 + seconds) * SECOND), None, "it goes on");
+            assert_eq!(pasts.take(7, (100 + seconds) * SECOND), None, "it was taken");
             pasts.put(7, past(over), 100 * SECOND);
             assert_eq!(pasts.take(7, (101 + seconds) * SECOND), None);
         }
@@ -254,7 +260,7 @@ mod tests {
         }
         pasts.put(same_set(20), past(true), 130 * SECOND);
         assert_eq!((pasts.forgotten(), pasts.take(same_set(0), 131 * SECOND)), (1, None), "the oldest of all");
-        assert_eq!(pasts.take(same_set(20), 131 * SECOND), None, "a closed one takes no open one's place");
+        assert_eq!(pasts.take(same_set(20), 131 * SECOND), None, "a closed connection does not displace an open one");
     }
 
     #[test]

@@ -1,34 +1,34 @@
-//! ICMP errors, and the flows they quote.
+//! ICMP errors and the flows that they quote.
 
 use foldhash::HashMap;
 
 use super::FlowKey;
 
-/// What an ICMP or ICMPv6 error says.
+/// What an ICMP or ICMPv6 error reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorKind {
     /// No route to the network.
     NetUnreachable = 0,
-    /// The network is there, the host is not.
+    /// The network can be reached, the host cannot.
     HostUnreachable = 1,
-    /// Nobody listens on the port.
+    /// Nothing listens on the port.
     PortUnreachable = 2,
     /// A filter forbids it.
     AdminProhibited = 3,
-    /// The packet is longer than the path takes: path MTU discovery.
+    /// The packet is longer than the path allows: path MTU discovery.
     TooBig = 4,
-    /// Too many hops, or fragments that came too late.
+    /// Too many hops, or fragments that arrived too late.
     TimeExceeded = 5,
     /// There is a better first hop: the packet was forwarded.
     Redirect = 6,
-    /// A plea to send more slowly, deprecated by RFC 6633.
+    /// A request to send more slowly, deprecated by RFC 6633.
     SourceQuench = 7,
     /// Anything else.
     Other = 8,
 }
 
 impl ErrorKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [ErrorKind; 9] = [
         ErrorKind::NetUnreachable,
         ErrorKind::HostUnreachable,
@@ -41,13 +41,13 @@ impl ErrorKind {
         ErrorKind::Other,
     ];
 
-    /// It does not say that the packet was lost for good: a step of path MTU discovery, of finding a better way (RFC 1812 5.2.7.2), of
-    /// slowing down (RFC 6633).
+    /// True if the error does not mean that the packet is lost for good: a step of path MTU discovery, a better route
+    /// (RFC 1812 5.2.7.2), a request to slow down (RFC 6633).
     pub(super) fn is_soft(self) -> bool {
         matches!(self, ErrorKind::TooBig | ErrorKind::Redirect | ErrorKind::SourceQuench)
     }
 
-    /// As in labels.
+    /// The value of the metrics' label.
     pub fn name(self) -> &'static str {
         match self {
             ErrorKind::NetUnreachable => "net_unreachable",
@@ -62,7 +62,7 @@ impl ErrorKind {
         }
     }
 
-    /// Of type and code: RFC 792, RFC 1812 5.2.7.1 and RFC 4443 3.
+    /// The kind of a type and code: RFC 792, RFC 1812 5.2.7.1 and RFC 4443 3.
     pub fn of(v6: bool, icmp_type: u8, icmp_code: u8) -> ErrorKind {
         match (v6, icmp_type, icmp_code) {
             (false, 3, 0 | 6 | 11) | (true, 1, 0) => ErrorKind::NetUnreachable,
@@ -78,7 +78,7 @@ impl ErrorKind {
     }
 }
 
-/// An error that came before the record of the packet it quotes.
+/// An error that arrived before the record of the packet it quotes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quote {
     pub(super) icmp_type: u8,
@@ -86,24 +86,24 @@ pub(super) struct Quote {
     pub(super) at_ns: u64,
 }
 
-/// Errors wait here for their flow: they are told at once, the packets they quote up to a sweep later.
+/// Errors that wait for their flow: they are reported at once, the packets they quote up to a sweep later.
 #[derive(Debug, Default)]
 pub(super) struct Quotes {
     waiting: HashMap<FlowKey, Quote>,
-    /// When those were last let go that had waited for too long.
+    /// When those that had waited for too long were last removed.
     tidied_ns: u64,
     lost: u64,
 }
 
 const MOST: usize = 4096;
-/// As for records: what has not come by then will not.
+/// A record that has not arrived within this time will not arrive.
 const WAIT_NS: u64 = 5_000_000_000;
 const TIDY_NS: u64 = 1_000_000_000;
 
 impl Quotes {
-    /// It waits for its flow, unless too many wait already.
+    /// Stores a quote until its flow appears, unless too many wait already.
     pub(super) fn put(&mut self, key: FlowKey, quote: Quote) {
-        // A flood of them must not have all looked at again and again.
+        // In a flood of errors, each must not scan all that wait.
         if quote.at_ns >= self.tidied_ns.saturating_add(TIDY_NS) {
             self.tidied_ns = quote.at_ns;
             self.waiting.retain(|_, other| other.at_ns.saturating_add(WAIT_NS) > quote.at_ns);
@@ -113,19 +113,19 @@ impl Quotes {
             self.lost += 1;
             return;
         }
-        // What is no reason to fail gives way to what is, and not the other way round.
+        // A hard error replaces a soft one, but not the other way round.
         let soft = ErrorKind::of(key.v6, quote.icmp_type, quote.icmp_code).is_soft();
         if !(soft && self.waiting.contains_key(&key)) {
             self.waiting.insert(key, quote);
         }
     }
 
-    /// Those that were turned away.
+    /// Number of errors that found no room.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Those about a flow that has just appeared.
+    /// The error about a flow that has just appeared.
     pub(super) fn take(&mut self, key: &FlowKey, now_ns: u64) -> Option<Quote> {
         if self.waiting.is_empty() {
             return None;

@@ -1,8 +1,9 @@
-//! How fast flows are, from two looks at what they have sent. Pure.
+//! Rates of flows, from repeated readings of what they have sent. Pure.
 //!
-//! The kernel tells of a busy flow every other second or so, whenever that is: what came between two looks may be of half the
-//! time between them, or of twice as much. A rate is therefore over the time of the packets themselves. Each CPU tells what it
-//! has seen by itself: what comes without later packets belongs to the time that was told already.
+//! The kernel reports a busy flow about every two seconds, at any moment: what arrived between two readings may stand
+//! for half the time between them, or for twice as much. A rate therefore relates to the time of the packets
+//! themselves. Each CPU reports its own packets: packets that arrive without later ones belong to the time that was
+//! already reported.
 
 use std::hash::Hash;
 
@@ -10,27 +11,27 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::{Flow, Sent};
 
-/// What is told of a flow is at most so old: it reports every two seconds, which a sweep brings.
+/// The maximum age of what is known about a flow: it is reported every two seconds, and a sweep brings the report.
 const LATE_NS: u64 = 3_500_000_000;
-/// Two looks closer than this are one.
+/// Two readings closer than this count as one.
 const APART_NS: u64 = 200_000_000;
-/// Two looks farther apart have nothing to do with each other.
+/// Two readings farther apart are not compared.
 const FORGET_NS: u64 = 30_000_000_000;
-/// A rate over less time is refined by what comes next; by more, it makes room for the next.
+/// A rate over a shorter time is refined by the next report; one over a longer time makes room for the next.
 const ENOUGH_NS: u64 = 1_500_000_000;
-/// Packets later by less than this are of another CPU's account of the same time.
+/// Packets that are later by less than this are another CPU's report about the same time.
 const LATER_NS: u64 = 300_000_000;
-/// The time of a first look, which has none before it.
+/// The time that a first reading stands for, as there is none before it.
 const FIRST_NS: u64 = 1_000_000_000;
-/// Flows that are remembered at most, some 340 bytes each. Silent ones take half of the room at most.
+/// Flows that are remembered at most, some 340 bytes each. Silent flows take at most half of the room.
 const FLOWS: usize = 64 << 10;
 
-/// How fast a flow is, both directions together.
+/// The rate of a flow, both directions together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
-    /// On the wire.
+    /// Bytes on the wire per second.
     pub bytes_per_s: f64,
-    /// On the wire.
+    /// Packets on the wire per second.
     pub packets_per_s: f64,
 }
 
@@ -41,52 +42,52 @@ impl std::ops::AddAssign for Rate {
     }
 }
 
-/// What an end of a flow has sent.
+/// What an end of a flow has sent so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Totals {
     /// Packets on the wire.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Last packet.
+    /// Time of the last packet, in CLOCK_MONOTONIC nanoseconds.
     pub last_ns: u64,
 }
 
-/// What a flow has sent.
+/// One reading of what a flow has sent so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Looked {
-    /// By each end: the kernel tells of one end at a time.
-    pub sent: [Told; 2],
-    /// First packet of either.
+pub struct FlowTotals {
+    /// Totals of each end: the kernel reports one end at a time.
+    pub sent: [Totals; 2],
+    /// Time of the first packet of either end, in CLOCK_MONOTONIC nanoseconds.
     pub first_ns: u64,
-    /// Its outcome is known.
+    /// True once its outcome is known.
     pub ended: bool,
 }
 
-impl From<&Flow> for Looked {
-    fn from(flow: &Flow) -> Looked {
-        let told = |end: usize| {
+impl From<&Flow> for FlowTotals {
+    fn from(flow: &Flow) -> FlowTotals {
+        let sent = |end: usize| {
             let Sent { packets, bytes, last_ns, .. } = flow.sent[end];
-            Told { packets, bytes, last_ns }
+            Totals { packets, bytes, last_ns }
         };
-        Looked { sent: [told(0), told(1)], first_ns: flow.first_ns, ended: flow.outcome.is_some() }
+        FlowTotals { sent: [sent(0), sent(1)], first_ns: flow.first_ns, ended: flow.outcome.is_some() }
     }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct End {
-    /// Where the rate begins.
-    base: Told,
-    told: Told,
+    /// The totals from which the rate is calculated.
+    base: Totals,
+    sent: Totals,
     rate: Rate,
-    /// It holds until then, unless there is news.
+    /// The rate is valid until this time, unless more is reported.
     until_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     ends: [End; 2],
-    /// The look that saw it.
+    /// Number of the reading that last saw it.
     look: u32,
 }
 
@@ -98,14 +99,14 @@ impl Known {
     }
 }
 
-/// Rates of flows, by what tells a flow from others.
+/// Rates of flows, by a key that identifies a flow.
 #[derive(Debug)]
 pub struct Rates<K> {
     known: HashMap<K, Known>,
-    /// Flows that may be remembered.
+    /// Maximum number of flows that are remembered.
     most: usize,
     look: u32,
-    /// Time of this look, and of the one before; 0: there was none.
+    /// Time of this reading, and of the one before; 0 if there was none.
     at_ns: u64,
     before_ns: u64,
     fresh: bool,
@@ -120,7 +121,7 @@ impl<K> Default for Rates<K> {
 }
 
 impl<K: Copy + Eq + Hash> Rates<K> {
-    /// What may be remembered within so many bytes, and what that takes.
+    /// Limits what is remembered to `bytes`; returns the bytes that this may take.
     pub fn fit(&mut self, bytes: usize) -> usize {
         // Tables grow by doubling, and are never full.
         let each = 2 * size_of::<(K, Known)>();
@@ -128,12 +129,12 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         self.most * each
     }
 
-    /// Nobody has looked for a while.
+    /// True if there was no reading for a while.
     pub fn rests(&self) -> bool {
         self.at_ns == 0
     }
 
-    /// Begins a look at all flows. One that comes at once after another sees the same.
+    /// Begins a reading of all flows. One that follows another at once yields the same rates.
     pub fn begin(&mut self, now_ns: u64) {
         self.unknown = 0;
         self.fresh = self.at_ns == 0 || now_ns.saturating_sub(self.at_ns) >= APART_NS;
@@ -147,8 +148,8 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         self.look = self.look.wrapping_add(1);
     }
 
-    /// How fast the flow is.
-    pub fn of(&mut self, key: K, flow: Looked) -> Rate {
+    /// The rate of the flow.
+    pub fn of(&mut self, key: K, flow: FlowTotals) -> Rate {
         let known = self.known.get(&key).copied();
         match known {
             Some(known) if !self.fresh => known.rate(),
@@ -157,7 +158,7 @@ impl<K: Copy + Eq + Hash> Rates<K> {
                 let end = |end: usize| self.see(known.as_ref().map(|known| &known.ends[end]), flow.sent[end], &flow);
                 let seen = Known { ends: [end(0), end(1)], look: self.look };
                 let active =
-                    seen.rate() != Rate::default() || flow.sent.iter().any(|told| self.is_recent(told.last_ns));
+                    seen.rate() != Rate::default() || flow.sent.iter().any(|sent| self.is_recent(sent.last_ns));
                 let room = if active { self.most } else { self.most / 2 };
                 if known.is_some() || self.known.len() < room {
                     self.known.insert(key, seen);
@@ -169,7 +170,8 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         }
     }
 
-    /// Ends the look: flows that are gone are forgotten. How many active ones found no room, so that their rates are not known.
+    /// Ends the reading: flows that are gone are forgotten. Returns how many active flows found no room, so that their
+    /// rates are not known.
     pub fn end(&mut self) -> u64 {
         if self.fresh {
             self.known.retain(|_, known| known.look == self.look);
@@ -177,7 +179,7 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         self.unknown
     }
 
-    /// Lets go of everything if nobody has looked for a while.
+    /// Releases everything if there was no reading for a while.
     pub fn rest(&mut self, now_ns: u64) {
         if self.at_ns != 0 && now_ns.saturating_sub(self.at_ns) > FORGET_NS {
             self.forget();
@@ -193,38 +195,40 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         self.at_ns.saturating_sub(last_ns) <= LATE_NS
     }
 
-    fn see(&self, known: Option<&End>, told: Told, flow: &Looked) -> End {
-        let last_ns = told.last_ns;
+    fn see(&self, known: Option<&End>, sent: Totals, flow: &FlowTotals) -> End {
+        let last_ns = sent.last_ns;
         let between = if self.before_ns == 0 { FIRST_NS } else { self.at_ns - self.before_ns };
         let earliest = self.before_ns.saturating_sub(LATE_NS);
-        // From when on it is told of.
+        // The totals from which this rate is calculated.
         let base = match known {
-            Some(End { base, told: before, .. }) => {
+            Some(End { base, sent: before, .. }) => {
                 let over = before.last_ns < earliest;
                 let span = before.last_ns.saturating_sub(base.last_ns);
                 let later = before.last_ns + if span < 2 * ENOUGH_NS { LATER_NS } else { 0 };
                 if over || span >= ENOUGH_NS && last_ns > later { *before } else { *base }
             }
-            // All it ever sent: at a first look its mean is as good a guess as any.
+            // Everything it ever sent: at a first reading, its mean is as good a guess as any.
             None if self.is_recent(last_ns) && (self.before_ns == 0 || flow.first_ns >= earliest) => {
-                Told { last_ns: flow.first_ns, ..Told::default() }
+                Totals { last_ns: flow.first_ns, ..Totals::default() }
             }
-            // An old one that was silent, or found no room before: what of it is new shows at the next look.
-            None => told,
+            // An old flow that was silent, or found no room before: the next reading shows what is new.
+            None => sent,
         };
-        let is_news = known.map_or(base, |known| known.told).packets < told.packets;
-        let mut seen = End { base, told, ..End::default() };
+        let is_news = known.map_or(base, |known| known.sent).packets < sent.packets;
+        let mut seen = End { base, sent, ..End::default() };
         if is_news {
-            // A few packets at once are no flood: they are of all the time that passed. One that goes on is told by its own time.
+            // A few packets at once are no flood: they stand for all the time that passed. A flow that goes on has a
+            // time of its own.
             let least = if known.is_some() && !flow.ended { between.min(FIRST_NS) } else { between };
             let took = last_ns.saturating_sub(base.last_ns.max(earliest)).max(least);
             let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 * 1e9 / took as f64;
             seen.rate =
-                Rate { bytes_per_s: per_s(told.bytes, base.bytes), packets_per_s: per_s(told.packets, base.packets) };
-            // It is told for as long as it took. A flow that goes on may tell of itself somewhat later than that.
+                Rate { bytes_per_s: per_s(sent.bytes, base.bytes), packets_per_s: per_s(sent.packets, base.packets) };
+            // A rate is valid for as long as its packets took. The next report of a flow that goes on may come somewhat
+            // later.
             let late = if !flow.ended && took > between { LATE_NS / 2 } else { 0 };
             if self.before_ns == 0 {
-                seen.base = told; // from here on it is no guess
+                seen.base = sent; // from here on the rate is no guess
             }
             seen.until_ns = (self.at_ns + took.min(between + LATE_NS) + late).saturating_sub(between / 2);
         } else if let Some(known) = known.filter(|known| self.at_ns < known.until_ns) {

@@ -1,4 +1,4 @@
-//! Who opened a flow, and which way that was.
+//! Who opened a flow, and in which direction.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::outcome::{ICMP, ICMPV6, SCTP, TCP};
 use super::{CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, FlowKey, Identity};
 use crate::bpf::{App, Endpoint, Facts, Hook, Measure, Record};
 
-/// Interfaces, by index, that face a workload: what enters the host there has left a pod.
+/// Indices of interfaces that face a workload: what enters the host there has left a pod.
 pub type Facing = Arc<HashSet<u32>>;
 
-/// A multicast or broadcast address: it can open nothing.
+/// True for a multicast or broadcast address, which cannot open a flow.
 pub(super) fn is_group(end: &Endpoint, v6: bool) -> bool {
     match end.ip(v6) {
         IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
@@ -20,9 +20,9 @@ pub(super) fn is_group(end: &Endpoint, v6: bool) -> bool {
     }
 }
 
-/// The client, if that is certain: because the kernel's connection tracking knows, because nobody but the sender can be, or because
-/// the record proves it: by a SYN or INIT, a handshake that was measured, a question or its answer (DNS, echo), a packet for a
-/// tunnel's port.
+/// Index of the client, if that is certain: because the kernel's connection tracking knows it, because only the sender
+/// can be the client, or because the record proves it with a SYN or INIT, a handshake that was measured, a question or
+/// its answer (DNS, echo), or a packet to a tunnel's port.
 pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     if let Some(tracked) = identity.tracked {
         return Some(tracked.client);
@@ -39,7 +39,7 @@ pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
         ICMPV6 if record.icmp_type == 129 => return Some(other),
         _ => {}
     }
-    // Its source port is a hash, which may be the lower one (RFC 7348 5, RFC 8926 3.3).
+    // A tunnel's source port is a hash, which may be the lower port (RFC 7348 5, RFC 8926 3.3).
     if record.facts.iter().any(|facts| matches!(facts.app, Some(App::Vxlan | App::Geneve))) {
         return Some(sender);
     }
@@ -53,28 +53,31 @@ pub(super) fn evidence(identity: &Identity, record: &Record) -> Option<usize> {
     })
 }
 
-/// Ports from here on Linux gives to who opens a connection (net.ipv4.ip_local_port_range); RFC 6335 has 49152.
+/// Linux assigns ports from here on to clients (net.ipv4.ip_local_port_range); RFC 6335 starts at 49152.
 const EPHEMERAL: u16 = 32768;
-/// Below, ports are given to services (RFC 6335 6: system ports).
+/// Ports below this belong to services (RFC 6335 6: system ports).
 const SYSTEM: u16 = 1024;
 
-/// The client by its ports, of a TCP connection that was met in its middle: who spoke first there says nothing. `None`: they do not
-/// tell either.
+/// Guesses the client by the ports of a TCP connection that was first seen after its start: who spoke first there means
+/// nothing. `None` if the ports do not show it either.
 fn by_ports(key: &FlowKey) -> Option<usize> {
     let [a, b] = [0, 1].map(|end| key.ends[end].port);
     let differ = |is: fn(u16) -> bool| (key.protocol == TCP && is(a) != is(b)).then(|| usize::from(is(b)));
     differ(|port| port >= EPHEMERAL).or_else(|| differ(|port| port >= SYSTEM))
 }
 
-/// Without evidence who spoke first, or of a TCP connection that was met in its middle who has a client's port.
+/// The client without evidence: the end with a client's port in a TCP connection that was first seen after its start,
+/// else who spoke first.
 pub(super) fn guess(key: &FlowKey, sender: usize) -> usize {
     by_ports(key).unwrap_or(sender)
 }
 
-/// Shorter than any jiffy: what is known of when jiffies start gets better, so that the same one may come out a little earlier.
+/// Shorter than any jiffy, in nanoseconds. The estimate of when jiffies start improves with time, so that the same
+/// jiffy may get a slightly earlier time.
 const SAME_JIFFY_NS: u64 = 500_000;
 
-/// The sender spoke before whoever was taken for the first. Both may have within a jiffy: then the program knows.
+/// True if the sender spoke before the end that was taken for the first. If both spoke within a jiffy, the program
+/// knows the order.
 fn spoke_first(flow: &Flow, record: &Record) -> bool {
     if record.first {
         record.first_ns < flow.first_ns + SAME_JIFFY_NS
@@ -85,15 +88,15 @@ fn spoke_first(flow: &Flow, record: &Record) -> bool {
     }
 }
 
-/// The hook names the direction of the packet, the client's packets that of the flow. Of a workload's interface we see the
-/// outer end: what comes in there goes out for the workload.
+/// The hook gives the direction of the packet, the client's packets that of the flow. At a workload's interface netmon
+/// sees the outer end: packets that come in there leave the workload.
 pub(super) fn direction_of(facing: &Facing, client: usize, sender: usize, record: &Record) -> Direction {
     let leaves = (record.hook == Hook::Egress) != facing.contains(&record.ifindex);
     if leaves == (client == sender) { Direction::Egress } else { Direction::Ingress }
 }
 
-/// The client is a workload of this node: its packets enter the host here, or packets for it leave. That decides the direction,
-/// whatever the server's end looked like.
+/// True if the client is a workload of this node: its packets enter the host here, or packets to it leave here. That
+/// decides the direction, whatever the hook at the server's end showed.
 pub(super) fn opened_by_workload(facing: &Facing, client: usize, sender: usize, record: &Record) -> bool {
     (record.hook == Hook::Ingress) == (client == sender) && facing.contains(&record.ifindex)
 }
@@ -102,8 +105,8 @@ fn opens(record: &Record) -> bool {
     record.protocol == TCP && record.syn
 }
 
-/// The client by this record and what it proves, if that is another than was thought: a guess gives way to evidence, and a guess by who spoke
-/// first to an earlier packet.
+/// The client according to this record, if that is another end than was assumed: evidence replaces a guess, and an
+/// earlier packet replaces a guess by who spoke first.
 pub(super) fn corrected(flow: &Flow, evidence: Option<usize>, sender: usize, record: &Record) -> Option<usize> {
     let client = match evidence {
         // Both ends sent a SYN: the earlier one opened.

@@ -1,18 +1,19 @@
-//! Storage that takes what is in it: small blocks that never move, the lowest free place is taken first, and a block that has become
-//! empty is given back. So a place is kept for as long as what is in it, and a burst leaves nothing behind but the blocks of what
-//! has outlived it.
+//! Storage whose memory follows its contents. Values are in small blocks that never move, the lowest free place is used
+//! first, and a block that has become empty is released. So a value keeps its place, and a burst leaves only the blocks
+//! of values that outlive it.
 
-/// Places of a block: one bit each of a word.
+/// Places of a block, one bit of a word each.
 const BLOCK: usize = u64::BITS as usize;
 /// Blocks of a page.
 const PAGE: usize = 64;
 
-/// Values by index.
+/// Values in places that are numbered by index.
 #[derive(Debug)]
 pub struct Slab<T> {
-    /// `None`: nothing is in it. Thin pointers, because each access reads one: those of a million values fit a cache.
+    /// `None` for an empty block. The pointers are thin because each access reads one: those of a million values fit a
+    /// cache.
     blocks: Vec<Option<Box<[Option<T>; BLOCK]>>>,
-    /// A bit for each place of each block that is taken.
+    /// For each block a word, with a bit for each place that is in use.
     taken: Vec<u64>,
     /// A bit for each block that has a free place.
     room: Vec<u64>,
@@ -26,14 +27,14 @@ impl<T> Default for Slab<T> {
     }
 }
 
-/// On the heap from the start: a block may be larger than a stack has room for.
+/// Builds the block on the heap, because it may be too large for a stack.
 fn empty_block<T>() -> Box<[Option<T>; BLOCK]> {
     let places: Box<[Option<T>]> = std::iter::repeat_with(|| None).take(BLOCK).collect();
-    places.try_into().unwrap_or_else(|_| unreachable!("it has as many places as were asked for"))
+    places.try_into().unwrap_or_else(|_| unreachable!("the slice has BLOCK places"))
 }
 
 impl<T> Slab<T> {
-    /// Puts a value in; its index.
+    /// Inserts a value and returns its index.
     pub fn insert(&mut self, value: T) -> u32 {
         let block = self.block_with_room();
         let place = self.taken[block].trailing_ones() as usize;
@@ -71,7 +72,7 @@ impl<T> Slab<T> {
         self.blocks.get_mut(index as usize / BLOCK)?.as_mut()?[index as usize % BLOCK].as_mut()
     }
 
-    /// Takes a value out.
+    /// Removes and returns the value with this index.
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let (block, place) = (index as usize / BLOCK, index as usize % BLOCK);
         let value = self.blocks.get_mut(block)?.as_mut()?[place].take()?;
@@ -85,7 +86,7 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// Lets go of the empty blocks at the end.
+    /// Releases the empty blocks at the end.
     fn cut(&mut self) {
         while self.taken.last() == Some(&0) {
             self.taken.pop();
@@ -101,18 +102,18 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Places that there is memory for.
+    /// Number of places in allocated blocks.
     pub fn capacity(&self) -> usize {
         self.blocks.iter().flatten().count() * BLOCK
     }
 
-    /// The values of the `page`th part; `None` behind the end.
+    /// The values of the `page`th part; `None` after the last part.
     pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &T>> {
         let from = page.checked_mul(PAGE).filter(|from| *from < self.blocks.len())?;
         Some(self.blocks[from..].iter().take(PAGE).flatten().flat_map(|block| block.iter().flatten()))
     }
 
-    /// Values from an index on, each with its index.
+    /// The values from index `from` on, each with its index.
     pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &T)> {
         let (first, skipped) = (from as usize / BLOCK, from as usize % BLOCK);
         self.blocks.iter().enumerate().skip(first).flat_map(move |(number, block)| {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_is_given_back() {
+    fn empty_blocks_are_released() {
         let mut slab = Slab::default();
         for value in 0..100_000u32 {
             slab.insert(value);

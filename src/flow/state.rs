@@ -1,16 +1,16 @@
-//! How far a flow has come.
+//! The state of a flow.
 
 use super::Flow;
 use super::outcome::{FIN, RST, TCP, acknowledged, is_answered};
 
-/// Of a TCP connection in the words of RFC 9293, of others whether they were answered.
+/// The state of a flow: for TCP in the terms of RFC 9293, for other protocols whether it was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// TCP: the client's SYN was not answered yet.
+    /// TCP: the client's SYN has not been answered yet.
     SynSent,
-    /// TCP: the SYN was answered, or crossed another one; the client's ACK has not come.
+    /// TCP: the SYN was answered, or crossed another one; the client's ACK is missing.
     SynReceived,
-    /// TCP: data can flow both ways, or did when the connection was met.
+    /// TCP: data can flow both ways, or did when netmon first saw the connection.
     Established,
     /// TCP: one side has sent its FIN.
     HalfClosed,
@@ -18,14 +18,14 @@ pub enum State {
     Closed,
     /// TCP: a RST ended it before any FIN.
     Reset,
-    /// Others: only one side has sent.
+    /// Other protocols: only one side has sent.
     Unanswered,
-    /// Others: both sides have.
+    /// Other protocols: both sides have sent.
     Answered,
 }
 
 impl State {
-    /// As in output.
+    /// The name in output.
     pub fn name(self) -> &'static str {
         match self {
             State::SynSent => "syn_sent",
@@ -41,7 +41,7 @@ impl State {
 }
 
 impl Flow {
-    /// What the packets so far tell.
+    /// The state according to the packets so far.
     pub fn state(&self) -> State {
         if self.key.protocol != TCP {
             return if is_answered(self) { State::Answered } else { State::Unanswered };
@@ -55,7 +55,7 @@ impl Flow {
         } else if either & FIN != 0 {
             State::HalfClosed
         } else if !client.syn() || acknowledged(client) {
-            State::Established // with the handshake complete, or before our time
+            State::Established // the handshake is complete, or was before netmon started
         } else if server.packets == 0 {
             State::SynSent
         } else {

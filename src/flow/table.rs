@@ -1,4 +1,4 @@
-//! The table of flows: merges records, expires what is silent, stays within its bound.
+//! The table of flows: merges records, expires silent flows, stays within its bound.
 
 mod expiry;
 mod opening;
@@ -23,56 +23,56 @@ use super::network::Sight;
 use super::outcome::{RST, Verdict, judge};
 use super::past::Pasts;
 use super::quotes::{Quote, Quotes};
-use super::reuse::begins_anew;
+use super::reuse::starts_new_flow;
 use super::roles::Facing;
 use super::slab::Slab;
 use super::wheel::Wheel;
-use super::{CLOSING, Direction, ErrorKind, Flow, FlowEvent, FlowKey, Identity, Naming, Networks, Observer, Sink};
+use super::{CLOSING, Direction, ErrorKind, Flow, FlowEvent, FlowKey, Identity, NameState, Networks, Observer, Sink};
 use crate::bpf::{Cause, Moment, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Flows it holds at most.
+    /// Maximum number of flows.
     pub max_flows: usize,
     /// A flow without packets for this long is over.
     pub flow_timeout: Duration,
     /// A SYN without an answer for this long has failed.
     pub connect_timeout: Duration,
-    /// A flow older than this is closed, and what follows is a new one.
+    /// A flow older than this is closed, and its next packet starts a new flow.
     pub max_age: Option<Duration>,
 }
 
-/// What was seen takes a sweep or two to arrive: a flow's end is judged, and told, that much later.
+/// Records take up to two sweeps to arrive: the end of a flow is judged and reported that much later. In nanoseconds.
 const SETTLE_NS: u64 = 3_000_000_000;
-/// Closed flows stay this long, for packets that come late.
+/// Closed flows stay this long for late packets, in nanoseconds.
 const LINGER_NS: u64 = 5_000_000_000;
-/// An owner that is silent for this long, while another hook sees the flow, has lost it.
+/// If an owner is silent for this long while another hook sees the flow, the other hook takes over. In nanoseconds.
 const OWNER_SILENT_NS: u64 = 10_000_000_000;
 
-/// Flows looked at to find the one to evict: bounds the work for one record.
+/// Flows that are examined to find the one to evict: bounds the work for one record.
 const EVICTION_LOOKS: usize = 64;
 
-/// Flows in the table.
+/// Number of flows by protocol and direction.
 pub type Counts = HashMap<(u8, Direction), u64>;
 
-/// A flow and the generation it had.
+/// A flow's index, and the generation that the flow there had.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub(super) index: u32,
     pub(super) generation: u32,
 }
 
-/// A table of flows, each with a mark of the sinks that hear of it.
+/// A table of flows, each with the mark `M` of the sinks that receive its events.
 pub struct Table<M = ()> {
     limits: Limits,
     hasher: RandomState,
     /// Hash and index of each flow.
     index: HashTable<(u32, u32)>,
     pub(super) flows: Slab<Marked<M>>,
-    /// Those with an end that may get a name.
+    /// Flows with an end that may get a name.
     pub(super) unnamed: Vec<Entry>,
-    /// Those that are new, with the time until which they are, in the order in which they came.
+    /// New flows in the order in which they came, with the time until which they count as new.
     young: VecDeque<(u64, Entry)>,
     wheel: Wheel,
     counts: Counts,
@@ -112,52 +112,53 @@ impl<M: Default> Table<M> {
         }
     }
 
-    /// From now on, flows that are met at these interfaces are seen from a workload's outside.
+    /// Sets the interfaces that face workloads: packets there are seen from the workload's outside.
     pub fn face(&mut self, workloads: Facing) {
         self.facing = workloads;
     }
 
-    /// Flows in the table.
+    /// Number of flows in the table.
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// No flows.
+    /// True if the table has no flows.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
 
-    /// Open connections that were silent, and had to be forgotten for others: what comes of them is judged without their past.
+    /// Number of silent open connections that had to be forgotten for others: their later packets are judged without
+    /// their past.
     pub fn forgotten(&self) -> u64 {
         self.pasts.forgotten()
     }
 
-    /// ICMP errors about flows that are not known, while too many of these waited for theirs.
+    /// Number of ICMP errors about unknown flows that were lost because too many others waited for their flows.
     pub fn errors_lost(&self) -> u64 {
         self.quotes.lost()
     }
 
-    /// Flows by protocol and direction.
+    /// Number of flows by protocol and direction.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// All flows, in no order.
+    /// All flows, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.flows.iter().map(|marked| &marked.flow)
     }
 
-    /// Flows from a place on, each with its own, which it keeps.
+    /// Flows from index `from` on, each with its index, which it keeps.
     pub fn places(&self, from: u32) -> impl Iterator<Item = (u32, &Flow)> {
         self.flows.places(from).map(|(index, marked)| (index, &marked.flow))
     }
 
-    /// Flows of the `page`th part of the table; `None` behind its end. No part is large.
+    /// Flows of the `page`th part of the table; `None` after the last part. No part is large.
     pub fn page(&self, page: usize) -> Option<impl Iterator<Item = &Flow>> {
         Some(self.flows.page(page)?.map(|marked| &marked.flow))
     }
 
-    /// Gives every flow with its mark to `visit`, in no order.
+    /// Calls `visit` for every flow with its mark, in no particular order.
     pub fn visit(&mut self, mut visit: impl FnMut(&Flow, &mut M)) {
         self.flows.iter_mut().for_each(|Marked { flow, mark }| visit(flow, mark));
     }
@@ -172,13 +173,13 @@ impl<M: Default> Table<M> {
         self.merge_as(&Identity::of(record), record, observer);
     }
 
-    /// Adds a record to the flow that it belongs to.
+    /// Adds a record to the flow of this identity.
     pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer<Mark = M>) {
         let hash = self.hash(&identity.key);
         self.merge_prepared(&Prepared { identity: *identity, hash }, record, observer);
     }
 
-    /// The same, of a record that was prepared. Other records may have been merged since.
+    /// Like [`Table::merge_as`], for a record that was prepared. Other records may have been merged since.
     pub fn merge_prepared(&mut self, prepared: &Prepared, record: &Record, observer: &mut impl Observer<Mark = M>) {
         let Whose { its_own, network, hash, found } = self.whose(prepared, record);
         let identity = its_own.as_ref().unwrap_or(&prepared.identity);
@@ -191,7 +192,7 @@ impl<M: Default> Table<M> {
             }
             return;
         }
-        let is_past = |f: &Flow| self.is_aged(f, record.last_ns) || begins_anew(f, identity, record);
+        let is_past = |f: &Flow| self.is_aged(f, record.last_ns) || starts_new_flow(f, identity, record);
         let index = match found {
             Some(i) if self.flow(i).is_some_and(is_past) => {
                 self.end(i, observer);
@@ -209,7 +210,7 @@ impl<M: Default> Table<M> {
         {
             flow.details.get_or_insert_default().nat = Some(Box::new(tracked.nat));
             if flow.parties.is_some() {
-                flow.naming = Naming::Unasked;
+                flow.naming = NameState::Unasked;
             }
         }
         self.name(index, observer);
@@ -225,16 +226,16 @@ impl<M: Default> Table<M> {
             sent.own(identity, record);
             flow.is_in(network);
         }
-        let named = app::tell(flow, record);
+        let named = app::learn(flow, record);
         if !owner && !takes_over && sight != Sight::First {
-            // What it speaks is told once, by whichever hook had the payload first.
+            // The protocol is reported once, by the hook that had the payload first.
             if named {
                 marked.emit(FlowEvent::Reclassified, observer);
             }
             marked.emit(FlowEvent::Duplicate(record), observer);
             return;
         }
-        // Before the packets are added: from now on it counts as what it speaks, what was counted before stays where it is.
+        // This precedes the packets: they count under the new labels, while earlier counts stay where they are.
         if first {
             marked.emit(FlowEvent::Appeared { sender }, observer);
         }
@@ -258,7 +259,7 @@ impl<M: Default> Table<M> {
         self.judge(index, record.last_ns);
     }
 
-    /// An ICMP error is about this flow.
+    /// Applies an ICMP error about this flow.
     fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer<Mark = M>) {
         let Some(marked) = self.flows.get_mut(index) else { return };
         let kind = ErrorKind::of(marked.flow.key.v6, quote.icmp_type, quote.icmp_code);
@@ -269,19 +270,20 @@ impl<M: Default> Table<M> {
         self.judge(index, quote.at_ns);
     }
 
-    /// Is it over, and how? To be asked when something new is known.
+    /// Decides whether the flow is over. Call it whenever something new is known.
     fn judge(&mut self, index: u32, now_ns: u64) {
         let Some(Marked { flow, .. }) = self.flows.get_mut(index).filter(|marked| marked.flow.outcome.is_none()) else {
             return;
         };
         match judge(flow) {
-            // Records of the other direction, of other CPUs, with the SYN, with the answer, may be on their way.
+            // Records that change the verdict may be on their way: of the other direction, of other CPUs, with the SYN,
+            // with the answer.
             Verdict::Over(_) if !flow.has(CLOSING) => {
                 flow.mark(CLOSING, true);
                 self.wheel.schedule(&mut self.flows, index, seconds(now_ns + SETTLE_NS) + 1);
             }
             Verdict::Over(_) => {}
-            Verdict::Open => flow.mark(CLOSING, false), // an answer has overruled the error
+            Verdict::Open => flow.mark(CLOSING, false), // an answer overrules the error
         }
     }
 
@@ -290,7 +292,7 @@ impl<M: Default> Table<M> {
     }
 }
 
-/// What the record tells besides packets.
+/// Applies what the record reports besides packet counts.
 fn note<M>(marked: &mut Marked<M>, sender: usize, record: &Record, sinks: &mut impl Sink<Mark = M>) {
     let flow = &mut marked.flow;
     if record.tcp_flags & RST != 0 {

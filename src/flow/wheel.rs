@@ -1,21 +1,21 @@
-//! When to look at a flow again. A packet does not move its flow on the wheel: when its time comes, the table sees how long
-//! it really was silent and puts it back for the rest. So a record costs nothing here, and expiry costs by flows, not by
-//! packets.
+//! A timing wheel that says when to look at a flow again. A packet does not move its flow on the wheel: when the flow
+//! is due, the table sees how long it really was silent and puts it back for the rest. So a record costs nothing here,
+//! and expiry costs time per flow, not per packet.
 //!
-//! What waits for the same second is a list through the flows themselves: each flow is in one place, leaves it with the flow, and the
-//! wheel takes no memory that the table does not.
+//! The flows of one second form a list through the flows themselves: each flow is in one list, its link goes with it,
+//! and the wheel takes no memory that the table does not.
 
 use super::slab::Slab;
 
 /// A hashed timing wheel of one-second slots.
 pub(super) struct Wheel {
-    /// Of each slot's list, which is a ring; behind them the one of what is due.
+    /// Heads of the slots' lists, which are rings; the last is that of the flows that are due.
     heads: Box<[Link]>,
-    /// The second that is next to be turned.
+    /// The next second to be turned.
     now: u64,
 }
 
-/// The neighbours on the wheel.
+/// The neighbours in a list of the wheel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     before: u32,
@@ -23,21 +23,21 @@ pub(super) struct Link {
 }
 
 impl Default for Link {
-    /// On no wheel.
+    /// A link that is on no wheel.
     fn default() -> Link {
         Link { before: NOWHERE, after: NOWHERE }
     }
 }
 
-/// What can be on a wheel.
+/// Something that can be on a wheel.
 pub(super) trait Linked {
     fn link(&mut self) -> &mut Link;
 }
 
-/// Longer waits come around and are put back.
+/// Slots of one second each. Longer waits come around and are put back.
 const SLOTS: u64 = 512;
 const NOWHERE: u32 = u32::MAX;
-/// Numbers from here on are those of heads; the others are indices of flows, of which there are never so many.
+/// Numbers from here on are heads; lower ones are indices of flows. There are never that many flows.
 const HEADS: u32 = NOWHERE - 1 - SLOTS as u32;
 const DUE: u32 = HEADS + SLOTS as u32;
 
@@ -46,7 +46,7 @@ impl Wheel {
         Wheel { heads: (HEADS..=DUE).map(|head| Link { before: head, after: head }).collect(), now }
     }
 
-    /// The last second that it can tell from the others.
+    /// The latest second that has a slot of its own.
     pub(super) fn last(&self) -> u64 {
         self.now + SLOTS - 1
     }
@@ -71,7 +71,8 @@ impl Wheel {
         }
     }
 
-    /// Look at flow `index` in the second `at`, or earlier if that is too far off; and not when it was to be looked at before.
+    /// Schedules flow `index` for the second `at`, or for the last slot if that is too far off. An earlier schedule is
+    /// replaced.
     pub(super) fn schedule<T: Linked>(&mut self, flows: &mut Slab<T>, index: u32, at: u64) {
         self.remove(flows, index);
         let head = Wheel::head(at.clamp(self.now, self.last()));
@@ -80,7 +81,7 @@ impl Wheel {
         self.join(flows, index, head);
     }
 
-    /// It is not to be looked at any more.
+    /// Takes a flow off the wheel.
     pub(super) fn remove<T: Linked>(&mut self, flows: &mut Slab<T>, index: u32) {
         let Some(Link { before, after }) = flows.get_mut(index).map(|flow| std::mem::take(flow.link())) else { return };
         if before != NOWHERE {
@@ -88,9 +89,9 @@ impl Wheel {
         }
     }
 
-    /// Time has come to the second `to`: all up to it is due.
+    /// Advances to the second `to`: everything up to it becomes due.
     pub(super) fn turn<T: Linked>(&mut self, flows: &mut Slab<T>, to: u64) {
-        // After a pause of a whole turn every slot is due once.
+        // After a pause of more than a whole turn, every slot is due once.
         let end = to.min(self.last());
         while self.now <= end {
             let head = Wheel::head(self.now);
@@ -106,12 +107,12 @@ impl Wheel {
         self.now = self.now.max(to + 1);
     }
 
-    /// Takes the next one that is due off the wheel.
+    /// Takes the next flow that is due off the wheel.
     pub(super) fn due<T: Linked>(&mut self, flows: &mut Slab<T>) -> Option<u32> {
         self.take_first(flows, DUE)
     }
 
-    /// Takes the one that is due first, with the second it is due in.
+    /// Takes the flow that will be due first off the wheel; returns its second and index.
     pub(super) fn pop<T: Linked>(&mut self, flows: &mut Slab<T>) -> Option<(u64, u32)> {
         let at = (self.now..=self.last()).find(|at| {
             let head = Wheel::head(*at);
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(on.turn(101), [0, 1]);
         assert_eq!(on.turn(102), [0; 0]);
         assert_eq!(on.turn(110), [3]);
-        assert_eq!(on.turn(100 + SLOTS), [9], "as late as the wheel can tell");
+        assert_eq!(on.turn(100 + SLOTS), [9], "the latest second of the wheel");
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_in_one_place_and_leaves_it_for_good() {
+    fn each_is_in_one_list_and_leaves_it_for_good() {
         let mut on = On::new(10, 4);
         for at in 10..400 {
             on.schedule(at, 1);

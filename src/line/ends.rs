@@ -1,4 +1,4 @@
-//! Who the ends of a flow are, as printed.
+//! The names of a flow's ends, as printed.
 
 use std::sync::Arc;
 
@@ -6,13 +6,13 @@ use serde::{Serialize, Serializer};
 
 use crate::flow::Party;
 
-/// One end of a flow, by its names in the cluster.
+/// The names of one end of a flow.
 #[derive(Clone, Debug, Default)]
 pub struct Ends(pub Arc<Party>);
 
 impl Ends {
-    /// What stands for its address where there is room for little: the service that was dialled, or the pod, with its namespace, or
-    /// the node. `None`: nothing tells as much as the address.
+    /// A short name in place of its address: the service that was dialled, or the pod, with its namespace, or the node.
+    /// `None` if no name says as much as the address.
     pub fn host(&self) -> Option<String> {
         let Party { namespace, pod, workload, service, node, .. } = &*self.0;
         match (service.as_ref().or(pod.as_ref()).or(workload.as_ref()), namespace) {
@@ -23,7 +23,7 @@ impl Ends {
     }
 }
 
-/// The fields, in their order.
+/// The JSON fields, in their order.
 #[derive(Serialize)]
 struct Fields<'a> {
     namespace: Option<&'a str>,
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_telling_name_stands_for_the_address() {
+    fn the_most_specific_name_stands_for_the_address() {
         let name = |name: &str| Some(Arc::<str>::from(name));
         let pod = Party { namespace: name("shop"), pod: name("web-1"), workload: name("web"), ..Party::default() };
         let dialled = Party { service: name("front"), ..pod.clone() };

@@ -13,55 +13,55 @@ use crate::flow::{Direction, Flow, Sent, Stat, protocol_name};
 
 pub use ends::Ends;
 
-/// What a flow does not know of itself. All of it may be absent.
+/// What a line needs besides the flow itself. Everything may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LineContext {
-    /// From the flow's clock to nanoseconds since 1970.
+    /// Offset from the flow's clock to nanoseconds since 1970.
     pub clock_offset_ns: i64,
-    /// Packets are known to be of a tick of this length; 0: each has a time of its own.
+    /// Length of the ticks in which packets get their times, in nanoseconds; 0 if each has a time of its own.
     pub tick_ns: u64,
-    /// Name of its interface.
+    /// Name of the flow's interface.
     pub interface: Option<String>,
-    /// Hooks tell the direction, and are worth telling.
+    /// True if hooks and directions are known, so that they are printed.
     pub directions: bool,
 }
 
-/// A flow, as printed. What is not known is absent, never 0.
+/// A flow as it is printed. A value that is not known is absent, never 0.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Line {
-    /// Tells it from the others of the same output.
+    /// Identifies the flow in the same output.
     pub id: u64,
-    /// First packet, RFC 3339.
+    /// Time of the first packet, RFC 3339.
     pub start: String,
-    /// Last packet.
+    /// Time of the last packet, RFC 3339.
     pub end: String,
     /// Seconds between them.
     pub duration_s: f64,
-    /// By name, else by number.
+    /// Protocol by name, else by number.
     pub protocol: String,
-    /// `ingress`: the remote end opened it.
+    /// `ingress` if the remote end opened it, else `egress`.
     pub direction: Option<&'static str>,
-    /// Who opened it.
+    /// Address of the end that opened it.
     pub client_ip: Option<IpAddr>,
-    /// Of protocols that have ports.
+    /// Port of the client, if the protocol has ports.
     pub client_port: Option<u16>,
-    /// Who answers.
+    /// Address of the end that answers.
     pub server_ip: Option<IpAddr>,
-    /// Of protocols that have ports.
+    /// Port of the server, if the protocol has ports.
     pub server_port: Option<u16>,
-    /// Sent by the client.
+    /// Packets that the client sent.
     pub client_packets: u64,
-    /// On the wire, from the link-layer header on.
+    /// Bytes that the client sent, on the wire, from the link-layer header on.
     pub client_bytes: u64,
-    /// Sent by the server.
+    /// Packets that the server sent.
     pub server_packets: u64,
-    /// On the wire, from the link-layer header on.
+    /// Bytes that the server sent, on the wire, from the link-layer header on.
     pub server_bytes: u64,
-    /// OR of all its packets, `SYN|ACK`.
+    /// TCP flags of all the client's packets: `SYN|ACK`.
     pub client_tcp_flags: Option<String>,
-    /// OR of all its packets.
+    /// TCP flags of all the server's packets.
     pub server_tcp_flags: Option<String>,
-    /// How far it has come.
+    /// State of the flow, see [`crate::flow::State`].
     pub state: Option<&'static str>,
     /// `ok`, `failed` or `active`.
     pub status: &'static str,
@@ -69,58 +69,58 @@ pub struct Line {
     pub reason: Option<&'static str>,
     /// Who sent the first RST, `client` or `server`, whether or not that was a failure.
     pub reset_by: Option<&'static str>,
-    /// What its payload speaks.
+    /// Application protocol.
     pub app_protocol: Option<&'static str>,
-    /// What it changed to in the same connection: `tls` after STARTTLS.
+    /// Protocol that it changed to in the same connection: `tls` after STARTTLS.
     pub app_protocol_next: Option<&'static str>,
-    /// `1.3`.
+    /// TLS version: `1.3`.
     pub tls_version: Option<&'static str>,
-    /// SYN-ACK to ACK, microseconds.
+    /// Time from SYN-ACK to ACK, in microseconds.
     pub handshake_client_us: Option<f64>,
-    /// SYN to SYN-ACK.
+    /// Time from SYN to SYN-ACK, in microseconds.
     pub handshake_server_us: Option<f64>,
-    /// Data to its ACK.
+    /// Times from data to its ACK.
     pub rtt_us: Option<Stats>,
-    /// Last byte of a request to the first of its response.
+    /// Times from the last byte of a request to the first of its response.
     pub response_us: Option<Stats>,
-    /// TCP segments that the client sent again.
+    /// TCP segments that the client retransmitted.
     pub client_retransmits: Option<u64>,
-    /// TCP segments that the server sent again.
+    /// TCP segments that the server retransmitted.
     pub server_retransmits: Option<u64>,
-    /// Where it was seen.
+    /// Interface that it was seen at.
     pub interface: Option<String>,
-    /// Where the client's packets were seen.
+    /// Hook that saw the client's packets.
     pub hook: Option<&'static str>,
-    /// Of the client's latest packet.
+    /// ICMP type of the client's latest packet.
     pub icmp_type: Option<u8>,
-    /// Of the client's latest packet.
+    /// ICMP code of the client's latest packet.
     pub icmp_code: Option<u8>,
     /// Outer VLAN id.
     pub vlan: Option<u16>,
-    /// Who the client is.
+    /// Names of the client.
     pub client: Option<Ends>,
-    /// Who the server is.
+    /// Names of the server.
     pub server: Option<Ends>,
-    /// What addresses were translated to.
+    /// Translated addresses.
     pub nat: Option<Nat>,
 }
 
-/// Times that were measured more than once, in microseconds.
+/// A summary of repeated measurements, in microseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Stats {
-    /// How often.
+    /// Number of measurements.
     pub count: u64,
-    /// The shortest.
+    /// The shortest time.
     pub min: f64,
-    /// Their mean.
+    /// The mean time.
     pub mean: f64,
-    /// The longest.
+    /// The longest time.
     pub max: f64,
-    /// The latest.
+    /// The latest time.
     pub last: f64,
 }
 
-/// Addresses behind a translation.
+/// The translated addresses and ports of a flow.
 #[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Nat {
@@ -135,11 +135,11 @@ pub(crate) const ICMP: [u8; 2] = [1, 58];
 /// TCP, UDP, SCTP.
 pub(crate) const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
 
-/// RFC 9293, 3.1, from the lowest bit on.
+/// Names of the TCP flags (RFC 9293, 3.1), from the lowest bit on.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
 impl Line {
-    /// The fields of `flow`.
+    /// All fields of `flow`.
     pub fn new(id: u64, flow: &Flow, context: &LineContext) -> Line {
         let protocol = flow.key.protocol;
         let (start, end) = Time::of(flow, context.tick_ns);
@@ -155,14 +155,15 @@ impl Line {
         }
     }
 
-    /// Those that cost little: enough to tell in most cases whether anybody wants the others. `directions` as in [`LineContext`].
+    /// Only the cheap fields, which in most cases are enough to decide whether the others are needed. `directions` is
+    /// as in [`LineContext`].
     pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
         let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
         let (from_client, from_server) = (flow.from_client(), flow.from_server());
         let protocol = flow.key.protocol;
         let port = |port| WITH_PORTS.contains(&protocol).then_some(port);
-        // What the client sent speaks for the flow; only where it sent nothing, the server's does.
+        // Show properties of the client's packets; those of the server only if the client sent nothing.
         let shown = if from_client.packets > 0 { from_client } else { from_server };
         let details = flow.details.as_deref();
         let retransmits =
@@ -214,7 +215,7 @@ fn microseconds(ns: u64) -> f64 {
 }
 
 impl Stats {
-    /// `None` if nothing was measured.
+    /// The summary; `None` if nothing was measured.
     fn of(stat: &Stat) -> Option<Stats> {
         (stat.count > 0).then(|| Stats {
             count: stat.count.into(),
@@ -226,7 +227,7 @@ impl Stats {
     }
 }
 
-/// A point in time, and how many digits of it are known.
+/// A point in time with its known precision, in nanoseconds of the flow's clock.
 #[derive(Clone, Copy)]
 enum Time {
     Nanos(u64),
@@ -260,7 +261,7 @@ impl Time {
         .to_string()
     }
 
-    /// With the digits that are known of both.
+    /// The time between both in seconds, with the precision that both have.
     fn seconds_to(self, end: Time) -> f64 {
         let ns = end.ns().saturating_sub(self.ns());
         match (self, end) {

@@ -1,4 +1,5 @@
-//! Flows as CSV: the fields of the JSON objects, those of inner objects with the name of the outer one in front.
+//! Writes flows as CSV: the fields of the JSON objects; fields of nested objects have the name of the outer field in
+//! front.
 
 use std::io::{self, Write};
 
@@ -10,7 +11,7 @@ use crate::line::{Ends, Line, Nat, Stats};
 /// Writes lines as rows.
 pub(super) struct Rows<W: Write> {
     writer: Writer<W>,
-    /// A field, and where it is an object one of the fields in it.
+    /// A field, and if that is an object, one of its fields.
     columns: Vec<(String, Option<String>)>,
 }
 
@@ -49,7 +50,7 @@ impl<W: Write> Rows<W> {
     }
 }
 
-/// A line with all inner objects, for the header.
+/// A line with all nested objects, for the header.
 fn complete() -> Line {
     let (stats, ends) = (Some(Stats::default()), Some(Ends::default()));
     let nat = Some(Nat::default());

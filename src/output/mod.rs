@@ -1,4 +1,4 @@
-//! Prints flows for people and programs: as a table, as JSON or as CSV.
+//! Writes flows for people and programs: the same fields as a table, as JSON or as CSV.
 
 mod csv;
 mod packet;
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use crate::config::Format;
 use crate::line::Line;
 
-pub use packet::{PacketLine, Taken};
+pub use packet::{PacketLine, ParsedPacket};
 
 /// Writes flows to `W`.
 pub struct FlowWriter<W: Write>(Inner<W>);
@@ -21,7 +21,11 @@ enum Inner<W: Write> {
 }
 
 impl<W: Write> FlowWriter<W> {
-    /// Writes to `out`, which should be buffered.
+    /// Creates a writer to `out`, which should be buffered.
+    ///
+    /// # Errors
+    ///
+    /// The header cannot be written.
     pub fn new(format: Format, out: W) -> io::Result<FlowWriter<W>> {
         Ok(FlowWriter(match format {
             Format::Table => Inner::Table(out, table::Rows::default()),
@@ -30,12 +34,16 @@ impl<W: Write> FlowWriter<W> {
         }))
     }
 
-    /// As a table whose lines are not longer than `width`, as far as that is possible.
+    /// Creates a writer of a table with lines of at most `width` characters, as far as possible.
     pub fn table(out: W, width: Option<u16>) -> FlowWriter<W> {
         FlowWriter(Inner::Table(out, table::Rows::within(width)))
     }
 
-    /// Writes one flow, now or later.
+    /// Writes one flow, at once or later.
+    ///
+    /// # Errors
+    ///
+    /// The output cannot be written to.
     pub fn write(&mut self, line: &Line) -> io::Result<()> {
         match &mut self.0 {
             Inner::Table(out, rows) => rows.add(line, out),
@@ -47,7 +55,11 @@ impl<W: Write> FlowWriter<W> {
         }
     }
 
-    /// Writes what is left.
+    /// Writes and flushes everything that remains.
+    ///
+    /// # Errors
+    ///
+    /// The output cannot be written to.
     pub fn finish(&mut self) -> io::Result<()> {
         match &mut self.0 {
             Inner::Table(out, rows) => rows.finish(out),

@@ -1,4 +1,4 @@
-//! A traced packet as it is printed. The names of fields are an interface: programs read them.
+//! The fields of a traced packet as they are printed. Their names are an interface for programs.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -11,73 +11,73 @@ use crate::bpf::{App, PacketView, TracedPacket};
 use crate::flow::protocol_name;
 use crate::line::{ICMP, TCP, WITH_PORTS, tcp_flags};
 
-/// A packet. What it does not have is absent.
+/// A traced packet as it is printed. A value that it does not have is absent.
 #[derive(Clone, Debug, Serialize)]
 pub struct PacketLine {
-    /// When it was seen, RFC 3339.
+    /// The time at which it was seen, RFC 3339.
     pub time: String,
-    /// Where.
+    /// Interface that it was seen at.
     pub interface: String,
-    /// On which side.
+    /// Hook that it was seen at.
     pub hook: &'static str,
-    /// What the program took it for, and what became of it.
+    /// How the BPF program parsed it, and its verdict.
     #[serde(flatten)]
-    pub taken: Taken,
-    /// TCP.
+    pub parsed: ParsedPacket,
+    /// TCP sequence number.
     pub seq: Option<u32>,
-    /// TCP.
+    /// TCP acknowledgement number.
     pub ack: Option<u32>,
-    /// TCP, unscaled.
+    /// TCP window, unscaled.
     pub window: Option<u16>,
-    /// `first` or `later`.
+    /// `first` or `later`, for a fragment.
     pub fragment: Option<&'static str>,
-    /// Packets on the wire: the segments of a GSO packet.
+    /// Number of packets on the wire: the segments of a GSO packet.
     pub packets: u64,
-    /// Of these, from the link-layer header on.
+    /// Bytes of these packets, from the link-layer header on.
     pub bytes: u64,
-    /// Of the packet as the kernel handed it around.
+    /// Length of the packet as the kernel handles it, in bytes.
     pub length: u32,
-    /// What it carries, if it is a tunnel's.
+    /// The tunnel protocol, if it is a tunnel's packet.
     pub tunnel: Option<&'static str>,
-    /// The packet in it.
-    pub inner: Option<Taken>,
-    /// `ethernet` or `ip`: what `header` starts with.
+    /// The packet inside the tunnel.
+    pub inner: Option<ParsedPacket>,
+    /// What `header` starts with: `ethernet` or `ip`.
     pub link: &'static str,
-    /// Headers, hexadecimal.
+    /// The headers, in hexadecimal.
     pub header: String,
 }
 
-/// What the program took a packet for.
+/// How the BPF program parsed a packet.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Taken {
-    /// What became of it.
+pub struct ParsedPacket {
+    /// What the program did with it.
     pub verdict: &'static str,
-    /// By name, else by number.
+    /// Protocol by name, else by number.
     pub protocol: Option<String>,
-    /// The sender.
+    /// Address of the sender.
     pub src_ip: Option<IpAddr>,
-    /// Of protocols that have ports.
+    /// Port of the sender, if the protocol has ports.
     pub src_port: Option<u16>,
-    /// The receiver.
+    /// Address of the receiver.
     pub dst_ip: Option<IpAddr>,
-    /// Of protocols that have ports.
+    /// Port of the receiver, if the protocol has ports.
     pub dst_port: Option<u16>,
-    /// `SYN|ACK`.
+    /// TCP flags: `SYN|ACK`.
     pub tcp_flags: Option<String>,
-    /// ICMP.
+    /// ICMP type.
     pub icmp_type: Option<u8>,
-    /// ICMP.
+    /// ICMP code.
     pub icmp_code: Option<u8>,
     /// Outer VLAN id.
     pub vlan: Option<u16>,
 }
 
-impl Taken {
-    fn of(view: &PacketView) -> Taken {
+impl ParsedPacket {
+    fn of(view: &PacketView) -> ParsedPacket {
         let of_protocol = |protocols: &[u8]| view.protocol.is_some_and(|protocol| protocols.contains(&protocol));
         let [source, destination] = view.ports;
         let [icmp_type, icmp_code] = view.icmp;
-        Taken {
+        ParsedPacket {
             verdict: view.fate.name(),
             protocol: view.protocol.map(|protocol| protocol_name(protocol).into_owned()),
             src_ip: view.ends.map(|ends| ends[0]),
@@ -93,7 +93,7 @@ impl Taken {
 }
 
 impl PacketLine {
-    /// Of a packet at an interface; the offset leads from its clock to nanoseconds since 1970.
+    /// The fields of a packet at an interface. The offset leads from its clock to nanoseconds since 1970.
     pub fn new(packet: &TracedPacket, interface: String, clock_offset_ns: i64) -> PacketLine {
         let at = UNIX_EPOCH + Duration::from_nanos(packet.ns.saturating_add_signed(clock_offset_ns));
         let header = whole_header(packet);
@@ -102,7 +102,7 @@ impl PacketLine {
             time: humantime::format_rfc3339_nanos(at).to_string(),
             interface,
             hook: packet.hook.name(),
-            taken: Taken::of(&packet.view),
+            parsed: ParsedPacket::of(&packet.view),
             seq: tcp.then_some(packet.seq),
             ack: tcp.then_some(packet.ack),
             window: tcp.then_some(packet.window),
@@ -111,10 +111,10 @@ impl PacketLine {
             bytes: packet.bytes,
             length: packet.length + packet.vlan_tag.map_or(0, |_| VLAN),
             tunnel: packet.inner.as_ref().and_then(|(tunnel, _)| tunnel.map(App::name)),
-            inner: packet.inner.as_ref().map(|(_, view)| Taken::of(view)),
+            inner: packet.inner.as_ref().map(|(_, view)| ParsedPacket::of(view)),
             link: if packet.ethernet { "ethernet" } else { "ip" },
             header: header.iter().fold(String::new(), |mut hex, byte| {
-                // A String takes everything.
+                // Writing to a String cannot fail.
                 let _ = write!(hex, "{byte:02x}");
                 hex
             }),
@@ -122,12 +122,12 @@ impl PacketLine {
     }
 }
 
-/// Bytes of a VLAN tag.
+/// Length of a VLAN tag, in bytes.
 const VLAN: u32 = 4;
-/// Bytes of both addresses of Ethernet.
+/// Length of both Ethernet addresses, in bytes.
 const MACS: usize = 12;
 
-/// With the tag that the driver took out.
+/// The headers with the VLAN tag that the driver removed.
 fn whole_header(packet: &TracedPacket) -> Vec<u8> {
     let mut header = packet.header.clone();
     if let Some(tag) = packet.vlan_tag.filter(|_| packet.ethernet && header.len() >= MACS) {

@@ -1,4 +1,4 @@
-//! Flows as a table: what fits a line of a terminal.
+//! Writes flows as a table that fits the width of a terminal.
 
 use std::io::{self, Write};
 
@@ -8,18 +8,20 @@ use crate::line::{Ends, Line};
 
 const HEADER: [&str; 12] =
     ["START", "PROTO", "CLIENT", "SERVER", "SENT", "BYTES", "RECEIVED", "BYTES", "SECONDS", "RTT MS", "APP", "OUTCOME"];
-/// Columns of numbers.
+/// The columns of numbers.
 const RIGHT: std::ops::Range<usize> = 4..10;
-/// Where lines are too long, in this order: packets, seconds, the time, application, round trip, bytes.
+/// Columns that are left out if lines are too long, in this order: packets, seconds, the time, application, round trip,
+/// bytes.
 const LEFT_OUT: [usize; 8] = [4, 6, 8, 0, 10, 9, 5, 7];
-/// The width of a column is known once its rows are. So many wait for each other; those that follow have the width at least.
+/// The width of a column is known once its rows are. This many rows wait for each other; later rows have at least that
+/// width.
 const ROWS: usize = 1000;
 
 /// Rows that wait to be written.
 pub(super) struct Rows {
     table: Table,
     width: Option<u16>,
-    /// Of the columns, once some were written, and which of them are shown.
+    /// Widths of the columns after the first rows were written; `None` for those that are hidden.
     before: Option<[Option<u16>; HEADER.len()]>,
 }
 
@@ -32,12 +34,12 @@ impl Default for Rows {
 }
 
 impl Rows {
-    /// For lines that are not to be longer, as far as that is possible.
+    /// Rows of at most this width, as far as possible.
     pub(super) fn within(width: Option<u16>) -> Rows {
         Rows { width, ..Rows::default() }
     }
 
-    /// Leaves out columns until what is left fits; what was left out before stays so, for the columns to be the same.
+    /// Hides columns until the others fit. Hidden ones stay hidden, so that all rows have the same columns.
     fn fit(&mut self) {
         let widths = self.table.column_max_content_widths();
         let mut shown: [Option<u16>; HEADER.len()] = std::array::from_fn(|column| widths.get(column).copied());
@@ -48,7 +50,7 @@ impl Rows {
                 }
             }
             (None, Some(most)) => {
-                // A blank on either side of each.
+                // One space on either side of each column.
                 let mut sum: usize = shown.iter().flatten().map(|width| usize::from(*width) + 2).sum();
                 for column in LEFT_OUT {
                     if sum <= usize::from(most) {
@@ -74,7 +76,7 @@ impl Rows {
 
     pub(super) fn add(&mut self, line: &Line, out: &mut impl Write) -> io::Result<()> {
         self.table.add_row([
-            // The date is on the whole line only, in JSON and CSV.
+            // Only JSON and CSV have the date.
             line.start.get(11..26).unwrap_or_default().to_owned(),
             line.protocol.clone(),
             endpoint(line.client.as_ref(), line.client_ip, line.client_port),
@@ -103,13 +105,13 @@ impl Rows {
 
     fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.fit();
-        // Whoever reads may take a while: the rows, which take many times the room, are not kept for that.
+        // The reader may be slow: do not keep the rows, which take many times the memory of the lines.
         let mut next = Table::new();
         next.load_style(presets::NOTHING);
         let rows = std::mem::replace(&mut self.table, next);
         let lines: Vec<String> = rows.lines().collect();
         drop(rows);
-        // The last column is padded too.
+        // The last column is padded, too.
         lines.iter().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
     }
 }

@@ -183,12 +183,12 @@ mod tests {
         let [one, other] = [4000, 4001].map(|port| of(&table, port).parties.clone().unwrap());
         assert!(Arc::ptr_eq(&one, &other));
         assert_eq!(of(&table, 4000).client_party().unwrap().name.as_deref(), Some("corp"));
-        assert_eq!(of(&table, 4000).naming, crate::flow::Naming::Settled);
+        assert_eq!(of(&table, 4000).naming, crate::flow::NameState::Settled);
     }
 
     #[test]
     fn nobody_waits_twice_for_a_stranger() {
-        use crate::flow::Naming::{Awaited, Overdue};
+        use crate::flow::NameState::{Awaited, Overdue};
         const SECOND: u64 = 1_000_000_000;
         let (mut table, mut namer) = (table(), Namer::new(Some(names(Cluster::Whole))));
         let mut observing = Observing { directory: &mut namer, sinks: &mut Quiet };

@@ -1,4 +1,4 @@
-//! Packets of a capture file: pcap, with times in micro- or nanoseconds, and pcapng, of either byte order.
+//! Reads packets from capture files: pcap, with times in micro- or nanoseconds, and pcapng, in either byte order.
 
 use anyhow::{Context, Result, bail, ensure};
 use pcap_parser::{
@@ -8,12 +8,12 @@ use pcap_parser::{
 
 use super::stream::Stream;
 
-/// Of each packet this much is kept, more than any chain of headers: BPF_PROG_TEST_RUN takes less than a page.
+/// Bytes of each packet that are kept, more than any chain of headers has: BPF_PROG_TEST_RUN takes less than a page.
 pub(super) const KEPT: usize = 3072;
 
-/// libpcap takes no longer packet of any link type that can be replayed.
+/// Maximum length of a packet in bytes, that of libpcap for all link types that can be replayed.
 const PACKET_MOST: u32 = 1 << 20;
-/// Longer than a packet with any comment, or than any list of names.
+/// Maximum length of a block in bytes: more than a packet with any comment, or any list of names, takes.
 const BLOCK_MOST: u32 = 32 << 20;
 
 const PCAP_HEADER: usize = 24;
@@ -24,22 +24,22 @@ const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a]; // the same in both byte orde
 const LITTLE: [u8; 4] = [0x4d, 0x3c, 0x2b, 0x1a];
 const BIG: [u8; 4] = [0x1a, 0x2b, 0x3c, 0x4d];
 const OBSOLETE_PACKET: u32 = 2;
-/// Of an enhanced packet block; the lowest two bits tell the direction.
+/// The option epb_flags of an enhanced packet block; its lowest two bits are the direction.
 const EPB_FLAGS: u16 = 2;
 const OUTGOING: u32 = 2;
 
-/// A packet as it was captured.
+/// A packet of the capture.
 #[derive(Debug, Default)]
 pub(super) struct Packet {
     /// Nanoseconds since 1970.
     pub(super) at_ns: u64,
     /// Its first bytes, [`KEPT`] at most.
     pub(super) data: Vec<u8>,
-    /// Bytes it had on the wire.
+    /// Its length on the wire, in bytes.
     pub(super) wire_bytes: u32,
-    /// Number of the interface in the capture, counted over all sections.
+    /// Index of its interface in the capture, counted over all sections.
     pub(super) interface: usize,
-    /// It left through the interface; `None`: the capture does not tell.
+    /// True if it left through the interface; `None` if the capture does not say.
     pub(super) outgoing: Option<bool>,
 }
 
@@ -47,11 +47,11 @@ pub(super) struct Packet {
 #[derive(Debug)]
 pub(super) struct Interface {
     pub(super) name: Option<String>,
-    /// What packets start with: LINKTYPE_ numbers, <https://www.tcpdump.org/linktypes.html>.
+    /// Its link type, a LINKTYPE_ number: <https://www.tcpdump.org/linktypes.html>.
     pub(super) link_type: u32,
-    /// Ticks of its clock in a second.
+    /// Ticks of its clock per second.
     ticks: u128,
-    /// Added to all its times.
+    /// Seconds that are added to all its times.
     offset_s: i64,
     snaplen: u32,
 }
@@ -62,15 +62,15 @@ enum Format {
     PcapNg { big_endian: bool },
 }
 
-/// Reads a capture from its start to its end.
+/// Reads a capture from start to end.
 pub(super) struct Capture {
     stream: Stream,
     format: Format,
     interfaces: Vec<Interface>,
-    /// Interfaces of earlier sections: a section counts its own from 0.
+    /// Number of interfaces in earlier sections: each section counts its own from 0.
     earlier: usize,
     packets: u64,
-    /// For packets without a time.
+    /// Time of the last packet, for those without a time.
     last_ns: u64,
 }
 
@@ -85,7 +85,7 @@ impl Capture {
             let (header, format) = pcap(start)?;
             let interface = Interface {
                 name: None,
-                // The upper bits tell of frame check sequences.
+                // The upper bits describe frame check sequences.
                 link_type: header.network.0 as u32 & 0xffff,
                 ticks: 0,
                 offset_s: 0,
@@ -97,17 +97,17 @@ impl Capture {
         Ok(Capture { stream, format, interfaces, earlier: 0, packets: 0, last_ns: 1 })
     }
 
-    /// Its interfaces, as far as it was read; one of pcap files.
+    /// The interfaces so far; a pcap file has exactly one.
     pub(super) fn interfaces(&self) -> &[Interface] {
         &self.interfaces
     }
 
-    /// How many of them belong to earlier sections.
+    /// Number of interfaces that belong to earlier sections.
     pub(super) fn earlier(&self) -> usize {
         self.earlier
     }
 
-    /// The next packet; false at the end. An error says what is wrong, and where.
+    /// Reads the next packet; false at the end. Errors say what is wrong, and at which offset.
     pub(super) fn next(&mut self, packet: &mut Packet) -> Result<bool> {
         let found = match self.format {
             Format::Pcap { big_endian, tick_ns } => self.next_record(packet, big_endian, tick_ns)?,
@@ -186,7 +186,9 @@ impl Capture {
                 Ok((_, Block::Unknown(block)))
                     if [OBSOLETE_PACKET, OBSOLETE_PACKET.swap_bytes()].contains(&block.block_type) =>
                 {
-                    Err(anyhow::anyhow!("packet blocks of this kind are obsolete: convert with editcap -F pcapng"))
+                    Err(anyhow::anyhow!(
+                        "packet blocks of this kind are obsolete: convert the file with editcap -F pcapng"
+                    ))
                 }
                 Ok(_) => Ok(false),
                 Err(_) => Err(anyhow::anyhow!("its parts contradict its length")),
@@ -200,7 +202,8 @@ impl Capture {
         }
     }
 
-    /// Of the block that comes next, which is all there then; `None` at the end. Learns the byte order of a section.
+    /// Length of the next block, which has been read completely then; `None` at the end. Also detects the byte order of
+    /// a section.
     fn block_length(&mut self) -> Result<Option<usize>> {
         let Format::PcapNg { big_endian } = &mut self.format else { return Ok(None) };
         let header = self.stream.peek(12)?;
@@ -233,7 +236,7 @@ impl Capture {
     fn cut_off(&self, what: &str, whole: usize, there: usize) -> anyhow::Error {
         let offset = self.stream.offset();
         anyhow::anyhow!(
-            "the file is cut off: {what} at {} needs {whole} bytes and has {there}, {} packets come before",
+            "the file is cut off: {what} at {} needs {whole} bytes and has {there}; {} packets precede it",
             self.stream.place(offset),
             self.packets
         )
@@ -245,7 +248,7 @@ impl Packet {
         let captured = data.len().min(captured as usize);
         self.data.clear();
         self.data.extend_from_slice(&data[..captured.min(KEPT)]);
-        // Some writers leave the length on the wire out.
+        // Some writers omit the length on the wire.
         self.wire_bytes = wire.max(captured as u32);
     }
 }
@@ -257,7 +260,7 @@ fn word(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
 
 fn pcap(start: &[u8]) -> Result<(PcapHeader, Format)> {
     match parse_pcap_header(start) {
-        // The parser takes a variant with longer records too, which nothing writes any more.
+        // The parser also accepts a variant with longer records, which nothing writes any more.
         Ok((_, header)) if !header.is_modified_format() => {
             let tick_ns = if header.is_nanosecond_precision() { 1 } else { 1000 };
             Ok((header.clone(), Format::Pcap { big_endian: header.is_bigendian(), tick_ns }))
@@ -268,7 +271,7 @@ fn pcap(start: &[u8]) -> Result<(PcapHeader, Format)> {
         _ => {
             let start: Vec<String> = start.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
             bail!(
-                "not a capture file (it starts with {}): pcap and pcapng can be read, also compressed with gzip",
+                "not a capture file (it starts with {}): pcap and pcapng are supported, also compressed with gzip",
                 start.join(" ")
             )
         }
@@ -277,16 +280,16 @@ fn pcap(start: &[u8]) -> Result<(PcapHeader, Format)> {
 
 fn interface(block: &InterfaceDescriptionBlock<'_>, big_endian: bool) -> Result<Interface> {
     let option = |code: OptionCode| block.options.iter().find(|o| o.code == code);
-    // Bit 7 chooses between powers of 10 and of 2.
+    // Bit 7 selects powers of 2 instead of 10.
     let exponent = u32::from(block.if_tsresol & 0x7f);
     let ticks = if block.if_tsresol & 0x80 == 0 { 10u128.checked_pow(exponent) } else { 2u128.checked_pow(exponent) };
-    // The parser knows one byte order only here.
+    // Here the parser supports only one byte order.
     let offset_s = option(OptionCode::IfTsoffset).and_then(|o| <[u8; 8]>::try_from(o.as_bytes().ok()?).ok());
     let offset_s = offset_s.map(if big_endian { i64::from_be_bytes } else { i64::from_le_bytes });
     Ok(Interface {
         name: option(OptionCode::IfName).and_then(|o| o.as_str().ok()).map(str::to_owned),
         link_type: block.linktype.0 as u32,
-        ticks: ticks.context("the resolution of its clock is impossible")?,
+        ticks: ticks.context("the resolution of its clock is out of range")?,
         offset_s: offset_s.unwrap_or(0),
         snaplen: block.snaplen,
     })
@@ -295,7 +298,7 @@ fn interface(block: &InterfaceDescriptionBlock<'_>, big_endian: bool) -> Result<
 impl Interface {
     fn at_ns(&self, ticks: u64) -> Result<u64> {
         let ns = i128::from(ticks) * 1_000_000_000;
-        // What is finer than a nanosecond is cut off. Ticks are less than 10^39, so the cast holds.
+        // Fractions of a nanosecond are dropped. Ticks are less than 10^39, so the cast is safe.
         let ns = ns / (self.ticks as i128) + i128::from(self.offset_s) * 1_000_000_000;
         u64::try_from(ns).context("its time is not between the years 1970 and 2554")
     }

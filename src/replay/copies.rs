@@ -1,11 +1,12 @@
-//! Copies of a packet in captures of all interfaces at once, Linux "cooked": a forwarded packet is there once for each interface that
-//! it passes, and a packet of a loopback device as it leaves and as it comes back. Version 2 tells the interface, so that the table
-//! can tell who saw the packet first; version 1 says only whether it came or left.
+//! Detects copies of a packet in captures of all interfaces at once, Linux "cooked": a forwarded packet appears once
+//! for each interface that it passes, and a packet of a loopback device as it leaves and as it comes back. Version 2
+//! names the interface, so that the flow table can decide which interface saw the packet first; version 1 only says
+//! whether it came or left.
 //!
-//! A copy is the same from the IP header on, but for what a router or a driver writes into it: hops to live and checksums. One that
-//! came and one that left are copies as often as both are there. Of those that all came, as at a bridge and its port, or all left,
-//! version 1 leaves only the time to tell a copy from a packet that was sent again, which comes later, and over IPv4 with another
-//! identification (RFC 6864, 4.3).
+//! A copy is identical from the IP header on, except for what a router or a driver writes into it: the hop limit and
+//! checksums. A packet that came and one that left are copies, as often as there are both. Among packets that all came,
+//! as at a bridge and its port, or all left, version 1 leaves only the time to distinguish a copy from a
+//! retransmission, which comes later, and over IPv4 with another identification (RFC 6864, 4.3).
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
@@ -16,53 +17,55 @@ use foldhash::fast::FixedState;
 use super::capture::Packet;
 use super::link::{Framed, Link};
 
-/// With an identification of its own, it is the same packet however long it waited in a queue; but identifications come again.
+/// Within this time, in nanoseconds, equal packets with an identification are the same packet, however long it waited
+/// in a queue; later, identifications repeat.
 const SAME_ID_NS: u64 = 100_000_000;
-/// Else only what comes at once is: no sender repeats a segment so soon.
+/// Without an identification, equal packets are the same only within this time, in nanoseconds: no sender repeats a
+/// segment so soon.
 const SAME_NS: u64 = 1_000_000;
-/// A packet may wait this long between coming and leaving.
+/// Maximum time between a packet's arrival and departure, in nanoseconds.
 const FORWARDED_NS: u64 = 1_000_000_000;
-/// Packets, and pairs of addresses, remembered at most.
+/// Maximum number of packets, and of pairs of addresses, that are remembered.
 const MOST: usize = 1 << 16;
 
 const ETHERNET: usize = 14;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The packets of late.
+/// The recent packets.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     seen: HashMap<u64, Seen>,
-    /// In the order of time.
+    /// Times and digests of the packets, in the order of time.
     order: VecDeque<(u64, u64)>,
-    /// Which way the first packet between two addresses went.
+    /// Whether the first packet from one address to another left.
     ways: HashMap<u64, bool>,
 }
 
-/// The same packet.
+/// What was seen of one packet.
 #[derive(Debug, Default)]
 struct Seen {
     first_ns: u64,
-    /// When it last came, and left.
+    /// When it last came, and last left.
     last_ns: [Option<u64>; 2],
-    /// How often, copies of the same way left out.
+    /// How often it came and left, without copies in the same direction.
     times: [u32; 2],
 }
 
-/// A packet of such a capture: a frame with an Ethernet header.
+/// A packet of a cooked capture, as a frame with an Ethernet header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cooked<'a> {
     pub(super) at_ns: u64,
     pub(super) outgoing: bool,
     pub(super) frame: &'a [u8],
-    /// That it had on the wire.
+    /// Its length on the wire.
     pub(super) wire_bytes: u32,
-    /// Its interface; `None`: the capture does not tell.
+    /// Its interface; `None` if the capture does not say.
     pub(super) ifindex: Option<u32>,
 }
 
 impl Copies {
-    /// Whether the packet left, if it is no copy.
+    /// Whether the packet left; `None` if it is a copy.
     pub(super) fn way_of(&mut self, packet: &Packet, link: Link, frame: &[u8], framed: &Framed) -> Option<bool> {
         let outgoing = framed.outgoing.unwrap_or(false);
         if !link.is_cooked() {
@@ -72,8 +75,8 @@ impl Copies {
         self.way(&Cooked { at_ns: packet.at_ns, outgoing, frame, wire_bytes: packet.wire_bytes, ifindex })
     }
 
-    /// `None` if it is a copy, else whether it is to be taken for one that left: all packets from one address to another at an
-    /// interface are to be seen by the same hook, or some would pass for duplicates.
+    /// `None` if it is a copy, else whether to treat it as one that left: all packets from one address to another at an
+    /// interface must be seen by the same hook, or some would count as duplicates.
     pub(super) fn way(&mut self, packet: &Cooked<'_>) -> Option<bool> {
         let Some(digest) = digest(packet) else { return Some(packet.outgoing) };
         self.forget(packet.at_ns);
@@ -112,15 +115,15 @@ impl Copies {
 }
 
 struct Digest {
-    /// What all copies of it have in common.
+    /// Hash of everything that all its copies have in common.
     packet: u64,
-    /// It has an identification.
+    /// True if it has an IPv4 identification.
     has_id: bool,
-    /// Its addresses.
+    /// Hash of its addresses.
     ends: u64,
 }
 
-/// `None`: no IP packet.
+/// `None` if it is not an IP packet.
 fn digest(cooked: &Cooked<'_>) -> Option<Digest> {
     let packet = cooked.frame.get(ETHERNET..)?;
     let (changing, protocol, transport, addresses, has_id) = match packet.first()? >> 4 {
@@ -182,7 +185,7 @@ mod tests {
         Cooked { at_ns, outgoing, frame, wire_bytes: frame.len() as u32, ifindex }
     }
 
-    /// Which of the packets are left; `ifindex` is that of all.
+    /// The result for each packet; all have the interface `ifindex`.
     fn left(ifindex: Option<u32>, packets: &[(u64, bool, Vec<u8>)]) -> Vec<Option<bool>> {
         let mut copies = Copies::default();
         packets.iter().map(|(at, out, frame)| copies.way(&cooked(*at, *out, frame, ifindex))).collect()
@@ -202,20 +205,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_again_is_no_copy() {
+    fn a_retransmission_is_no_copy() {
         let two = |at, a: Vec<u8>, b: Vec<u8>| left(None, &[(0, LEFT, a), (at, LEFT, b)]);
         let both = [Some(LEFT); 2];
         assert_eq!(two(1000, v4(7, 64, 1), v4(8, 64, 1)), both, "another id");
         assert_eq!(two(1000, v4(7, 64, 1), v4(7, 64, 2)), both, "other bytes");
         assert_eq!(two(2 * MS, v4(0, 64, 1), v4(0, 64, 1)), both, "no id, later");
         assert_eq!(two(2 * MS, v6(64, 1), v6(64, 1)), both, "IPv6, later");
-        assert_eq!(two(101 * MS, v4(7, 64, 1), v4(7, 64, 1)), both, "the id came again");
+        assert_eq!(two(101 * MS, v4(7, 64, 1), v4(7, 64, 1)), both, "the id repeats");
         let again = [(0, CAME, v6(64, 1)), (5, LEFT, v6(63, 1)), (9 * MS, CAME, v6(64, 1)), (9 * MS, LEFT, v6(63, 1))];
         assert_eq!(left(None, &again), [Some(CAME), None, Some(CAME), None], "with copies of its own");
     }
 
     #[test]
-    fn where_interfaces_are_told_one_has_a_packet_twice_if_it_came_and_left() {
+    fn one_interface_has_a_packet_twice_only_if_it_came_and_left() {
         let twice = [(0, LEFT, v4(0, 64, 1)), (1, CAME, v4(0, 64, 1))];
         assert_eq!(left(Some(1), &twice), [Some(LEFT), None], "loopback");
         assert_eq!(
@@ -225,23 +228,23 @@ mod tests {
         );
         let mut copies = Copies::default();
         let [first, second] = [2, 3].map(|ifindex| copies.way(&cooked(0, CAME, &twice[0].2, Some(ifindex))));
-        assert_eq!([first, second], [Some(CAME); 2], "the table's matter");
+        assert_eq!([first, second], [Some(CAME); 2], "the flow table decides");
     }
 
     #[test]
-    fn one_hook_sees_all_of_a_way() {
+    fn one_hook_sees_all_packets_between_two_addresses() {
         let packets = [(0, CAME, v4(1, 64, 1)), (1, LEFT, v4(2, 64, 2)), (2, CAME, v4(2, 64, 2))];
         assert_eq!(left(None, &packets), [Some(CAME), Some(CAME), None], "a little out of order");
     }
 
     #[test]
-    fn what_is_not_ip_is_never_a_copy() {
+    fn packets_other_than_ip_are_never_copies() {
         let arp = [&[0; 12][..], &[8, 6], &[0, 1, 8, 0, 6, 4, 0, 1]].concat();
         assert_eq!(left(None, &[(0, LEFT, arp.clone()), (0, LEFT, arp)]), [Some(LEFT); 2]);
     }
 
     #[test]
-    fn what_is_remembered_has_a_bound() {
+    fn memory_is_bounded() {
         let mut copies = Copies::default();
         for n in 0..3 * MOST {
             let mut frame = v6(64, 0);

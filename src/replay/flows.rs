@@ -1,5 +1,5 @@
-//! What the worker's records become here: flows in a table that lives by the capture's clock, printed once nothing more can
-//! be added to them.
+//! Turns the worker's records into flows in a table that runs by the capture's clock. Flows are printed once nothing
+//! more can be added to them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -15,13 +15,13 @@ use crate::pipeline::worker;
 pub(super) struct Flows<W: Write> {
     table: Option<Table>,
     limits: Limits,
-    /// Bytes that each packet has too many.
+    /// Bytes that each packet of a record counts in excess.
     surplus: u64,
     book: Book<W>,
 }
 
-/// Where flows go that are over. Printed in the order of their start, as far as memory allows: as many wait as the table may
-/// hold.
+/// Collects and prints the flows that are over, in the order of their start as far as memory allows: as many wait as
+/// the table may hold.
 pub(super) struct Book<W: Write> {
     writer: FlowWriter<W>,
     context: LineContext,
@@ -32,7 +32,7 @@ pub(super) struct Book<W: Write> {
     pub(super) undecodable: u64,
     pub(super) accounted: Tally,
     pub(super) duplicate: Tally,
-    /// The first failure to write; nothing is written after it.
+    /// The first write error; nothing is written after it.
     failure: Option<io::Error>,
 }
 
@@ -53,24 +53,24 @@ impl<W: Write> Flows<W> {
         Flows { table: None, limits, surplus: 0, book }
     }
 
-    /// What the capture tells of itself, as far as it was read.
-    pub(super) fn name(&mut self, context: &LineContext) {
+    /// Sets what is known about the capture, as far as it was read.
+    pub(super) fn set_context(&mut self, context: &LineContext) {
         if self.book.context != *context {
             self.book.context = context.clone();
         }
     }
 
-    /// From now on each packet in a record counts so many bytes too many.
+    /// Sets how many bytes each packet of later records counts in excess.
     pub(super) fn correct(&mut self, surplus: u32) {
         self.surplus = surplus.into();
     }
 
-    /// Why writing failed, once.
+    /// The write error, if there was one; it is returned once.
     pub(super) fn failure(&mut self) -> Option<io::Error> {
         self.book.failure.take()
     }
 
-    /// Prints all that is left; flows whose end was not seen by `now_ns` are active.
+    /// Prints all remaining flows; those that have not ended by `now_ns` are active.
     pub(super) fn finish(mut self, now_ns: u64) -> (Book<W>, io::Result<()>) {
         if let Some(mut table) = self.table.take() {
             table.settle(now_ns, &mut self.book);
@@ -95,7 +95,7 @@ impl<W: Write + Send + 'static> worker::Consumer for Flows<W> {
         let Some(first) = records.first() else { return };
         let table = table.get_or_insert_with(|| Table::new(*limits, first.first_ns));
         for record in records {
-            // Times that go back a little may have made the last packet the earlier one.
+            // If times go back a little, the last packet may be the earlier one.
             let (first_ns, last_ns) = (record.first_ns.min(record.last_ns), record.first_ns.max(record.last_ns));
             let bytes = record.bytes.saturating_sub(record.packets * *surplus);
             table.merge(&Record { bytes, first_ns, last_ns, ..record.clone() }, book);
@@ -114,7 +114,7 @@ impl<W: Write + Send + 'static> worker::Consumer for Flows<W> {
 }
 
 impl<W: Write> Book<W> {
-    /// The flow is complete: it waits for its turn.
+    /// Queues a complete flow, to be printed in its turn.
     fn keep(&mut self, flow: &Flow) {
         self.waiting.push(Reverse(Waiting(flow.clone())));
         while self.waiting.len() > self.most {
@@ -134,7 +134,7 @@ impl<W: Write> Book<W> {
     }
 }
 
-/// A capture has no names but its own, which are for lines.
+/// A capture has no names for the ends of flows.
 impl<W: Write> Directory for Book<W> {}
 
 impl<W: Write> Sink for Book<W> {
@@ -152,7 +152,7 @@ impl<W: Write> Sink for Book<W> {
     }
 }
 
-/// Ordered by start; of two that start together by their ends, so that a capture always prints the same.
+/// Ordered by start, and for equal starts by their ends, so that a capture is always printed in the same way.
 struct Waiting(Flow);
 
 impl Waiting {

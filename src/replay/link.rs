@@ -1,4 +1,4 @@
-//! From what a capture has of a packet to a frame that the programs take: they know Ethernet only.
+//! Converts packets of a capture to Ethernet frames, the only frames that the BPF programs take here.
 
 use anyhow::{Result, bail};
 
@@ -11,7 +11,7 @@ const NOT_IP: u16 = 0xffff;
 /// "sent by us", packet type of the cooked formats.
 const SENT: u16 = 4;
 
-/// What the packets of an interface start with.
+/// The header that the packets of an interface start with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     Ethernet,
@@ -19,15 +19,15 @@ pub(super) enum Link {
     Raw,
     /// The address family, as the capturing system numbers it.
     Null,
-    /// Linux "cooked", what the pseudo-interface "any" gives, version 1.
+    /// Linux "cooked", the format of the pseudo-interface "any", version 1.
     Cooked,
-    /// The same, version 2.
+    /// Linux "cooked", version 2.
     Cooked2,
-    /// PPP, with or without an address and a control byte.
+    /// PPP, with or without an address byte and a control byte.
     Ppp,
-    /// The same behind a byte for the direction, or with one in place of the address.
+    /// PPP after a byte for the direction, or with that byte in place of the address.
     PppDirected,
-    /// What a rule of netfilter logged, with what it knew of the packet.
+    /// A packet that a netfilter rule logged, with metadata.
     Nflog,
 }
 
@@ -50,7 +50,7 @@ const LINKS: [(u32, Link); 15] = [
     (276, Link::Cooked2),
 ];
 
-/// Some of the others, for the message.
+/// Some other link types, for the error message.
 const OTHERS: [(u32, &str); 8] = [
     (105, "IEEE 802.11"),
     (119, "IEEE 802.11 with Prism header"),
@@ -62,33 +62,38 @@ const OTHERS: [(u32, &str); 8] = [
     (253, "netlink"),
 ];
 
-/// Why a packet cannot be given to the programs.
+/// The packet is too short for the BPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooShort;
 
-/// What a frame needs to know besides its bytes.
+/// Properties of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Framed {
-    /// Bytes that the frame has more than the packet had on the wire: the programs count them, and they must go again.
+    /// Bytes that the frame has in excess of the packet on the wire: the programs count them, so they must be
+    /// subtracted.
     pub(super) surplus: u32,
-    /// It left through the interface; `None`: the capture does not tell.
+    /// True if it left through the interface; `None` if the capture does not say.
     pub(super) outgoing: Option<bool>,
-    /// The capturing host's number of the interface; 0: the capture does not tell.
+    /// Interface index on the capturing host; 0 if the capture does not say.
     pub(super) ifindex: u32,
 }
 
-/// What is known of a packet by what it was captured with.
+/// The header with which a packet was captured.
 struct Header {
-    /// Its bytes, which come before the IP packet.
+    /// Its length in bytes; the IP packet follows.
     length: usize,
-    /// Ethernet's type of what follows; `None`: it is cut off.
+    /// EtherType of the packet that follows; `None` if it is cut off.
     kind: Option<u16>,
     outgoing: Option<bool>,
     ifindex: u32,
 }
 
 impl Link {
-    /// Of a LINKTYPE_ number.
+    /// The link of a LINKTYPE_ number.
+    ///
+    /// # Errors
+    ///
+    /// Packets of this type cannot be replayed; the error lists the types that can.
     pub(super) fn of(number: u32) -> Result<Link> {
         match LINKS.iter().find(|l| l.0 == number) {
             Some(link) => Ok(link.1),
@@ -96,9 +101,9 @@ impl Link {
                 let name = OTHERS.iter().find(|o| o.0 == number).map_or_else(String::new, |o| format!(" ({})", o.1));
                 bail!(
                     "packets of link type {number}{name} cannot be replayed: Ethernet (1), raw IP (101, 228, 229), Linux cooked \
-                     (113, 276), BSD loopback (0, 108), PPP (9, 50, 166, 204) and NFLOG (239) can{}",
+                     (113, 276), BSD loopback (0, 108), PPP (9, 50, 166, 204) and NFLOG (239) are supported{}",
                     if name.contains("802.11") {
-                        "; of a wireless interface, capture without monitor mode"
+                        "; on a wireless interface, capture without monitor mode"
                     } else {
                         ""
                     }
@@ -107,18 +112,18 @@ impl Link {
         }
     }
 
-    /// Each packet tells whether it came or left.
-    pub(super) fn tells_direction(self) -> bool {
+    /// True if each packet says whether it came or left.
+    pub(super) fn has_direction(self) -> bool {
         matches!(self, Link::Cooked | Link::Cooked2 | Link::PppDirected | Link::Nflog)
     }
 
-    /// A packet may have been captured at each interface that it passes.
+    /// True if a packet may have been captured at each interface that it passes.
     pub(super) fn is_cooked(self) -> bool {
         matches!(self, Link::Cooked | Link::Cooked2)
     }
 
-    /// Makes an Ethernet frame of the packet. Its bytes on the wire stay those of the packet, with the header that it was
-    /// captured with: what `frame.len` is to tshark.
+    /// Makes an Ethernet frame of the packet. Its length on the wire stays that of the packet with the header that it
+    /// was captured with, as in tshark's `frame.len`.
     pub(super) fn frame(self, packet: &Packet, frame: &mut Vec<u8>) -> Result<Framed, TooShort> {
         let data = &packet.data;
         frame.clear();
@@ -134,7 +139,7 @@ impl Link {
         enough(frame, packet.outgoing.or(header.outgoing), header.ifindex, surplus)
     }
 
-    /// What the packet was captured with; `None`: an Ethernet header.
+    /// The header that the packet was captured with; `None` for an Ethernet header.
     fn header(self, data: &[u8]) -> Option<Header> {
         let field = |at: usize| Some(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?]));
         let plain = |length, kind| Header { length, kind, outgoing: None, ifindex: 0 };
@@ -155,8 +160,8 @@ impl Link {
     }
 }
 
-/// RFC 1661 and 1662: address and control may be left out, and so may the upper byte of the protocol, which is even. `at`: of the
-/// bytes before it, one may stand in place of the address.
+/// Parses a PPP header (RFC 1661 and 1662): address and control may be omitted, and so may the upper byte of the
+/// protocol, which is even. `at` is the number of bytes before it, of which one may replace the address.
 fn ppp(data: &[u8], mut at: usize) -> Header {
     match data.get(at..) {
         Some([0xff, 0x03, ..]) => at += 2,
@@ -174,7 +179,7 @@ fn ppp(data: &[u8], mut at: usize) -> Header {
     Header { length, kind, outgoing: None, ifindex: 0 }
 }
 
-// Of <linux/netfilter/nfnetlink_log.h>; hooks of <linux/netfilter.h>.
+// From <linux/netfilter/nfnetlink_log.h>; hooks from <linux/netfilter.h>.
 const NFLOG_HEADER: usize = 4;
 const NFULA_PACKET_HDR: u16 = 1;
 const NFULA_IFINDEX_INDEV: u16 = 4;
@@ -183,8 +188,9 @@ const NFULA_PAYLOAD: u16 = 9;
 const HOOK_OUTPUT: u8 = 3;
 const HOOK_POSTROUTING: u8 = 4;
 
-/// Attributes of a length (which includes these four bytes), a type and a value each, in the byte order of the capturing host:
-/// it is taken for a little-endian one, as what netmon runs on, unless that makes no sense.
+/// Parses NFLOG attributes: a length (which includes these four bytes), a type and a value each, in the byte order of
+/// the capturing host. That is taken to be little-endian, like all hosts that netmon runs on, unless that makes no
+/// sense.
 fn nflog(data: &[u8]) -> Header {
     let mut header = Header { length: data.len(), kind: None, outgoing: None, ifindex: 0 };
     let mut at = NFLOG_HEADER;
@@ -217,7 +223,7 @@ fn nflog(data: &[u8]) -> Header {
     header
 }
 
-/// The version is in the upper half of the first byte; what is neither is left to the programs to refuse.
+/// EtherType by the IP version, in the upper half of the first byte; the programs reject anything else.
 fn ip_type(first: Option<&u8>) -> Option<u16> {
     match first? >> 4 {
         4 => Some(IPV4),
@@ -226,7 +232,7 @@ fn ip_type(first: Option<&u8>) -> Option<u16> {
     }
 }
 
-/// The kernel runs programs on nothing shorter.
+/// Checks the minimum length of frames that the kernel runs programs on.
 fn enough(frame: &[u8], outgoing: Option<bool>, ifindex: u32, surplus: u32) -> Result<Framed, TooShort> {
     let kind = frame.get(12..14).ok_or(TooShort)?;
     let least = match u16::from_be_bytes([kind[0], kind[1]]) {
@@ -278,18 +284,18 @@ mod tests {
     }
 
     #[test]
-    fn ppp_with_and_without_what_may_be_left_out() {
+    fn ppp_with_and_without_optional_parts() {
         let v4 = [&[0x45][..], &[1; 30]].concat();
         let v6 = [&[0x60][..], &[1; 50]].concat();
         let framed_as = |link, start: &[u8], ip: &[u8]| framed(link, &[start, ip].concat()).unwrap();
-        let told = |length: usize, outgoing| Framed { surplus: (14 - length) as u32, outgoing, ifindex: 0 };
-        assert_eq!(framed_as(9, &[0xff, 3, 0, 0x21], &v4), (told(4, None), ethernet(0x0800, &v4)));
-        assert_eq!(framed_as(9, &[0, 0x57], &v6), (told(2, None), ethernet(0x86dd, &v6)));
-        assert_eq!(framed_as(50, &[0xff, 3, 0x21], &v4), (told(3, None), ethernet(0x0800, &v4)));
-        assert_eq!(framed_as(166, &[1, 3, 0, 0x21], &v4), (told(4, Some(true)), ethernet(0x0800, &v4)));
-        assert_eq!(framed_as(204, &[0, 0xff, 3, 0, 0x57], &v6), (told(5, Some(false)), ethernet(0x86dd, &v6)));
+        let expected = |length: usize, outgoing| Framed { surplus: (14 - length) as u32, outgoing, ifindex: 0 };
+        assert_eq!(framed_as(9, &[0xff, 3, 0, 0x21], &v4), (expected(4, None), ethernet(0x0800, &v4)));
+        assert_eq!(framed_as(9, &[0, 0x57], &v6), (expected(2, None), ethernet(0x86dd, &v6)));
+        assert_eq!(framed_as(50, &[0xff, 3, 0x21], &v4), (expected(3, None), ethernet(0x0800, &v4)));
+        assert_eq!(framed_as(166, &[1, 3, 0, 0x21], &v4), (expected(4, Some(true)), ethernet(0x0800, &v4)));
+        assert_eq!(framed_as(204, &[0, 0xff, 3, 0, 0x57], &v6), (expected(5, Some(false)), ethernet(0x86dd, &v6)));
         let lcp = [0xff, 3, 0xc0, 0x21, 1, 1, 0, 4];
-        assert_eq!(framed(9, &lcp).unwrap().1, ethernet(0xffff, &lcp[4..]), "no IP");
+        assert_eq!(framed(9, &lcp).unwrap().1, ethernet(0xffff, &lcp[4..]), "not IP");
         assert_eq!(framed(9, &[0xff, 3]), Err(TooShort));
     }
 
@@ -314,18 +320,18 @@ mod tests {
                 .concat()
             };
             // Header and attributes before the packet: 4 + 8 + 12 + 8, and the 4 bytes of its own.
-            let told = |outgoing| Framed { surplus: 0, outgoing: Some(outgoing), ifindex: 3 };
+            let expected = |outgoing| Framed { surplus: 0, outgoing: Some(outgoing), ifindex: 3 };
             let mut padded = v4.clone();
             padded.resize(32, 0);
-            assert_eq!(framed(239, &logged(1, 4)), Ok((told(false), ethernet(0x0800, &padded))));
-            assert_eq!(framed(239, &logged(4, 5)), Ok((told(true), ethernet(0x0800, &padded))));
+            assert_eq!(framed(239, &logged(1, 4)), Ok((expected(false), ethernet(0x0800, &padded))));
+            assert_eq!(framed(239, &logged(4, 5)), Ok((expected(true), ethernet(0x0800, &padded))));
         }
         assert_eq!(framed(239, &[2, 0, 0, 5]), Err(TooShort));
         assert_eq!(framed(239, &[2, 0, 0, 5, 0, 0, 9, 0]), Err(TooShort));
     }
 
     #[test]
-    fn what_the_kernel_would_refuse_is_told() {
+    fn frames_that_the_kernel_would_refuse_are_too_short() {
         assert_eq!(framed(1, &[0; 13]), Err(TooShort));
         assert_eq!(framed(1, &ethernet(0x0800, &[0x45; 19])), Err(TooShort));
         assert_eq!(framed(101, &[]), Err(TooShort));

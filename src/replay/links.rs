@@ -1,4 +1,4 @@
-//! What is known of the interfaces that a capture's packets come from.
+//! The interfaces that a capture's packets come from.
 
 use anyhow::{Result, bail};
 use foldhash::HashMap;
@@ -7,38 +7,39 @@ use super::capture::{Capture, Packet};
 use super::link::Link;
 use crate::line::LineContext;
 
-/// Interfaces told apart at most.
+/// Maximum number of interfaces that are told apart.
 const MOST: usize = 1 << 16;
 
-/// The link of each interface that had a packet.
+/// The link type of each interface that had a packet.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// By number in the capture.
+    /// The state of each interface, by its index in the capture.
     known: Vec<Option<State>>,
-    /// What can be said of the interface of all flows.
+    /// What is known about the interface of all flows.
     pub(super) context: LineContext,
     pub(super) places: Places,
     with_packets: usize,
-    /// Packets that cannot be replayed.
+    /// Number of packets that cannot be replayed.
     pub(super) skipped: u64,
     why: String,
 }
 
-/// Numbers for all interfaces that packets were seen at, from 1 on: those of the capture, and of each those that its packets
-/// tell of. An interface that several sections of a capture have under one name, or without one in the same place, is one.
+/// Numbers, from 1 on, for all interfaces that packets were seen at: the interfaces of the capture, and for each of
+/// them those that its packets name. An interface that several sections of a capture have under one name, or without a
+/// name in the same place, is one.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// By number in the capture.
+    /// A number for each interface, by its index in the capture.
     interfaces: Vec<u32>,
     named: HashMap<Name, u32>,
     numbers: HashMap<(u32, u32), u32>,
 }
 
-/// Of an interface of the capture: its name, or its place in its section.
+/// Identifies an interface of the capture: its name, or its place in its section.
 type Name = (Option<String>, usize);
 
 impl Places {
-    /// The number of the packet's interface; `ifindex` is what the packet itself tells of it.
+    /// The number of the packet's interface; `ifindex` is the one that the packet itself names.
     pub(super) fn of(&mut self, packet: &Packet, ifindex: u32) -> u32 {
         let interface = self.interfaces.get(packet.interface).copied().unwrap_or(0);
         if let Some(&number) = self.numbers.get(&(interface, ifindex)) {
@@ -46,13 +47,13 @@ impl Places {
         }
         let number = self.numbers.len() as u32 + 1;
         if self.numbers.len() >= MOST {
-            return number; // one for all the others
+            return number; // one number for all others
         }
         self.numbers.insert((interface, ifindex), number);
         number
     }
 
-    /// An interface of the capture has a packet.
+    /// Adds an interface of the capture that has a packet.
     fn learn(&mut self, number: usize, name: Option<String>, in_section: usize) {
         let name = if name.is_some() { (name, 0) } else { (None, in_section) };
         let next = self.named.len() as u32 + 1;
@@ -70,7 +71,7 @@ enum State {
 }
 
 impl Links {
-    /// The link that the packet came by. `None`: its type is unknown; of several interfaces others may be known.
+    /// The link type of the packet. `None` if that is not supported; other interfaces of the capture may be.
     pub(super) fn of(&mut self, capture: &Capture, packet: &Packet) -> Option<Link> {
         if self.known.len() <= packet.interface {
             self.known.resize(packet.interface + 1, None);
@@ -92,10 +93,10 @@ impl Links {
         let interface = &capture.interfaces()[packet.interface];
         let state = match Link::of(interface.link_type) {
             Ok(link) => {
-                let tells = packet.outgoing.is_some() || link.tells_direction();
+                let tells = packet.outgoing.is_some() || link.has_direction();
                 let first = self.with_packets == 0;
                 self.context.directions = tells && (first || self.context.directions);
-                // A flow may have been seen at several.
+                // With several interfaces, a flow may have been seen at more than one.
                 self.context.interface = interface.name.clone().filter(|_| first);
                 self.with_packets += 1;
                 self.places.learn(packet.interface, interface.name.clone(), packet.interface - capture.earlier());
@@ -110,7 +111,7 @@ impl Links {
         state
     }
 
-    /// Fails if no packet was of a known link type, though there were packets.
+    /// Fails if there were packets, but none of a supported link type.
     pub(super) fn check(&self) -> Result<()> {
         if self.with_packets == 0 && self.skipped > 0 {
             bail!("{}", self.why);

@@ -1,5 +1,5 @@
-//! `netmon replay`: a capture through the kernel's programs, with the capture's clock, into a flow table, printed. Wires the
-//! same stages as the agent; a file takes the place of the interfaces.
+//! `netmon replay`: sends a capture through the BPF programs, at the capture's times, into a flow table, and prints the
+//! flows. It wires the same stages as the agent, with a file in place of the interfaces.
 
 mod capture;
 mod copies;
@@ -29,30 +29,39 @@ use player::{Counts, Player};
 pub use stop::Stop;
 use stream::Stream;
 
-/// What to replay, and how to print it.
+/// The options of a replay.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The capture; "-": standard input.
+    /// The capture; "-" is standard input.
     pub file: PathBuf,
-    /// How to print its flows.
+    /// The output format.
     pub format: Format,
 }
 
-/// Records that wait in the ring at most, with room for a whole cache that is emptied at once.
+/// Capacity of the ring in records, with room for a whole cache that is emptied at once.
 const RING_RECORDS: usize = 1 << 16;
 
-/// Prints the flows of a capture on standard output. If the capture is broken, those up to there, and then it fails. So it does
-/// once it is to `stop`.
+/// Prints the flows of a capture on standard output.
+///
+/// # Errors
+///
+/// The capture cannot be read or is broken, or `stop` interrupts the replay; the flows up to there have been printed.
+/// Or the BPF programs cannot be loaded, or standard output cannot be written to. A closed pipe is no error.
 pub fn run(config: &Config, replay: &Replay, stop: &Stop) -> Result<()> {
     let out = BufWriter::with_capacity(64 << 10, io::stdout());
     match replay_to(config, replay, stop, out) {
-        // Whoever reads has seen enough: `netmon replay … | head`.
+        // The reader has seen enough: `netmon replay … | head`.
         Err(error) if is_broken_pipe(&error) => Ok(()),
         other => other,
     }
 }
 
-/// Reads a capture to its end, without the kernel that [`run`] gives its packets to: how many it would have of them.
+/// Reads a capture to its end, without the kernel. Returns the number of packets that [`run`] would give to the BPF
+/// programs.
+///
+/// # Errors
+///
+/// The capture cannot be read, is broken, or has only packets of unsupported link types.
 pub fn read(input: impl io::Read + 'static) -> Result<u64> {
     let mut capture = Capture::new(Stream::new(input)?)?;
     let (mut packet, mut frame) = (Packet::default(), Vec::new());
@@ -73,7 +82,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn replay_to(config: &Config, replay: &Replay, stop: &Stop, out: impl Write + Send + 'static) -> Result<()> {
     let file = replay.file.display();
-    // The file first: who mistypes its name should not hear of privileges.
+    // Open the file first: a mistyped name should not cause an error about privileges.
     let (stream, bar) =
         Stream::open(&replay.file, io::stderr().is_terminal(), stop).with_context(|| format!("read {file}"))?;
     let mut capture = Capture::new(stream).with_context(|| format!("read {file}"))?;
@@ -93,12 +102,12 @@ fn replay_to(config: &Config, replay: &Replay, stop: &Stop, out: impl Write + Se
     let counts = player.counts;
     let (book, written) = player.finish()?;
     written?;
-    let told = tell(&counts, &book, &bpf, started.elapsed());
+    let reported = report(&counts, &book, &bpf, started.elapsed());
     played.with_context(|| format!("replay {file}"))?;
-    told
+    reported
 }
 
-/// As the agent loads them, but for one worker, by the capture's clock, and with every segment measured.
+/// The options of the agent, except for one worker, the capture's clock, and a measurement of every segment.
 fn options(config: &Config, cpus: usize) -> Options {
     Options {
         rings: 1,
@@ -116,15 +125,15 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
     loop {
         let more = capture.next(&mut packet);
         if stop.is_asked() {
-            bail!("interrupted: the flows up to there are printed");
+            bail!("interrupted: the flows up to here are printed");
         }
         if !matches!(more, Ok(true)) {
             links.check()?;
             return more.map(drop);
         }
         if let Some(link) = links.of(capture, &packet) {
-            player.flows().name(&links.context);
-            player.play(&packet, link, &mut links.places).context("give a packet to the programs")?;
+            player.flows().set_context(&links.context);
+            player.play(&packet, link, &mut links.places).context("run a packet through the BPF programs")?;
         }
         if let Some(failure) = player.flows().failure() {
             return Err(failure.into());
@@ -132,8 +141,8 @@ fn play<W: Write + Send + 'static>(capture: &mut Capture, player: &mut Player<W>
     }
 }
 
-/// What became of the packets, for the log.
-fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration) -> Result<()> {
+/// Logs what happened to the packets, and checks that none was lost.
+fn report<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration) -> Result<()> {
     let mut seen = InterfaceBooks::default();
     bpf.books()?.interfaces().into_values().for_each(|books| seen += books);
     let inner = match seen.decapsulated.packets {
@@ -152,16 +161,16 @@ fn tell<W: Write>(counts: &Counts, book: &Book<W>, bpf: &Bpf<'_>, took: Duration
         book.duplicate.packets + counts.copies,
     );
     if seen.left_out.packets > 0 {
-        log::info!("{} packets are of flows that are not in the sample", seen.left_out.packets);
+        log::info!("{} packets belong to flows that are not in the sample", seen.left_out.packets);
     }
     if counts.late > 0 {
         log::warn!(
-            "{} packets are more than a second earlier than the one before: they have got its time",
+            "{} packets are more than a second earlier than the one before: they are given its time",
             counts.late
         );
     }
     if book.evicted > 0 {
-        log::warn!("{} flows were cut short for lack of room: NETMON_FLOW_MAX_FLOWS makes more", book.evicted);
+        log::warn!("{} flows were cut short for lack of room: raise NETMON_FLOW_MAX_FLOWS", book.evicted);
     }
     let accounted = book.accounted.packets + book.duplicate.packets;
     let ignored = seen.not_ip.packets + seen.malformed.packets + seen.left_out.packets;

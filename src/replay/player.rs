@@ -1,5 +1,5 @@
-//! Gives packets to the programs at the capture's pace: between two packets happens what would have happened in the time
-//! between them.
+//! Gives packets to the BPF programs at the capture's times: between two packets, everything happens that would have
+//! happened in the time between them.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use super::links::Places;
 use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
 use crate::pipeline::worker;
 
-/// Between two sweeps, as in the agent.
+/// Time between two sweeps, as in the agent.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
-/// A packet may be this much earlier than the one before it, as when the queues of a NIC are captured one after the other.
+/// A packet may be this much earlier than the one before it, for example if the queues of a NIC are captured one after
+/// the other.
 const LATE_NS: u64 = SWEEP_EVERY_NS;
-/// Packets between two looks at the ring, which holds many more records than they can cause.
+/// Packets between two reads of the ring, which holds many more records than they can cause.
 const BATCH: u32 = 4096;
 
-/// Feeds the loaded programs.
+/// Feeds packets to the loaded programs.
 pub(super) struct Player<W: Write> {
     hooks: [Injector; 2],
     sweeper: Sweeper,
@@ -31,7 +32,7 @@ pub(super) struct Player<W: Write> {
     copies: Copies,
     records: Vec<Record>,
     frame: Vec<u8>,
-    /// The capture's time.
+    /// The current time of the capture.
     now_ns: u64,
     swept_ns: u64,
     since_drain: u32,
@@ -39,21 +40,21 @@ pub(super) struct Player<W: Write> {
     pub(super) counts: Counts,
 }
 
-/// Packets that are in no flow, or in one with another time than the capture gives.
+/// Numbers of packets, among them those that are in no flow or got another time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
-    /// Given to the programs.
+    /// Packets given to the programs.
     pub(super) played: u64,
-    /// Left out, for the same packet was seen at another interface.
+    /// Packets left out because the same packet was seen at another interface.
     pub(super) copies: u64,
-    /// The capture has less of them than the kernel takes.
+    /// Packets of which the capture has fewer bytes than the kernel accepts.
     pub(super) too_short: u64,
-    /// Much earlier than the packet before them.
+    /// Packets that are much earlier than the one before.
     pub(super) late: u64,
 }
 
 impl<W: Write + Send + 'static> Player<W> {
-    /// For programs with one ring.
+    /// A player for programs with one ring.
     pub(super) fn new(bpf: &mut Bpf<'_>, flows: Flows<W>) -> Result<Player<W>> {
         let clock = bpf.clock();
         let ring = bpf.take_rings().into_iter().next().context("the programs have no ring")?;
@@ -75,12 +76,12 @@ impl<W: Write + Send + 'static> Player<W> {
         })
     }
 
-    /// Where the flows go.
+    /// The flows so far.
     pub(super) fn flows(&mut self) -> &mut Flows<W> {
         &mut self.flows
     }
 
-    /// Gives the packet to the programs, at its time and as seen at its interface: `places` numbers them.
+    /// Gives the packet to the programs, at its time and at its interface, which `places` numbers.
     pub(super) fn play(&mut self, packet: &Packet, link: Link, places: &mut Places) -> Result<()> {
         let mut frame = std::mem::take(&mut self.frame);
         let result = match link.frame(packet, &mut frame) {
@@ -107,7 +108,7 @@ impl<W: Write + Send + 'static> Player<W> {
         let surplus = framed.surplus;
         let at_ns = self.advance(packet.at_ns)?;
         if surplus != self.surplus {
-            self.flush()?; // what is in the cache has the surplus of the packets before
+            self.flush()?; // packets in the cache have the previous surplus
             self.surplus = surplus;
             self.flows.correct(surplus);
         }
@@ -122,9 +123,9 @@ impl<W: Write + Send + 'static> Player<W> {
         Ok(())
     }
 
-    /// Lets the time pass up to `at_ns`; the time that the packet is to have.
+    /// Advances the time to `at_ns`; returns the packet's time.
     fn advance(&mut self, at_ns: u64) -> Result<u64> {
-        let mut at_ns = at_ns.max(1); // 0 is no time to the programs
+        let mut at_ns = at_ns.max(1); // for the programs, 0 means no time
         if self.now_ns == 0 {
             (self.now_ns, self.swept_ns) = (at_ns, at_ns);
         }
@@ -134,7 +135,7 @@ impl<W: Write + Send + 'static> Player<W> {
         }
         let mut sweeps = at_ns.saturating_sub(self.swept_ns) / SWEEP_EVERY_NS;
         while sweeps > 0 {
-            // No sweep is late: times in the caches have 32 bits, 4.29 s, and none may get older than that.
+            // Sweeps must not be late: times in the caches have 32 bits, 4.29 s, and none may get older than that.
             let seconds = if self.sweeper.is_empty() { sweeps } else { 1 };
             sweeps -= seconds;
             self.swept_ns += seconds * SWEEP_EVERY_NS;
@@ -146,7 +147,7 @@ impl<W: Write + Send + 'static> Player<W> {
         Ok(at_ns)
     }
 
-    /// The programs, and whoever reads their records, know no other clock.
+    /// Sets the clock, the only one for the programs and for the reader of their records.
     fn set(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         self.clock.advance(self.now_ns);
@@ -158,7 +159,7 @@ impl<W: Write + Send + 'static> Player<W> {
         self.since_drain = 0;
     }
 
-    /// Everything out of caches and ring.
+    /// Empties the caches and the ring.
     fn flush(&mut self) -> Result<()> {
         loop {
             self.drain();
@@ -169,15 +170,15 @@ impl<W: Write + Send + 'static> Player<W> {
         }
     }
 
-    /// Prints what is left, at the time of the last packet.
+    /// Prints the remaining flows, as of the time of the last packet.
     pub(super) fn finish(mut self) -> Result<(Book<W>, std::io::Result<()>)> {
         self.flush()?;
         Ok(self.flows.finish(self.now_ns))
     }
 }
 
-/// Keeps the calling thread on the CPU that it is on, so that all packets meet the same cache, and in order. A host that
-/// forbids it is none the worse: the table puts records together that come from several.
+/// Keeps the calling thread on its CPU, so that all packets meet the same cache, and in order. If the host forbids
+/// that, nothing is lost: the table combines records from several CPUs.
 pub(super) fn stay_on_cpu() {
     let pinned = nix::sched::sched_getcpu().and_then(|cpu| {
         let mut cpus = nix::sched::CpuSet::new();

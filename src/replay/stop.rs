@@ -1,4 +1,4 @@
-//! The end of a replay from outside: it is noticed also where the replay waits for input that does not come.
+//! Interrupts a replay, even while it waits for input.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
@@ -11,16 +11,20 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::{flag, low_level::pipe};
 
-/// Whether a replay is to end.
+/// Whether a replay has to end.
 #[derive(Clone, Debug)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
-    /// Something can be read of it from then on.
+    /// Becomes readable when a signal arrives.
     asking: Arc<UnixStream>,
 }
 
 impl Stop {
-    /// At any of these signals. A second one ends the program.
+    /// Stops at any of these signals. A second one ends the program.
+    ///
+    /// # Errors
+    ///
+    /// The signals cannot be handled.
     pub fn at(signals: &[i32]) -> Result<Stop> {
         let asked = Arc::new(AtomicBool::new(false));
         let (asking, asks) = UnixStream::pair().context("make a pair of sockets")?;
@@ -32,13 +36,13 @@ impl Stop {
         Ok(Stop { asked, asking: Arc::new(asking) })
     }
 
-    /// It was asked for.
+    /// True after a signal.
     pub(super) fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 }
 
-/// What is read, until it is to stop: then reading fails.
+/// An input whose reads fail once the replay has to end.
 pub(super) struct Stoppable<R> {
     pub(super) input: R,
     pub(super) stop: Stop,

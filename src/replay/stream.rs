@@ -1,4 +1,4 @@
-//! The bytes of a capture: from a file or a pipe, decompressed, with their place in it.
+//! Reads the bytes of a capture from a file or a pipe, decompressed, and keeps track of the offset.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -14,39 +14,39 @@ use super::stop::{Stop, Stoppable};
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
-/// A file that is read in less than a moment needs no bar.
+/// Minimum size of a file for a progress bar, in bytes: smaller ones are read in a moment.
 const WORTH_A_BAR: u64 = 32 << 20;
 /// RFC 1952, 2.3.1.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// Bytes in order, looked at before they are taken.
+/// Bytes in order, which can be looked at before they are taken.
 pub(super) struct Stream {
     input: Box<dyn Read>,
     buffer: Vec<u8>,
-    /// Where in `buffer` the next byte is.
+    /// Index of the next byte in `buffer`.
     next: usize,
-    /// Where in the data it is.
+    /// Offset of the next byte in the data.
     offset: u64,
     compressed: bool,
     ended: bool,
 }
 
 impl Stream {
-    /// The file's bytes, those of standard input for "-". A bar shows how far the reading is, if `bar` and the file is large.
+    /// Opens the file, or standard input for "-". The progress bar is visible if `bar` is set and the file is large.
     pub(super) fn open(path: &Path, bar: bool, stop: &Stop) -> Result<(Stream, ProgressBar)> {
         let stoppable = |input| Stoppable { input, stop: stop.clone() };
         if path == Path::new("-") {
             let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
             return Ok((Stream::new(stoppable(input))?, ProgressBar::hidden()));
         }
-        // A pipe that nobody writes to yet is not waited for here.
+        // Do not wait here for a pipe without a writer.
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
         let length = file.metadata()?.len();
         let bar = if bar && length >= WORTH_A_BAR { progress(length) } else { ProgressBar::hidden() };
         Ok((Stream::new(bar.wrap_read(stoppable(file)))?, bar))
     }
 
-    /// The bytes that `input` has, or the ones that it has compressed.
+    /// Reads `input`, and decompresses it if it is compressed.
     pub(super) fn new(input: impl Read + 'static) -> Result<Stream> {
         let mut stream =
             Stream { input: Box::new(input), buffer: Vec::new(), next: 0, offset: 0, compressed: false, ended: false };
@@ -59,7 +59,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The next `wanted` bytes; fewer only where the data ends.
+    /// The next `wanted` bytes; fewer only at the end of the data.
     pub(super) fn peek(&mut self, wanted: usize) -> Result<&[u8]> {
         while self.buffer.len() - self.next < wanted && !self.ended {
             self.fill(wanted)?;
@@ -91,25 +91,25 @@ impl Stream {
         Ok(())
     }
 
-    /// Goes on behind the next `count` bytes, which must have been looked at.
+    /// Skips the next `count` bytes, which must have been looked at.
     pub(super) fn take(&mut self, count: usize) {
         self.next += count;
         self.offset += count as u64;
     }
 
-    /// Where the next byte is.
+    /// Offset of the next byte.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// In words.
+    /// An offset in words.
     pub(super) fn place(&self, offset: u64) -> String {
         format!("offset {offset}{}", if self.compressed { " of the uncompressed data" } else { "" })
     }
 }
 
 fn progress(length: u64) -> ProgressBar {
-    let bar = ProgressBar::new(length); // draws on standard error, and only where that is a terminal
+    let bar = ProgressBar::new(length); // it draws on standard error, and only if that is a terminal
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left") {
         bar.set_style(style);
     }

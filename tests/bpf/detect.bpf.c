@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * The detector of application protocols alone. A packet is an Ethernet header, a struct nm_payload, and the payload; what the
- * program returns is the verdict.
+ * The detector of application protocols by itself. A packet is an Ethernet header, a struct nm_payload, and the payload; the
+ * program returns the verdict.
  */
 #include "vmlinux.h"
 #include <stdbool.h>

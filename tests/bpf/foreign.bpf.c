@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
-/* Somebody else's programs: they count the packets that come by and do with them what they are told. */
+/* Foreign programs: they count the packets that pass, and treat them as configured. */
 #include "vmlinux.h"
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
@@ -7,7 +7,7 @@
 #define NEXT -1 /* TC_ACT_UNSPEC and TCX_NEXT */
 
 const volatile int foreign_verdict = NEXT;
-/* Interface that packets of ingress are sent to instead; 0: none. `foreign_peer`: into the namespace of its other end. */
+/* Interface to which incoming packets are redirected; 0 for none. With `foreign_peer`, into the namespace of its other end. */
 const volatile __u32 foreign_to = 0;
 const volatile bool foreign_peer = false;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
-/* A program at a tracepoint whose arguments have types (tp_btf): whether a kernel takes one is told by loading it. */
+/* A program at a tracepoint with typed arguments (tp_btf): loading it shows whether the kernel supports them. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 

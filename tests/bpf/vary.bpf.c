@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * Stands in front of the program under test. vary_source gives each packet of a BPF_PROG_TEST_RUN the source address of
- * one of many flows: thousands of flows for one system call. vary_cut makes packets short.
+ * Runs in front of the program under test. vary_source gives each packet of a BPF_PROG_TEST_RUN the source address of
+ * one of many flows, so that one system call covers thousands of flows. vary_cut shortens packets.
  */
 #include "vmlinux.h"
 #include <stdbool.h>
@@ -16,12 +16,12 @@ enum vary_order {
 	VARY_STREAM = 4, /* one flow, TCP or UDP */
 };
 
-/* What a connection sends, in this order. */
+/* The packets of a connection, in this order. */
 static const struct vary_step {
 	__u8 flags;
 	__u8 reply;    /* the server sends it */
-	__u8 seq, ack; /* behind the initial numbers */
-	__u8 data;     /* payloads sent before: by the client (1), by the server (2); this is one (4) */
+	__u8 seq, ack; /* relative to the initial numbers */
+	__u8 data;     /* payloads sent before by the client (1) and by the server (2); whether this has one (4) */
 } vary_steps[] = {
 	{ 0x02, 0, 0, 0, 0 }, { 0x12, 1, 0, 1, 0 }, { 0x10, 0, 1, 1, 0 }, { 0x18, 0, 1, 1, 4 }, { 0x18, 1, 1, 1, 1 | 4 },
 	{ 0x11, 0, 1, 1, 3 }, { 0x11, 1, 1, 2, 3 }, { 0x10, 0, 2, 2, 3 },
@@ -43,7 +43,7 @@ struct vary_state {
 	__u32 bits; /* floor(log2(flows)) */
 } vary = {};
 
-/* Apart from what user space writes. */
+/* Separate from the state that user space writes. */
 __u32 vary_sent SEC(".data.sent") = 1;
 
 static __always_inline __u32 vary_draw(void)
@@ -67,7 +67,7 @@ static __always_inline __u32 vary_draw(void)
 	return i;
 }
 
-/* Makes the segments of a flow follow each other: data in order, ACKs that move on. */
+/* Makes the segments of a flow consecutive: data in order, ACKs that advance. */
 static __always_inline void vary_advance(struct tcphdr *tcp, __u32 payload)
 {
 	__u32 n = ++vary_sent;
@@ -78,7 +78,7 @@ static __always_inline void vary_advance(struct tcphdr *tcp, __u32 payload)
 		tcp->ack_seq = bpf_htonl(n);
 }
 
-/* Client `i` of 256 addresses and as many ports as it takes talks to the packet's destination. */
+/* Client `i`, one of 256 addresses with as many ports as necessary, sends to the packet's destination. */
 static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp)
 {
 	__u32 n = vary.state++, block = vary.flows * VARY_STEPS;
@@ -88,7 +88,7 @@ static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp
 	__u32 length = bpf_ntohs(ip->tot_len) - sizeof(*ip) - sizeof(*tcp), seq = 0, ack = 0;
 	bool reply = false;
 
-	/* Spelled out: an index into a constant array would be a map lookup. */
+	/* Unrolled, because an index into a constant array would be a map lookup. */
 #pragma unroll
 	for (__u32 s = 0; s < VARY_STEPS; s++)
 		if (step == s) {
@@ -107,7 +107,7 @@ static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp
 	tcp->dest = reply ? port : listen;
 }
 
-SEC("tcx/ingress") /* as the program it runs: the kernel lets no others be chained */
+SEC("tcx/ingress") /* the same as the program it calls: the kernel chains no others */
 int vary_source(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -143,22 +143,22 @@ int vary_source(struct __sk_buff *skb)
 	return -1;
 }
 
-/* Initialised, so that it lies apart from `vary`, which user space writes as a whole. */
+/* Initialised, so that it is in another section than `vary`, which user space writes as a whole. */
 __u32 vary_length = 1;
 
 /*
- * Cuts the packet to vary_length bytes, then runs the program under test on it: newer kernels start no run with an IP
- * packet shorter than its header.
+ * Cuts the packet to vary_length bytes, then runs the program under test on it: newer kernels refuse to run programs on
+ * an IP packet shorter than its header.
  */
 SEC("tcx/ingress")
 int vary_cut(struct __sk_buff *skb)
 {
 	if (!bpf_skb_change_tail(skb, *(volatile __u32 *)&vary_length, 0))
 		bpf_tail_call_static(skb, &vary_next, 0);
-	return 0; /* not what the program under test returns */
+	return 0; /* differs from what the program under test returns */
 }
 
-/* What benchmarks compare with. */
+/* The baseline of benchmarks. */
 SEC("tcx/ingress")
 int vary_empty(struct __sk_buff *skb)
 {

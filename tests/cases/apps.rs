@@ -1,11 +1,11 @@
-//! Detectors know what real implementations send.
+//! Detectors recognise what real implementations send.
 
 use serde_json::Value;
 
 use super::flows;
 use crate::needs_root;
 
-/// Client's port and protocol.
+/// The client's port and the protocol of each flow.
 fn spoken(input: &str) -> Vec<(u64, String)> {
     let by =
         |flow: &Value| (flow["client_port"].as_u64().unwrap(), flow["app_protocol"].as_str().unwrap_or("").to_owned());
@@ -18,16 +18,16 @@ fn all(ports: impl IntoIterator<Item = u64>, app: &str) -> Vec<(u64, String)> {
     ports.into_iter().map(|port| (port, app.to_owned())).collect()
 }
 
-/// MariaDB has dropped the "5.5.5-" in front of its version, and a proxy has any.
+/// MariaDB no longer has "5.5.5-" in front of its version, and a proxy may have any version.
 #[test]
-fn a_mysql_server_has_any_version() {
+fn a_mysql_server_may_have_any_version() {
     needs_root!();
     assert_eq!(spoken("mariadb11.pcap"), all(41000..=41006, "mysql"));
 }
 
-/// RFC 5321 2.4: verbs are in any case.
+/// RFC 5321 2.4: verbs are not case-sensitive.
 #[test]
-fn smtp_is_in_any_case() {
+fn smtp_verbs_may_be_in_lower_case() {
     needs_root!();
     assert_eq!(spoken("smtp_lower_case.pcap"), all([48100, 48101, 48102, 48110], "smtp"));
 }

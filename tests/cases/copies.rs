@@ -1,4 +1,4 @@
-//! A packet that a capture of several interfaces has several times counts once.
+//! A packet that appears several times in a capture of several interfaces counts once.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use crate::live::net::{End, connect, host};
 use crate::needs_root;
 use crate::replay::{Scratch, replay, run, text};
 
-/// A packet as `tcpdump -i any` has it: seconds and microseconds, interface, sent by this host, type and IP packet.
+/// A packet as in `tcpdump -i any`: seconds and microseconds, interface, sent by this host, type and IP packet.
 #[derive(Clone)]
 struct Seen {
     at: [u32; 2],
@@ -27,7 +27,7 @@ struct Seen {
     packet: Vec<u8>,
 }
 
-/// What a node saw of a container's request: at the container's link, at the bridge and at the uplink.
+/// A container's request as its node saw it: at the container's link, at the bridge and at the uplink.
 fn seen() -> Vec<Seen> {
     let file = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/inputs/any.pcap")).unwrap();
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
@@ -104,7 +104,7 @@ fn counted(flow: &Value) -> [u64; 4] {
         .map(|name| flow[name].as_u64().unwrap())
 }
 
-/// Bytes of either side, as they were at the container, where each packet began with Ethernet's header.
+/// Bytes of either side, converted to those at the container, where each packet began with an Ethernet header.
 fn bytes(flow: &Value, header: u64) -> [u64; 2] {
     ["client", "server"].map(|side| {
         let count = |what| flow[format!("{side}_{what}")].as_u64().unwrap();
@@ -112,7 +112,7 @@ fn bytes(flow: &Value, header: u64) -> [u64; 2] {
     })
 }
 
-/// As the container's own capture has it.
+/// Asserts the same flows as in the container's own capture.
 fn assert_once(what: &str, flows: &[Value], header: u64) {
     let truth = &flows_at_the_container()[0];
     assert_eq!(flows.len(), 1, "{what}: {flows:#?}");
@@ -135,16 +135,16 @@ fn a_capture_of_all_interfaces_has_each_packet_once() {
     let all = seen();
     let cooked: Vec<_> = all.iter().map(|seen| (seen, seen.cooked())).collect();
     assert_once("cooked, version 1", &replay(&pcap(113, &cooked).0), 16);
-    // The copies of the bridge a second time: as many as one likes.
+    // The copies of the bridge a second time: any number of copies counts once.
     let more: Vec<_> = all.iter().flat_map(|seen| [(seen, seen.cooked()), (seen, seen.cooked())]).collect();
     let file = pcap(113, &more);
     assert_once("cooked, version 1, twice", &replay(&file.0), 16);
-    let told = text(&run(&[file.0.to_str().unwrap()], &[]).stderr);
-    assert!(told.contains("336 packets") && told.contains("280 duplicate"), "{told}");
+    let log = text(&run(&[file.0.to_str().unwrap()], &[]).stderr);
+    assert!(log.contains("336 packets") && log.contains("280 duplicate"), "{log}");
 }
 
 #[test]
-fn interfaces_of_a_pcapng_file_are_places() {
+fn interfaces_of_a_pcapng_file_are_told_apart() {
     needs_root!();
     let all = seen();
     let mut indexes: Vec<u32> = all.iter().map(|seen| seen.ifindex).collect();
@@ -159,12 +159,12 @@ fn interfaces_of_a_pcapng_file_are_places() {
     let body: Vec<u8> = of(&|seen| seen.ethernet(None));
     let file = Scratch::holding("places.pcapng", &[&head[..], &body].concat());
     assert_once("three interfaces", &replay(&file.0), 14);
-    // A trunk, with the packets of one VLAN: its bytes have a tag more.
+    // A trunk with the packets of one VLAN: they have an additional tag.
     let tagged: Vec<u8> = of(&|seen| seen.ethernet((number(seen) == 2).then_some(7)));
     let file = Scratch::holding("places.pcapng", &[&head[..], &tagged].concat());
     let flows = replay(&file.0);
     assert_eq!((flows.len(), counted(&flows[0])), (1, [27, 29, 0, 0]), "a trunk");
-    // One interface "any" in each of two sections: they are the same one.
+    // An interface "any" in each of two sections: it is the same one.
     let half = all.len() / 2;
     let sections = [&all[..half], &all[half..]].map(|part| {
         let packets = part.iter().flat_map(|seen| packet(0, seen, &seen.cooked2()));
@@ -176,7 +176,7 @@ fn interfaces_of_a_pcapng_file_are_places() {
 
 /// A loopback device has each packet as it leaves and as it comes back.
 #[test]
-fn what_a_loopback_device_has_twice_counts_once() {
+fn packets_of_a_loopback_device_count_once() {
     needs_root!();
     let all = seen();
     let first = all[0].ifindex;
@@ -190,7 +190,7 @@ fn what_a_loopback_device_has_twice_counts_once() {
     assert_once("version 1", &replay(&pcap(113, &cooked).0), 16);
 }
 
-/// What was really sent again is no copy, although all its copies are there too.
+/// A real retransmission is no copy, even if all copies of it are in the capture, too.
 #[test]
 fn a_retransmission_is_no_copy() {
     needs_root!();
@@ -211,8 +211,8 @@ fn a_retransmission_is_no_copy() {
     assert_eq!(counted(&replay(&pcap(276, &cooked).0)[0]), [28, 29, 1, 0], "version 2");
 }
 
-/// A container behind a bridge, its node, and a server outside: what tcpdump has at all of the node's interfaces comes out as
-/// what it has at the container's.
+/// A container behind a bridge, its node, and a server outside: a capture of all of the node's interfaces yields the
+/// same flows as one at the container's interface.
 #[test]
 fn captures_at_a_node_and_at_its_container_agree() {
     needs_root!();
@@ -234,8 +234,8 @@ fn captures_at_a_node_and_at_its_container_agree() {
             let mut command = ns.command("tcpdump");
             command.args(["-Z", "root", "-U", "-i", link, "-y", kind, "-w", name, "udp", "port", "9000"]);
             let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-            let told = BufReader::new(child.stderr.take().unwrap());
-            let started = told.lines().any(|line| line.unwrap().contains("listening on"));
+            let messages = BufReader::new(child.stderr.take().unwrap());
+            let started = messages.lines().any(|line| line.unwrap().contains("listening on"));
             assert!(started, "tcpdump does not capture {kind}");
             (file, child, kind)
         },

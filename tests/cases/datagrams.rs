@@ -1,4 +1,4 @@
-//! UDP: one datagram does not settle the protocol for good.
+//! UDP: one datagram does not decide the protocol for good.
 
 use serde_json::Value;
 
@@ -16,10 +16,10 @@ fn hex(text: &str) -> Vec<u8> {
 const V1: u32 = 1;
 const V2: u32 = 0x6b33_43cf;
 const DRAFT_29: u32 = 0xff00_001d;
-/// Reserved, to be unknown to everybody (RFC 9000 15).
+/// A reserved version, which no implementation knows (RFC 9000 15).
 const GREASE: u32 = 0x1a2a_3a4a;
 
-/// What kinds of packets are called in their first byte.
+/// The first byte of each kind of packet.
 fn first(version: u32, kind: u8) -> u8 {
     0xc3 | (if version == V2 { (kind + 1) & 3 } else { kind }) << 4
 }
@@ -29,7 +29,7 @@ const ZERO_RTT: u8 = 1;
 const HANDSHAKE: u8 = 2;
 const RETRY: u8 = 3;
 
-/// A packet with a long header, whose number and payload have `length` bytes.
+/// A packet with a long header; its packet number and payload have `length` bytes.
 fn long(version: u32, kind: u8, ids: [&[u8]; 2], length: usize) -> Vec<u8> {
     let mut bytes = vec![first(version, kind)];
     bytes.extend(version.to_be_bytes());
@@ -57,7 +57,7 @@ fn initial(version: u32) -> Vec<u8> {
     padded(long(version, INITIAL, [A, B], 300), 0)
 }
 
-/// A short header, as all the rest of a connection has it.
+/// A packet with a short header, like the rest of a connection.
 fn short() -> Vec<u8> {
     [&[0x45], A, &[0x5a; 40]].concat()
 }
@@ -85,12 +85,12 @@ fn stun() -> Vec<u8> {
     [&hex("0001 0000 2112a442")[..], &[7; 12]].concat()
 }
 
-/// A ClientHello of DTLS 1.2, as far as it matters.
+/// A DTLS 1.2 ClientHello, as far as it matters.
 fn dtls() -> Vec<u8> {
     [&hex("16 feff 0000 000000000000 0064 01 000058 0000 000000 000058 fefd")[..], &[9; 86]].concat()
 }
 
-/// RFC 9000 14.1: what fills an Initial's datagram up may be anything.
+/// RFC 9000 14.1: an Initial's datagram may be padded with anything.
 #[test]
 fn zeros_behind_an_initial_are_quic() {
     needs_root!();
@@ -107,9 +107,9 @@ fn each_shape_of_an_initial_is_quic() {
         let packet = |kind, length| long(version, kind, [A, B], length);
         let garbage = [packet(INITIAL, 300), vec![0x13; 900]].concat();
         for (name, datagram) in [
-            ("filled up with zeros", initial(version)),
+            ("padded with zeros", initial(version)),
             ("and with ones", padded(packet(INITIAL, 300), 0xff)),
-            ("and with what is no packet", garbage),
+            ("and with garbage", garbage),
             ("and 0-RTT", padded([packet(INITIAL, 300), packet(ZERO_RTT, 500)].concat(), 0)),
             ("with ids of 20 and of no bytes", padded(long(version, INITIAL, [&[1; 20], b""], 200), 0)),
             ("with padding inside", padded(packet(INITIAL, 1200 - 26), 0)),
@@ -117,7 +117,7 @@ fn each_shape_of_an_initial_is_quic() {
             let datagrams = [(CLIENT, datagram), (SERVER, short())];
             talks.add(443, &datagrams, "quic", format!("{version:x}: an Initial {name}"));
         }
-        // What a server sends first, and nothing of the client.
+        // A server's first datagram, without any from the client.
         for datagram in [
             [packet(INITIAL, 100), packet(HANDSHAKE, 1100)].concat(),
             padded([packet(INITIAL, 100), packet(HANDSHAKE, 600)].concat(), 0),
@@ -130,7 +130,7 @@ fn each_shape_of_an_initial_is_quic() {
     talks.check();
 }
 
-/// After a Retry, in either version, nothing else is said than without.
+/// A Retry, in either version, changes nothing in the result.
 #[test]
 fn retry_does_not_hide_quic() {
     needs_root!();
@@ -138,7 +138,7 @@ fn retry_does_not_hide_quic() {
         assert_eq!((&flow["app_protocol"], &flow["response_us"]), (&"quic".into(), &Value::Null), "{flow}");
     }
     for version in [V1, V2] {
-        // Nothing that the client sends is told.
+        // Nothing that the client sends is recognised.
         let datagrams = [
             (CLIENT, short()),
             (SERVER, retry(version)),
@@ -158,23 +158,23 @@ fn version_negotiation_does_not_hide_quic() {
         (vec![(CLIENT, initial(GREASE)), (SERVER, negotiation([B, A], &offered)), (CLIENT, initial(V1))], "goes on"),
         (vec![(CLIENT, initial(GREASE)), (SERVER, negotiation([B, A], &offered))], "ends there"),
         (vec![(SERVER, negotiation([B, A], &[V2]))], "alone"),
-        (vec![(SERVER, negotiation([&[7; 200], &[8; 180]], &offered))], "with ids of a version to come"),
+        (vec![(SERVER, negotiation([&[7; 200], &[8; 180]], &offered))], "with ids of a future version"),
         (vec![(CLIENT, initial(GREASE)), (CLIENT, initial(V2))], "one way"),
     ] {
         talks.add(443, &datagrams, "quic", name.to_owned());
     }
     let late = [[0x0a0a_0a0a; 15].as_slice(), &[V1]].concat();
     talks.add(443, &[(SERVER, negotiation([B, A], &late))], "quic", "a known version late in the list".to_owned());
-    // None that is known, and bytes that only begin so.
+    // No known version, and bytes that only begin like it.
     for datagram in [negotiation([B, A], &[GREASE, 0xface_b002]), negotiation([b"", b""], &[1, 0, 0]), vec![0x80; 40]] {
         talks.add(443, &[(SERVER, datagram)], Value::Null, "no known version".to_owned());
     }
     talks.check();
 }
 
-/// Whatever a direction begins with.
+/// Whatever a direction begins with, later datagrams can still be recognised.
 #[test]
-fn what_comes_first_settles_nothing() {
+fn the_first_datagram_decides_nothing() {
     needs_root!();
     let query = hex("1234 0100 0001 0000 0000 0000 03777777 076578616d706c65 036f7267 00 0001 0001");
     let answer =
@@ -201,9 +201,9 @@ fn what_comes_first_settles_nothing() {
     talks.check();
 }
 
-/// A stream of something else is not looked at for ever: what comes after many datagrams is not told.
+/// A stream of something else is not examined for ever: a protocol that starts after many datagrams is not recognised.
 #[test]
-fn looking_ends() {
+fn examination_ends() {
     needs_root!();
     let mut datagrams = vec![(CLIENT, vec![0x80; 172]); 60];
     datagrams.push((CLIENT, initial(V1)));
@@ -236,7 +236,7 @@ fn record(owner: &[u8], kind: u16, class: u16, data: &[u8]) -> Vec<u8> {
 
 const ZONE: [&[u8]; 2] = [b"example", b"org"];
 
-/// Messages that a DNS detector is to know, those of clients first.
+/// Messages that the DNS detector must recognise, those of clients first.
 fn messages() -> Vec<(&'static str, usize, Vec<u8>)> {
     let soa = asked(&ZONE, 6, 1);
     let www = asked(&[b"www", b"example", b"org"], 1, 1);
@@ -248,11 +248,11 @@ fn messages() -> Vec<(&'static str, usize, Vec<u8>)> {
     let mut all = vec![
         ("NOTIFY", CLIENT, message(0x2400, [1, 0, 0, 0], &[&soa])),
         ("NOTIFY with a SOA", CLIENT, message(0x2400, [1, 1, 0, 0], &[&soa, &record(&pointer, 6, 1, &numbers)])),
-        ("NOTIFY that is signed", CLIENT, message(0x2400, [1, 0, 0, 1], &[&soa, &tsig])),
+        ("a signed NOTIFY", CLIENT, message(0x2400, [1, 0, 0, 1], &[&soa, &tsig])),
         ("UPDATE", CLIENT, message(0x2800, [1, 0, 1, 0], &[&soa, &record(b"\x03www\xc0\x0c", 1, 1, &[10, 0, 0, 1])])),
         ("UPDATE that deletes", CLIENT, message(0x2800, [1, 0, 1, 0], &[&soa, &record(&pointer, 255, 255, b"")])),
         (
-            "UPDATE with what must be, signed",
+            "UPDATE with prerequisites, signed",
             CLIENT,
             message(0x2800, [1, 1, 1, 1], &[&soa, &record(&pointer, 1, 254, b""), &text, &tsig]),
         ),
@@ -295,9 +295,9 @@ fn notify_and_update_are_dns() {
     talks.check();
 }
 
-/// As of a query: DNS answers each of them.
+/// As with a query: DNS answers each of them.
 #[test]
-fn notify_and_update_that_nobody_answers_time_out() {
+fn unanswered_notify_and_update_time_out() {
     needs_root!();
     let mut capture = Written::default();
     for (port, (name, sender, bytes)) in (50000..).zip(messages().into_iter().take(8)) {
@@ -338,9 +338,9 @@ fn multicast_dns_is_dns() {
     assert_eq!(said([50000, 5355], &[(CLIENT, host)])["app_protocol"], "dns");
 }
 
-/// One thing each is not as DNS has it.
+/// Messages that differ from DNS in one respect each.
 #[test]
-fn what_resembles_dns_is_not() {
+fn messages_that_resemble_dns_are_not_dns() {
     needs_root!();
     let soa = asked(&ZONE, 6, 1);
     let netbios = [&[32][..], &b"FHEPFCEL".repeat(4), &[0, 0, 32, 0, 1]].concat();
@@ -349,7 +349,7 @@ fn what_resembles_dns_is_not() {
     for (name, bytes) in [
         ("NetBIOS registers a name", message(0x2910, [1, 0, 0, 1], &[&netbios, &address])),
         ("NetBIOS answers", message(0x8500, [0, 1, 0, 0], &[&netbios[..34], &record(b"", 32, 1, &[0; 6])])),
-        ("an operation that is none", message(0x3800, [1, 0, 0, 0], &[&soa])),
+        ("an unassigned operation", message(0x3800, [1, 0, 0, 0], &[&soa])),
         ("stateful, over UDP", message(0x3000, [0, 0, 0, 0], &[b"\0\x01\0\x08", &[0; 8]])),
         ("UPDATE with more than it says", message(0x2800, [1, 0, 0, 0], &[&soa, b"more"])),
         (
@@ -361,7 +361,7 @@ fn what_resembles_dns_is_not() {
         ("a query with an answer", message(0x0100, [1, 1, 0, 0], &[&soa, &record(&[0xc0, 12], 1, 1, &[1; 4])])),
         ("an answer without anything", message(0x8180, [0, 0, 0, 0], &[])),
         ("a name that points at itself", message(0x8400, [0, 1, 0, 0], &[&record(&[0xc0, 12], 1, 1, &[1; 4])])),
-        ("a type that is none", message(0x0100, [1, 0, 0, 0], &[&asked(&ZONE, 0x2222, 1)])),
+        ("an unassigned type", message(0x0100, [1, 0, 0, 0], &[&asked(&ZONE, 0x2222, 1)])),
     ] {
         talks.add(53, &[(CLIENT, bytes)], Value::Null, name.to_string());
     }

@@ -1,4 +1,4 @@
-//! What is known of a connection lives as long as anything judges by it.
+//! What is known about a connection lives as long as it is needed.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn fate(flow: &Value) -> (&str, &str) {
     (flow["status"].as_str().unwrap(), flow["reason"].as_str().unwrap_or_default())
 }
 
-/// Pauses of 400 s, where flows end after 300 s of silence; of 49501 200 s.
+/// Pauses of 400 s, while flows end after 300 s of silence; those of port 49501 are 200 s.
 #[test]
 fn the_protocol_outlives_a_pause() {
     needs_root!();
@@ -38,7 +38,7 @@ fn the_protocol_outlives_a_pause() {
 }
 
 #[test]
-fn the_protocol_outlives_the_greatest_age() {
+fn the_protocol_outlives_the_maximum_age() {
     needs_root!();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/inputs/max_age.pcap");
     let flows = flows_of(&run(&["-o", "json", "--set", "flow.max_age=100s", file], &[]));
@@ -59,7 +59,8 @@ fn the_client_outlives_a_pause() {
     }
 }
 
-/// After a pause the server speaks first, at ports that tell nothing; and a datagram's flow goes on the same way.
+/// After a pause, the server speaks first, at ports that do not show which end it is; a flow of datagrams continues in
+/// the same way.
 #[test]
 fn the_server_may_speak_first_after_a_pause() {
     needs_root!();
@@ -78,9 +79,9 @@ fn the_server_may_speak_first_after_a_pause() {
     assert_eq!(capture.replay().iter().map(|flow| &flow["client_port"]).collect::<Vec<_>>(), [50, 50]);
 }
 
-/// SYNs at 0, 1, 3, 7, 15, 31 and 65 s, as Linux sends them: without an answer, and with one to the last.
+/// SYNs at 0, 1, 3, 7, 15, 31 and 65 s, as Linux sends them: without an answer, and with an answer to the last.
 #[test]
-fn an_attempt_to_connect_is_one() {
+fn repeated_syns_are_one_attempt() {
     needs_root!();
     let flows = flows("syn_backoff.pcap");
     let [lost, late] = [49400, 49401].map(|port| of_port(&flows, port));
@@ -92,9 +93,9 @@ fn an_attempt_to_connect_is_one() {
     assert_eq!((fate(late[0]), &late[0]["client_retransmits"]), (("ok", ""), &json!(6)));
 }
 
-/// Gaps that nobody can foresee: what comes is of the attempt that has failed, by the sequence number of its SYN.
+/// Gaps that cannot be predicted: by its sequence number, a later SYN belongs to the attempt that has failed.
 #[test]
-fn a_syn_sent_again_after_any_time_is_the_same_attempt() {
+fn a_syn_repeated_after_any_time_is_the_same_attempt() {
     needs_root!();
     let mut capture = Written::default();
     let mut c = Connection::new(40_000);
@@ -112,13 +113,13 @@ fn a_syn_sent_again_after_any_time_is_the_same_attempt() {
 
 /// The segment is sent 16 times, with gaps of up to 120 s.
 #[test]
-fn retransmissions_are_known_after_any_gap() {
+fn retransmissions_are_recognised_after_any_gap() {
     needs_root!();
     let flows = flows("peer_vanished.pcap");
     assert_eq!(of_port(&flows, 49100)[0]["client_retransmits"], 15);
 }
 
-/// A keep-alive, whether it has a byte or none, is no retransmission; a FIN sent again is.
+/// A keep-alive, with or without a byte of data, is no retransmission; a repeated FIN is.
 #[test]
 fn keep_alives_are_no_retransmissions() {
     needs_root!();
@@ -150,9 +151,9 @@ fn a_rst_after_the_close_is_no_failed_connection() {
     assert!(fates.iter().all(|(fate, client)| *fate == ("ok", "") && *client == "192.0.2.10"), "{fates:?}");
 }
 
-/// A FIN again, data, a RST: whatever comes late of a connection that is over, from either end.
+/// A repeated FIN, data, a RST: late packets of a connection that is over, from either end.
 #[test]
-fn what_comes_late_is_of_the_connection_that_is_over() {
+fn late_packets_belong_to_the_connection_that_is_over() {
     needs_root!();
     for (flags, sender, bytes) in
         [(ACK | 1, SERVER, 0), (ACK | PSH, SERVER, 5), (RST, CLIENT, 0), (RST | ACK, SERVER, 0)]
@@ -170,7 +171,7 @@ fn what_comes_late_is_of_the_connection_that_is_over() {
     }
 }
 
-/// Nobody here opened a connection: a lone RST, a lone RST-ACK, a SYN-ACK and the RST that it is answered by.
+/// Packets without a connection: a lone RST, a lone RST-ACK, a SYN-ACK and the RST that answers it.
 #[test]
 fn backscatter_is_no_failed_connection() {
     needs_root!();
@@ -188,7 +189,7 @@ fn backscatter_is_no_failed_connection() {
     }
 }
 
-/// The first was never closed: its client is gone.
+/// The first connection was never closed: its client is gone.
 #[test]
 fn a_port_used_again_without_a_close_is_another_connection() {
     needs_root!();
@@ -197,9 +198,9 @@ fn a_port_used_again_without_a_close_is_another_connection() {
     assert_eq!(flows.iter().map(packets).collect::<Vec<_>>(), [7, 10]);
 }
 
-/// The same where the first SYN was never answered, and where the client comes back at once.
+/// The same if the first SYN was never answered, and if the client comes back at once.
 #[test]
-fn a_syn_of_another_sequence_is_another_connection() {
+fn a_syn_with_another_sequence_number_is_another_connection() {
     needs_root!();
     for gap in [2 * S, 20 * S] {
         let mut capture = Written::default();
@@ -218,8 +219,8 @@ fn a_syn_of_another_sequence_is_another_connection() {
     }
 }
 
-/// The server still has a connection of these ports: it answers the SYN with an ACK, the client resets that and sends its SYN again
-/// (RFC 5961 4). That is one connection, and its SYN a retransmission.
+/// The server still has a connection with these ports: it answers the SYN with an ACK, the client resets that and
+/// repeats its SYN (RFC 5961 4). That is one connection, and the second SYN a retransmission.
 #[test]
 fn a_syn_after_the_clients_own_rst_is_the_same() {
     needs_root!();

@@ -1,7 +1,7 @@
-//! Inputs that netmon once judged wrongly, each with what is right and why. A file a kind; `inputs` has the captures, which were
-//! made for this purpose.
+//! Inputs that netmon once judged wrongly, each with the correct result and the reason. There is one file for each
+//! kind; `inputs` has the captures, which were made for these tests.
 
-// clippy.toml allows these in functions marked as tests only.
+// clippy.toml allows these only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;

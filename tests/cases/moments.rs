@@ -1,4 +1,4 @@
-//! A moment is not taken for another: an answer, a round trip, an end.
+//! Points in time are not confused: responses, round trips, ends.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +9,23 @@ use crate::needs_root;
 use crate::replay::written::{CLIENT, Connection, MS, S, SERVER, Written};
 use crate::support::packet::{ACK, FIN, PSH, SYN, TCP};
 
-/// One connection with payload that matters, between 10.0.0.1:40000 and 10.0.0.2:50051.
+/// A connection whose payload matters, between 10.0.0.1:40000 and 10.0.0.2:50051.
 struct Speaking {
     capture: Written,
     next: [u32; 2],
     /// The client's port.
     port: u16,
-    /// When it begins.
+    /// The time at which it begins.
     start: u64,
 }
 
 impl Speaking {
-    /// A handshake that takes `ns`, the same on both sides of where it is seen.
+    /// A connection whose handshake takes `ns`, half on either side of where it is seen.
     fn open(ns: u64) -> Speaking {
         Speaking::open_in(Written::default(), 40000, 0, ns)
     }
 
-    /// One more in a capture that has others, which began `start` nanoseconds earlier.
+    /// Another connection in a capture, which began `start` nanoseconds earlier.
     fn open_in(capture: Written, port: u16, start: u64, ns: u64) -> Speaking {
         let mut talk = Speaking { capture, next: [1000, 5000], port, start };
         talk.say(0, CLIENT, SYN, b"");
@@ -45,7 +45,7 @@ impl Speaking {
         self.next[sender] = sequence + payload.len() as u32 + counted;
     }
 
-    /// The next segment, which acknowledges all there is.
+    /// The next segment, which acknowledges everything so far.
     fn say(&mut self, at: u64, sender: usize, flags: u8, payload: &[u8]) {
         self.segment(at, sender, flags, self.next[sender], self.next[1 - sender], payload);
     }
@@ -67,7 +67,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Forty calls, of which each took 50 ms and more.
+/// Forty calls, each of which took at least 50 ms.
 #[test]
 fn control_frames_are_no_responses() {
     needs_root!();
@@ -78,9 +78,9 @@ fn control_frames_are_no_responses() {
     assert!(times["max"].as_f64().unwrap() < 57_000.0, "{times}");
 }
 
-/// Each control frame of either side, before, between and after, in segments of their own or with others.
+/// Control frames of either side before, between and after calls, in segments of their own or with other frames.
 #[test]
-fn whatever_controls_is_no_turn() {
+fn control_frames_are_no_turns() {
     needs_root!();
     let settings = frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]);
     let controls = [
@@ -98,7 +98,7 @@ fn whatever_controls_is_no_turn() {
     ];
     // :method GET, :scheme http, :path /; :status 200.
     let (request, answer) = (frame(1, 5, 1, &[0x82, 0x86, 0x84]), frame(1, 4, 1, &[0x88]));
-    // All in one capture: a replay loads the programs, which takes longer than all these packets.
+    // All are in one capture, because loading the programs for a replay takes longer than all these packets.
     let (mut capture, mut ports) = (Written::default(), BTreeMap::new());
     for (name, control) in controls {
         for first in [CLIENT, SERVER] {
@@ -139,7 +139,7 @@ fn whatever_controls_is_no_turn() {
     }
 }
 
-/// What is in DATA only looks like frames if it is made to, and then does not end where the segment ends.
+/// DATA looks like frames only if it is made to, and then it does not end where the segment ends.
 #[test]
 fn data_of_http2_are_turns() {
     needs_root!();
@@ -147,7 +147,7 @@ fn data_of_http2_are_turns() {
     let settings = frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]);
     talk.push(MS, CLIENT, &[PREFACE, &settings, &frame(1, 4, 1, &[0x83, 0x86, 0x84])].concat());
     talk.push(2 * MS, SERVER, &settings);
-    // A request in two segments of which the second begins amid the data; the answer likewise.
+    // A request in two segments, of which the second begins within the data; the answer likewise.
     let body = frame(0, 1, 1, &frame(6, 0, 0, &[7; 8]).repeat(20));
     talk.say(10 * MS, CLIENT, ACK, &body[..100]);
     talk.push(12 * MS, CLIENT, &body[100..]);
@@ -159,9 +159,9 @@ fn data_of_http2_are_turns() {
     assert_eq!((&times["count"], &times["min"]), (&1.into(), &30_000.0.into()), "{flow}");
 }
 
-/// Another protocol's payload may look as it likes.
+/// The payload of other protocols may look like control frames.
 #[test]
-fn what_looks_like_control_frames_elsewhere_is_a_turn() {
+fn payload_that_looks_like_control_frames_is_a_turn() {
     needs_root!();
     let mut talk = Speaking::open(MS / 100);
     talk.push(MS, CLIENT, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -174,14 +174,14 @@ fn what_looks_like_control_frames_elsewhere_is_a_turn() {
 
 /// An ACK that waited 39 ms for the next segment; the link's round trip is 0.03 ms.
 #[test]
-fn a_held_back_ack_is_no_round_trip() {
+fn a_delayed_ack_is_no_round_trip() {
     needs_root!();
     let flows = flows("first56.pcap");
     let times = &flows[0]["rtt_us"];
     assert!(times["max"].as_f64().unwrap() < 200.0 && times["count"].as_u64().unwrap() >= 10, "{times}");
 }
 
-/// A server that takes 15 ms for each answer, which its ACK rides on.
+/// A server that takes 15 ms for each answer, which carries its ACK.
 #[test]
 fn an_answer_is_no_round_trip() {
     needs_root!();
@@ -194,15 +194,15 @@ fn an_answer_is_no_round_trip() {
 
 const FULL: &[u8] = &[0x55; 1448];
 
-/// Segments and what is said to them: only what made the other end answer at once is a round trip.
+/// Segments and their ACKs: only a segment that the other end answers at once yields a round trip.
 #[test]
-fn whatever_an_ack_waited_for_is_not_in_a_round_trip() {
+fn the_wait_of_an_ack_is_not_in_a_round_trip() {
     needs_root!();
     let times = |talk: &Speaking| talk.flow()["rtt_us"].clone();
     let us = |ns: u64| Value::from(ns as f64 / 1e3);
     for rtt in [30_000, 2 * MS, 25 * MS] {
         let opened = || (Speaking::open(rtt), 1000 * MS);
-        // For the next small segment, 10 to 39 ms later, or for a FIN, or for two of them.
+        // The ACK waits for the next small segment, 10 to 39 ms later, or for a FIN, or for two of them.
         for wait in [10 * MS, 39 * MS] {
             let (mut talk, at) = opened();
             talk.push(at, CLIENT, b"one");
@@ -220,18 +220,18 @@ fn whatever_an_ack_waited_for_is_not_in_a_round_trip() {
             talk.push(at + wait, CLIENT, b"three");
             talk.say(at + wait + rtt, SERVER, ACK, b"");
             assert_eq!((&times(&talk)["count"], &times(&talk)["max"]), (&1.into(), &us(rtt)), "{rtt} {wait}");
-            // For the answer.
+            // It waits for the answer.
             let (mut talk, at) = opened();
             talk.push(at, CLIENT, b"what");
             talk.push(at + wait + rtt, SERVER, b"that");
             assert_eq!(times(&talk), Value::Null, "{rtt} {wait}");
         }
-        // For its timer, as nothing came.
+        // It waits for its timer, because nothing comes.
         let (mut talk, at) = opened();
         talk.push(at, CLIENT, b"one");
         talk.say(at + 40 * MS + rtt, SERVER, ACK, b"");
         assert_eq!(times(&talk), Value::Null, "{rtt}");
-        // An answer at once, whose ACK did not wait.
+        // An immediate answer, whose ACK does not wait.
         let (mut talk, at) = opened();
         talk.push(at, CLIENT, b"what");
         talk.push(at + rtt + 20_000, SERVER, b"that");
@@ -239,9 +239,9 @@ fn whatever_an_ack_waited_for_is_not_in_a_round_trip() {
     }
 }
 
-/// The way itself gets longer: two full segments are acknowledged at once, so that is seen.
+/// The path itself gets longer: two full segments are acknowledged at once, which shows it.
 #[test]
-fn a_way_that_gets_longer_is_measured() {
+fn a_path_that_gets_longer_is_measured() {
     needs_root!();
     for rtt in [100 * MS, 400 * MS] {
         let mut talk = Speaking::open(30_000);
@@ -264,7 +264,7 @@ fn a_way_that_gets_longer_is_measured() {
 #[test]
 fn a_request_in_a_syn_has_a_response_time() {
     needs_root!();
-    // What the SYN-ACK acknowledges, how much of the request comes again, and what the answer took from the latter.
+    // How much the SYN-ACK acknowledges, how much of the request is repeated, and the response time from then on.
     for (taken, again, ns) in [(4, None, 40 * MS), (0, Some(10 * MS), 30 * MS), (0, Some(0), 40 * MS)] {
         let mut talk = Speaking { capture: Written::default(), next: [1000, 5000], port: 40_000, start: 0 };
         talk.segment(0, CLIENT, SYN, 1000, 0, b"what");
@@ -295,9 +295,9 @@ fn a_request_in_a_syn_has_a_response_time() {
     assert_eq!((&times["count"], &times["max"]), (&1.into(), &6_000.0.into()));
 }
 
-/// A client without a cookie asks for one with a SYN that has no data: nothing else changes.
+/// A client without a cookie requests one with a SYN that has no data: nothing else changes.
 #[test]
-fn a_syn_without_data_asks_nothing() {
+fn a_syn_without_data_is_no_request() {
     needs_root!();
     let (mut capture, mut c) = (Written::default(), Connection::new(40000));
     capture.handshake(0, &mut c, MS, MS);
@@ -306,9 +306,9 @@ fn a_syn_without_data_asks_nothing() {
     assert_eq!(capture.replay()[0]["response_us"], Value::Null);
 }
 
-/// Healthy sessions of psycopg and libpq over TLS, which say goodbye by an alert and may be answered by a RST.
+/// Healthy sessions of psycopg and libpq over TLS, which end with an alert that a RST may answer.
 #[test]
-fn a_rst_after_the_last_word_cuts_nothing_off() {
+fn a_rst_after_the_closing_alert_cuts_nothing_off() {
     needs_root!();
     for (input, sessions) in [("two.pcap", 2), ("pg.pcap", 40)] {
         let flows = flows(input);

@@ -1,4 +1,4 @@
-//! An outcome looks at what the packet is.
+//! Outcomes depend on the kind of the packet.
 
 use serde_json::Value;
 
@@ -17,16 +17,17 @@ fn fates(flows: &[Value]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// mDNS and LLMNR to their groups, pings to a broadcast address and to a group: who answers does so under an address of its own.
+/// mDNS and LLMNR to their groups, pings to a broadcast address and to a group: members answer under their own
+/// addresses.
 #[test]
-fn who_asks_a_group_waits_for_nobody() {
+fn a_question_to_a_group_does_not_time_out() {
     needs_root!();
     let flows = flows("multicast_queries.pcap");
     assert_eq!(flows.len(), 9);
     assert!(fates(&flows).iter().all(|fate| fate.1.is_empty()), "{:?}", fates(&flows));
 }
 
-/// RFC 1812 5.2.7.2: the datagram that a redirect is about was forwarded.
+/// RFC 1812 5.2.7.2: a datagram that causes a redirect was forwarded.
 #[test]
 fn a_redirect_is_no_failure() {
     needs_root!();
@@ -35,7 +36,7 @@ fn a_redirect_is_no_failure() {
     assert_eq!((syslog["status"].as_str(), syslog["client_packets"].as_u64()), (Some("ok"), Some(3)));
 }
 
-/// The client's ACK never came: the server's socket never left SYN-RECEIVED.
+/// The client's ACK never came, so the server's socket never left SYN-RECEIVED.
 #[test]
 fn half_open_is_not_open() {
     needs_root!();
@@ -45,7 +46,7 @@ fn half_open_is_not_open() {
     assert_eq!(fate, ["syn_received", "failed", "timeout"]);
 }
 
-/// Routers quote the packet that they could not deliver, with all headers that it had.
+/// Routers quote the packet that they could not deliver, with all its headers.
 #[test]
 fn errors_quote_packets_with_extension_headers() {
     needs_root!();
@@ -63,13 +64,13 @@ fn errors_quote_packets_with_extension_headers() {
 struct Quoted(Vec<(String, Vec<u8>, Vec<u8>, bool)>);
 
 impl Quoted {
-    /// A port that no other datagram has, and the datagram to it.
+    /// A datagram to a port that no other datagram has.
     fn next(&self) -> Vec<u8> {
         udp_to(9000 + self.0.len() as u16, &[7; 64])
     }
 
-    /// The packet of that datagram, and what the router quotes of it.
-    fn add(&mut self, name: impl ToString, packet: &[u8], quote: &[u8], told: bool) {
+    /// Adds the packet of that datagram, the part that the router quotes, and whether netmon should recognise it.
+    fn add(&mut self, name: impl ToString, packet: &[u8], quote: &[u8], recognised: bool) {
         let v6 = packet[0] >> 4 == 6;
         let (kind, error) =
             if v6 { (IPV6, ipv6(58, &icmp(1, 4, quote))) } else { (IPV4, ipv4(ICMP, &[], 0, 0, &icmp(3, 3, quote))) };
@@ -77,7 +78,7 @@ impl Quoted {
         let (at, length) = if v6 { (22, 16) } else { (26, 4) };
         let (from, to) = error.split_at_mut(at + length);
         from[at..].swap_with_slice(&mut to[..length]);
-        self.0.push((name.to_string(), ethernet(&[], kind, packet), error, told));
+        self.0.push((name.to_string(), ethernet(&[], kind, packet), error, recognised));
     }
 
     fn check(&self) {
@@ -89,16 +90,16 @@ impl Quoted {
             file.extend(packet);
         }
         let flows = replay(&Scratch::holding("quoted.pcap", &file).0);
-        for (number, (name, _, _, told)) in self.0.iter().enumerate() {
+        for (number, (name, _, _, recognised)) in self.0.iter().enumerate() {
             let flow = flows.iter().find(|flow| flow["server_port"] == 9000 + number);
             let flow = flow.unwrap_or_else(|| panic!("{name}: {flows:#?}"));
-            assert_eq!(flow["status"] == "failed", *told, "{name}: {flow}");
+            assert_eq!(flow["status"] == "failed", *recognised, "{name}: {flow}");
         }
     }
 }
 
 #[test]
-fn quotes_are_walked_as_packets_are() {
+fn quotes_are_parsed_like_packets() {
     needs_root!();
     const HOP: u8 = 0;
     const ROUTING: u8 = 43;
@@ -124,12 +125,12 @@ fn quotes_are_walked_as_packets_are() {
         let whole = packet(&quoted.next());
         quoted.add(format!("{kinds:?}, cut"), &whole, &whole[..whole.len() - 74], false);
     }
-    for (name, offset, more, told) in
+    for (name, offset, more, recognised) in
         [("the first fragment", 0, true, true), ("an atomic one", 0, false, true), ("a later one", 8, true, false)]
     {
         let datagram = quoted.next();
         let part = ipv6(FRAGMENT, &[fragment(UDP, 5, offset, more), datagram.clone()].concat());
-        quoted.add(name, &ipv6(UDP, &datagram), &part, told);
+        quoted.add(name, &ipv6(UDP, &datagram), &part, recognised);
     }
     let plain = ipv4(UDP, &[], 0, 0, &quoted.next());
     quoted.add("IPv4", &plain, &plain[..28], true);

@@ -1,4 +1,4 @@
-//! The same packet at several places counts once, different packets at several places each.
+//! The same packet seen at several places counts once; different packets at several places count separately.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn all_links(ns: &Netns) -> Agent {
     Agent::start(ns, watching(&["*"]))
 }
 
-/// Of all flows to a port: how many, packets and bytes of who sent there.
+/// The number of flows to a port, and the packets and bytes sent to it.
 fn sent_to(flows: &[Flow], port: u16) -> (usize, u64, u64) {
     let of: Vec<_> = flows.iter().filter(|flow| flow.key.ends.iter().any(|end| end.port == port)).collect();
     let sum =
@@ -72,9 +72,9 @@ fn tenants_may_have_the_same_addresses() {
     assert_eq!(sent_to(&flows, 9000), (2, 200, 14_200 + 104_200), "{flows:#?}");
 }
 
-/// Clients that ask for an address have none yet: all have the same ends.
+/// Clients that request an address have none yet, so all have the same ends.
 #[test]
-fn clients_without_an_address_are_counted_each() {
+fn clients_without_an_address_are_counted_separately() {
     needs_root!();
     let net = tenants();
     net.host.sh("ip addr add 10.5.0.1/24 dev red");
@@ -124,7 +124,7 @@ fn an_error_that_is_translated_back_counts_once() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    // What it says itself that it has sent.
+    // The number that it counts itself.
     let snmp = outside.sh("grep ^Icmp: /proc/net/snmp");
     let [names, values] = [0, 1].map(|line| snmp.lines().nth(line).unwrap().split(' '));
     let sent = names.zip(values).find(|(name, _)| *name == "OutDestUnreachs").unwrap().1.parse::<u64>().unwrap();
@@ -132,7 +132,8 @@ fn an_error_that_is_translated_back_counts_once() {
     let flows = agent.settled();
     let icmp: Vec<_> = flows.iter().filter(|flow| flow.key.protocol == 1).collect();
     let counted = icmp.iter().map(|flow| flow.sent[0].packets + flow.sent[1].packets).sum::<u64>();
-    // It was twice as many. One whose record is read before the kernel has told of the translation may still count at both sides.
+    // It was once twice as many. An error whose record is read before the kernel has reported the translation may still
+    // count at both sides.
     assert!((sent..sent + 3).contains(&counted), "{counted} of {sent}: {icmp:#?}");
     let bytes = icmp.iter().map(|flow| flow.sent[0].bytes + flow.sent[1].bytes).sum::<u64>();
     assert_eq!(bytes, counted * (14 + 20 + 8 + 20 + 8 + 5), "{icmp:#?}");
@@ -191,10 +192,10 @@ fn ip_is_found_behind_any_stack_of_labels_and_tags() {
 }
 
 #[test]
-fn labels_sessions_and_many_tags_are_looked_behind() {
+fn packets_behind_labels_sessions_and_many_tags_are_parsed() {
     needs_root!();
     let flows = flows("encapsulations.pcap");
     let dns = flows.iter().find(|flow| flow["server_port"] == 53).unwrap();
     assert_eq!([&dns["client_packets"], &dns["client_bytes"]], [3, 231], "MPLS, PPPoE, three tags: {flows:#?}");
-    assert_eq!(flows.len(), 3, "ERSPAN and GTP-U are told by their outer packets");
+    assert_eq!(flows.len(), 3, "ERSPAN and GTP-U count by their outer packets");
 }

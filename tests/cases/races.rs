@@ -1,4 +1,4 @@
-//! CPUs do not race for what is known of a connection.
+//! CPUs that see a connection at the same time do not lose what is known about it.
 
 use std::collections::HashMap;
 use std::sync::Barrier;
@@ -19,7 +19,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header field that goes into the table, its name and value as they are.
+/// A header field with incremental indexing, its name and value not encoded.
 fn field(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| match text.len() {
         0..127 => [&[text.len() as u8], text.as_bytes()].concat(),
@@ -38,11 +38,11 @@ fn metadata(fields: usize) -> Vec<u8> {
     (0..fields).flat_map(|n| field(&format!("k{n}"), &"v".repeat(200))).collect()
 }
 
-/// What a client of gRPC sends, a segment each.
+/// The segments that a gRPC client sends first.
 struct Opening {
     name: &'static str,
     segments: Vec<Vec<u8>>,
-    /// Whatever comes first, the verdict is the same; else only neighbours may change places.
+    /// True if the segments may come in any order; else only neighbours may be swapped.
     any_order: bool,
 }
 
@@ -54,7 +54,7 @@ fn openings() -> Vec<Opening> {
     let begun = frame(1, 0, 1, &[METHOD_SCHEME_PATH, &content_type("application/grpc"), &metadata(5)].concat());
     let more = frame(9, 4, 1, &metadata(6));
     let late = frame(1, 0, 1, &[METHOD_SCHEME_PATH, &metadata(5)].concat());
-    let told = frame(9, 4, 1, &[content_type("application/grpc+proto"), metadata(3)].concat());
+    let continued = frame(9, 4, 1, &[content_type("application/grpc+proto"), metadata(3)].concat());
     let cut = frame(1, 4, 1, &[METHOD_SCHEME_PATH, &metadata(5), &content_type("application/grpc")].concat());
     let (cut, rest) = cut.split_at(1000);
     let opening = |name, any_order, segments: &[&[u8]]| Opening {
@@ -65,7 +65,7 @@ fn openings() -> Vec<Opening> {
     vec![
         opening("a call", true, &[&hello, &acknowledged, &whole]),
         opening("with metadata in two frames", true, &[&hello, &acknowledged, &begun, &more]),
-        opening("whose type is in the second frame", true, &[&hello, &acknowledged, &late, &told]),
+        opening("whose type is in the second frame", true, &[&hello, &acknowledged, &late, &continued]),
         opening("whose type is amid a segment", false, &[&hello, &acknowledged, cut, rest]),
     ]
 }
@@ -90,7 +90,7 @@ fn is_a_swap_of_neighbours(order: &[usize]) -> bool {
     order.iter().enumerate().all(|(at, n)| at.abs_diff(*n) <= 1)
 }
 
-/// One CPU may have a segment before another one has had what comes before it.
+/// One CPU may see a segment before another CPU sees the one before it.
 #[test]
 fn segments_in_any_order_are_grpc() {
     needs_root!();
@@ -130,9 +130,9 @@ fn segments_in_any_order_are_grpc() {
     assert!(orders > 50, "{orders}");
 }
 
-/// A gap in front of the first HEADERS that is never filled: a later call tells, in whichever segment it begins.
+/// A gap before the first HEADERS is never filled: a later call shows the protocol, in whichever segment it begins.
 #[test]
-fn a_later_call_tells_what_the_first_one_did_not() {
+fn a_later_call_shows_the_protocol() {
     needs_root!();
     let mut detector = Detector::load(u32::MAX);
     let p = Payload {
@@ -174,14 +174,14 @@ fn pin(cpu: usize) {
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }
 
-/// Connections whose segments two CPUs have at the same time; what is said of each by all records together.
+/// Runs connections whose segments two CPUs see at the same time; returns what all records say about each.
 fn at_once(opening: &Opening, connections: u16) -> HashMap<u16, Vec<App>> {
     let mut kernel = Kernel::load(small()).unwrap();
     let injector = kernel.injector(Hook::Ingress, true);
     let give = |injector: &Injector, packet: &[u8]| injector.inject(packet, Frame::default(), 1).unwrap();
     let mut said: HashMap<u16, Vec<App>> = HashMap::new();
     let ports: Vec<u16> = (10_000..10_000 + connections).collect();
-    // Few at once: each has two places in the table of pairs, which others may have.
+    // Only a few at once: each connection has two places in the table of pairs, which others may occupy.
     for some in ports.chunks(20) {
         for &port in some {
             give(&injector, &segment(port, true, SYN, [1000, 0], b""));
@@ -211,7 +211,7 @@ fn at_once(opening: &Opening, connections: u16) -> HashMap<u16, Vec<App>> {
                 });
             }
         });
-        // Others may have their places.
+        // Other connections may occupy their places.
         for &port in some {
             give(&injector, &segment(port, false, RST, [5001, 1001], b""));
         }
@@ -224,13 +224,13 @@ fn at_once(opening: &Opening, connections: u16) -> HashMap<u16, Vec<App>> {
     said
 }
 
-/// The segments of a direction are on two CPUs at once, and in no order. Of all but a few it is told, where it was one in five that
-/// was not: what one CPU leaves for the other has room for one segment.
+/// The segments of a direction are on two CPUs at once, in no order. Nearly all connections are recognised, where one
+/// in five once was not: what one CPU leaves for the other has room for one segment.
 #[test]
-fn cpus_at_once_say_grpc() {
+fn several_cpus_at_once_recognise_grpc() {
     needs_root!();
     if std::thread::available_parallelism().unwrap().get() < 2 {
-        return crate::support::not_run("cases::races::cpus_at_once_say_grpc", "one CPU does not race");
+        return crate::support::not_run("cases::races::several_cpus_at_once_recognise_grpc", "one CPU does not race");
     }
     for opening in openings().iter().filter(|o| o.any_order) {
         let said = at_once(opening, 2000);

@@ -1,4 +1,4 @@
-//! Who the client is: evidence goes before a guess.
+//! Which end is the client: evidence takes precedence over guesses.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn ends(flow: &Value) -> [(&str, u64); 2] {
 
 /// Servers whose port is the higher one: mDNS to one host, Consul, WireGuard, StatsD, mosh.
 #[test]
-fn who_sends_first_is_the_client_whatever_the_ports() {
+fn the_first_sender_is_the_client_whatever_the_ports() {
     needs_root!();
     let flows = flows("udp_roles.pcap");
     let servers: Vec<u64> = flows.iter().map(|flow| ends(flow)[1].1).collect();
@@ -30,7 +30,7 @@ fn who_sends_first_is_the_client_whatever_the_ports() {
 }
 
 #[test]
-fn response_times_are_the_servers() {
+fn response_times_are_those_of_the_server() {
     needs_root!();
     let flows = flows("udp_roles_response.pcap");
     assert_eq!(flows.len(), 2);
@@ -42,7 +42,7 @@ fn response_times_are_the_servers() {
     }
 }
 
-/// A query and an answer of DNS: header, `a.`, type A, class IN; the answer has no record.
+/// A DNS query or answer: header, `a.`, type A, class IN; the answer has no record.
 fn dns(answers: bool) -> Vec<u8> {
     let flags = if answers { [0x81, 0x83] } else { [1, 0] };
     [&[0, 7][..], &flags, &[0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1]].concat()
@@ -53,7 +53,7 @@ fn datagram(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
     [&header, payload].concat()
 }
 
-/// The capture begins with an answer: what is asked is told by the message.
+/// The capture begins with an answer: the message itself shows that.
 #[test]
 fn a_dns_answer_comes_from_the_server() {
     needs_root!();
@@ -70,9 +70,9 @@ fn chunk(ports: [u16; 2], kind: u8) -> Vec<u8> {
     [&ports.map(u16::to_be_bytes).concat()[..], &[0; 8], &[kind, 0, 0, 4]].concat()
 }
 
-/// NGAP is asked for at 38412; who sends the INIT asks, even where a packet of the other end is seen before it.
+/// NGAP has port 38412; the end that sends the INIT is the client, even if a packet of the other end is seen before it.
 #[test]
-fn who_sends_init_is_the_client() {
+fn the_sender_of_init_is_the_client() {
     needs_root!();
     const INIT: u8 = 1;
     const HEARTBEAT: u8 = 4;
@@ -89,7 +89,8 @@ fn who_sends_init_is_the_client() {
     }
 }
 
-/// Multicast and broadcast addresses open nothing: a DHCP server answers to everybody, and so it is the client of that.
+/// Multicast and broadcast addresses open nothing. A DHCP server's answer to everybody makes the server the client of
+/// that flow.
 #[test]
 fn a_group_is_never_the_client() {
     needs_root!();
@@ -106,9 +107,9 @@ fn a_group_is_never_the_client() {
     }
 }
 
-/// A connection whose SYN was not seen: who speaks first may be either, ports that only clients have are known.
+/// A connection whose SYN was not seen: either end may speak first, but some ports are only those of clients.
 #[test]
-fn tcp_met_in_its_middle_goes_by_a_clients_port() {
+fn the_client_of_tcp_without_a_syn_has_a_clients_port() {
     needs_root!();
     for (ports, server_first, server) in
         [([50_000, 443], true, 443), ([20_000, 443], true, 443), ([2000, 5432], false, 5432)]

@@ -9,7 +9,7 @@ use crate::needs_root;
 use crate::support::kernel::{Kernel, small, total};
 use crate::support::packet::{ACK, IPV4, IPV6, TCP, ethernet, ipv4, ipv6, tcp};
 
-/// A packet of more than 64 KiB says its length in a header that no segment has on the wire.
+/// A packet of more than 64 KiB has its length in a header that is not in the segments on the wire.
 #[test]
 fn the_header_of_a_big_packet_is_not_sent() {
     needs_root!();
@@ -17,7 +17,7 @@ fn the_header_of_a_big_packet_is_not_sent() {
     let segment = tcp(ACK, &[1; 12], &[7; 2000]);
     let big = |option: [u8; 8]| {
         let mut packet = ethernet(&[], IPV6, &ipv6(0, &[&option[..], &segment].concat()));
-        packet[18..20].copy_from_slice(&[0, 0]); // as the kernel leaves it where the field is too small
+        packet[18..20].copy_from_slice(&[0, 0]); // as the kernel leaves it if the field is too small
         packet
     };
     let jumbo = [TCP, 0, 0xc2, 4, 0, 0, 0x07, 0xd0];
@@ -33,9 +33,9 @@ fn the_header_of_a_big_packet_is_not_sent() {
     assert_eq!(counted(&mut kernel, &big(jumbo), cut), tally(4, 2000 + 4 * headers));
     let sized = Frame { gso_size: 600, ..Frame::default() };
     assert_eq!(counted(&mut kernel, &big(jumbo), sized), tally(4, 2000 + 4 * headers), "a guest's");
-    // As it was captured, and not to be cut.
+    // As it was captured, without segmentation.
     assert_eq!(counted(&mut kernel, &big(jumbo), Frame::default()), tally(1, 2000 + headers + 8));
-    // Other options are sent, with each segment.
+    // Other options are sent with each segment.
     let router_alert = [TCP, 0, 5, 2, 0, 0, 1, 0];
     assert_eq!(counted(&mut kernel, &big(router_alert), cut), tally(4, 2000 + 4 * (headers + 8)));
     let mut v4 = ethernet(&[], IPV4, &ipv4(TCP, &[], 0, 0, &segment));
@@ -53,7 +53,7 @@ fn big_tcp_counts_what_tcp_sent() {
                echo 1 >tcp_timestamps
                echo 4096 4000000 8000000 >tcp_rmem
                echo 4096 4000000 8000000 >tcp_wmem");
-        // From Linux 5.19, over IPv4 from 6.3 on.
+        // Since Linux 5.19, for IPv4 since 6.3.
         let big = |what: &str| format!("ip link set {link} {what}_max_size 150000 || true");
         ns.sh(&["gso", "gro", "gso_ipv4", "gro_ipv4"].map(big).join("\n"));
     }

@@ -1,4 +1,4 @@
-//! Conversations over UDP as captures, and what a replay says of them.
+//! Conversations over UDP as captures, and the flows that a replay makes of them.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ pub fn by_port(flows: &[Value], port: u16) -> &Value {
     flows.iter().find(|f| f["client_port"] == port || f["server_port"] == port).unwrap()
 }
 
-/// Datagrams between a client's port and one of the server's, a millisecond apart; what is said of them.
+/// Replays datagrams between a client's port and a server's port, a millisecond apart; returns the flow.
 pub fn said(ports: [u16; 2], datagrams: &[(usize, Vec<u8>)]) -> Value {
     let mut capture = Written::default();
     write(&mut capture, 0, ports, datagrams);
@@ -26,12 +26,12 @@ fn write(capture: &mut Written, start: u64, ports: [u16; 2], datagrams: &[(usize
     }
 }
 
-/// Many conversations in one capture, one after the other, each with a client's port of its own: a replay loads the programs, which
-/// takes longer than all these packets.
+/// Many conversations in one capture, one after the other, each with a client's port of its own: loading the programs
+/// for a replay takes longer than all these packets.
 #[derive(Default)]
 pub struct Talks {
     capture: Written,
-    /// What each is expected to be, and its name.
+    /// The expected protocol of each, and its name.
     expected: Vec<(Value, String)>,
 }
 

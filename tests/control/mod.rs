@@ -1,11 +1,11 @@
-//! What the control socket is asked, and how it understands that.
+//! How the control socket interprets requests.
 
 use netmon::control::respond;
 use serde_json::Value;
 
 use crate::fuzz::targets::Agent;
 
-/// Status, and the lines of the answer.
+/// The status and the lines of the answer.
 fn ask(method: &str, target: &str) -> (u16, String) {
     let mut out = Vec::new();
     let request = format!("{method} {target} HTTP/1.1\r\nHost: netmon\r\n\r\n");
@@ -18,7 +18,7 @@ fn ask(method: &str, target: &str) -> (u16, String) {
 fn ids(target: &str) -> Vec<u64> {
     let (status, body) = ask("GET", target);
     assert_eq!(status, 200, "{target}: {body}");
-    // Between them are the lengths of chunks.
+    // The lengths of chunks are between them.
     let lines = body.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter_map(|line| line["id"].as_u64()).collect()
 }
@@ -40,20 +40,20 @@ fn a_switch_is_on_or_off() {
 }
 
 #[test]
-fn nothing_is_passed_over() {
-    for (method, target, told) in [
+fn nothing_is_silently_ignored() {
+    for (method, target, expected) in [
         ("GET", "/v1/flows?reverse", "sort"),
         ("GET", "/v1/flows?columns=80", "a table alone"),
         ("GET", "/v1/flows?output=table&columns=70000", "at most 65535"),
         ("GET", "/v1/flows?limit=1&limit=2", "given twice"),
         ("GET", "/v1/flows?limt=1", "there is no parameter limt"),
         ("GET", "/v1/flows?limit=-1", "no whole number"),
-        ("GET", "/v1/config?key=flow", "flow is a section, and no key"),
-        ("POST", "/v1/config?key=flow.max_flows.x&value=1", "flow.max_flows has a value"),
+        ("GET", "/v1/config?key=flow", "flow is a section, not a key"),
+        ("POST", "/v1/config?key=flow.max_flows.x&value=1", "flow.max_flows takes a value"),
         ("POST", "/v1/config?key=flow.max_flow&value=1", "did you mean flow.max_flows?"),
         ("GET", "/v1/flows?filter=interface~{{{{{{{{{{a}}}}}}}}}}", "braces"),
     ] {
         let (status, body) = ask(method, target);
-        assert!((400..500).contains(&status) && body.contains(told), "{target}: {status} {body}");
+        assert!((400..500).contains(&status) && body.contains(expected), "{target}: {status} {body}");
     }
 }

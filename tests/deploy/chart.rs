@@ -1,4 +1,5 @@
-//! The Helm chart: rendered by Helm's own library, it is what kustomize makes, and its configuration is the agent's.
+//! The Helm chart: rendered by Helm's own library, it is equal to the output of kustomize, and its configuration is the
+//! agent's.
 
 use netmon::config::Key;
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::{at, config::read, kustomized, needs_tools, objects, run};
 const CHART: &str = "deploy/helm/netmon";
 const SCHEMA: &str = "deploy/helm/netmon/values.schema.json";
 
-/// A file of values, which goes with it.
+/// A file of values that is deleted with this value.
 struct Values(std::path::PathBuf);
 
 impl Values {
@@ -36,14 +37,15 @@ fn rendered(values: &Value) -> Vec<Value> {
     objects(&["chart", CHART, Values::new(values).path()])
 }
 
-/// The two are the same but for what is Helm's own; the configuration file is compared as the agent reads it.
+/// Asserts that both are equal except for Helm's own metadata; the configuration file is compared as the agent reads
+/// it.
 fn assert_same(what: &str, chart: Vec<Value>, kustomized: Vec<Value>) {
     let (by_chart, by_kustomize) = (read(&chart), read(&kustomized));
     for key in Key::all() {
         assert_eq!(key.shown(&by_chart), key.shown(&by_kustomize), "{what}: {}", key.path);
     }
     let by_name = |mut objects: Vec<Value>| {
-        // A release is in a namespace that is there.
+        // A release is in a namespace that exists already.
         objects.retain(|object| object["kind"] != "Namespace");
         for object in &mut objects {
             if object["kind"] == "ConfigMap" {
@@ -65,7 +67,7 @@ fn assert_same(what: &str, chart: Vec<Value>, kustomized: Vec<Value>) {
 }
 
 #[test]
-fn it_is_what_kustomize_makes() {
+fn it_is_equal_to_the_output_of_kustomize() {
     needs_tools!();
     assert_same("the base", rendered(&json!({})), kustomized("deploy/kubernetes"));
     let large = objects(&["chart", CHART, "deploy/helm/netmon/values-large-cluster.yaml"]);
@@ -84,7 +86,7 @@ fn it_is_what_kustomize_makes() {
 }
 
 #[test]
-fn what_follows_from_the_configuration_follows() {
+fn objects_depend_on_the_configuration() {
     needs_tools!();
     let config = json!({"export": {"prometheus": {"port": 9191}}, "capture": {"pod_namespaces": true}});
     let values = json!({"config": config, "networkPolicy": {"enabled": true}, "env": [{"name": "NETMON_DEBUG", "value": "true"}]});
@@ -127,7 +129,7 @@ fn a_wrong_value_is_refused() {
     }
 }
 
-/// What a key of the configuration may be, in the words of JSON schema.
+/// The JSON schema of a configuration key.
 fn schema(key: &Key) -> Value {
     let kind = match key.default().as_str() {
         "true" | "false" => json!("boolean"),
@@ -139,7 +141,7 @@ fn schema(key: &Key) -> Value {
     json!({"type": kind, "description": format!("{}; {}", key.about, key.valid)})
 }
 
-/// `config` of the chart's values has the keys of the agent's configuration, each of them.
+/// `config` in the chart's values has all keys of the agent's configuration.
 #[test]
 fn its_values_have_the_keys_of_the_configuration() {
     let mut tree = json!({"type": "object", "additionalProperties": false, "properties": {}});
@@ -162,5 +164,5 @@ fn its_values_have_the_keys_of_the_configuration() {
         std::fs::write(at(SCHEMA), &wanted).unwrap();
     }
     let text = std::fs::read_to_string(at(SCHEMA)).unwrap();
-    assert!(text == wanted, "{SCHEMA} has not the keys there are: scripts/chart-schema writes it anew");
+    assert!(text == wanted, "{SCHEMA} does not have the current keys: run scripts/chart-schema");
 }

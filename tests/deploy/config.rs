@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{config, kustomized, needs_tools, pod};
 
-/// As the agent reads it, through a mounted ConfigMap and the variables of its container.
+/// The configuration as the agent reads it, through a mounted ConfigMap and the variables of its container.
 pub fn read(objects: &[Value]) -> Config {
     let file = std::env::temp_dir().join(format!("netmon-config-{}-{:p}.yaml", std::process::id(), objects));
     std::fs::write(&file, config(objects)).unwrap();
@@ -36,7 +36,7 @@ fn milli(text: &str) -> u64 {
 }
 
 #[test]
-fn agents_take_it() {
+fn agents_accept_it() {
     needs_tools!();
     for folder in ["deploy/kubernetes", "deploy/overlays/large-cluster"] {
         let objects = kustomized(folder);
@@ -44,7 +44,7 @@ fn agents_take_it() {
         let container = pod(&objects).1;
         let port = container["ports"][0]["containerPort"].as_u64().unwrap();
         assert_eq!(config.metrics_addr, format!(":{port}"), "{folder}: the port that is scraped and probed");
-        // The agent is to keep within its limits by itself, before the kernel kills or stops it.
+        // The agent must stay within its limits by itself, before the kernel kills or throttles it.
         let limits = &container["resources"]["limits"];
         let memory = quantity(limits["memory"].as_str().unwrap());
         assert!(config.memory_limit.unwrap() < memory * 9 / 10, "{folder}: {memory}");

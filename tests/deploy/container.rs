@@ -1,6 +1,6 @@
-//! The image in a container that has what the DaemonSet asks for and nothing more: the user, the capabilities, the read-only
-//! root, the limits, and the seccomp profile that runtimes use by default. By runc, on the process that containerd would
-//! describe to it.
+//! Runs the image in a container with exactly what the DaemonSet requests: the user, the capabilities, the read-only
+//! root, the limits, and the seccomp profile that runtimes use by default. runc runs it, with the process as containerd
+//! would describe it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,18 +17,18 @@ use crate::support::netns::Netns;
 use crate::support::{not_run, sh};
 use crate::{function_name, needs_root};
 
-/// The profile of Podman, Buildah and CRI-O. containerd's and Docker's are the same in what matters here, and grant bpf() and
-/// perf_event_open() to CAP_BPF and CAP_PERFMON as well.
+/// The profile of Podman, Buildah and CRI-O. Those of containerd and Docker are the same where it matters here, and
+/// also grant bpf() and perf_event_open() to CAP_BPF and CAP_PERFMON.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
 
-/// The image, unpacked: it goes with the value.
+/// The unpacked image, which is deleted with this value.
 struct Image {
     folder: PathBuf,
     config: Value,
 }
 
 impl Image {
-    /// The one that `scripts/test-image` has built.
+    /// Unpacks the image that `scripts/test-image` has built.
     fn unpack(test: &str) -> Option<Image> {
         let Some(archive) = std::env::var_os("NETMON_IMAGE") else {
             not_run(test, "NETMON_IMAGE names no image: make test-image");
@@ -57,16 +57,16 @@ impl Drop for Image {
     }
 }
 
-/// What differs between container runtimes.
+/// Differences between container runtimes.
 #[derive(Clone, Copy, PartialEq)]
 enum Runtime {
-    /// Every user has the capabilities that were asked for.
+    /// Every user has the requested capabilities.
     Containerd,
-    /// A user other than root may have them, and has none.
+    /// A user other than root may have them, but starts without.
     Docker,
 }
 
-/// A container that may run. What is left of it goes with the value.
+/// A container, which is removed with this value.
 struct Container<'a> {
     bundle: PathBuf,
     id: String,
@@ -74,7 +74,7 @@ struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Of the agent in a set of manifests, with `ns` for the node's network namespace.
+    /// The agent's container in a set of manifests, with `ns` as the node's network namespace.
     fn new(image: &Image, objects: &[Value], runtime: Runtime, ns: &'a Netns) -> Container<'a> {
         let (pod, container) = pod(objects);
         let id = format!("netmon-test-{}", ns.name);
@@ -82,7 +82,7 @@ impl<'a> Container<'a> {
         for folder in ["", "run", "config"] {
             std::fs::create_dir_all(bundle.join(folder)).unwrap();
         }
-        // An emptyDir is everybody's; a ConfigMap is there to be read.
+        // Everybody may write to an emptyDir; a ConfigMap is read-only.
         sh(&format!("chmod 777 {}", bundle.join("run").display()));
         std::fs::write(bundle.join("config/config.yaml"), config(objects)).unwrap();
         let text = specification(image, pod, container, &bundle, runtime, ns);
@@ -102,14 +102,15 @@ impl<'a> Container<'a> {
         Program::spawn(command)
     }
 
-    /// As `kubectl exec` does it.
+    /// Runs a command as `kubectl exec` does.
     fn exec(&self, arguments: &[&str]) -> (bool, String) {
         let output = self.runc().arg("exec").arg(&self.id).args(arguments).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// The same, with its standard output into a pipe to a shell's command, as of `kubectl exec … | …`: what that prints.
+    /// Like [`Container::exec`], with the standard output piped to a shell command, as in `kubectl exec … | …`; returns
+    /// its output.
     fn exec_to(&self, reader: &str, arguments: &[&str]) -> String {
         let mut writer = self.runc();
         let mut writer = writer.arg("exec").arg(&self.id).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
@@ -136,7 +137,7 @@ impl Drop for Container<'_> {
     }
 }
 
-/// The container in runc's terms.
+/// The container's specification for runc.
 fn specification(image: &Image, pod: &Value, container: &Value, bundle: &Path, runtime: Runtime, ns: &Netns) -> Value {
     let security = &container["securityContext"];
     let capabilities: Vec<String> = security["capabilities"]["add"]
@@ -247,7 +248,7 @@ fn status(pid: &str, name: &str) -> String {
 const BPF_NET_ADMIN_PERFMON: &str = "000000c000001000";
 
 #[test]
-fn it_does_what_it_is_for() {
+fn it_works() {
     needs_root!();
     needs_tools!();
     let Some(image) = Image::unpack(function_name!()) else { return };
@@ -271,7 +272,7 @@ fn it_does_what_it_is_for() {
             (page.sum("netmon_flows_total", &["protocol=\"tcp\"", "status=\"ok\""]) == 2.0).then_some(())
         });
         let page = container.page("/metrics");
-        assert!(page.sum("process_open_fds", &[]) > 0.0, "the agent reads what is said of itself");
+        assert!(page.sum("process_open_fds", &[]) > 0.0, "the agent reads its own status");
         for path in ["/healthz", "/readyz"] {
             assert_eq!(container.page(path).body, "ok\n");
         }
@@ -283,7 +284,7 @@ fn it_does_what_it_is_for() {
             let (passed, text) = container.exec(&["netmon-cli", "support-bundle"]);
             assert!(passed && text.starts_with(name), "{text}");
         }
-        // There is no tar in the image, and nothing else to get a file out by.
+        // The image has no tar, nor another way to copy a file out.
         for to in ["-", "/dev/stdout"] {
             let list = container.exec_to("tar tzf -", &["netmon-cli", "support-bundle", "--output", to]);
             assert!(list.contains("netmon-support/manifest.json"), "{to}: {list}");
@@ -292,7 +293,7 @@ fn it_does_what_it_is_for() {
         let read = container.exec_to("od -An -tx1 -N4; cat >/dev/null", &trace);
         assert_eq!(read.trim(), "0a 0d 0d 0a", "pcapng");
         let (passed, _) = container.exec(&["netmon-cli", "support-bundle", "--output", "/bundle.tar.gz"]);
-        assert!(!passed, "the root file system is for reading");
+        assert!(!passed, "the root file system is read-only");
 
         program.signal("TERM");
         let (status, took, log) = program.end();
@@ -301,9 +302,9 @@ fn it_does_what_it_is_for() {
     }
 }
 
-/// What it takes to look into other namespaces: CAP_SYS_ADMIN and the names of these, no root.
+/// Entering other namespaces takes CAP_SYS_ADMIN and their names, but not root.
 #[test]
-fn it_looks_into_pods() {
+fn it_watches_pods_in_their_namespaces() {
     needs_root!();
     needs_tools!();
     let Some(image) = Image::unpack(function_name!()) else { return };
@@ -322,9 +323,9 @@ fn it_looks_into_pods() {
     assert!(ended.success() && uid == "65532", "{log:#?}");
 }
 
-/// Where a runtime withholds capabilities, the agent says which.
+/// If a runtime withholds capabilities, the agent reports which.
 #[test]
-fn it_says_what_it_lacks() {
+fn it_reports_what_it_lacks() {
     needs_root!();
     needs_tools!();
     let Some(image) = Image::unpack(function_name!()) else { return };

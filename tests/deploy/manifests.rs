@@ -27,7 +27,7 @@ fn tempfile() -> std::path::PathBuf {
     folder
 }
 
-/// By the schemas of the oldest and the newest Kubernetes that there are any of.
+/// Validates objects against the schemas of the oldest and the newest Kubernetes that are available.
 pub fn assert_valid(objects: Vec<Value>) {
     let mut different: Vec<Value> = Vec::new();
     for object in objects {
@@ -55,7 +55,7 @@ fn all_are_valid() {
 }
 
 #[test]
-fn what_is_wrong_is_found() {
+fn errors_are_found() {
     needs_tools!();
     let mut objects = kustomized("deploy/kubernetes");
     let wrong = objects.iter_mut().find(|object| object["kind"] == "DaemonSet").unwrap();
@@ -64,9 +64,9 @@ fn what_is_wrong_is_found() {
     assert!(error.contains("DaemonSet netmon-agent") && error.contains("tolerate"), "{error}");
 }
 
-/// `kubectl apply -f` of the four files brings up agents as well.
+/// `kubectl apply -f` of the four files also starts agents.
 #[test]
-fn the_files_suffice_one_by_one() {
+fn the_files_suffice_without_kustomize() {
     needs_tools!();
     let files = ["namespace", "rbac", "configmap", "daemonset"];
     let resources: Vec<String> = files.iter().map(|name| format!("{name}.yaml")).collect();
@@ -118,9 +118,9 @@ fn agents_are_as_documented() {
     assert_eq!(template["annotations"]["prometheus.io/port"], container["ports"][0]["containerPort"].to_string());
 }
 
-/// Nothing is given that is not asked for by name here.
+/// Only the privileges that this test names are granted.
 #[test]
-fn privilege_is_the_least() {
+fn privileges_are_minimal() {
     needs_tools!();
     let base = kustomized("deploy/kubernetes");
     let (pod_of, container) = pod(&base);
@@ -152,8 +152,9 @@ fn privilege_is_the_least() {
     assert_eq!(added(&["pod-namespaces", "root"]), json!(["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"]));
 }
 
-/// What is false, zero or empty in a field that has no other way to be absent is not stored: each `kubectl apply` would find it
-/// missing, and change the object again. In these fields it is stored, for "not said" means something else.
+/// A false, zero or empty value in a field that has no other way to be absent is not stored: each `kubectl apply` would
+/// find it missing, and change the object again. In these fields it is stored, because there "not set" means something
+/// else.
 const SAID: [&str; 7] = [
     "automountServiceAccountToken",
     "allowPrivilegeEscalation",
@@ -164,7 +165,7 @@ const SAID: [&str; 7] = [
     "runAsNonRoot",
 ];
 
-/// Fields of an object that the API server would leave out.
+/// Finds fields of an object that the API server would leave out.
 fn left_out(value: &Value, at: &str, found: &mut Vec<String>) {
     let nothing = match value {
         Value::Null => true,
@@ -179,7 +180,7 @@ fn left_out(value: &Value, at: &str, found: &mut Vec<String>) {
         found.push(at.to_owned());
     }
     match value {
-        // What an array has is kept as it is.
+        // Elements of an array are kept as they are.
         Value::Array(items) => items.iter().filter(|item| item.is_object()).for_each(|item| left_out(item, at, found)),
         Value::Object(fields) => {
             fields.iter().for_each(|(name, field)| left_out(field, &format!("{at}.{name}"), found))
@@ -189,7 +190,7 @@ fn left_out(value: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 #[test]
-fn to_apply_them_again_changes_nothing() {
+fn applying_them_again_changes_nothing() {
     needs_tools!();
     let mut objects = kustomized("deploy/kubernetes");
     objects.extend(OVERLAYS.into_iter().flat_map(kustomized));

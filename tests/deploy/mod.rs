@@ -1,4 +1,4 @@
-//! What is in deploy/: rendered and checked by the tools of the trade, run as the manifests say.
+//! The contents of deploy/, rendered and checked by the usual tools, and run as the manifests say.
 
 mod chart;
 mod config;
@@ -18,7 +18,7 @@ fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// True if what `scripts/manifests` needs is there; else `test` is noted as not run.
+/// True if the tools that `scripts/manifests` needs are available; else `test` is noted as not run.
 fn tools(test: &str) -> bool {
     let there = at("target/tools/deploy/installed").exists();
     if !there {
@@ -27,7 +27,7 @@ fn tools(test: &str) -> bool {
     there
 }
 
-/// Leaves a test that the tools are missing for.
+/// Returns from a test if the tools are missing.
 macro_rules! needs_tools {
     () => {
         if !$crate::deploy::tools($crate::function_name!()) {
@@ -37,7 +37,7 @@ macro_rules! needs_tools {
 }
 use needs_tools;
 
-/// What `scripts/manifests` prints, or what it says is wrong.
+/// The output of `scripts/manifests`, or its error message.
 fn run(args: &[&str], input: &str) -> Result<String, String> {
     let mut command = Command::new(at("scripts/manifests"));
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -51,18 +51,18 @@ fn run(args: &[&str], input: &str) -> Result<String, String> {
     }
 }
 
-/// The objects that something in deploy/ renders to.
+/// The rendered objects of something in deploy/.
 fn objects(args: &[&str]) -> Vec<Value> {
     let text = run(args, "").unwrap_or_else(|error| panic!("{args:?}: {error}"));
     serde_json::from_str(&text).unwrap()
 }
 
-/// Those of a kustomization.
+/// The objects of a kustomization.
 fn kustomized(folder: &str) -> Vec<Value> {
     objects(&["kustomize", folder])
 }
 
-/// The one of a kind.
+/// The only object of a kind.
 fn the<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let mut of_kind = objects.iter().filter(|object| object["kind"] == kind);
     let one = of_kind.next().unwrap_or_else(|| panic!("there is no {kind}"));

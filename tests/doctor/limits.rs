@@ -1,4 +1,5 @@
-//! Limits of control groups, of whichever version limits memory here: the machines of CI and its virtual machines differ.
+//! Limits of control groups of the version that limits memory here, which differs between CI's machines and its virtual
+//! machines.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use crate::live::binary::NETMON;
 use crate::needs_root;
 use crate::support::not_run;
 
-/// A control group, gone with the value.
+/// A control group that is deleted with this value.
 struct Group(PathBuf);
 
 impl Group {
-    /// Its version, and the group; nothing if memory cannot be limited here.
+    /// Creates a limited group; returns its version and the group, or `None` if memory cannot be limited here.
     fn limited(bytes: u64) -> Option<(&'static str, Group)> {
         let root = Path::new("/sys/fs/cgroup");
         let unified = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();

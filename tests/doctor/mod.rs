@@ -1,6 +1,6 @@
-//! `netmon check-system` on hosts that lack something: the line of just that says so, with what helps.
+//! `netmon check-system` on hosts that lack something: only the check of what is missing reports it, with a remedy.
 
-// clippy.toml allows these in functions marked as tests only.
+// clippy.toml allows these only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod limits;
@@ -16,7 +16,7 @@ use crate::live::net::quiet_pair;
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// What is said, and the exit status.
+/// Runs the checks; returns the report and the exit status.
 pub fn checked(mut command: Command) -> (Report, i32) {
     let output = command.args(["check-system", "-o", "json"]).output().unwrap();
     let report = serde_json::from_slice(&output.stdout);
@@ -29,7 +29,7 @@ fn checked_in(ns: &Netns, environment: &[(&str, &str)]) -> (Report, i32) {
     checked(command)
 }
 
-/// The check of this name.
+/// The check with this name.
 pub fn check<'a>(report: &'a Report, name: &str) -> &'a Check {
     let found = report.checks.iter().find(|check| check.name == name);
     found.unwrap_or_else(|| panic!("no check {name}: {report:#?}"))
@@ -40,14 +40,14 @@ fn failed(report: &Report) -> Vec<&str> {
     failed.map(|check| check.name.as_str()).collect()
 }
 
-/// Runs it in a mount namespace of its own, after `prepare`.
+/// Runs the checks in a mount namespace of their own, after `prepare`.
 fn with_mounts(prepare: &str) -> (Report, i32) {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-ec", &format!("{prepare}; exec \"$0\" \"$@\""), NETMON]);
     checked(command)
 }
 
-/// What is said of a /proc that hides something is what an agent finds there.
+/// The check of /proc agrees with whether an agent can start there.
 #[test]
 fn a_proc_that_hides_something() {
     needs_root!();
@@ -94,7 +94,7 @@ fn a_host_that_lacks_nothing() {
     assert!(check(&report, "interfaces: excluded").detail.starts_with("lo (loopback)"));
     assert!(report.blind_spots.iter().any(|spot| spot.name == "traffic of lo (loopback)"), "{:?}", report.blind_spots);
     assert_eq!(check(&report, "other programs").status, Status::Ok);
-    // Nothing of what was tried is left.
+    // The checks leave nothing behind.
     let left = b.sh("tc qdisc show dev vb; tc qdisc show dev lo");
     assert!(!left.contains("clsact"), "{left}");
 }
@@ -102,7 +102,7 @@ fn a_host_that_lacks_nothing() {
 #[test]
 fn capabilities_one_by_one() {
     needs_root!();
-    // CAP_SYS_ADMIN stands for the first two, so it goes with them.
+    // CAP_SYS_ADMIN includes the first two, so it is dropped with them.
     for (dropped, name, short) in [
         (&["bpf", "sys_admin"][..], "CAP_BPF", "[BPF]"),
         (&["perfmon", "sys_admin"], "CAP_PERFMON", "[PERFMON]"),
@@ -121,20 +121,20 @@ fn capabilities_one_by_one() {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-bpf", "--inh-caps", "-bpf", NETMON]);
     let (report, code) = checked(command);
-    assert_eq!((code, check(&report, "CAP_BPF").status), (0, Status::Ok), "CAP_SYS_ADMIN stands for it");
+    assert_eq!((code, check(&report, "CAP_BPF").status), (0, Status::Ok), "CAP_SYS_ADMIN includes it");
 }
 
 #[test]
 fn file_systems_that_are_missing() {
     needs_root!();
-    // Wherever there is one: other programs mount theirs where they like. A path has \\040 for a blank there.
+    // Unmount every bpffs: other programs mount theirs anywhere. In /proc/mounts, \\040 stands for a space.
     let bare = r#"while at=$(grep -m1 -E '^[^ ]+ [^ ]+ bpf ' /proc/mounts | cut -d' ' -f2); [ -n "$at" ]; do
         umount -l "$(printf '%b' "$at")"; done"#;
     let (report, code) = with_mounts(bare);
     let bpffs = check(&report, "bpffs");
     assert_eq!((code, bpffs.status), (0, Status::Warn));
     assert_eq!(bpffs.remedy.as_deref(), Some("mount -t bpf bpf /sys/fs/bpf"));
-    // The remedy is one.
+    // The remedy works.
     let (report, _) = with_mounts(&format!("{bare}; {}", bpffs.remedy.as_deref().unwrap()));
     assert_eq!(check(&report, "bpffs").status, Status::Ok);
 
@@ -143,7 +143,7 @@ fn file_systems_that_are_missing() {
     assert!(check(&report, "BTF").remedy.as_deref().unwrap().contains("CONFIG_DEBUG_INFO_BTF=y"));
 }
 
-/// Who operates a pod has a manifest and a node; the container has neither `sudo` nor a unit.
+/// The operator of a pod has a manifest and a node; the container has neither `sudo` nor a systemd unit.
 #[test]
 fn remedies_in_a_pod_speak_of_pods() {
     needs_root!();
@@ -154,7 +154,7 @@ fn remedies_in_a_pod_speak_of_pods() {
         ("--bounding-set=-net_admin --inh-caps=-net_admin", "export NETMON_CAPTURE_INTERFACES=nosuch0;"),
     ];
     for (privileges, prepare) in ways {
-        let told = |pod: bool| {
+        let remedies = |pod: bool| {
             let mut command = b.command("unshare");
             let line = format!("{{ {prepare} }} 2>/dev/null; exec setpriv {privileges} \"$0\" \"$@\"");
             let line = if prepare.is_empty() { line.replace("{  } 2>/dev/null; ", "") } else { line };
@@ -168,7 +168,7 @@ fn remedies_in_a_pod_speak_of_pods() {
             let checks = report.checks.into_iter().filter_map(|check| check.remedy);
             checks.chain(report.blind_spots.into_iter().filter_map(|spot| spot.remedy)).collect::<Vec<_>>()
         };
-        let (host, pod) = (told(false), told(true));
+        let (host, pod) = (remedies(false), remedies(true));
         assert!(pod.len() >= 2, "{privileges} {prepare}: {pod:#?}");
         for remedy in &pod {
             for word in ["sudo", "systemctl", "--interface", "netmon --set", "ulimit", "apt-get"] {
@@ -189,9 +189,9 @@ fn remedies_in_a_pod_speak_of_pods() {
     }
 }
 
-/// A node has as many links as pods, and another program on each of them.
+/// A node has as many links as pods, with another program on each of them.
 #[test]
-fn interfaces_that_are_alike_are_one_line() {
+fn equal_interfaces_share_a_line() {
     needs_root!();
     let ns = crate::live::net::host("node");
     let links: Vec<String> = (0..12).map(|number| format!("p{number}")).collect();
@@ -211,7 +211,7 @@ fn interfaces_that_are_alike_are_one_line() {
     });
     for hook in ["ingress", "egress"] {
         let lines_with = |what: &str| -> Vec<&str> { text.lines().filter(|line| line.contains(what)).collect() };
-        // A check, and what is hidden by it.
+        // A check, and the blind spot that belongs to it.
         let lines = lines_with(&format!("clsact {hook} (priority 1) on "));
         assert_eq!(lines.len(), 2, "{text}");
         assert!(lines[0].contains("p0, p1, p2, p3, p4, p5, p6, p7 and 4 more"), "{text}");
@@ -221,7 +221,7 @@ fn interfaces_that_are_alike_are_one_line() {
 }
 
 #[test]
-fn interfaces_that_are_not_there() {
+fn missing_interfaces() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let (report, code) = checked_in(&b, &[("NETMON_CAPTURE_INTERFACES", "nosuch0")]);

@@ -1,4 +1,4 @@
-//! Other people's programs, by name and owner, and pods that have no link on the host.
+//! Programs of others, by name and owner, and pods that have no link on the host.
 
 use netmon::doctor::{Report, Status};
 
@@ -10,8 +10,8 @@ use crate::support::netns::Netns;
 use crate::support::sh;
 use crate::{needs_root, needs_tcx};
 
-/// The program is named, and so is this process, which holds it.
-fn assert_told(report: &Report, name: &str, program: &str, status: Status) {
+/// Asserts that the program is reported, with this process as its owner.
+fn assert_reported(report: &Report, name: &str, program: &str, status: Status) {
     let check = check(report, name);
     assert_eq!(check.status, status, "{check:?}");
     let pid = format!("(pid {})", std::process::id());
@@ -20,7 +20,7 @@ fn assert_told(report: &Report, name: &str, program: &str, status: Status) {
     assert_eq!(hidden, status == Status::Warn, "{:?}", report.blind_spots);
 }
 
-/// Both kinds of chains are needed to tell them apart.
+/// Both kinds of chains are needed to distinguish them.
 #[test]
 fn programs_of_others() {
     needs_tcx!();
@@ -30,17 +30,17 @@ fn programs_of_others() {
         let late = Foreign::attach(&b, "vb", Place::Clsact(7), Deed::Pass);
         let (report, code) = checked_in(&b, &[]);
         assert_eq!(code, 0);
-        assert_told(&report, "tcx ingress on vb", "foreign_ingress", Status::Ok);
-        assert_told(&report, "tcx egress on vb", "foreign_egress", Status::Ok);
-        assert_told(&report, "clsact ingress (priority 7) on vb", "foreign_ingress", Status::Ok);
+        assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Ok);
+        assert_reported(&report, "tcx egress on vb", "foreign_egress", Status::Ok);
+        assert_reported(&report, "clsact ingress (priority 7) on vb", "foreign_ingress", Status::Ok);
         assert!(report.checks.iter().all(|check| check.name != "other programs"));
 
-        // By clsact, all of TCX comes first, and so does a smaller priority.
+        // With clsact, all TCX programs run first, and so do filters with a smaller priority.
         let early = Foreign::attach(&b, "vb", Place::Clsact(1), Deed::Pass);
         let (report, _) = checked_in(&b, &[("NETMON_FORCE_CLSACT", "1")]);
-        assert_told(&report, "tcx ingress on vb", "foreign_ingress", Status::Warn);
-        assert_told(&report, "clsact ingress (priority 7) on vb", "foreign_ingress", Status::Ok);
-        assert_told(&report, "clsact egress (priority 1) on vb", "foreign_egress", Status::Warn);
+        assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Warn);
+        assert_reported(&report, "clsact ingress (priority 7) on vb", "foreign_ingress", Status::Ok);
+        assert_reported(&report, "clsact egress (priority 1) on vb", "foreign_egress", Status::Warn);
         for foreign in [early, late, tcx] {
             foreign.detach();
         }
@@ -48,7 +48,7 @@ fn programs_of_others() {
 }
 
 #[test]
-fn beside_an_agent() {
+fn programs_beside_an_agent() {
     needs_tcx!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
@@ -56,14 +56,14 @@ fn beside_an_agent() {
         let agent = Agent::start(&b, watching(&["vb"]));
         let (report, _) = checked_in(&b, &[]);
         assert!(check(&report, "agent").detail.contains("one runs"), "{report:#?}");
-        assert_told(&report, "tcx ingress on vb", "foreign_ingress", Status::Ok);
+        assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Ok);
         last.detach();
-        // It came later than the agent, and went before it.
+        // It attached later than the agent, and before it in the chain.
         let first = Foreign::attach(&b, "vb", Place::TcxFirst, Deed::Pass);
         let (report, _) = checked_in(&b, &[]);
-        assert_told(&report, "tcx ingress on vb", "foreign_ingress", Status::Warn);
-        let mut told = report.checks.iter().filter(|check| check.name.ends_with(" on vb"));
-        assert!(told.all(|check| !check.detail.contains("nm_ingress")), "its own are no others'");
+        assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Warn);
+        let mut on_vb = report.checks.iter().filter(|check| check.name.ends_with(" on vb"));
+        assert!(on_vb.all(|check| !check.detail.contains("nm_ingress")), "netmon's own programs are not reported");
         first.detach();
         agent.stop();
     });

@@ -1,4 +1,5 @@
-//! What a fuzzer has found, and what it started from: given again to what reads such inputs. `make fuzz` looks for more.
+//! Runs the inputs that the fuzzer started from and those that it found through the code that reads them. `make fuzz`
+//! looks for more.
 
 #[path = "../../fuzz/targets.rs"]
 pub mod targets;
@@ -6,7 +7,7 @@ pub mod targets;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// No input takes as long as this, on any machine.
+/// Longer than any input takes on any machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn replay(name: &str, target: fn(&[u8])) {

@@ -1,4 +1,4 @@
-//! Requests and what they are answered with.
+//! Requests and their answers.
 
 use super::*;
 
@@ -63,7 +63,7 @@ fn head_is_get_without_the_body() {
         }
         assert_eq!(head.status, 200);
     }
-    // Had HEAD sent a body, it would be read as the start of this answer.
+    // If HEAD had sent a body, it would be read as the start of this answer.
     assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().body, b"hello\n");
     assert_eq!(ask(&mut stream, "HEAD", "/nothing", "").unwrap().status, 404);
 }
@@ -78,11 +78,11 @@ fn other_methods_are_refused() {
         stream.write_all(format!("{request}{end}").as_bytes()).unwrap();
         let answer = read_answer(&mut stream, true).unwrap();
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method}");
-        // The body was not taken for a request.
+        // The body was not interpreted as a request.
         stream.shutdown(Shutdown::Write).unwrap();
         assert!(ends(&mut stream));
     }
-    // A body that is announced and never sent does not hold up the answer.
+    // A body that is announced but never sent does not delay the answer.
     let mut stream = connect(server.local_addr());
     let answer = ask(&mut stream, "POST", "/metrics", "Content-Length: 1000000\r\n").unwrap();
     assert_eq!(answer.status, 405);
@@ -109,7 +109,7 @@ fn a_panic_in_a_page_is_a_500() {
 }
 
 #[test]
-fn some_servers_are_asked_by_names_of_their_host_alone() {
+fn some_servers_accept_only_names_of_their_host() {
     let server = Server::bind(netmon::debug::SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(Book)).unwrap();
     let ask_as = |target: &str, hosts: &str| {
         let mut stream = connect(server.local_addr());
@@ -122,7 +122,7 @@ fn some_servers_are_asked_by_names_of_their_host_alone() {
         &format!("Host: localhost:{port}\r\n"),
         &format!("Host: 127.0.0.1:{port}\r\n"),
         &format!("Host: [::1]:{port}\r\n"),
-        // HTTP/1.0 knows none, and no browser speaks it.
+        // HTTP/1.0 has no Host header, and no browser uses it.
         "",
     ] {
         assert_eq!(ask_as("/", host), 200, "{host:?}");
@@ -134,7 +134,7 @@ fn some_servers_are_asked_by_names_of_their_host_alone() {
     }
     assert_eq!(ask_as("http://evil.example/", "Host: localhost\r\n"), 403);
     assert_eq!(ask_as("/", "Host: localhost\r\nHost: evil.example\r\n"), 403);
-    // Metrics are asked for by all kinds of names.
+    // The metrics server accepts all names.
     let metrics = start(limits());
     assert_eq!(get(&metrics, "/").status, 200);
 }

@@ -1,4 +1,4 @@
-//! The address the server listens on, and its end.
+//! The addresses that the server listens on, and its end.
 
 use super::*;
 use crate::support::late::Lateness;
@@ -26,7 +26,7 @@ fn addresses() {
             )
         );
     }
-    // All addresses: IPv4 in any case, and IPv6 where the host has it.
+    // All addresses: IPv4 always, and IPv6 if the host has it.
     let server = Server::bind(SERVER, ":0", limits()).unwrap().start(Arc::new(Book)).unwrap();
     let port = server.local_addr().port();
     let v4 = ask(&mut connect(([127, 0, 0, 1], port).into()), "GET", "/", "");
@@ -49,7 +49,7 @@ fn stop_ends_open_connections_and_frees_the_port() {
     let mut stuck = connect(address);
     stuck.write_all(b"GET /big HTTP/1.1\r\n\r\n").unwrap();
     stuck.read_exact(&mut [0; 12]).unwrap();
-    // Half written when the stop comes, but this client reads: it gets the rest.
+    // The answer is half written when the stop comes, but this client reads, so it gets the rest.
     let mut reading = connect(address);
     reading.write_all(b"GET /large HTTP/1.1\r\n\r\n").unwrap();
     reading.read_exact(&mut [0; 12]).unwrap();
@@ -71,7 +71,7 @@ fn stop_ends_open_connections_and_frees_the_port() {
     assert!(ends(&mut silent) && ends(&mut half) && ends(&mut idle) && ends(&mut stuck));
     assert!(TcpStream::connect(address).is_err());
 
-    // At once if there is nothing to wait for; and a restart gets the same port.
+    // The stop is immediate if there is nothing to wait for, and a restart gets the same port.
     let again = Server::bind(SERVER, &address.to_string(), limits()).unwrap().start(Arc::new(Book)).unwrap();
     let mut idle = connect(address);
     ask(&mut idle, "GET", "/", "").unwrap();
@@ -80,7 +80,7 @@ fn stop_ends_open_connections_and_frees_the_port() {
     let (took, late) = (begun.elapsed(), lateness.most());
     assert!(took < Duration::from_millis(400) + 5 * late, "{took:?}; the machine was late by {late:?}");
 
-    // Dropped without a stop.
+    // The server is dropped without a stop.
     let server = start(limits());
     let address = server.local_addr();
     drop(server);

@@ -1,4 +1,4 @@
-//! What a slow, silent or hostile client can hold up, and for how long.
+//! What a slow, silent or hostile client can block, and for how long.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn large_headers_are_refused() {
     let fits = format!("X: {}\r\n", "a".repeat(3000));
     assert_eq!(ask(&mut stream, "GET", "/", &fits).unwrap().status, 200);
 
-    // Endless: the client sends until the server closes.
+    // An endless header: the client sends until the server closes.
     let mut stream = connect(server.local_addr());
     stream.set_write_timeout(Some(LONG)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
@@ -19,7 +19,7 @@ fn large_headers_are_refused() {
         assert!(sent < 64 << 20, "the server takes an endless header");
     }
 
-    // Just over: the 431 can be read, if the close does not overtake it.
+    // Just above the limit: the 431 can be read, unless the close overtakes it.
     let mut stream = connect(server.local_addr());
     stream.write_all(format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(4096 - 19)).as_bytes()).unwrap();
     match read_answer(&mut stream, false) {
@@ -41,11 +41,11 @@ fn an_unfinished_header_ends_the_connection() {
     let mut silent = connect(server.local_addr());
     let mut half = connect(server.local_addr());
     half.write_all(b"GET /metr").unwrap();
-    // One that had an answer and then begins a request: not `idle`, which is long here.
+    // A client that had an answer and then begins a request: the limit `idle`, which is long here, does not apply.
     let mut later = connect(server.local_addr());
     assert_eq!(ask(&mut later, "GET", "/", "").unwrap().status, 200);
     later.write_all(b"G").unwrap();
-    // One that sends a byte now and then.
+    // A client that sends a byte now and then.
     let mut drip = connect(server.local_addr());
     until("the dripping client is cut off", || {
         std::thread::sleep(Duration::from_millis(20));
@@ -63,7 +63,7 @@ fn keep_alive_outlives_the_header_time_but_not_the_idle_time() {
     let mut stream = connect(server.local_addr());
     for _ in 0..3 {
         assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().status, 200);
-        // Not waiting for an event: that nothing happens in this time is the point.
+        // This does not wait for an event: the point is that nothing happens in this time.
         std::thread::sleep(Duration::from_millis(250));
     }
     let begun = Instant::now();
@@ -73,10 +73,10 @@ fn keep_alive_outlives_the_header_time_but_not_the_idle_time() {
     assert!(took > Duration::from_millis(600) && took < LONG / 4, "{took:?}");
 }
 
-/// A client that asks for a large page and reads its first bytes alone.
+/// A client that requests a large page and reads only its first bytes.
 fn never_reads(server: &Running) -> TcpStream {
     let mut stream = connect(server.local_addr());
-    // The second request is read by the server before the first answer is gone.
+    // The server reads the second request before the first answer is sent completely.
     let request = b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n";
     stream.write_all(&[&request[..], &request[..]].concat()).unwrap();
     let mut first = [0; 12];
@@ -90,10 +90,10 @@ fn a_client_that_never_reads_is_dropped() {
     let server = start(Limits { connection_time: Duration::from_millis(1500), ..limits() });
     let begun = Instant::now();
     let mut stuck = never_reads(&server);
-    // Small answers are always given.
+    // Small answers are always sent.
     assert_eq!(get(&server, "/metrics").status, 200);
     assert_eq!(get(&server, "/").status, 200);
-    // The error is there without reading: the server has reset the connection.
+    // The error appears without reading, because the server has reset the connection.
     until("the client that does not read is reset", || stuck.take_error().unwrap().is_some());
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1400) && took < LONG / 4, "{took:?}");
@@ -101,14 +101,14 @@ fn a_client_that_never_reads_is_dropped() {
     let _ = stuck.read_to_end(&mut got);
     assert!(got.len() < BIG, "all of the answer had come: {}", got.len());
     let whole = get(&server, "/big");
-    assert_eq!((whole.status, whole.body.len()), (200, BIG), "what was held was not given back");
+    assert_eq!((whole.status, whole.body.len()), (200, BIG), "held memory was not released");
 }
 
 #[test]
-fn whoever_does_not_read_makes_way_for_whoever_does() {
+fn clients_that_do_not_read_make_way_for_others() {
     let server = start(limits());
     let stuck = never_reads(&server);
-    // Both do not fit into what clients may hold; the other one has its chance first.
+    // The two answers exceed what clients may hold; the other client has a chance first.
     until("another is answered", || get(&server, "/big").status == 200);
     until("the client that does not read is reset", || stuck.take_error().unwrap().is_some());
     assert_eq!(server.turned().of(Reason::MadeWay), 1);
@@ -118,27 +118,27 @@ fn whoever_does_not_read_makes_way_for_whoever_does() {
 }
 
 #[test]
-fn whoever_asks_is_answered_however_many_say_nothing() {
+fn requests_are_answered_despite_silent_clients() {
     let server = start(limits());
     let mut silent: Vec<TcpStream> = (0..500).map(|_| connect(server.local_addr())).collect();
     let turned = || server.turned().of(Reason::MadeWay) + server.turned().of(Reason::Full);
-    until("the others are turned away", || turned() == 500 - 64);
+    until("the others are refused", || turned() == 500 - 64);
     for path in ["/", "/metrics"] {
         let begun = Instant::now();
-        // Those that have come this very moment may be about to ask for something.
-        until("somebody is answered", || {
+        // Clients that have just connected may be about to send a request.
+        until("a client is answered", || {
             let mut stream = connect(server.local_addr());
             ask(&mut stream, "GET", path, "").is_ok_and(|answer| answer.status == 200)
         });
-        assert!(begun.elapsed() < LONG / 4, "not after the others' time is over, which never is");
+        assert!(begun.elapsed() < LONG / 4, "it must not wait for the time limits of the others");
     }
-    // The first that came went first.
+    // The first connections were closed first.
     assert!(ends(&mut silent[0]));
     assert!(server.turned().of(Reason::MadeWay) > 0);
 }
 
 #[test]
-fn half_a_request_keeps_no_place_either() {
+fn half_a_request_does_not_keep_a_place() {
     let server = start(Limits { places: Places { own: 4, ..limits().places }, ..limits() });
     let mut half: Vec<TcpStream> = (0..4)
         .map(|_| {
@@ -147,8 +147,8 @@ fn half_a_request_keeps_no_place_either() {
             stream
         })
         .collect();
-    // Until the server has read them, they may be about to send the rest.
-    until("somebody else is answered", || {
+    // Until the server has read them, the clients may be about to send the rest.
+    until("another client is answered", || {
         ask(&mut connect(server.local_addr()), "GET", "/", "Connection: close\r\n")
             .is_ok_and(|answer| answer.status == 200)
     });
@@ -164,7 +164,7 @@ fn idle_connections_after_an_answer_leave_half_of_the_slots() {
     for _ in 0..20 {
         let mut stream = connect(server.local_addr());
         assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().status, 200);
-        // The fifth and later are closed; wait for it, so that the slot is free again.
+        // The fifth and later connections are closed; wait for that, so that the slot is free again.
         if kept.len() >= 4 {
             assert!(ends(&mut stream));
         }

@@ -24,12 +24,12 @@ const BIG: usize = 50 << 20;
 
 struct Book;
 
-/// Pages of "/later" that are in the making.
+/// Number of pages of "/later" that are being made.
 static MAKING: AtomicUsize = AtomicUsize::new(0);
-/// They may be done.
+/// True once they may finish.
 static DONE: AtomicBool = AtomicBool::new(false);
 
-/// Takes until it may be done, or nobody waits for it any more.
+/// Takes until it may finish, or no client waits for it any more.
 fn later(waiting: &Waiting) -> Reply {
     MAKING.fetch_add(1, Ordering::SeqCst);
     while !DONE.load(Ordering::SeqCst) && !waiting.is_over() {
@@ -65,10 +65,10 @@ impl Pages for Book {
     }
 }
 
-/// Time limits that the tests do not live to see, unless they shorten one.
+/// Time limits that the tests never reach, unless they shorten one.
 fn limits() -> Limits {
     let never = LONG * 10;
-    // All clients of these tests are on this host.
+    // All clients in these tests are on this host.
     let places = Places { own: 64, ..Limits::default().places };
     Limits { places, header_time: never, idle: never, connection_time: never, ..Limits::default() }
 }
@@ -79,7 +79,7 @@ fn start(limits: Limits) -> Running {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    // A test that would hang fails instead.
+    // With a timeout, a test fails instead of hanging.
     stream.set_read_timeout(Some(LONG)).unwrap();
     stream
 }
@@ -99,7 +99,7 @@ impl Answer {
     }
 }
 
-/// Reads one answer, and no byte after it.
+/// Reads one answer, and no byte beyond it.
 fn read_answer(stream: &mut TcpStream, has_body: bool) -> std::io::Result<Answer> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -127,7 +127,7 @@ fn get(server: &Running, path: &str) -> Answer {
     ask(&mut connect(server.local_addr()), "GET", path, "").unwrap()
 }
 
-/// Whether the server ends the connection (and does not merely stay silent).
+/// True if the server closes the connection, and does not just stay silent.
 fn ends(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {

@@ -1,4 +1,4 @@
-//! The pages of metrics: made once for all who ask, and nobody else waits for that.
+//! Metrics pages: made once for all clients that wait, without delaying others.
 
 use std::mem::MaybeUninit;
 
@@ -10,7 +10,7 @@ use netmon::metrics::{Build, MetricsPage, SeriesIndex, Snapshot, Source, Telling
 use super::*;
 use crate::needs_root;
 
-/// Counts the pages that are made; they take until it is `open`.
+/// Counts the pages that are made; they wait until it is `open`.
 #[derive(Default)]
 struct Slow {
     begun: AtomicUsize,
@@ -43,7 +43,7 @@ fn server() -> (Arc<Slow>, Running) {
 }
 
 #[test]
-fn whoever_waits_shares_the_page() {
+fn waiting_clients_share_a_page() {
     let (source, server) = server();
     let address = server.local_addr();
     let mut clients: Vec<TcpStream> = (0..20).map(|_| connect(address)).collect();
@@ -64,7 +64,7 @@ fn whoever_waits_shares_the_page() {
 }
 
 #[test]
-fn a_client_in_a_loop_has_one_page_a_second_made() {
+fn a_client_in_a_loop_causes_one_page_a_second() {
     let (source, server) = server();
     source.open.store(true, Ordering::SeqCst);
     let begun = Instant::now();
@@ -90,7 +90,7 @@ fn probes_wait_for_no_worker() {
     let server = Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(inline.page())).unwrap();
     let mut scrape = connect(server.local_addr());
     inline.stuck(|| {
-        // It waits, and nobody for it.
+        // The page waits, without blocking others.
         scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
         for _ in 0..3 {
             assert_eq!(get(&server, "/healthz").status, 200);

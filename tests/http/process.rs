@@ -1,10 +1,10 @@
-//! What the server takes of its process: threads and file descriptors.
+//! The server's use of threads and file descriptors.
 
 use super::*;
 use crate::function_name;
 
-/// Runs one test of this file in a process of its own, under a shell's limits. True in that
-/// process: the caller then does the test.
+/// Runs one test of this file in a process of its own, under a shell's limits. True in that process, where the caller
+/// then runs the test.
 fn alone(test: &str, shell: &str) -> bool {
     let test = test.split_once("::").unwrap().1; // the crate
     if std::env::var_os("NETMON_TEST_ALONE").is_some() {
@@ -69,7 +69,7 @@ fn the_server_survives_having_no_file_descriptors() {
     let server = start(limits());
     let mut files: Vec<std::fs::File> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
     assert!(files.len() > 10 && files.len() < 64);
-    // The client takes the one descriptor that is free, so that the server has none to accept it.
+    // The client takes the only free descriptor, so that the server has none to accept the connection.
     files.pop();
     let mut client = connect(server.local_addr());
     client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();

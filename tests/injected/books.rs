@@ -1,4 +1,4 @@
-//! What the books count: segments as the wire has them, and each interface by itself.
+//! What the counters count: segments as on the wire, and each interface separately.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -27,7 +27,8 @@ fn one_packet_is_one_record() {
     assert_conserved(&books, total(&records));
 }
 
-/// User space hands records of translated connections to the worker that has the connection: it must know which.
+/// User space sends records of translated connections to the worker that has the connection, so it must know which one
+/// that is.
 #[test]
 fn user_space_knows_the_ring_of_a_flow() {
     needs_root!();
@@ -57,7 +58,7 @@ fn user_space_knows_the_ring_of_a_flow() {
 }
 
 #[test]
-fn the_hooks_have_books_of_their_own() {
+fn the_hooks_have_separate_counters() {
     needs_root!();
     let mut kernel = Kernel::load(small()).unwrap();
     let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(b"hello world")));
@@ -73,7 +74,7 @@ fn the_hooks_have_books_of_their_own() {
     assert_conserved(&books, total(&records));
 }
 
-/// A GSO packet is as many packets as it becomes, each with the headers in front.
+/// A GSO packet counts as the packets that it becomes, each with headers.
 #[test]
 fn segments_count_as_on_the_wire() {
     needs_root!();
@@ -93,7 +94,7 @@ fn segments_count_as_on_the_wire() {
         ("extension header", 14 + 48 + 20, ethernet(&[], IPV6, &ipv6(hop, &chained))),
     ] {
         assert_eq!(packet.len(), headers + data.len(), "{name}");
-        // Segments said, size of each, segments meant. A guest's packet comes without their number.
+        // Stated number of segments, size of each, actual number. A guest's packet comes without the number.
         for (gso_segs, gso_size, segments) in [
             (0, 0, 1),
             (1, 2500, 1),
@@ -115,17 +116,17 @@ fn segments_count_as_on_the_wire() {
     }
 }
 
-/// Slots of books on a CPU, and how many an interface looks at. As NM_INTERFACES and NM_PROBES.
+/// Slots for counters on a CPU, and how many of them an interface tries: NM_INTERFACES and NM_PROBES.
 const SLOTS: u32 = 1024;
 const PROBES: u32 = 8;
 
 #[test]
-fn each_interface_has_books_and_those_without_share() {
+fn each_interface_has_counters_and_those_without_a_slot_share() {
     needs_root!();
     if Command::new("ip").arg("-V").output().is_err() {
         return not_run(function_name!(), "iproute2 is not installed");
     }
-    // All but two want the same slot.
+    // All but two hash to the same slot.
     let mut indexes: Vec<u32> = (0..40).map(|k| 7 + SLOTS * k).collect();
     indexes.insert(3, 8);
     indexes.insert(20, SLOTS - 1);
@@ -148,18 +149,18 @@ fn each_interface_has_books_and_those_without_share() {
                 injector.inject(&arp, frame, 1).unwrap();
                 let mut slots = (0..PROBES).map(|p| (ifindex + p) % SLOTS);
                 let found = slots.find(|slot| *taken.entry(*slot).or_insert(ifindex) == ifindex);
-                // Interfaces without a slot have those of 0 together.
+                // Interfaces without a slot share the counters of 0.
                 let books = expected.entry(found.map_or(0, |_| ifindex)).or_default();
                 *books = (books.0 + u64::from(count), books.1 + 1);
             }
         }
-        // Interface 8 has one of the eight slots that the forty look at.
+        // Interface 8 has one of the eight slots that the forty try.
         assert_eq!(expected.len(), 1 + PROBES as usize + 1);
         let records = kernel.flush();
         let seen = kernel.interfaces();
         let counts = seen.iter().map(|(i, b)| (*i, (b.ingress.packets - b.not_ip.packets, b.not_ip.packets)));
         assert_eq!(counts.collect::<BTreeMap<_, _>>(), expected);
-        // Records know their interface whoever keeps the books.
+        // Records have their interface, whichever slot counts it.
         for (i, &ifindex) in indexes.iter().enumerate() {
             let packets: u64 = records.iter().filter(|r| r.ifindex == ifindex).map(|r| r.packets).sum();
             assert_eq!(packets, 2 * i as u64 + 3, "interface {ifindex}");
@@ -169,7 +170,7 @@ fn each_interface_has_books_and_those_without_share() {
 }
 
 #[test]
-fn only_books_in_use_are_read() {
+fn only_counters_in_use_are_read() {
     needs_root!();
     pin(0);
     let kernel = Kernel::load(small()).unwrap();

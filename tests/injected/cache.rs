@@ -1,4 +1,4 @@
-//! The flow cache: what is displaced, what is told at once, and what the sweep writes.
+//! The flow cache: what is displaced, what is reported at once, and what the sweep writes.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use crate::support::kernel::{Kernel, assert_conserved, small, total};
 use crate::support::packet::*;
 use crate::support::vary::{Order, Vary};
 
-/// Longer than a sweep takes on a busy machine.
+/// Longer than a sweep takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Entries never fall due or idle by themselves, and a thousand of them find room without displacing each other.
+/// Options under which entries never become due or idle, and a thousand of them fit without displacing each other.
 fn patient() -> Options {
     Options { idle: HOUR, report: HOUR, cache_slots: 1 << 18, ..small() }
 }
@@ -23,7 +23,7 @@ fn segment(flags: u8) -> Vec<u8> {
     ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(flags, &[], b"hello world")))
 }
 
-/// Nothing but ACKs: data that does not move on would be a retransmission, which is noted.
+/// Packets that are only ACKs: data that does not advance would be a retransmission, which is recorded.
 fn families() -> [Vec<u8>; 2] {
     let tcp = tcp(ACK, &[], &[]);
     [ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp)), ethernet(&[], IPV6, &ipv6(TCP, &tcp))]
@@ -42,12 +42,12 @@ fn send(injector: &Injector, packets: &[Vec<u8>]) {
     }
 }
 
-/// Cause, packets and flags of each.
-fn told(records: &[Record]) -> Vec<(Cause, u64, u8)> {
+/// Cause, packets and flags of each record.
+fn summaries(records: &[Record]) -> Vec<(Cause, u64, u8)> {
     records.iter().map(|r| (r.cause, r.packets, r.tcp_flags)).collect()
 }
 
-/// A million flows through a cache and a ring that are much too small: what is lost is counted.
+/// A million flows through a cache and a ring that are much too small: all losses are counted.
 #[test]
 fn a_million_flows_are_conserved() {
     needs_root!();
@@ -75,7 +75,7 @@ fn a_million_flows_are_conserved() {
     }
 }
 
-/// A cache too small on purpose costs records, not packets: each flow, one packet or many, is there to the packet.
+/// A cache that is too small on purpose costs records, not packets: every packet of each flow is recorded.
 #[test]
 fn a_small_cache_loses_nothing() {
     needs_root!();
@@ -113,40 +113,41 @@ fn a_flood_of_small_flows_leaves_a_large_one_in_place() {
             records.into_iter().partition(|r| r.destination.address[15] == 2 || r.destination.address[3] == 2);
         assert_eq!((total(&of_long).packets, total(&of_flood).packets), (1000, 100_000));
         assert_eq!(of_flood.len(), 100_000);
-        // One, when the cache is emptied.
-        assert_eq!(told(&of_long), [(Cause::Swept, 1000, ACK)]);
+        // One record, when the cache is emptied.
+        assert_eq!(summaries(&of_long), [(Cause::Swept, 1000, ACK)]);
     }
 }
 
 #[test]
-fn a_reset_is_told_at_once_and_once() {
+fn a_reset_is_reported_at_once_and_only_once() {
     needs_root!();
     let (mut kernel, injector) = load(patient());
     send(&injector, &[segment(SYN), segment(ACK)]);
     assert!(kernel.drain().is_empty(), "nothing is urgent");
     send(&injector, &[segment(RST)]);
-    assert_eq!(told(&kernel.drain()), [(Cause::Urgent, 3, SYN | ACK | RST)]);
+    assert_eq!(summaries(&kernel.drain()), [(Cause::Urgent, 3, SYN | ACK | RST)]);
     send(&injector, &[segment(RST), segment(RST | ACK), segment(RST)]);
     assert!(kernel.drain().is_empty(), "a connection is reset once");
-    // The next attempt; what was left of the last one comes first.
+    // The next attempt; the rest of the last one comes first.
     send(&injector, &[segment(SYN), segment(RST), segment(RST)]);
-    assert_eq!(told(&kernel.drain()), [(Cause::Displaced, 3, RST | ACK), (Cause::Urgent, 2, SYN | RST)]);
-    // Refused over and over: one record an attempt, and one for what the other side still sent after it.
+    assert_eq!(summaries(&kernel.drain()), [(Cause::Displaced, 3, RST | ACK), (Cause::Urgent, 2, SYN | RST)]);
+    // Refused again and again: one record for each attempt, and one for the packets that the other side still sent
+    // after it.
     for _ in 0..50 {
         send(&injector, &[segment(SYN), segment(RST | ACK)]);
     }
     let records = kernel.drain();
     let urgent = records.iter().filter(|r| r.cause == Cause::Urgent).count();
     assert_eq!((urgent, records.len()), (50, 51));
-    // The first packet that is seen of a flow.
+    // A RST as the first packet of a flow.
     let mut other = segment(RST);
     stamp(&mut other, 14, false, 5);
     send(&injector, &[other]);
-    assert_eq!(told(&kernel.drain()), [(Cause::Urgent, 1, RST)]);
+    assert_eq!(summaries(&kernel.drain()), [(Cause::Urgent, 1, RST)]);
 }
 
 #[test]
-fn an_icmp_error_is_told_at_once() {
+fn an_icmp_error_is_reported_at_once() {
     needs_root!();
     let (mut kernel, injector) = load(patient());
     let error4 = ethernet(&[], IPV4, &ipv4(ICMP, &[], 7, 0, &icmp(3, 1, &[0; 28])));
@@ -168,16 +169,16 @@ fn a_new_connection_does_not_blend_into_the_last() {
     send(&injector, &[segment(SYN), segment(ACK), segment(FIN | ACK)]);
     assert!(kernel.drain().is_empty());
     send(&injector, &[segment(SYN)]);
-    assert_eq!(told(&kernel.drain()), [(Cause::Displaced, 3, SYN | ACK | FIN)]);
-    // A SYN sent again is the same attempt.
+    assert_eq!(summaries(&kernel.drain()), [(Cause::Displaced, 3, SYN | ACK | FIN)]);
+    // A repeated SYN is the same attempt.
     send(&injector, &[segment(SYN), segment(ACK)]);
     let records = kernel.flush();
-    assert_eq!(told(&records), [(Cause::Swept, 3, SYN | ACK)]);
+    assert_eq!(summaries(&records), [(Cause::Swept, 3, SYN | ACK)]);
     assert!(records[0].syn && !records[0].syn_ack);
 }
 
-/// Sweeps until records come: a jiffy must pass, of a length that is not known.
-fn sweep_until_told(kernel: &mut Kernel) -> Vec<Record> {
+/// Sweeps until records come: a jiffy must pass, whose length is not known.
+fn sweep_until_records(kernel: &mut Kernel) -> Vec<Record> {
     let begun = Instant::now();
     loop {
         kernel.sweeper().sweep(Sweep::Due).unwrap();
@@ -199,9 +200,9 @@ fn the_sweep_writes_what_is_new_once() {
         vary.injector().inject(&packet, Frame::default(), 1000).unwrap();
         kernel.sweeper().sweep(Sweep::Due).unwrap();
         let records = kernel.drain();
-        assert_eq!(told(&records), vec![(Cause::Swept, 2, ACK); 500]);
-        // Nothing more to tell: not again, and not of a known flow before it is due.
-        injector.inject(&packet, Frame::default(), 3).unwrap(); // the first but one of the five hundred
+        assert_eq!(summaries(&records), vec![(Cause::Swept, 2, ACK); 500]);
+        // There is nothing new: no record is repeated, and a known flow has none before it is due.
+        injector.inject(&packet, Frame::default(), 3).unwrap(); // the second of the five hundred
         vary.injector().inject(&packet, Frame::default(), 500).unwrap();
         kernel.sweeper().sweep(Sweep::Due).unwrap();
         assert!(kernel.drain().is_empty());
@@ -218,7 +219,7 @@ fn the_sweep_writes_busy_flows_when_they_are_due() {
         let (mut kernel, injector) = load(Options { report: Duration::ZERO, ..patient() });
         for n in 1..4 {
             injector.inject(&packet, Frame::default(), n).unwrap();
-            assert_eq!(told(&sweep_until_told(&mut kernel)), [(Cause::Swept, n.into(), ACK)]);
+            assert_eq!(summaries(&sweep_until_summaries(&mut kernel)), [(Cause::Swept, n.into(), ACK)]);
         }
         assert!(!kernel.sweeper().is_empty(), "it stays in the cache");
         kernel.sweeper().sweep(Sweep::Due).unwrap();
@@ -238,11 +239,11 @@ fn idle_flows_leave_the_cache() {
             kernel.sweeper().sweep(Sweep::Due).unwrap();
             records.append(&mut kernel.drain());
         }
-        assert_eq!(told(&records), [(Cause::Swept, 7, ACK)]);
+        assert_eq!(summaries(&records), [(Cause::Swept, 7, ACK)]);
     }
 }
 
-/// The sweep leaves in the cache what the ring does not take.
+/// If the ring is full, the sweep leaves entries in the cache.
 #[test]
 fn a_full_ring_makes_the_sweep_wait() {
     needs_root!();
@@ -254,7 +255,7 @@ fn a_full_ring_makes_the_sweep_wait() {
         let mut records = Vec::new();
         let mut rounds = 0;
         loop {
-            // Twice: the second finds the ring full.
+            // Two sweeps: the second finds the ring full.
             kernel.sweeper().sweep(Sweep::Due).unwrap();
             kernel.sweeper().sweep(Sweep::Due).unwrap();
             let some = kernel.drain();
@@ -265,7 +266,7 @@ fn a_full_ring_makes_the_sweep_wait() {
             records.extend(some);
         }
         assert!(rounds > 10, "the ring was meant to be too small");
-        assert_eq!(told(&records), vec![(Cause::Swept, 3, ACK); 1000]);
+        assert_eq!(summaries(&records), vec![(Cause::Swept, 3, ACK); 1000]);
         assert_eq!(kernel.books().ring_full.packets, 0);
         assert_conserved(&kernel.books(), total(&records));
     }

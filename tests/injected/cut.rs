@@ -1,11 +1,12 @@
-//! Every packet cut off at every length: the flow as long as its headers are there, then none, and never another one.
+//! Every packet cut off at every length: its flow as long as its headers are complete, then none, and never another
+//! one.
 
 use super::table::{LINKS, cases};
 use super::{Checker, Expect};
 use crate::needs_root;
 use crate::support::packet::*;
 
-/// Below this the kernel takes no packet to run a program on.
+/// The kernel runs programs only on packets of at least this length.
 const SHORTEST: usize = 14;
 
 fn cut_everywhere(ethernet: bool) -> usize {
@@ -38,7 +39,7 @@ fn cut_packets_without_ethernet_are_their_flow_or_none() {
     assert!(checked > 40_000, "{checked} packets");
 }
 
-/// What is not IP stays so; only a tag that is cut in two is a broken packet.
+/// Packets other than IP remain so; only a tag that is cut is malformed.
 #[test]
 fn cut_packets_that_are_not_ip() {
     needs_root!();

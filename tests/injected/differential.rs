@@ -1,4 +1,4 @@
-//! Generated and mutated packets: the programs against an independent parser.
+//! Compares the programs with an independent parser on generated and mutated packets.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::needs_root;
 use crate::support::packet::*;
 use crate::support::{repeat, seed};
 
-/// Bytes that mean something in one header or another.
+/// Bytes that have a meaning in some header.
 const TELLING: [u8; 24] =
     [0, 1, 4, 5, 6, 8, 17, 20, 43, 44, 45, 47, 50, 51, 58, 59, 60, 0x45, 0x46, 0x4f, 0x60, 0x81, 132, 255];
 
@@ -27,7 +27,7 @@ pub fn mutate(rng: &mut StdRng, packet: &mut Vec<u8>, headers: usize) {
         5 => packet.extend(std::iter::repeat_n(0xa5, rng.random_range(1..60))),
         6 => drop(packet.remove(at)),
         7 => packet.insert(at, *TELLING.choose(rng).unwrap()),
-        // The same bytes twice: another tag, another extension header.
+        // Repeat some bytes, for example a tag or an extension header.
         _ => {
             let again = packet[at..(at + 8).min(packet.len())].to_vec();
             packet.splice(at..at, again);
@@ -39,7 +39,7 @@ fn generate(rng: &mut StdRng, case: &Case) -> Vec<u8> {
     let mut packet = case.bytes.clone();
     if case.need > case.l4 {
         for byte in &mut packet[case.l4..case.l4 + 4] {
-            // Not the type and code of ICMP, in half of the packets.
+            // In half of the packets, leave the type and code of ICMP unchanged.
             if case.flags.icmp.0 == 0 || rng.random() {
                 *byte = rng.random();
             }
@@ -54,7 +54,7 @@ fn generate(rng: &mut StdRng, case: &Case) -> Vec<u8> {
     packet
 }
 
-/// The first fragment of a datagram and one behind it, which sometimes belongs to another one.
+/// The first fragment of a datagram and a later one, which sometimes belongs to another datagram.
 fn fragments(rng: &mut StdRng, n: u32) -> [Vec<u8>; 2] {
     let id: u16 = rng.random();
     let other = if rng.random_ratio(1, 16) { id ^ 1 << rng.random_range(0..16) } else { id };
@@ -115,7 +115,7 @@ fn the_programs_agree_with_an_independent_parser() {
         let mut packet = generate(&mut rng, case);
         stamp(&mut packet, case.l3, case.key.v6, n);
         if packet.len() < 15 {
-            continue; // no packet to the kernel
+            continue; // too short for the kernel
         }
         check(&case.name, &packet);
     }
@@ -125,7 +125,7 @@ fn the_programs_agree_with_an_independent_parser() {
         eprintln!("{count:>9} {class}");
     }
     assert!(checker.checked >= packets as usize / 5 * 4);
-    // A generator that makes too little of something tests nothing.
+    // A generator that produces too few packets of a class tests nothing.
     for class in ["flow", "malformed", "not IP", "fragment, ports known", "extension header", "etherparse: agrees"] {
         assert!(oracle.classes.get(class).is_some_and(|n| *n > u64::from(packets) * 3 / 250), "{class}: too few");
     }

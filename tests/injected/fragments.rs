@@ -1,4 +1,4 @@
-//! Fragments: the first one's ports go for the others of its datagram.
+//! Fragments: all fragments of a datagram have the ports of the first.
 
 use netmon::bpf::{Frame, Hook, Record};
 
@@ -46,16 +46,16 @@ fn ipv4_fragments_have_the_ports_of_the_first() {
         [(UDP, udp(&[0; 24]), 53), (TCP, tcp(ACK, &[1; 12], b""), 80), (SCTP, sctp(&[0; 20]), 3868)]
     {
         let none = (protocol, NONE.0, NONE.1);
-        // It came too early.
+        // A later fragment that comes too early.
         assert_eq!(ports(kernel, &v4(protocol, 9, 4, REST)), none);
         assert_eq!(ports(kernel, &v4(protocol, 9, MORE_FRAGMENTS, &first)), (protocol, 40000, to));
         assert_eq!(ports(kernel, &v4(protocol, 9, 8 | MORE_FRAGMENTS, REST)), (protocol, 40000, to));
         assert_eq!(ports(kernel, &v4(protocol, 9, 4, REST)), (protocol, 40000, to));
-        // Cut off as it may be, it has no header that could be missing.
+        // Even if it is cut off, no header is missing.
         assert_eq!(ports(kernel, &v4(protocol, 9, 16, b"")), (protocol, 40000, to));
         let tagged = ethernet(&[(0x8100, 5)], IPV4, &ipv4(protocol, &[1; 8], 9, 16, REST));
         assert_eq!(ports(kernel, &tagged), (protocol, 40000, to));
-        // Another datagram: by its identification, protocol, receiver, sender.
+        // Fragments of other datagrams: with another identification, protocol, receiver, sender.
         assert_eq!(ports(kernel, &v4(protocol, 10, 4, REST)), none);
         assert_eq!(ports(kernel, &v4(47, 9, 4, REST)), (47, 0, 0));
         for at in [14 + 19, 14 + 15] {
@@ -71,7 +71,7 @@ fn ipv6_fragments_have_the_ports_of_the_first() {
     needs_root!();
     let mut kernel = Kernel::load(small()).unwrap();
     let kernel = &mut kernel;
-    // With destination options behind the fragment header all fragments say "destination options" (RFC 8200, 4.5).
+    // With destination options behind the fragment header, all fragments say "destination options" (RFC 8200, 4.5).
     for (id, extensions) in
         [(1 << 20, &[][..]), (2 << 20, &[(DESTINATION, 16)]), (3 << 20, &[(AH, 24), (DESTINATION, 8)])]
     {
@@ -81,7 +81,7 @@ fn ipv6_fragments_have_the_ports_of_the_first() {
         assert_eq!(ports(kernel, &v6(next, id, 0, true, &first)), (UDP, 40000, 53));
         assert_eq!(ports(kernel, &v6(next, id, 64, true, REST)), (UDP, 40000, 53));
         assert_eq!(ports(kernel, &v6(next, id, 128, false, REST)), (UDP, 40000, 53));
-        // Hop-by-hop options stand before the fragment header, in each fragment.
+        // Hop-by-hop options come before the fragment header, in each fragment.
         let (hop, part) = chain(&[(HOP_BY_HOP, 8)], FRAGMENT, &[fragment(next, id, 64, true), REST.to_vec()].concat());
         assert_eq!(ports(kernel, &ethernet(&[], IPV6, &ipv6(hop, &part))), (UDP, 40000, 53));
         assert_eq!(ports(kernel, &v6(next, id + 1, 64, true, REST)), none);
@@ -93,7 +93,7 @@ fn ipv6_fragments_have_the_ports_of_the_first() {
     }
 }
 
-/// A fragmented ping keeps its identifier, and what it is.
+/// A fragmented ping keeps its identifier and type.
 #[test]
 fn icmp_fragments_have_the_type_of_the_first() {
     needs_root!();
@@ -120,7 +120,7 @@ fn ports_are_forgotten_after_a_while() {
     let first = v4(UDP, 9, MORE_FRAGMENTS, &udp(&[0; 24]));
     let later = v4(UDP, 9, 4, REST);
     ports(&mut kernel, &first);
-    // Instead of waiting: the slot's time, in jiffies, is set back.
+    // Instead of waiting, set the slot's time, in jiffies, back.
     let mut age = |jiffies: u64| {
         for i in 0..slots.max_entries() {
             let mut slot = slots.lookup(&i.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
@@ -132,10 +132,10 @@ fn ports_are_forgotten_after_a_while() {
         }
         ports(&mut kernel, &later)
     };
-    // A second at most, at 100 a second; then more than 30 seconds, at 1000 a second.
+    // At most a second, at 100 Hz; then more than 30 seconds, at 1000 Hz.
     assert_eq!(age(100), (UDP, 40000, 53));
     assert_eq!(age(31_000), (UDP, 0, 0));
-    // Seen again, known again.
+    // After another first fragment, the ports are known again.
     ports(&mut kernel, &first);
     assert_eq!(ports(&mut kernel, &later), (UDP, 40000, 53));
 }

@@ -1,4 +1,4 @@
-//! Every combination of headers gives its flow, and what is no IP packet, or a broken one, gives none.
+//! Every combination of headers yields its flow; packets other than IP, or malformed ones, yield none.
 
 use super::table::{LINKS, as_if_ethernet, cases};
 use super::{Checker, Expect};
@@ -29,7 +29,7 @@ fn packets_may_start_with_the_ip_header() {
         let expect = case.expect(&packet);
         checker.inject(&case.name, &packet, expect);
     }
-    // What skb->protocol says counts, and the version must agree.
+    // skb->protocol decides, and the version must agree.
     let mut arp = ipv4(TCP, &[], 7, 0, &tcp(SYN, &[], b""));
     as_if_ethernet(&mut arp, 0x0806);
     checker.inject("ARP", &arp, Expect::NotIp);
@@ -40,7 +40,7 @@ fn packets_may_start_with_the_ip_header() {
     assert!(checker.checked > 600, "{} packets", checker.checked);
 }
 
-/// The IP header says where the packet ends: what an Ethernet frame carries behind is no header.
+/// The IP header says where the packet ends: padding of an Ethernet frame is no header.
 #[test]
 fn padding_is_not_read() {
     needs_root!();
@@ -48,10 +48,10 @@ fn padding_is_not_read() {
     let mut n = 0;
     for case in cases(true).iter().filter(|case| case.need > case.l4) {
         for cut in [case.l4, case.need - 1, case.need] {
-            // The whole header is there, but only its first bytes belong to the packet.
+            // The header is complete, but only its first bytes belong to the packet.
             let mut packet = case.bytes.clone();
             let (at, length) = if case.key.v6 { (4, cut - case.l3 - 40) } else { (2, cut - case.l3) };
-            // No payload at all would say "jumbogram".
+            // A payload length of 0 would mean "jumbogram".
             if length == 0 {
                 continue;
             }
@@ -73,7 +73,7 @@ fn other_protocols_are_not_ip() {
     let mut checker = Checker::new(true);
     let inside = ipv4(TCP, &[], 7, 0, &tcp(SYN, &[], b"hello"));
     for (name, tags, ..) in LINKS {
-        // ARP, MPLS and PPPoE without what belongs to them, LLDP, an 802.3 length, MACsec, and 0.
+        // ARP, MPLS and PPPoE without their contents, LLDP, an 802.3 length, MACsec, and 0.
         for ethertype in [0x0806, 0x8847, 0x8864, 0x88cc, 100, 0x88e5, 0] {
             checker.inject(name, &ethernet(tags, ethertype, &inside), Expect::NotIp);
         }
@@ -118,7 +118,7 @@ fn contradictions_are_malformed() {
         spoil("payload length within the datagram's header", IPV6, ipv6(UDP, &udp(b"hello world")), 5, length);
     }
     for offset in (0..5).chain(8..16) {
-        // Of 31 bytes: eight words are one too many.
+        // In 31 bytes, eight words are one too many.
         spoil("data offset", IPV4, v4(TCP, &segment), 20 + 12, offset << 4);
         spoil("data offset", IPV6, ipv6(TCP, &segment), 40 + 12, offset << 4);
     }

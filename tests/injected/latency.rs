@@ -1,4 +1,4 @@
-//! Times between packets, exact to the nanosecond: the clock is the test's.
+//! Times between packets, exact to the nanosecond, because the test controls the clock.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::needs_root;
 use crate::support::kernel::small;
 use crate::support::packet::{ACK, FIN, PSH, SYN};
 use crate::support::talk::End::{Client, Server};
-use crate::support::talk::{Talk, Told};
+use crate::support::talk::{Report, Talk};
 
 const MS: u64 = 1_000_000;
 
@@ -26,15 +26,16 @@ fn a_handshake_is_split_where_it_is_seen() {
     needs_root!();
     both(|talk| {
         talk.open();
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
         assert_eq!(client.samples, [(HandshakeClient, 4 * MS), (Connect, 14 * MS)]);
     });
 }
 
-/// A client's SYN is sent by a system call, the ACK by whichever CPU took the SYN-ACK; a server's answer by that of its thread.
+/// The CPU of the system call sends a client's SYN, the CPU that received the SYN-ACK sends the ACK, and that of the
+/// server's thread its answer.
 #[test]
-fn a_connection_may_pass_by_several_cpus() {
+fn a_connection_may_use_several_cpus() {
     needs_root!();
     let last = std::thread::available_parallelism().unwrap().get() - 1;
     for v6 in [false, true] {
@@ -49,19 +50,20 @@ fn a_connection_may_pass_by_several_cpus() {
         on(0, 300 * MS, Client, ACK | PSH, 1001, 5001, b"what");
         on(0, 310 * MS, Server, ACK, 5001, 1005, b"");
         on(last, 350 * MS, Server, ACK | PSH, 5001, 1005, b"that");
-        // Its ACK goes by the CPU that has the client's first one; a later one by the other.
+        // The server's ACK comes on the CPU that has the client's first one; a later one on the other CPU.
         on(last, 357 * MS, Client, ACK, 1005, 5005, b"");
         on(0, 500 * MS, Client, ACK | PSH, 1005, 5005, b"more");
-        let [client, server] = talk.told();
-        let of =
-            |told: &Told, measure| told.samples.iter().filter(|s| s.0 == measure).map(|s| s.1).collect::<Vec<u64>>();
+        let [client, server] = talk.reports();
+        let of = |report: &Report, measure| {
+            report.samples.iter().filter(|s| s.0 == measure).map(|s| s.1).collect::<Vec<u64>>()
+        };
         assert_eq!((of(&client, HandshakeClient), of(&client, Connect)), (vec![4 * MS], vec![14 * MS]));
         assert_eq!((of(&server, HandshakeServer), of(&server, Response)), (vec![10 * MS], vec![50 * MS]));
         assert_eq!((of(&server, RttLone), of(&client, RttLone)), (vec![10 * MS], vec![7 * MS]));
     }
 }
 
-/// Each has two places of the table: a third that wants them is rare, and counted.
+/// Each connection has two places in the table: a third that needs one of them is rare, and is counted.
 #[test]
 fn connections_at_once_do_not_take_each_others_place() {
     needs_root!();
@@ -72,7 +74,7 @@ fn connections_at_once_do_not_take_each_others_place() {
             talk.tcp(ns + 14_000, Client, ACK, 1001, 5001, b"");
             talk.next_port();
         }
-        let [client, _] = talk.told();
+        let [client, _] = talk.reports();
         let measured = client.samples.iter().filter(|s| **s == (Connect, 14_000)).count();
         let unpaired = talk.kernel.misses().unpaired;
         assert!(measured >= 395, "{measured} of 400 measured, {unpaired} packets without a place");
@@ -80,7 +82,7 @@ fn connections_at_once_do_not_take_each_others_place() {
     });
 }
 
-/// Which of two SYNs was answered is not known; how long it took from the first is.
+/// It is not known which of two SYNs was answered, but the time since the first is.
 #[test]
 fn a_repeated_syn_voids_the_server_side() {
     needs_root!();
@@ -89,7 +91,7 @@ fn a_repeated_syn_voids_the_server_side() {
         talk.tcp(1000 * MS, Client, SYN, 1000, 0, b"");
         talk.tcp(1010 * MS, Server, SYN | ACK, 5000, 1001, b"");
         talk.tcp(1014 * MS, Client, ACK, 1001, 5001, b"");
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         assert_eq!(server.samples, []);
         assert_eq!(client.samples, [(HandshakeClient, 4 * MS), (Connect, 1014 * MS)]);
         assert_eq!(client.retransmits, 1);
@@ -104,7 +106,7 @@ fn a_repeated_syn_ack_voids_the_client_side() {
         talk.tcp(10 * MS, Server, SYN | ACK, 5000, 1001, b"");
         talk.tcp(500 * MS, Server, SYN | ACK, 5000, 1001, b"");
         talk.tcp(504 * MS, Client, ACK, 1001, 5001, b"");
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
         assert_eq!(client.samples, [(Connect, 504 * MS)]);
         assert_eq!(server.retransmits, 1);
@@ -122,7 +124,7 @@ fn ports_used_again_are_a_new_handshake() {
         talk.tcp(30 * MS, Client, SYN, 70_000, 0, b"");
         talk.tcp(37 * MS, Server, SYN | ACK, 90_000, 70_001, b"");
         talk.tcp(39 * MS, Client, ACK, 70_001, 90_001, b"");
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         assert_eq!(server.samples, [(HandshakeServer, 10 * MS), (HandshakeServer, 7 * MS)]);
         let again = [(HandshakeClient, 2 * MS), (Connect, 9 * MS)];
         assert_eq!(client.samples, [[(HandshakeClient, 4 * MS), (Connect, 14 * MS)], again].concat());
@@ -130,7 +132,7 @@ fn ports_used_again_are_a_new_handshake() {
     });
 }
 
-/// A request of three segments, an ACK of its own, an answer of two.
+/// A request of three segments, a separate ACK, an answer of two segments.
 #[test]
 fn a_turn_is_a_response() {
     needs_root!();
@@ -146,7 +148,7 @@ fn a_turn_is_a_response() {
         // The client thinks for a second: no response time. Its next request has one.
         talk.tcp(1080 * MS, Client, ACK | PSH, 1301, 5201, b"next");
         talk.tcp(1083 * MS, Server, ACK | PSH, 5201, 1305, b"answer");
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         let responses: Vec<u64> = server.samples.iter().filter(|s| s.0 == Response).map(|s| s.1).collect();
         assert_eq!(responses, [50 * MS, 3 * MS]);
         assert!(client.samples.iter().all(|s| s.0 != Response), "{client:?}");
@@ -161,42 +163,42 @@ fn a_round_trip_is_from_data_to_the_ack_that_covers_it() {
         talk.tcp(20 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
         talk.tcp(21 * MS, Client, ACK, 1101, 5001, &[b'a'; 100]);
         talk.tcp(32 * MS, Server, ACK, 5001, 1201, b"");
-        // One probe a second: the next segment is none, one after that is.
+        // One probe each second: the next segment is none, the one after that is.
         talk.tcp(40 * MS, Client, ACK, 1201, 5001, &[b'a'; 100]);
         talk.tcp(55 * MS, Server, ACK, 5001, 1301, b"");
         talk.tcp(1200 * MS, Client, ACK, 1301, 5001, &[b'a'; 100]);
         talk.tcp(1217 * MS, Server, ACK, 5001, 1401, b"");
-        let [_, server] = talk.told();
+        let [_, server] = talk.reports();
         let trips: Vec<_> = server.samples.iter().filter(|s| [Rtt, RttLone, RttWaited].contains(&s.0)).collect();
-        // The first ACK covers what came after the probe: it counts from there. Nothing made either come at once.
+        // The first ACK covers data after the probe, so it counts from there. Nothing made either come at once.
         assert_eq!(trips, [&(RttLone, 11 * MS), &(RttLone, 17 * MS)]);
     });
 }
 
-/// What an ACK covers tells whether it can have been held back (RFC 9293 3.8.6.3).
+/// The data that an ACK covers show whether it can have been delayed (RFC 9293 3.8.6.3).
 #[test]
 fn two_full_segments_are_acknowledged_at_once() {
     needs_root!();
     let full = [b'a'; 1448];
     both(|talk| {
         talk.open();
-        // In order, the second one pushed; an ACK of both.
+        // In order, the second with PSH; an ACK of both.
         talk.tcp(1000 * MS, Client, ACK, 1001, 5001, &full);
         talk.tcp(1001 * MS, Client, ACK | PSH, 2449, 5001, &full);
         talk.tcp(1090 * MS, Server, ACK, 5001, 3897, b"");
-        // Of the first alone.
+        // An ACK of only the first.
         talk.tcp(2100 * MS, Client, ACK, 3897, 5001, &full);
         talk.tcp(2101 * MS, Client, ACK | PSH, 5345, 5001, &full);
         talk.tcp(2190 * MS, Server, ACK, 5001, 5345, b"");
         talk.tcp(2191 * MS, Server, ACK, 5001, 6793, b"");
-        // A full one and a small one; and both again with an answer.
+        // A full segment and a small one; and both again with an answer.
         talk.tcp(3200 * MS, Client, ACK, 6793, 5001, &full);
         talk.tcp(3201 * MS, Client, ACK | PSH, 8241, 5001, b"end");
         talk.tcp(3245 * MS, Server, ACK, 5001, 8244, b"");
         talk.tcp(4300 * MS, Client, ACK, 8244, 5001, &full);
         talk.tcp(4301 * MS, Client, ACK | PSH, 9692, 5001, &full);
         talk.tcp(4350 * MS, Server, ACK | PSH, 5001, 11140, b"that");
-        let [_, server] = talk.told();
+        let [_, server] = talk.reports();
         let trips: Vec<_> = server.samples.into_iter().filter(|s| [Rtt, RttLone, RttWaited].contains(&s.0)).collect();
         assert_eq!(trips, [(Rtt, 89 * MS), (RttLone, 90 * MS), (RttLone, 44 * MS), (RttWaited, 49 * MS)]);
     });
@@ -213,13 +215,13 @@ fn sequence_numbers_wrap() {
         talk.tcp(10 * MS, Client, ACK | PSH, isn + 1, 5001, &[b'a'; 100]);
         talk.tcp(15 * MS, Server, ACK | PSH, 5001, isn.wrapping_add(101), b"b");
         talk.tcp(16 * MS, Client, ACK, isn.wrapping_add(101), 5002, b"");
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         assert_eq!(server.samples, [(HandshakeServer, MS), (RttWaited, 5 * MS), (Response, 5 * MS)]);
         assert_eq!((client.retransmits, server.retransmits), (0, 0));
     });
 }
 
-/// Karn: which transmission was acknowledged is not known.
+/// Karn's algorithm: it is not known which transmission was acknowledged.
 #[test]
 fn a_retransmission_voids_the_probe() {
     needs_root!();
@@ -228,7 +230,7 @@ fn a_retransmission_voids_the_probe() {
         talk.tcp(20 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
         talk.tcp(320 * MS, Client, ACK, 1001, 5001, &[b'a'; 100]);
         talk.tcp(330 * MS, Server, ACK, 5001, 1101, b"");
-        let [client, server] = talk.told();
+        let [client, server] = talk.reports();
         assert_eq!(client.retransmits, 1);
         assert_eq!(server.samples, [(HandshakeServer, 10 * MS)]);
     });
@@ -246,7 +248,7 @@ fn with_high_precision_each_answer_is_a_round_trip() {
         talk.tcp(at, Client, ACK, 1001 + 100 * i, 5001, &[b'a'; 100]);
         talk.tcp(at + 7 * MS + u64::from(i), Server, ACK, 5001, 1101 + 100 * i, b"");
     }
-    let [_, server] = talk.told();
+    let [_, server] = talk.reports();
     let trips: Vec<u64> = server.samples.iter().filter(|s| s.0 == RttLone).map(|s| s.1).collect();
     assert_eq!(trips, (0..10).map(|i| 7 * MS + i).collect::<Vec<_>>());
 }
@@ -259,7 +261,7 @@ fn datagrams_answer_each_other() {
         talk.udp(3 * MS, Server, b"that");
         talk.udp(10 * MS, Client, b"and");
         talk.udp(11 * MS + 7, Server, b"this");
-        let [_, server] = talk.told();
+        let [_, server] = talk.reports();
         assert_eq!(server.samples, [(Response, 3 * MS), (Response, MS + 7)]);
     });
 }
@@ -275,12 +277,12 @@ fn an_echo_is_matched_by_its_number() {
         talk.echo(2000 * MS, Client, 3);
         talk.echo(2003 * MS, Server, 2); // its request is no longer known
         talk.echo(2005 * MS, Server, 3);
-        let [_, server] = talk.told();
+        let [_, server] = talk.reports();
         assert_eq!(server.samples, [(Echo, 4 * MS), (Echo, 5 * MS)]);
     });
 }
 
-/// What does not fit one record is written in several.
+/// Samples that do not fit one record are written in several.
 #[test]
 fn no_sample_of_a_capture_is_left_out() {
     needs_root!();
@@ -289,15 +291,15 @@ fn no_sample_of_a_capture_is_left_out() {
             talk.udp(2 * i * MS, Client, b"what");
             talk.udp(2 * i * MS + 1000 + i, Server, b"that");
         }
-        let [_, server] = talk.told();
+        let [_, server] = talk.reports();
         assert_eq!(server.samples, (0..100).map(|i| (Response, 1000 + i)).collect::<Vec<_>>());
         assert_eq!(server.packets, 100);
     });
 }
 
-/// The NIC's clock is another than the kernel's: times are of the one or of the other, never of both.
+/// The NIC's clock differs from the kernel's: a time is measured with one or the other, never with both.
 #[test]
-fn stamps_of_the_nic_are_used_where_both_sides_carry_them() {
+fn timestamps_of_the_nic_are_used_if_both_sides_have_them() {
     needs_root!();
     pin(0);
     let options = || Options { timestamps: TimestampSource::Hardware, latency: Some(Duration::ZERO), ..small() };
@@ -306,20 +308,20 @@ fn stamps_of_the_nic_are_used_where_both_sides_carry_them() {
     talk.open();
     talk.tcp(20 * MS, Client, ACK | PSH, 1001, 5001, b"what");
     talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
-    let [_, server] = talk.told();
+    let [_, server] = talk.reports();
     assert_eq!(server.samples[1..], [(RttWaited, 50 * MS), (Response, 50 * MS)]);
-    // Until the second side had shown a stamp, the kernel's clock: the test ran in no time.
+    // Until the second side had a timestamp, the kernel's clock was used, by which the test took no time.
     assert!(matches!(server.samples[0], (HandshakeServer, ns) if ns < 10 * MS), "{:?}", server.samples);
     let [kernel, hardware] = talk.kernel.misses().stamps;
     assert!(kernel > 0 && hardware > 0);
 
-    // Only what comes in has stamps, as on a host's own NIC.
+    // Only incoming packets have timestamps, as on a host's own NIC.
     let mut talk = Talk::with(false, options());
     talk.open();
     talk.tcp(20 * MS, Client, ACK | PSH, 1001, 5001, b"what");
     talk.stamped = true;
     talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
-    let [_, server] = talk.told();
+    let [_, server] = talk.reports();
     assert!(server.samples.iter().all(|sample| sample.1 < 10 * MS), "by the kernel's clock: {:?}", server.samples);
     assert_eq!(talk.kernel.misses().stamps[1], 0);
 }

@@ -1,4 +1,4 @@
-//! The programs on injected packets: bytes in, records and books out.
+//! The BPF programs on injected packets: bytes in, records and counters out.
 
 mod apps;
 mod books;
@@ -25,7 +25,7 @@ use netmon::bpf::{Cause, Endpoint, Frame, Hook, Injector, InterfaceBooks, Record
 use crate::support::kernel::{Kernel, assert_conserved, difference, small, total};
 use crate::support::vary::Vary;
 
-/// Views of packets between two looks at the records: not more than one CPU's cache and the ring hold.
+/// Packets, with those inside, between two checks of the records: not more than one CPU's cache and the ring hold.
 const BATCH: usize = 4096;
 
 /// The flow that a packet belongs to.
@@ -37,7 +37,7 @@ struct Key {
     protocol: u8,
     vlan: u16,
     inner_vlan: u16,
-    /// It was in a tunnel.
+    /// True if it was in a tunnel.
     inner: bool,
 }
 
@@ -54,7 +54,7 @@ impl Key {
         }
     }
 
-    /// With the addresses that `packet`'s IP header at `l3` has; both are 0 if the packet ends before.
+    /// Sets the addresses of `packet`'s IP header at `l3`; both are 0 if the packet ends before them.
     fn at(mut self, packet: &[u8], l3: usize) -> Key {
         let (from, length) = if self.v6 { (l3 + 8, 16) } else { (l3 + 12, 4) };
         for (endpoint, at) in [(&mut self.source, from), (&mut self.destination, from + length)] {
@@ -66,13 +66,13 @@ impl Key {
     }
 }
 
-/// What a packet tells besides its key.
+/// What the programs read from a packet besides its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Flags {
     tcp: u8,
     syn: bool,
     syn_ack: bool,
-    /// Type and code, of the latest packet.
+    /// ICMP type and code of the latest packet.
     icmp: (u8, u8),
 }
 
@@ -83,7 +83,7 @@ impl Flags {
     }
 }
 
-/// What the programs should make of a packet.
+/// The expected result for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
     Flow(Key, Flags),
@@ -91,7 +91,7 @@ enum Expect {
     Malformed,
 }
 
-/// What was expected, or recorded, of a key.
+/// What was expected, or recorded, for a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seen {
     sum: Tally,
@@ -108,8 +108,8 @@ impl Seen {
     }
 }
 
-/// Injects many packets and compares what became of all of them, key by key and to the byte. A look at the records costs
-/// more than a thousand packets: packets are told apart by their addresses instead.
+/// Injects many packets and compares the results of all of them, key by key and to the byte. Reading the records costs
+/// more than a thousand packets, so packets are distinguished by their addresses instead.
 struct Checker {
     kernel: Kernel,
     injector: Injector,
@@ -117,13 +117,13 @@ struct Checker {
     before: InterfaceBooks,
     expected: HashMap<Key, Seen>,
     books: InterfaceBooks,
-    /// For the message: packets since the last check, with their names.
+    /// Packets since the last check with their names, for the message.
     packets: Vec<(String, Expect, Vec<u8>)>,
     checked: usize,
 }
 
 impl Checker {
-    /// `ethernet`: packets start with an Ethernet header.
+    /// Creates a checker; with `ethernet`, packets start with an Ethernet header.
     fn new(ethernet: bool) -> Checker {
         pin(0);
         let kernel = Kernel::load(small()).unwrap();
@@ -144,7 +144,7 @@ impl Checker {
         self.inject_with(name, packet, expect, None);
     }
 
-    /// A packet that has another inside, of so many bytes.
+    /// Injects a packet that may have another inside, with its length in bytes.
     fn inject_with(&mut self, name: &str, packet: &[u8], expect: Expect, inner: Option<(Expect, u64)>) {
         let verdict = if packet.len() < 14 + 40 {
             self.vary.cut(packet, packet.len())
@@ -176,7 +176,7 @@ impl Checker {
         self.packets.push((name.to_owned(), expect, packet.to_vec()));
     }
 
-    /// Compares, and begins anew.
+    /// Compares, and starts again.
     fn check(&mut self) {
         let records = self.kernel.flush();
         let now = self.kernel.books();
@@ -213,7 +213,7 @@ impl Checker {
     }
 }
 
-/// Keeps the calling thread on one CPU, so that what it injects is in one cache, and in order.
+/// Keeps the calling thread on one CPU, so that its packets are in one cache, and in order.
 fn pin(cpu: usize) {
     let mut cpus = nix::sched::CpuSet::new();
     cpus.set(cpu).unwrap();

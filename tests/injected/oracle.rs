@@ -1,4 +1,4 @@
-//! What a packet is, by the header types of the `etherparse` crate and the rules of bpf/parse_any.h.
+//! Classifies packets with the header types of the `etherparse` crate and the rules of bpf/parse_any.h.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,26 +11,26 @@ use netmon::bpf::Endpoint;
 
 use super::{Expect, Flags, Key};
 
-/// Extension headers walked. As NM_EXTENSIONS.
+/// Maximum number of extension headers: NM_EXTENSIONS.
 const EXTENSIONS: usize = 8;
 
-/// Tags, labels and the like besides two tags. As NM_SHIMS.
+/// Maximum number of tags, labels and the like besides two tags: NM_SHIMS.
 const SHIMS: usize = 6;
 
-/// Tells what to expect of packets, in their order: the first fragment of a datagram speaks for the others.
+/// Predicts the results of packets, in their order, because later fragments depend on the first one of the datagram.
 #[derive(Default)]
 pub struct Oracle {
-    /// By addresses, identification and protocol.
+    /// First fragments, by addresses, identification and protocol.
     datagrams: HashMap<([u8; 32], u32, IpNumber), (Key, Flags)>,
-    /// How many packets fell under which rule.
+    /// Number of packets to which each rule applied.
     pub classes: BTreeMap<&'static str, u64>,
-    /// What the packet at hand carries, if that is a tunnel's, and whether the rest comes in other fragments.
+    /// What the current packet carries if it is a tunnel's, and whether the rest comes in other fragments.
     carried: Option<(Carrier, Vec<u8>, bool)>,
-    /// Bytes of the IP packet at hand, as it says.
+    /// Length of the current IP packet in bytes, according to its header.
     length: usize,
 }
 
-/// What may be a tunnel, by protocol and port.
+/// Possible tunnels, by protocol and port.
 #[derive(Clone, Copy)]
 enum Carrier {
     Vxlan,
@@ -39,7 +39,7 @@ enum Carrier {
     Ip(EtherType),
 }
 
-/// Where a packet starts.
+/// The header that a packet starts with.
 #[derive(Clone, Copy)]
 enum Start {
     Ethernet,
@@ -54,7 +54,7 @@ impl Oracle {
         *self.classes.entry(class).or_default() += 1;
     }
 
-    /// The packet, and the one in it with its bytes.
+    /// The result for a packet, and for the one in it with its length.
     pub fn views(&mut self, packet: &[u8]) -> (Expect, Option<(Expect, u64)>) {
         self.carried = None;
         let outer = self.view(packet, Start::Ethernet, None);
@@ -76,7 +76,7 @@ impl Oracle {
         (outer, Some((inner, bytes as u64)))
     }
 
-    /// `inner`: in a tunnel, and whether the rest of it comes in other fragments.
+    /// With `inner`, the packet is in a tunnel; its value says whether the rest of it comes in other fragments.
     fn view(&mut self, packet: &[u8], start: Start, inner: Option<bool>) -> Expect {
         let expect = self.walk(packet, start, inner).unwrap_or(Expect::Malformed);
         self.count(match expect {
@@ -109,7 +109,7 @@ impl Oracle {
                     ethertype = EtherType(u16::from_be_bytes([*high, *low]));
                     rest = &rest[4..];
                 }
-                // RFC 3032: the bottom of the stack is marked, and what follows is not named.
+                // RFC 3032: the bottom of the stack is marked, and the type of what follows is not given.
                 (EtherType(0x8847 | 0x8848), [_, _, bottom, _, first, ..]) => {
                     if bottom & 1 != 0 {
                         ethertype = match first >> 4 {
@@ -121,7 +121,7 @@ impl Oracle {
                     rest = &rest[4..];
                     self.count("label");
                 }
-                // RFC 2516: version and type 1, a session's data, then PPP's number of the protocol.
+                // RFC 2516: version and type 1, session data, then the PPP protocol number.
                 (EtherType(0x8864), [start, code, _, _, _, _, high, low, ..]) => {
                     ethertype = match (start, code, high, low) {
                         (0x11, 0, 0, 0x21) => ether_type::IPV4,
@@ -136,7 +136,7 @@ impl Oracle {
                 _ => break,
             }
         }
-        // Id 0 is a priority, not a VLAN.
+        // Id 0 is a priority tag, not a VLAN.
         ids.retain(|id| *id != 0);
         ids.resize(2, 0);
         let nowhere = Endpoint { address: [0; 16], port: 0 };
@@ -166,7 +166,8 @@ impl Oracle {
         let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_| Broken)?;
         let mut end = usize::from(header.total_len());
         if end == 0 {
-            // GSO beyond 64 KiB (BIG TCP) has no room for its length in the field: the packet's own counts.
+            // The field has no room for the length of GSO packets beyond 64 KiB (BIG TCP): the length of the packet
+            // itself counts.
             self.count("rule: total length 0 is all of the packet");
             end = packet.len();
         }
@@ -207,7 +208,7 @@ impl Oracle {
         };
         (key.protocol, key.source.port, key.destination.port) =
             (known.protocol, known.source.port, known.destination.port);
-        // Those of TCP were told once.
+        // Flags of TCP were reported with the first fragment.
         Expect::Flow(key, Flags { icmp: flags.icmp, ..Flags::default() })
     }
 
@@ -222,7 +223,7 @@ impl Oracle {
         for _ in 0..EXTENSIONS {
             let length;
             match next {
-                // RFC 4302: twelve bytes at least. The kernel's own walk (ipv6_skip_exthdr) takes eight too.
+                // RFC 4302: at least twelve bytes. The kernel's own walk (ipv6_skip_exthdr) also accepts eight.
                 ip_number::AUTH if rest.len() >= 8 && rest[1] == 0 => {
                     self.count("rule: AH of 8 bytes");
                     (next, length) = (IpNumber(rest[0]), 8);
@@ -261,7 +262,7 @@ impl Oracle {
             ip_number::IPV6 => Some(Carrier::Ip(ether_type::IPV6)),
             _ => None,
         };
-        // One level: what is in the inner packet is its payload.
+        // Only one level: a tunnel in the inner packet is payload.
         if let Some(carrier) = carrier.filter(|_| !key.inner) {
             let payload = if next == ip_number::UDP { &rest[8..] } else { rest };
             self.carried = Some((carrier, payload.to_vec(), datagram.is_some()));
@@ -273,8 +274,7 @@ impl Oracle {
         Ok(Expect::Flow(key, flags))
     }
 
-    /// Asks etherparse's own parser, where it goes all the way to TCP or UDP ports and nothing says that it read the
-    /// packet under other rules.
+    /// Compares with etherparse's own parser, if that reaches TCP or UDP ports and no rule differs between the two.
     pub fn second_opinion(&mut self, packet: &[u8], expect: &Expect) {
         let Ok(lax) = LaxSlicedPacket::from_ethernet(packet) else { return };
         let (source, destination) = match &lax.transport {
@@ -283,7 +283,7 @@ impl Oracle {
             _ => return self.count("etherparse: no ports"),
         };
         let v6 = match &lax.net {
-            // It takes a total length shorter than the header, 0 or not, for one to be ignored.
+            // It ignores a total length shorter than the header, whether 0 or not.
             Some(LaxNetSlice::Ipv4(ip)) if ip.header().total_len() < u16::from(ip.header().ihl()) * 4 => {
                 return self.count("etherparse: ignores the total length");
             }
@@ -310,15 +310,15 @@ impl Oracle {
             Expect::Flow(key, _) if (key.v6, key.source.port, key.destination.port) == (v6, source, destination) => {
                 self.count("etherparse: agrees");
             }
-            // Where a chain is too long for the programs.
+            // The chain is too long for the programs.
             Expect::Flow(key, _) if v6 && ip_has_extension(key.protocol) => self.count("etherparse: longer chain"),
             _ => panic!("etherparse has ports {source} and {destination}, expected was {expect:?}: {packet:02x?}"),
         }
     }
 }
 
-/// What starts where in a tunnel's payload, if its header is as the RFCs have it (7348 with the group policy draft, 8926, 2784 and
-/// 2890).
+/// The header that starts in a tunnel's payload, and its offset, if the tunnel's header conforms to the RFCs (7348 with
+/// the group policy draft, 8926, 2784 and 2890).
 fn opened(carrier: Carrier, payload: &[u8]) -> Option<(Start, usize)> {
     let inner = |number: u16| match EtherType(number) {
         EtherType(0x6558) => Some(Start::Ethernet),
@@ -358,7 +358,8 @@ fn addresses(key: &Key) -> [u8; 32] {
     both
 }
 
-/// Ports and flags. etherparse has no SCTP, and of ICMP it wants more than the eight bytes that name the flow.
+/// Ports and flags. etherparse does not know SCTP, and for ICMP it requires more than the eight bytes that identify the
+/// flow.
 fn transport(rest: &[u8], key: &mut Key) -> Result<Flags, Broken> {
     let (mut ports, mut flags) = ((0, 0), Flags::default());
     let word = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
@@ -376,7 +377,7 @@ fn transport(rest: &[u8], key: &mut Key) -> Result<Flags, Broken> {
         ip_number::SCTP if rest.len() < 12 => return Err(Broken),
         ip_number::SCTP => {
             ports = (word(0), word(2));
-            // INIT and INIT ACK, the type of the first chunk.
+            // INIT and INIT ACK are types of the first chunk.
             (flags.syn, flags.syn_ack) = (rest.get(12) == Some(&1), rest.get(12) == Some(&2));
         }
         ip_number::ICMP | ip_number::IPV6_ICMP if rest.len() < 8 => return Err(Broken),

@@ -1,4 +1,4 @@
-//! Sampling: whole connections, as many as asked for, and what is left out is in the books.
+//! Sampling: complete connections, in the configured share, and packets that are left out are counted.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::support::packet::{IPV4, ethernet, ipv4, udp_to};
 
 const FLOWS: u32 = 100_000;
 
-/// Datagram and answer of connection `n`.
+/// The datagram and the answer of connection `n`.
 fn conversation(n: u32) -> [Vec<u8>; 2] {
     let mut there = ethernet(&[], IPV4, &ipv4(17, &[], 7, 0, &udp_to(53, b"what")));
-    // Addresses and ports of each are others, in no order.
+    // Each has other addresses and ports, in no particular order.
     let mixed = n.wrapping_mul(0x9e37_79b9);
     there[27..30].copy_from_slice(&mixed.to_be_bytes()[..3]);
     there[34..36].copy_from_slice(&(1024 + (mixed & 0x3fff) as u16).to_be_bytes());
@@ -24,7 +24,7 @@ fn conversation(n: u32) -> [Vec<u8>; 2] {
     [there, back]
 }
 
-/// Connections that were tracked, by the client's address and port, and packets of each.
+/// The tracked connections, by the client's address and port, and the packets of each.
 fn tracked(kernel: &mut Kernel) -> HashMap<([u8; 16], u16), u64> {
     let injector = kernel.injector(Hook::Ingress, true);
     let (mut records, before) = (Vec::new(), kernel.books());
@@ -47,7 +47,7 @@ fn tracked(kernel: &mut Kernel) -> HashMap<([u8; 16], u16), u64> {
 }
 
 #[test]
-fn as_many_as_asked_for_and_both_directions() {
+fn the_share_is_as_configured_for_both_directions() {
     needs_root!();
     pin(0);
     let mut kernel = Kernel::load(Options { ring_records: 1 << 20, ..small() }).unwrap();

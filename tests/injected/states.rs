@@ -1,5 +1,5 @@
-//! Connections by crafted packets: what state they end in, how, and why. Each is told in several ways: with sweeps at any
-//! point, and what a sweep writes in any order.
+//! Connections of crafted packets: their final state, outcome and reason. Each is recorded in several ways: with sweeps
+//! at any point, and with swept records in any order.
 
 use std::time::Duration;
 
@@ -17,23 +17,23 @@ use crate::support::talk::{EPOCH, Talk};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
-/// Ways to tell each connection.
+/// Number of ways to record each connection.
 const WAYS: u64 = 8;
 
-/// A packet of the script.
+/// A step of the script.
 #[derive(Clone, Debug)]
 enum Step {
     Tcp(End, u8, u32, u32, &'static [u8]),
     Udp(End, &'static [u8]),
     Echo(End, u16),
-    /// An ICMP error that the server's side sends about the client's latest packet: type and code of ICMP and of ICMPv6.
+    /// An ICMP error from the server's side about the client's latest packet: type and code of ICMP and of ICMPv6.
     Error((u8, u8), (u8, u8)),
-    /// Nothing, for so many milliseconds.
+    /// A pause of this many milliseconds.
     Wait(u64),
 }
 use Step::{Echo, Error, Tcp, Udp, Wait};
 
-/// What became of a flow: state, outcome, who reset it (0: the client).
+/// The result of a flow: state, outcome, who reset it (0 for the client).
 type Fate = (State, Outcome, Option<u8>);
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Sink for Log {
             FlowEvent::Evicted => panic!("there is room"),
             FlowEvent::IcmpError(kind) => self.errors.push(kind),
             FlowEvent::Ended(_) => self.ended += 1,
-            // Errors are flows of their own, without an end that would matter.
+            // Errors are flows of their own, whose end does not matter.
             FlowEvent::Removed if [1, 58].contains(&flow.key.protocol) && flow.key.ends[0].port == 0 => self.ended -= 1,
             FlowEvent::Removed => {
                 self.gone.push((flow.first_ns, (flow.state(), flow.outcome.unwrap(), flow.reset_by())));
@@ -64,7 +64,7 @@ impl Sink for Log {
     }
 }
 
-/// Loads the programs once for many scripts: each has a client port of its own, and begins an hour after the last.
+/// Loads the programs once for many scripts: each has a client port of its own, and begins an hour after the last one.
 struct Stage {
     talks: [Talk; 2],
     plays: u64,
@@ -78,7 +78,7 @@ impl Stage {
 }
 
 impl Stage {
-    /// Plays the script, one step a millisecond, and has a table make flows of the records.
+    /// Plays the script, one step each millisecond, and feeds the records to a flow table.
     fn play(&mut self, v6: bool, script: &[Step], way: u64) -> Log {
         let mut random = StdRng::seed_from_u64(way);
         let talk = &mut self.talks[usize::from(v6)];
@@ -111,7 +111,7 @@ impl Stage {
             if !matches!(step, Wait(_) | Error(..)) {
                 last = talk.latest()[14..].to_vec();
             }
-            // Way 0 has a record of everything at the end.
+            // Way 0 writes one record of everything at the end.
             if way > 0 && random.random_ratio(1, 3) {
                 talk.kernel.sweeper().sweep(Sweep::All).unwrap();
                 merge(talk, &mut table, &mut log, &mut random);
@@ -119,7 +119,7 @@ impl Stage {
         }
         talk.kernel.sweeper().sweep(Sweep::All).unwrap();
         merge(talk, &mut table, &mut log, &mut random);
-        // Long after; each flow ends, and leaves.
+        // Long afterwards, each flow ends and leaves.
         for second in 0..700 {
             table.expire(EPOCH + now + second * SECOND, &mut log);
         }
@@ -128,17 +128,18 @@ impl Stage {
     }
 }
 
-/// What a sweep writes comes in any order; other records come when what they tell happens.
+/// Swept records come in any order; other records come at the time of their event.
 fn merge(talk: &mut Talk, table: &mut Table, log: &mut Log, random: &mut StdRng) {
-    let (mut swept, told): (Vec<_>, Vec<_>) = talk.kernel.drain().into_iter().partition(|r| r.cause == Cause::Swept);
+    let (mut swept, immediate): (Vec<_>, Vec<_>) =
+        talk.kernel.drain().into_iter().partition(|r| r.cause == Cause::Swept);
     swept.shuffle(random);
-    for record in told.iter().chain(&swept) {
+    for record in immediate.iter().chain(&swept) {
         table.merge(record, log);
     }
 }
 
 impl Stage {
-    /// Each way of telling it must give these flows, in the order of their start.
+    /// Asserts that each way of recording yields these flows, in the order of their start.
     fn check(&mut self, name: &str, script: &[Step], expected: &[Fate]) {
         for v6 in [false, true] {
             for way in 0..WAYS {
@@ -146,7 +147,7 @@ impl Stage {
                 log.gone.sort_by_key(|flow| flow.0);
                 let flows: Vec<_> = log.gone.iter().map(|flow| flow.1).collect();
                 assert_eq!(flows, expected, "{name}, IPv{}, way {way}", if v6 { 6 } else { 4 });
-                assert_eq!(log.ended, expected.len() as u64, "{name}: each outcome is told once");
+                assert_eq!(log.ended, expected.len() as u64, "{name}: each outcome is reported once");
             }
         }
     }
@@ -154,7 +155,7 @@ impl Stage {
 
 const OK: Outcome = Outcome::Ok;
 
-/// SYN, SYN-ACK, ACK: the client goes on at 101, the server at 501.
+/// SYN, SYN-ACK, ACK: the client continues at 101, the server at 501.
 fn open() -> Vec<Step> {
     vec![Tcp(Client, SYN, 100, 0, b""), Tcp(Server, SYN | ACK, 500, 101, b""), Tcp(Client, ACK, 101, 501, b"")]
 }
@@ -163,7 +164,7 @@ fn then(steps: &[Step]) -> Vec<Step> {
     [&open(), steps].concat()
 }
 
-/// A request, its answer, and both FINs: ends at 106 and 508.
+/// A request, its answer, and both FINs; it ends at 106 and 508.
 fn whole() -> Vec<Step> {
     then(&[
         Tcp(Client, ACK | PSH, 101, 501, b"what"),
@@ -302,7 +303,7 @@ fn ports_used_again_are_connections_of_their_own() {
 }
 
 #[test]
-fn icmp_errors_are_of_the_flow_they_quote() {
+fn icmp_errors_belong_to_the_flow_they_quote() {
     needs_root!();
     let mut stage = Stage::new();
     let syn = Tcp(Client, SYN, 100, 0, b"");
@@ -319,7 +320,7 @@ fn icmp_errors_are_of_the_flow_they_quote() {
         let twice = [syn.clone(), error.clone(), Wait(1000), syn.clone(), error.clone()];
         stage.check("twice", &twice, &failed(State::SynSent));
         assert_eq!(stage.play(false, &twice, 3).errors, [kind], "counted once a flow");
-        // To what works, errors are soft (RFC 5461).
+        // For established connections, errors are soft (RFC 5461).
         let soft = [&open(), std::slice::from_ref(&error), &whole()[3..]].concat();
         stage.check("in the middle", &soft, &[(State::Closed, OK, None)]);
         let overruled = [&[syn.clone(), error], &whole()[1..]].concat();

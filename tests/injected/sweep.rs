@@ -1,4 +1,4 @@
-//! The sweep in a race with the packet path: nothing is lost, nothing counted twice.
+//! The sweep races with the packet path: nothing is lost, and nothing is counted twice.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use crate::support::probe::{meets_a_packet, sweep_program_of};
 use crate::support::vary::{Order, Vary};
 use crate::{function_name, needs_root};
 
-/// In one system call.
+/// Packets per system call.
 const RUN: u32 = 8000;
 const RUNS: u32 = 150;
 const TIME: Duration = Duration::from_millis(700);
@@ -22,18 +22,18 @@ const TIME: Duration = Duration::from_millis(700);
 const AT_ONCE: Duration = Duration::ZERO;
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Probes after each sweep.
+/// Number of probes after each sweep.
 const PROBES: u64 = 8;
 
 struct Outcome {
-    /// How often the sweep program met a packet half done.
+    /// How often the sweep program met a packet that was being processed.
     met: u64,
     sweeps: u64,
 }
 
-/// Packets of `flows` flows in turn on CPU 0, for [`TIME`] and at least [`RUNS`] times [`RUN`]; a sweep on and on from
-/// `sweep_cpu`. An entry is due within a jiffy or two, and idle after `idle`. The books must hold, and each flow have its
-/// share.
+/// Sends packets of `flows` flows in turn on CPU 0, for [`TIME`] and at least [`RUNS`] times [`RUN`], while sweeps run
+/// continuously on `sweep_cpu`. An entry is due within a jiffy or two, and idle after `idle`. The counters must add up,
+/// and each flow must get its share.
 fn race(sweep_cpu: usize, v6: bool, flows: u32, idle: Duration) -> Outcome {
     let options = Options { cache_slots: 256, ring_records: 1 << 20, idle, report: Duration::ZERO, ..small() };
     let mut kernel = Kernel::load(options).unwrap();
@@ -69,14 +69,14 @@ fn race(sweep_cpu: usize, v6: bool, flows: u32, idle: Duration) -> Outcome {
             while !done.load(Relaxed) {
                 sweeper.sweep(Sweep::Due).unwrap();
                 outcome.sweeps += 1;
-                // Real sweeps step back unseen; these have nothing to sweep, and tell.
+                // Real sweeps yield silently; these have nothing to sweep, and report it.
                 outcome.met += (0..PROBES).filter(|_| meets_a_packet(&probe, 0)).count() as u64;
             }
             outcome
         });
         let mut last = false;
         while !last {
-            // One more look after the end, with all that is still cached.
+            // Read once more after the end, with everything that is still cached.
             last = packets.is_finished() && sweeps.is_finished();
             let records = if last { kernel.flush() } else { kernel.drain() };
             for r in &records {
@@ -121,24 +121,24 @@ fn a_sweep_from_another_cpu_loses_nothing() {
     for (v6, flows, idle) in [(false, 100, NEVER), (true, 50, AT_ONCE), (false, 4000, AT_ONCE)] {
         met += race(1, v6, flows, idle).met;
     }
-    // Else the race was none.
+    // Otherwise there was no race.
     assert!(met > 20, "the sweep met a packet {met} times");
 }
 
-/// The packet path gives way to the sweep between two packets.
+/// The packet path lets the sweep run between two packets.
 #[test]
 fn a_sweep_from_the_same_cpu_loses_nothing() {
     needs_root!();
-    // Between two turns of the sweep all flows fall idle, if they may.
+    // Between two sweeps, all flows become idle, if the options allow it.
     for (v6, flows, idle) in [(false, 100, NEVER), (true, 100, AT_ONCE), (true, 4000, NEVER)] {
         let outcome = race(0, v6, flows, idle);
         assert!(outcome.sweeps > 10, "{} sweeps", outcome.sweeps);
     }
 }
 
-/// Whatever has left it so: the other CPUs are swept, and the agent ends.
+/// Whatever the cause, the other CPUs are swept, and the agent can end.
 #[test]
-fn a_cache_that_is_always_in_use_keeps_nobody_waiting() {
+fn a_cache_that_is_always_in_use_does_not_block() {
     needs_root!();
     let mut kernel = Kernel::load(small()).unwrap();
     pin(0);

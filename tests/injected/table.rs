@@ -1,25 +1,25 @@
-//! Every combination of headers, each with what the programs should make of it.
+//! Every combination of headers, each with the expected result.
 
 use netmon::bpf::Endpoint;
 
 use super::{Expect, Flags, Key};
 use crate::support::packet::*;
 
-/// A packet and the truth about it.
+/// A packet and its correct interpretation.
 pub struct Case {
     pub name: String,
     pub bytes: Vec<u8>,
-    /// Where the IP header starts, and where the transport header does.
+    /// Offsets of the IP header and of the transport header.
     pub l3: usize,
     pub l4: usize,
-    /// Bytes that the programs need to know the flow: to the end of the last header that they read.
+    /// Bytes that the programs need to identify the flow: up to the end of the last header that they read.
     pub need: usize,
     pub key: Key,
     pub flags: Flags,
 }
 
 impl Case {
-    /// What to expect of `packet`, which is this one with a receiver of its own, perhaps cut off.
+    /// The expected result for `packet`, which is this one with another receiver, perhaps cut off.
     pub fn expect(&self, packet: &[u8]) -> Expect {
         if packet.len() < self.need {
             Expect::Malformed
@@ -29,7 +29,7 @@ impl Case {
     }
 }
 
-/// The tags, as TPID and TCI, and the ids expected.
+/// The tags, as TPID and TCI, and the expected ids.
 type Link = (&'static str, &'static [(u16, u16)], u16, u16);
 
 pub const LINKS: [Link; 7] = [
@@ -42,7 +42,8 @@ pub const LINKS: [Link; 7] = [
     ("two of 802.1Q", &[(0x8100, 1), (0x8100, 2)], 1, 2),
 ];
 
-/// IPv4 options in bytes, or None for IPv6; extension headers; the protocol if there are more than the programs walk.
+/// Length of IPv4 options, or `None` for IPv6; extension headers; the protocol if there are more headers than the
+/// programs walk.
 type Network = (&'static str, Option<usize>, Vec<(u8, usize)>, Option<u8>);
 
 fn networks() -> Vec<Network> {
@@ -76,7 +77,7 @@ struct Transport {
     v6: Option<bool>,
     protocol: u8,
     bytes: Vec<u8>,
-    /// Bytes of it that the programs read.
+    /// Number of its bytes that the programs read.
     header: usize,
     ports: (u16, u16),
     flags: Flags,
@@ -94,7 +95,7 @@ fn transports() -> Vec<Transport> {
         ("RST", RST, 0),
         ("all flags", 0xff, 4),
     ] {
-        // Options that would give other flags, were they taken for the header.
+        // Options that would yield other flags if they were taken for the header.
         let bytes = tcp(flags, &vec![0x5a; options], DATA);
         let flags = Flags::tcp(flags);
         all.push(Transport { name, v6: None, protocol: TCP, bytes, header: 20 + options, ports: (40000, 80), flags });
@@ -117,7 +118,7 @@ fn transports() -> Vec<Transport> {
         (true, ICMPV6, queries6, &[1, 2, 3, 4, 127, 128, 129, 130, 134, 135, 136][..]),
     ] {
         for &kind in types {
-            // The identifier of a query stands for both ports.
+            // The identifier of a query takes the place of both ports.
             let id = if queries.contains(&kind) { 0x1234 } else { 0 };
             all.push(Transport {
                 name: "ICMP",
@@ -133,7 +134,7 @@ fn transports() -> Vec<Transport> {
     all
 }
 
-/// All combinations, behind Ethernet or (`ethernet` false) with the IP header first.
+/// All combinations, behind Ethernet, or without it if `ethernet` is false.
 pub fn cases(ethernet: bool) -> Vec<Case> {
     let transports = transports();
     let mut all = Vec::new();
@@ -157,7 +158,7 @@ fn case(link: &Link, network: &Network, transport: &Transport, ethernet_header: 
     let v6 = options.is_none();
     let (next, payload) = chain(extensions, transport.protocol, &transport.bytes);
     let (ethertype, mut ip) = match options {
-        // Options that would give other ports, were they taken for the transport header.
+        // Options that would yield other ports if they were taken for the transport header.
         Some(n) => (IPV4, ipv4(next, &vec![0xa5; *n], 7, 0x4000, &payload)),
         None => (IPV6, ipv6(next, &payload)),
     };
@@ -187,7 +188,8 @@ fn case(link: &Link, network: &Network, transport: &Transport, ethernet_header: 
     Case { name, bytes, l3, l4, need, key, flags }
 }
 
-/// BPF_PROG_TEST_RUN takes the ethertype from bytes 12 and 13 whatever the program: there the sender's address is.
+/// BPF_PROG_TEST_RUN reads the EtherType from bytes 12 and 13 for every program: here, the sender's address is in that
+/// place.
 pub fn as_if_ethernet(ip: &mut [u8], ethertype: u16) {
     ip[12..14].copy_from_slice(&ethertype.to_be_bytes());
 }

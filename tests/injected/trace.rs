@@ -1,4 +1,4 @@
-//! Packets that are traced: which, as what, and what became of each.
+//! Packet traces: which packets are traced, how they are parsed, and their verdicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -21,7 +21,7 @@ use crate::support::kernel::{Kernel, assert_conserved, difference, small, total}
 use crate::support::packet::*;
 use crate::support::seed;
 
-/// Loaded programs, and those that trace beside them, over the same maps.
+/// Loaded programs, and tracing programs over the same maps.
 struct Traced {
     kernel: Kernel,
     injector: Injector,
@@ -58,7 +58,7 @@ impl Traced {
     }
 }
 
-/// A flow that the packet alone makes, for the filters of flows.
+/// The line of a flow with only this packet, for filters over flows.
 fn line(expect: &Expect) -> Line {
     let mut line = Line { interface: Some("lo".to_owned()), hook: Some("ingress"), ..Line::default() };
     let Expect::Flow(key, flags) = expect else { return line };
@@ -128,7 +128,7 @@ fn random_filter(rng: &mut StdRng, depth: u32) -> String {
     }
     let (fields, signs, values) = TESTS.choose(rng).unwrap();
     let (mut sign, value) = (*signs.choose(rng).unwrap(), values.choose(rng).unwrap());
-    // Plain texts that no packet has are refused, and only a glob has stars.
+    // Texts that no packet has are refused, and only globs have stars.
     if value.contains(['*', '?']) {
         sign = "~";
     }
@@ -150,7 +150,7 @@ fn filters_agree_with_those_of_flows() {
     let (mut passed, mut failed) = (0, 0);
     for _ in 0..2000 {
         let text = random_filter(&mut rng, 3);
-        // To try a glob on all ports takes its time.
+        // Trying a glob on all ports takes a while.
         if text.contains("port~") && rng.random_ratio(29, 30) {
             continue;
         }
@@ -182,7 +182,7 @@ fn filters_agree_with_those_of_flows() {
 }
 
 #[test]
-fn packets_are_told_as_they_are_and_without_payload() {
+fn packets_are_traced_exactly_and_without_payload() {
     needs_root!();
     let mut traced = Traced::load(&small());
     let payload = [0xee; 900];
@@ -204,11 +204,11 @@ fn packets_are_told_as_they_are_and_without_payload() {
             14 + 20 + 8 + 8 + 14 + 20 + 8,
         ),
     ] {
-        let told = traced.inject(&packet).unwrap_or_else(|| panic!("{name}: not told"));
-        assert_eq!(told.header, packet[..headers], "{name}");
-        assert_eq!((told.length as usize, told.ifindex, told.hook), (packet.len(), 1, Hook::Ingress), "{name}");
-        assert_eq!((told.packets, told.bytes), (1, packet.len() as u64), "{name}");
-        let shown = PacketLine::new(&told, "lo".to_owned(), 0);
+        let seen = traced.inject(&packet).unwrap_or_else(|| panic!("{name}: not traced"));
+        assert_eq!(seen.header, packet[..headers], "{name}");
+        assert_eq!((seen.length as usize, seen.ifindex, seen.hook), (packet.len(), 1, Hook::Ingress), "{name}");
+        assert_eq!((seen.packets, seen.bytes), (1, packet.len() as u64), "{name}");
+        let shown = PacketLine::new(&seen, "lo".to_owned(), 0);
         let json = serde_json::to_value(&shown).unwrap();
         assert_eq!(shown.header.len(), 2 * headers);
         match name {
@@ -236,16 +236,16 @@ fn packets_are_told_as_they_are_and_without_payload() {
             _ => {}
         }
     }
-    // The rate is what user space allows.
+    // User space sets the rate.
     traced.trace.allow(traced.trace.told() + 2);
     let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 1, 0, &udp(b"again")));
-    let told = (0..5).filter_map(|_| traced.inject(&packet)).count();
+    let seen = (0..5).filter_map(|_| traced.inject(&packet)).count();
     let counts = traced.trace.counts();
-    assert_eq!((told, counts.held_back, counts.lost), (2, 3, 0));
+    assert_eq!((seen, counts.held_back, counts.lost), (2, 3, 0));
 }
 
 #[test]
-fn what_becomes_of_packets() {
+fn verdicts_on_packets() {
     needs_root!();
     let options = Options { cache_slots: 1, ring_records: 1, ..small() };
     let mut traced = Traced::load(&options);
@@ -259,7 +259,7 @@ fn what_becomes_of_packets() {
     assert_eq!(traced.fate(&packet(0)), Fate::Cached);
     assert_eq!(traced.fate(&ethernet(&[], 0x88cc, &[0; 60])), Fate::NotIp);
     assert_eq!(traced.fate(&ethernet(&[], IPV4, &[0x41; 60])), Fate::Malformed);
-    // More flows than the cache and the ring hold.
+    // More flows than fit the cache and the ring.
     let mut fates = BTreeSet::new();
     let mut lost = 0;
     for n in 1..2000 {
@@ -268,7 +268,7 @@ fn what_becomes_of_packets() {
         fates.insert(fate.name());
     }
     assert_eq!(fates.into_iter().collect::<Vec<_>>(), ["displaced", "new", "ousted"]);
-    // A small packet does not oust what is more.
+    // A small packet does not oust a larger entry.
     let mut records = traced.kernel.drain();
     let books = difference(traced.kernel.books(), before);
     assert_eq!(books.ring_full.packets, lost, "a packet was in each entry that was lost");
@@ -299,7 +299,7 @@ fn one_ring_full_of_greater_entries_loses_the_packet() {
 }
 
 #[test]
-fn addresses_are_told_in_order() {
+fn addresses_are_in_order() {
     needs_root!();
     let mut traced = Traced::load(&small());
     let mut packet = ethernet(&[], IPV6, &ipv6(UDP, &udp(b"x")));

@@ -1,4 +1,4 @@
-//! Tunnels: the packet inside is a flow of its own, beside that of the tunnel, and only where there is a tunnel.
+//! Tunnels: the packet inside belongs to a flow of its own, besides that of the tunnel, and only if there is a tunnel.
 
 use netmon::bpf::{App, Cause, Endpoint, Frame, InterfaceBooks, Measure, Record, Tally};
 use rand::rngs::StdRng;
@@ -16,14 +16,14 @@ use crate::support::{repeat, seed};
 
 const ETH: usize = 14;
 
-/// A tunnel, as the outer IP packet carries it.
+/// A tunnel, as carried by the outer IP packet.
 struct Tunnel {
     name: &'static str,
     app: App,
     protocol: u8,
-    /// Of the outer flow.
+    /// Application protocol of the outer flow.
     ports: (u16, u16),
-    /// It carries frames, else packets of this family; `None`: of either.
+    /// True if it carries frames; else it carries packets of this family, or of either if `None`.
     frames: bool,
     family: Option<u16>,
     wrap: fn(u16, &[u8]) -> Vec<u8>,
@@ -64,7 +64,7 @@ impl Tunnel {
         self.family.is_none_or(|family| (family == IPV6) == v6)
     }
 
-    /// On the wire: `inner` from its Ethernet or IP header on, the latter of the family that `v6` tells.
+    /// The packet on the wire with `inner`, from its Ethernet or IP header on; `v6` gives the family of the latter.
     fn packet(&self, outer_v6: bool, tags: &[(u16, u16)], v6: bool, inner: &[u8]) -> Vec<u8> {
         let payload = (self.wrap)(if v6 { IPV6 } else { IPV4 }, inner);
         if outer_v6 {
@@ -81,7 +81,7 @@ impl Tunnel {
         Expect::Flow(key.at(packet, l3), Flags::default())
     }
 
-    /// A small TCP segment inside, over IPv4 unless it takes none.
+    /// A packet with a small TCP segment inside, over IPv4 unless the tunnel does not support that.
     fn small(&self, payload: &[u8]) -> Vec<u8> {
         self.around(&tcp(SYN, &[], payload), TCP)
     }
@@ -94,7 +94,7 @@ impl Tunnel {
     }
 }
 
-/// Where the packet of a case ends, by its IP header.
+/// The end of a case's packet according to its IP header.
 fn end_of(case: &Case, packet: &[u8]) -> u64 {
     let word = |at: usize| u64::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
     case.l3 as u64 + if case.key.v6 { 40 + word(case.l3 + 4) } else { word(case.l3 + 2) }
@@ -107,7 +107,7 @@ fn inside(expect: Expect) -> Expect {
     }
 }
 
-/// Every packet that the programs know, in every tunnel: both flows, each with its bytes.
+/// Every packet that the programs know, in every tunnel: both flows have the correct bytes.
 #[test]
 fn every_packet_in_every_tunnel() {
     needs_root!();
@@ -121,7 +121,7 @@ fn every_packet_in_every_tunnel() {
             let (outer_v6, tags) = (n % 3 == 0, &[(0x8100, 9)][..n as usize % 2]);
             let mut inner = case.bytes.clone();
             stamp(&mut inner, case.l3, case.key.v6, n);
-            // Ethernet's padding is not the packet's, unless that has no length of its own.
+            // Ethernet padding does not belong to the packet, unless the packet has no length of its own.
             let end = end_of(case, &inner);
             if tunnel.frames && end == inner.len() as u64 && case.need > case.l4 {
                 inner.extend([0xa5; 9]);
@@ -144,7 +144,7 @@ fn every_packet_in_every_tunnel() {
     assert!(checker.checked > 20_000, "{} packets", checker.checked);
 }
 
-/// Cut anywhere, or with any byte of it changed: what comes out is what another parser makes of it.
+/// Tunnels that are cut anywhere, or have any byte changed: the result is that of another parser.
 #[test]
 fn cut_and_corrupt_tunnels() {
     needs_root!();
@@ -225,7 +225,7 @@ fn random_tunnels_as_an_independent_parser_reads_them() {
     }
 }
 
-/// The records of the outer packet and of the one in it.
+/// The records of the outer packet and of the inner one.
 fn views(kernel: &mut Kernel, packet: &[u8], frame: Frame) -> (Vec<Record>, Vec<Record>, InterfaceBooks) {
     let (records, books) = kernel.one(true, packet, frame);
     assert_conserved(&books, total(&records));
@@ -238,16 +238,16 @@ fn apps(records: &[Record]) -> Vec<App> {
 }
 
 #[test]
-fn the_outer_flow_is_told_as_what_it_is() {
+fn the_outer_flow_has_the_tunnel_as_its_protocol() {
     needs_root!();
     pin(0);
     let mut kernel = Kernel::load(small()).unwrap();
     for tunnel in &TUNNELS {
-        // Only the payload inside says that it is HTTP.
+        // Only the payload inside shows that it is HTTP.
         let (outer, inner, _) = views(&mut kernel, &tunnel.small(b""), Frame::default());
         assert_eq!((apps(&outer), apps(&inner)), (vec![tunnel.app], vec![]), "{}", tunnel.name);
         let mut request = tcp(ACK | PSH, &[], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        request[7] = 1; // behind the SYN
+        request[7] = 1; // after the SYN
         let (_, inner, _) = views(&mut kernel, &tunnel.around(&request, TCP), Frame::default());
         assert_eq!(apps(&inner), [App::Http], "{}", tunnel.name);
     }
@@ -264,7 +264,7 @@ fn a_port_makes_no_tunnel() {
         assert_eq!((apps(&outer), inner.len()), (vec![App::Dns], 0), "{port}");
         assert_eq!(books.decapsulated, Tally::default());
     }
-    // And a tunnel on another port is none that could be told.
+    // A tunnel on another port cannot be recognised.
     let frame = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(SYN, &[], b"")));
     let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &vxlan(4790, &frame)));
     assert!(views(&mut kernel, &packet, Frame::default()).1.is_empty());
@@ -297,7 +297,7 @@ fn without_the_option_a_tunnel_is_one_flow() {
     }
 }
 
-/// Each segment of a GSO packet has all headers, those of the tunnel and of the packet inside too.
+/// Each segment of a GSO packet has all headers, including those of the tunnel and of the packet inside.
 #[test]
 fn segments_repeat_the_headers_of_both() {
     needs_root!();
@@ -322,9 +322,9 @@ fn segments_repeat_the_headers_of_both() {
     }
 }
 
-/// UDP GRO puts whole datagrams together: the tunnel's header comes with each, and the outer headers are what was taken out.
+/// UDP GRO joins whole datagrams: each has the tunnel's header, and the outer headers are what was removed.
 #[test]
-fn datagrams_put_together_are_a_packet_each() {
+fn joined_datagrams_count_as_a_packet_each() {
     needs_root!();
     let mut kernel = Kernel::load(small()).unwrap();
     let frame = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(&[7; 458])));
@@ -339,7 +339,7 @@ fn datagrams_put_together_are_a_packet_each() {
     }
 }
 
-/// The packet inside counts once and whole, with the first fragment.
+/// The packet inside counts once and with its full length, with the first fragment.
 #[test]
 fn a_fragmented_tunnel_packet_holds_one_packet() {
     needs_root!();
@@ -359,7 +359,7 @@ fn a_fragmented_tunnel_packet_holds_one_packet() {
     }
 }
 
-/// A handshake and an error in a tunnel tell what they tell outside.
+/// A handshake and an error in a tunnel yield the same as outside.
 #[test]
 fn inner_flows_have_times_and_errors() {
     needs_root!();

@@ -11,13 +11,14 @@ use crate::needs_root;
 use crate::support::kernel::{Kernel, small};
 use crate::support::packet::*;
 
-/// Records of one CPU that wake the reader.
+/// Number of records of one CPU that wake the reader.
 const WAKE: u64 = 7;
 const LONG: Duration = Duration::from_secs(10);
 
-/// Records that are not written wake nobody, so they do not count: else the next ones would wait for as many again.
+/// Records that are not written do not wake the reader, so they must not count: otherwise, the next ones would wait for
+/// as many again.
 #[test]
-fn what_found_no_room_wakes_the_reader_later() {
+fn lost_records_do_not_count_towards_a_wake_up() {
     needs_root!();
     pin(0);
     let wake = WAKE as usize * possible_cpus().unwrap();
@@ -25,7 +26,7 @@ fn what_found_no_room_wakes_the_reader_later() {
     let injector = kernel.injector(Hook::Ingress, true);
     let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(b"hello world")));
     let inject = || injector.inject(&packet, Frame::default(), 1).unwrap();
-    // Past the cache each packet is a record.
+    // Without the cache, each packet is a record.
     kernel.keep_busy();
     while kernel.record_counts().lost == 0 {
         inject();
@@ -40,7 +41,7 @@ fn what_found_no_room_wakes_the_reader_later() {
     let took = std::thread::scope(|scope| {
         scope.spawn(|| {
             pin(0);
-            // The state comes behind the name.
+            // The state follows the name.
             let sleeps = || fs::read_to_string(format!("/proc/self/task/{me}/stat")).unwrap().contains(") S ");
             while !sleeps() {
                 std::thread::yield_now();
@@ -51,6 +52,6 @@ fn what_found_no_room_wakes_the_reader_later() {
         kernel.reader(0).wait(LONG, &wakeup).unwrap();
         start.elapsed()
     });
-    assert!(took < LONG, "nobody woke it");
+    assert!(took < LONG, "nothing woke it");
     assert_eq!(kernel.discard() as u64, WAKE - since_woken);
 }

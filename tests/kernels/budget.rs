@@ -1,5 +1,5 @@
-//! The verifier's work on each program stays within a tenth of what budget.tsv says for this kernel. `make kernel-budget` writes
-//! that file anew.
+//! The verifier's work on each program exceeds the value in budget.tsv for this kernel by at most a tenth. `make
+//! kernel-budget` writes that file again.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,15 @@ use netmon::bpf::{MOST_INSTRUCTIONS, Verified};
 
 use super::{found, series};
 
-/// Architecture, kernel, clang, program, instructions, microseconds (which are for people).
+/// Columns: architecture, kernel, clang, program, instructions, microseconds (for information).
 const BUDGET: &str = include_str!("budget.tsv");
-/// Of the budget: smaller changes come with the contents of tables, and point releases of kernels.
+/// Allowed excess, as a share of the budget: smaller changes result from the contents of tables and point releases of
+/// kernels.
 const TOLERANCE: f64 = 1.1;
-/// What is compiled by another clang has instructions of its own.
+/// Another version of clang generates other instructions.
 const CLANG: &str = env!("NETMON_CLANG");
 
-/// Instructions by program, for one architecture and kernel.
+/// The instructions of each program, for one architecture and kernel.
 fn budget(text: &str, arch: &str, kernel: &str, clang: &str) -> BTreeMap<String, u32> {
     let rows = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t').collect::<Vec<_>>());
     let ours = rows.filter(|row| row[..3] == [arch, kernel, clang]);
@@ -26,11 +27,11 @@ fn judge(program: &str, instructions: u32, budgeted: Option<u32>) -> Option<Stri
     let most = budgeted.map_or(f64::from(MOST_INSTRUCTIONS), |budgeted| f64::from(budgeted) * TOLERANCE);
     (f64::from(instructions) > most).then(|| {
         let budgeted = budgeted.unwrap_or(MOST_INSTRUCTIONS);
-        format!("{program}: {instructions} instructions, {budgeted} are budgeted: if it must be, make kernel-budget")
+        format!("{program}: {instructions} instructions, the budget is {budgeted}: if that is necessary, run make kernel-budget")
     })
 }
 
-/// Tells of the verifier's work, and whether it is too much.
+/// Reports the verifier's work, and fails if it is too much.
 pub fn check(verified: &[Verified]) {
     let (arch, kernel) = (std::env::consts::ARCH, series());
     let budget = budget(BUDGET, arch, &kernel, CLANG);
@@ -55,7 +56,7 @@ fn a_tenth_more_is_too_much() {
     assert_eq!(judge("nm_a", 1100, budget.get("nm_a").copied()), None);
     let wrong = judge("nm_a", 1101, budget.get("nm_a").copied()).unwrap();
     assert!(wrong.contains("1101") && wrong.contains("1000"), "{wrong}");
-    // Without a row only the kernel's own limit holds.
+    // Without a row, only the kernel's own limit applies.
     assert_eq!(judge("nm_b", 900_000, None), None);
 }
 

@@ -1,5 +1,5 @@
-//! What is optional is found by trying it; without it the agent does the next best thing, and says so in its log, in its
-//! metrics and in what the doctor finds.
+//! Optional features are found by trying them. Without one, the agent uses the next best alternative, and says so in
+//! its log, in its metrics and in the doctor's report.
 
 use std::mem::MaybeUninit;
 
@@ -26,17 +26,17 @@ fn takes_typed_tracepoints() -> bool {
     open.load().is_ok()
 }
 
-fn tell(feature: &str, is: &str) {
+fn report_feature(feature: &str, is: &str) {
     found(&["feature", std::env::consts::ARCH, &series(), feature, is]);
 }
 
-/// Those that are there, of those that may come, for which there is room in the maps.
+/// The CPUs that are online, and the possible ones, for which the maps have room.
 fn cpus() -> String {
     let there = std::thread::available_parallelism().unwrap();
     format!("{there}/{}", possible_cpus().unwrap())
 }
 
-/// One load for all of it: emulated, the verifier takes its time.
+/// One load for all checks, because the verifier is slow under emulation.
 #[test]
 fn the_programs_load_attach_and_stay_within_the_budget() {
     needs_root!();
@@ -48,23 +48,23 @@ fn the_programs_load_attach_and_stay_within_the_budget() {
     trial.attach(Mode::Clsact).unwrap().expect("clsact is everywhere");
     bpf::try_ring().expect("the ring buffer is everywhere");
     let yes = |is: bool| if is { "yes" } else { "no" };
-    tell("attach mode", attach_mode().name());
-    tell("TCX", yes(tcx.is_ok()));
-    tell("ring buffer", "yes");
-    tell("kfunc bpf_preempt_disable", yes(bpf::has_kfunc("bpf_preempt_disable").unwrap()));
-    tell("tp_btf", yes(takes_typed_tracepoints()));
-    tell("JIT", yes(trial.jited));
-    // Linux 5.10's compiler gives up on long functions with many jumps, and then all of it is interpreted.
+    report_feature("attach mode", attach_mode().name());
+    report_feature("TCX", yes(tcx.is_ok()));
+    report_feature("ring buffer", "yes");
+    report_feature("kfunc bpf_preempt_disable", yes(bpf::has_kfunc("bpf_preempt_disable").unwrap()));
+    report_feature("tp_btf", yes(takes_typed_tracepoints()));
+    report_feature("JIT", yes(trial.jited));
+    // The JIT compiler of Linux 5.10 gives up on long functions with many jumps, and then everything is interpreted.
     let wanted = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|text| text.trim() != "0");
     assert!(trial.jited || !wanted, "the programs are not compiled, though the kernel compiles others");
-    tell("CPUs", &cpus());
+    report_feature("CPUs", &cpus());
     super::budget::check(&trial.verified);
 }
 
-/// Before Linux 5.11 maps and programs count as locked memory of the user. With CAP_SYS_RESOURCE the limit is raised; without it the
-/// remedy is named. Nothing else of what is missing is a failure.
+/// Before Linux 5.11, maps and programs count as locked memory of the user. With CAP_SYS_RESOURCE the limit is raised;
+/// without it, the remedy is named. No other missing feature is a failure.
 #[test]
-fn the_doctor_tells_what_is_done_without() {
+fn the_doctor_reports_missing_features() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let limited = |more: &[&str]| {
@@ -74,7 +74,7 @@ fn the_doctor_tells_what_is_done_without() {
     };
     let mut report = limited(&["--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource"]);
     let counted = check(&report, "programs").status == Status::Fail;
-    tell("locked memory", if counted { "limited" } else { "free" });
+    report_feature("locked memory", if counted { "limited" } else { "free" });
     if counted {
         assert!(check(&report, "programs").detail.contains("locked-memory limit"), "{report:#?}");
         let memory = check(&report, "locked memory");
@@ -92,7 +92,7 @@ fn the_doctor_tells_what_is_done_without() {
     assert_eq!(kfunc.starts_with("the kernel has it"), bpf::has_kfunc("bpf_preempt_disable").unwrap(), "{kfunc}");
 }
 
-/// They have the least room on the stack.
+/// The tracing programs have the least room on the stack.
 #[test]
 fn the_programs_that_trace_load() {
     needs_root!();

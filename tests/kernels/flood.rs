@@ -1,5 +1,5 @@
-//! A flood, on whatever attaches here, and with CPUs that go and come back meanwhile. Each has a cache of its own: what it held when
-//! it went must not be lost.
+//! A flood, attached as this kernel supports, while CPUs go offline and come back. Each CPU has a cache of its own,
+//! whose contents must not be lost.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::needs_root;
 use crate::support::kernel::attach_mode;
 use crate::support::not_run;
 
-/// A CPU of this machine, back when the value goes.
+/// A CPU that is offline until this value is dropped.
 struct Unplugged(PathBuf);
 
 impl Unplugged {
@@ -30,7 +30,7 @@ impl Drop for Unplugged {
     }
 }
 
-/// What the interface counted is what the agent saw, attached as this kernel can, and all of it is in its books.
+/// The agent saw what the interface counted, attached as this kernel supports, and accounts for all of it.
 fn flood(unplug: bool) {
     let (a, b) = quiet_pair();
     let watch = Watch::start(&b, "vb", watching(&["vb"]));
@@ -52,7 +52,7 @@ fn flood(unplug: bool) {
         more();
     }
     if unplug {
-        // The last packets are in the cache of a CPU that is not there when the agent stops.
+        // The last packets are in the cache of a CPU that is offline when the agent stops.
         gone = Some(Unplugged::new("cpu1"));
     }
     flood.stop();
@@ -64,14 +64,14 @@ fn flood(unplug: bool) {
 }
 
 #[test]
-fn all_of_a_flood_is_in_the_books() {
+fn all_of_a_flood_is_accounted_for() {
     needs_root!();
     flood(false);
 }
 
 #[test]
-#[ignore = "takes CPUs from everybody: for the virtual machines of scripts/test-kernels"]
-fn cpus_that_go_take_no_packet_along() {
+#[ignore = "takes CPUs offline: for the virtual machines of scripts/test-kernels"]
+fn cpus_that_go_offline_lose_no_packets() {
     needs_root!();
     if !fs::exists("/sys/devices/system/cpu/cpu1/online").unwrap() {
         not_run(crate::function_name!(), "there is only one CPU");

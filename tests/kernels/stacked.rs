@@ -1,4 +1,4 @@
-//! Devices on top of others, and what balances in the kernel: Debian's kernels have them as modules.
+//! Devices on top of others, and load balancing in the kernel, which Debian's kernels have as modules.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -12,7 +12,7 @@ use crate::live::traffic::{ETH, flow_of, plain_tcp, tally, transfer, transfer_to
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// What each interface of the agent's host is to it, by name.
+/// Name and status of each interface of the agent's host.
 fn statuses(agent: &Agent) -> Vec<(String, &'static str)> {
     let status = |status: &InterfaceStatus| status.name();
     let all = agent.handle.interfaces().into_values().map(|interface| (interface.name, status(&interface.status)));
@@ -21,7 +21,8 @@ fn statuses(agent: &Agent) -> Vec<(String, &'static str)> {
     all
 }
 
-/// Transfers over what connects the two, both ways round; each connection is one flow of so many bytes a frame's header.
+/// Transfers data in both directions between the two; each connection is one flow whose frames have a header of this
+/// many bytes.
 fn assert_counted_once(a: &Netns, b: &Netns, server: &str, link_header: u64, agent: &Agent) {
     let server = server.parse().unwrap();
     let made = transfer(a, b, server, 3, 200_000);
@@ -45,7 +46,7 @@ fn a_vlan_on_a_bond_is_counted_once() {
     }
     for (ns, host) in [(&a, 1), (&b, 2)] {
         plain_tcp(ns);
-        // Some kernels make bond0 with the module.
+        // Some kernels create bond0 with the module.
         ns.sh(&format!(
             "ip link add bd type bond mode balance-rr miimon 100
              for p in p0 p1; do ip link set $p master bd; done
@@ -57,8 +58,8 @@ fn a_vlan_on_a_bond_is_counted_once() {
         ));
     }
     let agent = Agent::start(&b, watching(&[]));
-    let told = statuses(&agent);
-    let of = |name: &str| told.iter().find(|(other, _)| other == name).map(|(_, status)| *status);
+    let statuses = statuses(&agent);
+    let of = |name: &str| statuses.iter().find(|(other, _)| other == name).map(|(_, status)| *status);
     assert_eq!(
         ["bd", "bd.7", "p0", "p1"].map(of),
         [Some("watched"), Some("repeats"), Some("repeats"), Some("repeats")]
@@ -71,10 +72,10 @@ fn a_vlan_on_a_bond_is_counted_once() {
     assert!(sum.holds() && sum.duplicate.packets == 0, "{sum}");
 }
 
-/// Packets pass the tunnel's device, and the uplink in the tunnel's packets.
+/// Packets pass the tunnel's device, and inside the tunnel's packets the uplink.
 #[test]
 #[ignore = "needs tunnel devices: for the virtual machines of scripts/test-kernels"]
-fn what_passes_a_tunnels_device_is_counted_once() {
+fn packets_through_a_tunnels_device_count_once() {
     needs_root!();
     let kinds = [
         ("ipip", "type ipip local 10.8.0.{here} remote 10.8.0.{there}", "10.7.0", 0),
@@ -128,7 +129,7 @@ fn pods_on_ipvlan_are_watched_in_their_namespaces() {
         let watched = |(name, status): &(String, &str)| name.contains("eth0") && *status == "watched";
         (statuses(&agent).iter().filter(|of| watched(of)).count() == 2).then_some(())
     });
-    // Between pods on one device nothing passes the host.
+    // Packets between pods on one device do not pass the host.
     assert_counted_once(&pods[0], &pods[1], "10.8.0.11", ETH, &agent);
     assert_counted_once(&outside, &pods[1], "10.8.0.11", ETH, &agent);
     assert!(agent.stop().0.conservation().holds());
@@ -139,8 +140,8 @@ fn pods_on_ipvlan_are_watched_in_their_namespaces() {
 fn a_connection_is_one_flow_through_ipvs() {
     needs_root!();
     let net = Node::new();
-    // As kube-proxy sets it up: the service's address is the node's own, conntrack is kept up to date, and a rule that masquerades
-    // what is marked makes the kernel track connections at all.
+    // As kube-proxy sets it up: the service's address is the node's own, conntrack is kept up to date, and a rule that
+    // masquerades marked packets makes the kernel track connections at all.
     net.node.sh("iptables -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE
                  ip link add kube-ipvs0 type dummy && ip addr add 10.96.0.1/32 dev kube-ipvs0
                  ipvsadm -A -t 10.96.0.1:80 -s rr && ipvsadm -a -t 10.96.0.1:80 -r 10.6.0.11:8080 -m

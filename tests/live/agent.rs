@@ -1,4 +1,4 @@
-//! The agent on threads of this process, inside a namespace.
+//! Runs the agent on threads of this process, inside a namespace.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ pub fn watching(links: &[&str]) -> Config {
     }
 }
 
-/// A running agent. It stops when the value goes.
+/// A running agent that stops when this value is dropped.
 pub struct Agent {
     pub handle: Handle,
     stop: Option<Sender<()>>,
@@ -38,7 +38,7 @@ impl Agent {
     pub fn start(ns: &Netns, config: Config) -> Agent {
         let (stop, stopped) = bounded(1);
         let (ready, is_ready) = bounded(1);
-        // A thread belongs to the namespace of the one that starts it.
+        // A thread inherits the namespace of the thread that starts it.
         let thread = ns.run(move || {
             std::thread::spawn(move || agent::run(&config, &stopped, move |handle| ready.send(handle).unwrap()))
         });
@@ -48,7 +48,7 @@ impl Agent {
         }
     }
 
-    /// Ends it; its last report, and how long that took.
+    /// Stops it; returns its last report, and how long that took.
     pub fn stop(mut self) -> (Report, Duration) {
         let start = Instant::now();
         drop(self.stop.take());
@@ -56,7 +56,7 @@ impl Agent {
         (report, start.elapsed())
     }
 
-    /// Waits until no packet is on its way from the kernel to the tables; all flows.
+    /// Waits until no packet is on its way from the kernel to the tables; returns all flows.
     pub fn settled(&self) -> Vec<Flow> {
         eventually("all packets of the kernel's books are in the tables", || {
             self.handle.report().conservation().holds().then_some(())
@@ -76,7 +76,8 @@ impl Drop for Agent {
 
 type Flows = HashMap<FlowKey, Flow>;
 
-/// The latest state of every flow: closed ones leave the table after a while, and it may take longer than that until all are there.
+/// The latest state of every flow. Closed flows leave the table after a while, possibly before all others have
+/// appeared.
 pub struct FlowLog {
     handle: Handle,
     seen: Arc<Mutex<Flows>>,
@@ -85,7 +86,7 @@ pub struct FlowLog {
 }
 
 fn look(handle: &Handle, seen: &Mutex<Flows>) {
-    // Held while it looks: whoever looks later sees what is later.
+    // The lock is held during the look, so that a later look sees a later state.
     let mut seen = seen.lock().unwrap();
     seen.extend(handle.flows().into_iter().map(|flow| (flow.key, flow)));
 }
@@ -103,7 +104,7 @@ impl FlowLog {
         FlowLog { handle, seen, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// All up to now.
+    /// All flows up to now.
     pub fn flows(&self) -> Vec<Flow> {
         look(&self.handle, &self.seen);
         self.seen.lock().unwrap().values().cloned().collect()
@@ -119,7 +120,7 @@ impl Drop for FlowLog {
     }
 }
 
-/// An agent that watches one interface, and the counters of that interface: both cover the same packets.
+/// An agent that watches one interface, and the counters of that interface, for the same packets.
 pub struct Watch<'a> {
     pub agent: Agent,
     log: FlowLog,
@@ -137,7 +138,7 @@ pub struct Watched {
 }
 
 impl<'a> Watch<'a> {
-    /// Starts at a moment at which the interface is silent.
+    /// Starts while the interface is silent.
     pub fn start(ns: &'a Netns, link: &'a str, config: Config) -> Watch<'a> {
         let ifindex = index(ns, link);
         eventually("a start during which no packet came by", || {
@@ -148,7 +149,8 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Waits until no packet is on its way from the kernel to the tables; all flows there were, each as it was last.
+    /// Waits until no packet is on its way from the kernel to the tables; returns all flows so far, each in its latest
+    /// state.
     pub fn settled(&mut self) -> Vec<Flow> {
         self.agent.settled();
         self.log.flows()
@@ -159,7 +161,7 @@ impl<'a> Watch<'a> {
         Counters::read(self.ns, self.link).since(self.before)
     }
 
-    /// Ends the watch; to be called when nothing is sent any more.
+    /// Ends the watch. Call it when nothing more is sent.
     pub fn stop(self) -> Watched {
         let counters = self.counters();
         let (report, took) = self.agent.stop();
@@ -173,7 +175,8 @@ impl<'a> Watch<'a> {
 }
 
 impl Watched {
-    /// The kernel programs saw exactly what the interface counted. True where one packet is one frame: without offloads.
+    /// Asserts that the BPF programs saw exactly what the interface counted, which holds without offloads, where a
+    /// packet is a frame.
     pub fn assert_as_counted(&self) {
         assert_eq!(self.books.ingress, self.counters.rx, "received");
         assert_eq!(self.books.egress, self.counters.tx, "sent");

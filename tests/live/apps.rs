@@ -1,4 +1,4 @@
-//! Real servers and their clients: what they speak is recognised, in both ways to attach.
+//! Real servers and their clients: their protocols are recognised, with both attach modes.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -15,7 +15,7 @@ use crate::support::netns::Netns;
 const SERVER: &str = "10.9.0.2";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers");
 
-/// As scripts/servers calls them: transport, port, what is spoken there, and connections at least.
+/// The names in scripts/servers: transport, port, protocol, and the minimum number of connections.
 const SERVERS: [(&str, u8, u16, App, usize); 12] = [
     ("http", 6, 80, App::Http, 2),
     ("http2", 6, 8080, App::Http2, 1),
@@ -31,7 +31,7 @@ const SERVERS: [(&str, u8, u16, App, usize); 12] = [
     ("ssh", 6, 22, App::Ssh, 1),
 ];
 
-/// Servers in a namespace. They go with it.
+/// Servers in a namespace, which end with it.
 struct Servers {
     children: Vec<Child>,
     directory: PathBuf,
@@ -69,7 +69,7 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        // What a killed server leaves behind in its namespace goes with that.
+        // Processes that a killed server leaves behind end with its namespace.
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();

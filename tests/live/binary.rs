@@ -1,4 +1,4 @@
-//! The real program, inside a namespace.
+//! Runs the real program inside a namespace.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,17 +12,17 @@ use crate::support::netns::Netns;
 
 pub const NETMON: &str = env!("CARGO_BIN_EXE_netmon");
 
-/// A running `netmon`. It is killed when the value goes.
+/// A running `netmon` that is killed when this value is dropped.
 pub struct Program {
     child: Child,
     lines: Receiver<String>,
     reader: Option<JoinHandle<()>>,
-    /// What it has written to stderr, as far as it was read.
+    /// The lines of its standard error that have been read.
     pub log: Vec<String>,
 }
 
 impl Program {
-    /// Starts it in `ns`, its metrics on a free port of the loopback address unless the arguments say otherwise.
+    /// Starts it in `ns`, with its metrics on a free port of the loopback address, unless the arguments name another.
     pub fn start(ns: &Netns, arguments: &[&str], clsact: bool) -> Program {
         let mut command = ns.command(NETMON);
         if !arguments.contains(&"--metrics-addr") {
@@ -39,7 +39,7 @@ impl Program {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (line, lines) = unbounded();
-        // Ends with the program.
+        // The thread ends with the program.
         let reader =
             std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|l| line.send(l).unwrap()));
         Program { child, lines, reader: Some(reader), log: Vec::new() }
@@ -58,7 +58,7 @@ impl Program {
         }
     }
 
-    /// `ip netns exec` becomes the program, so its process is the program's.
+    /// The process id of the program, which `ip netns exec` has become.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -73,7 +73,7 @@ impl Program {
         self.child.wait().unwrap();
     }
 
-    /// Waits for its end; how it ended, how long that took, and all that it wrote to stderr.
+    /// Waits for its end; returns how it ended, how long that took, and everything that it wrote to stderr.
     pub fn end(mut self) -> (ExitStatus, Duration, Vec<String>) {
         let start = Instant::now();
         let status = eventually("the program's end", || self.child.try_wait().unwrap());

@@ -14,7 +14,7 @@ fn doctor_and_bundle() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "doctor", &[]);
-    // Where the agent is.
+    // With a running agent.
     let there = |arguments: &[&str]| {
         let output = b.command(CLI).arg("--socket").arg(agent.socket()).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -44,18 +44,18 @@ fn doctor_and_bundle() {
     assert_eq!(check("interfaces").unwrap()["detail"], "1 watched: vb (veth)", "as the agent is configured");
     let made = std::fs::metadata(&file).unwrap();
     assert!(made.len() < 20 << 20, "{}", made.len());
-    assert_eq!(made.permissions().mode() & 0o777, 0o600, "it is for whoever may use the socket");
+    assert_eq!(made.permissions().mode() & 0o777, 0o600, "only those who may use the socket may read it");
     let again = agent.refused(&["support-bundle", "--output", file.to_str().unwrap()]);
-    assert!(again.1.contains("exists: --force"), "{}", again.1);
+    assert!(again.1.contains("exists: use --force"), "{}", again.1);
     agent.says(&["support-bundle", "--output", file.to_str().unwrap(), "--force"]);
-    // One that nobody gave a name does not stand in the way of the next.
+    // A bundle with the default name does not prevent the next one.
     for name in ["netmon-support.tar.gz", "netmon-support-1.tar.gz", "netmon-support-2.tar.gz"] {
         let output = agent.command(&["support-bundle"]).current_dir(&agent.folder.0).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && said.starts_with(name), "{said}");
         crate::support::sh(&format!("tar tzf {}/{name}", agent.folder.0.display()));
     }
-    // Also where nobody answers: what is there is there, and it is told that it is not all.
+    // Without an agent, the bundle has what is available, and the command reports that it is incomplete.
     let half = agent.folder.0.join("half.tar.gz");
     let output = Command::new(CLI)
         .args(["--socket", "/nonexistent/sock", "support", "bundle", "--output", half.to_str().unwrap()])
@@ -65,10 +65,7 @@ fn doctor_and_bundle() {
         .unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("manifest.json says why"));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.code() == Some(1) && said.contains("lacks what the agent has to tell: no agent answers"),
-        "{said}"
-    );
+    assert!(output.status.code() == Some(1) && said.contains("lacks the agent's answers: no agent answers"), "{said}");
     let read = |name: &str| crate::support::sh(&format!("tar xzOf {} netmon-support/{name}", half.display()));
     assert_eq!(read("environment.txt"), "NETMON_FLOW_MAX_AGE=5m\n");
     assert!(read("manifest.json").contains("no agent answers"));

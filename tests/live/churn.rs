@@ -1,4 +1,4 @@
-//! Interfaces that come and go in numbers.
+//! Interfaces that come and go in large numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,10 +21,10 @@ use crate::support::{repeat, seed};
 use crate::{needs_root, needs_tcx};
 
 const BURST: usize = 1000;
-/// Tries of each side to give an interface to the other.
+/// Number of attempts of each side to give an interface to the other.
 const MOVES: usize = 3000;
 
-/// The real program in a namespace; what it holds is read from /proc.
+/// The real program in a namespace; its links and memory are read from /proc.
 struct Watcher<'a> {
     program: Program,
     ns: &'a Netns,
@@ -40,11 +40,11 @@ impl<'a> Watcher<'a> {
         Watcher { program, ns, metrics }
     }
 
-    /// TCX links by interface: 2 are wanted for each. The kernel names interface 0 where that is gone.
+    /// TCX links by interface, of which each should have 2. The kernel reports interface 0 if the interface is gone.
     fn links(&self) -> BTreeMap<u32, usize> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.program.pid())).unwrap() {
-            // It may be closed meanwhile.
+            // It may have been closed in the meantime.
             let Ok(text) = fs::read_to_string(entry.unwrap().path()) else { continue };
             if text.contains("link_type:\ttcx") {
                 let index = text.lines().find_map(|line| line.strip_prefix("ifindex:")).unwrap();
@@ -64,11 +64,11 @@ impl<'a> Watcher<'a> {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Each interface has both programs, and nothing else has.
+    /// Waits until each interface has both programs, and nothing else has any.
     fn await_all_attached(&self) {
         let start = Instant::now();
         while !self.is_all_attached() {
-            // The kernel waits for a grace period of RCU with each link: thousands take their time.
+            // The kernel waits for an RCU grace period for each link, so thousands take a while.
             assert!(start.elapsed() < 10 * PATIENCE, "attached: {:?}", self.links());
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -100,7 +100,7 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// Many commands at once: `ip -batch`, without stopping at those that fail.
+/// Runs many commands with `ip -batch`, without stopping at failures.
 fn batch(ns: &Netns, commands: &str) {
     let mut child = Command::new("ip")
         .args(["-n", &ns.name, "-force", "-batch", "-"])
@@ -125,7 +125,7 @@ fn a_thousand_pairs_come_and_go() {
     batch(&ns, "link del group 7\n");
     watcher.await_all_attached();
     let (descriptors, resident) = (watcher.descriptors(), watcher.resident_kib());
-    // At once: most are gone before they can be attached.
+    // In quick succession: most are gone before netmon can attach to them.
     batch(&ns, &format!("{make}link del group 7\n"));
     batch(&ns, "link add last type veth peer name other\n");
     watcher.await_all_attached();
@@ -136,7 +136,7 @@ fn a_thousand_pairs_come_and_go() {
     watcher.end();
 }
 
-/// A pod's link as it comes, lives and goes.
+/// A pod's link that appears, changes and disappears.
 struct Churn<'a> {
     node: &'a Netns,
     pods: [Netns; 2],
@@ -180,7 +180,7 @@ impl Churn<'_> {
                 self.names.push(new);
             }
             (7, Some(name)) => batch(self.node, &format!("link set {name} down\nlink set {name} up\n")),
-            // Away, and back later or never: its pod end vanishes with it then.
+            // It moves away and comes back later or never; in the latter case its pod end vanishes, too.
             (8, Some(name)) => {
                 batch(self.node, &format!("link set {name} netns {pod}\n"));
                 self.names.retain(|other| *other != name);
@@ -197,7 +197,7 @@ impl Churn<'_> {
     }
 }
 
-/// Both of them.
+/// Waits until the interface has both filters.
 fn await_filters(ns: &Netns, name: &str) {
     eventually(&format!("both filters on {name}"), || {
         let shown = ns.sh(&format!("tc filter show dev {name} ingress; tc filter show dev {name} egress"));
@@ -214,7 +214,7 @@ fn random_changes_under_traffic(clsact: bool) {
     let socket = node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        // To pods that are there or not, at a rate that leaves the processors to what changes.
+        // Send to pods that exist or not, at a rate that leaves processor time for the changes.
         scope.spawn(|| {
             for subnet in (0..200).cycle() {
                 if stop.load(Ordering::Relaxed) {
@@ -238,11 +238,11 @@ fn random_changes_under_traffic(clsact: bool) {
         while start.elapsed() < length {
             churn.step();
             steps += 1;
-            // What it takes to serve many is taken once.
+            // The memory that many interfaces take is allocated once.
             if early.0 == 0 && start.elapsed() > length / 3 {
                 early = (watcher.descriptors() - watcher.links().values().sum::<usize>(), watcher.resident_kib());
             }
-            // So that the number of interfaces stays about the same from then on.
+            // From here on, keep the number of interfaces about the same.
             while churn.names.len() > 100 {
                 let name = churn.names.swap_remove(0);
                 batch(&node, &format!("link del {name}\n"));
@@ -259,9 +259,9 @@ fn random_changes_under_traffic(clsact: bool) {
         assert!(grown < 16 << 10, "{grown} KiB more in {steps} steps");
     });
     if clsact {
-        // The qdisc stays, by design: the filters are what counts.
+        // The qdisc stays by design: only the filters matter.
         for name in &churn.names {
-            // Those whose pod end vanished are gone.
+            // Interfaces whose pod end vanished are gone.
             if !node.sh(&format!("ls /sys/class/net | grep -x {name} || true")).is_empty() {
                 await_filters(&node, name);
             }
@@ -271,7 +271,7 @@ fn random_changes_under_traffic(clsact: bool) {
     watcher.end();
 }
 
-/// An interface that is back at once is watched at last, and that it was away in between is no failure.
+/// An interface that comes back at once is watched in the end, and its absence in between is no failure.
 fn an_interface_goes_back_and_forth(clsact: bool) {
     let (node, pod) = (host("node"), host("pod"));
     let watcher = Watcher::start(&node, clsact);
@@ -303,13 +303,13 @@ fn random_changes_under_traffic_by_clsact() {
 }
 
 #[test]
-fn one_that_goes_back_and_forth_is_watched_by_tcx() {
+fn an_interface_that_goes_back_and_forth_is_watched_by_tcx() {
     needs_tcx!();
     an_interface_goes_back_and_forth(false);
 }
 
 #[test]
-fn one_that_goes_back_and_forth_is_watched_by_clsact() {
+fn an_interface_that_goes_back_and_forth_is_watched_by_clsact() {
     needs_root!();
     an_interface_goes_back_and_forth(true);
 }

@@ -1,4 +1,4 @@
-//! One agent in a network namespace, and nobody else can pass for one.
+//! Only one agent runs in a network namespace, and no other process can pass for one.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,16 +11,16 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// A socket of this name that an ordinary user made.
+/// A socket with this name that an ordinary user created.
 fn taken_by_a_user(ns: &Netns, name: &str) -> UnixDatagram {
     ns.run(|| {
-        // SAFETY: it changes a number of this thread, which ends here.
+        // SAFETY: it changes the user id of this thread, which ends here.
         unsafe { libc::setfsuid(65534) };
         UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap()
     })
 }
 
-/// A second agent, also of another mount namespace, leaves with the reason.
+/// Asserts that a second agent, even in another mount namespace, ends with the reason.
 fn assert_claimed(ns: &Netns) {
     for program in [&["--"][..], &["unshare", "-m"]] {
         let mut command = ns.command("env");
@@ -39,10 +39,10 @@ fn start(ns: &Netns) -> Program {
 }
 
 #[test]
-fn a_user_s_socket_keeps_no_agent_from_starting() {
+fn a_users_socket_does_not_keep_an_agent_from_starting() {
     needs_root!();
     if sh("modprobe unix_diag 2>/dev/null; ss -xa 2>/dev/null | wc -l").trim() == "0" {
-        crate::support::not_run(crate::function_name!(), "the kernel does not tell who made a socket");
+        crate::support::not_run(crate::function_name!(), "the kernel does not report who created a socket");
         return;
     }
     let (_other, ns) = quiet_pair();
@@ -51,11 +51,11 @@ fn a_user_s_socket_keeps_no_agent_from_starting() {
     let warned = one.log.iter().filter(|line| line.contains("user 65534 holds the socket @netmon-agent")).count();
     assert_eq!(warned, 2, "{:#?}", one.log);
     assert_claimed(&ns);
-    // The first name is free again, and means nothing by itself.
+    // The first name is free again, and has no meaning by itself.
     drop(hostile);
     assert_claimed(&ns);
     one.kill();
-    // The kernel has released what a killed agent held.
+    // The kernel has released the socket of a killed agent.
     let next = start(&ns);
     assert_claimed(&ns);
     next.signal("TERM");

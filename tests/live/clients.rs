@@ -1,5 +1,5 @@
-//! Clients that say nothing, say it slowly, never read, or have gone without a word, from many addresses: probes and scrapes are
-//! answered all the same.
+//! Many clients that send nothing, send slowly, never read, or vanish without closing: probes and scrapes are still
+//! answered.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -21,28 +21,28 @@ use crate::needs_root;
 use crate::support::late::Lateness;
 use crate::support::netns::Netns;
 
-/// Addresses that clients come from.
+/// Number of addresses that clients come from.
 const ADDRESSES: u8 = 200;
-/// Connections that each of them has open.
+/// Number of open connections from each address.
 const OPEN: usize = 6;
-/// An answer takes no longer, but for what the machine takes from everybody.
+/// Maximum time of an answer, apart from delays of the whole machine.
 const IN_TIME: Duration = Duration::from_secs(1);
 
-/// What a client does with its connection.
+/// The behaviour of a client.
 #[derive(Clone, Copy)]
 enum Kind {
     Silent,
-    /// A byte of its request now and then.
+    /// It sends a byte of its request now and then.
     Slow,
-    /// It asks, and never reads.
+    /// It sends requests, and never reads.
     NeverReads,
-    /// Its end is gone, and nobody told the server.
+    /// Its end is gone, without notice to the server.
     HalfOpen,
 }
 
 const KINDS: [Kind; 4] = [Kind::Silent, Kind::Slow, Kind::NeverReads, Kind::HalfOpen];
 
-/// Hostile clients, until the value goes.
+/// Hostile clients, until this value is dropped.
 struct Hostile {
     stop: Arc<AtomicBool>,
     opened: Arc<AtomicU64>,
@@ -59,7 +59,7 @@ impl Drop for Hostile {
 }
 
 impl Hostile {
-    /// From 10.9.1.1 and up, which are `ns`'s.
+    /// Starts them at the addresses from 10.9.1.1 on, which belong to `ns`.
     fn start(ns: &Netns, server: SocketAddr) -> Hostile {
         let (stop, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = KINDS.iter().enumerate().map(|(number, &kind)| {
@@ -94,7 +94,7 @@ fn come(from: Ipv4Addr, server: SocketAddr, kind: Kind) -> Option<Socket> {
     socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
     socket.set_nonblocking(true).unwrap();
     let _ = socket.set_recv_buffer_size(4096);
-    // It is on its way; whether it arrives is the server's matter.
+    // The connection is being opened; whether it succeeds depends on the server.
     let _ = socket.connect(&server.into());
     match kind {
         Kind::Silent | Kind::Slow => Some(socket),
@@ -106,9 +106,9 @@ fn come(from: Ipv4Addr, server: SocketAddr, kind: Kind) -> Option<Socket> {
         Kind::HalfOpen => {
             std::thread::sleep(Duration::from_millis(1));
             let on: libc::c_int = 1;
-            // SAFETY: what the pointer points to outlives the call.
+            // SAFETY: the target of the pointer outlives the call.
             unsafe {
-                // A socket under repair goes without a FIN or a RST.
+                // A socket in repair mode is closed without a FIN or a RST.
                 libc::setsockopt(
                     socket.as_raw_fd(),
                     libc::IPPROTO_TCP,
@@ -122,7 +122,7 @@ fn come(from: Ipv4Addr, server: SocketAddr, kind: Kind) -> Option<Socket> {
     }
 }
 
-/// How long one request took; an error if it was not answered as it should be.
+/// Sends one request; returns how long it took, or an error if the answer was wrong.
 fn ask(server: SocketAddr, path: &str) -> Result<Duration, String> {
     let begun = Instant::now();
     let answered = (|| -> std::io::Result<String> {
@@ -150,13 +150,13 @@ fn hold_against(time: Duration) {
     command.args(["--interface", "vb", "--metrics-addr", ":9090", "--socket", "none"]);
     let mut program = Program::spawn(command);
     program.wait_for("ready");
-    // Something to be told of.
+    // Traffic for the metrics to report.
     transfer(&a, &b, IpAddr::from([10, 9, 0, 2]), 50, 1000);
     let [inside, own]: [SocketAddr; 2] = ["127.0.0.1:9090", "10.9.0.2:9090"].map(|at| at.parse().unwrap());
     let hostile = Hostile::start(&a, own);
     let lateness = Lateness::start();
     let asked: Vec<Result<Duration, String>> = std::thread::scope(|scope| {
-        // Probes of the kubelet from the host itself, by either address; Prometheus from elsewhere.
+        // The kubelet's probes come from the host itself, to either address; Prometheus from elsewhere.
         let asking = [
             (&b, inside, "/healthz"),
             (&b, own, "/readyz"),
@@ -198,14 +198,14 @@ fn hold_against(time: Duration) {
 }
 
 #[test]
-fn probes_and_scrapes_are_answered_beside_hostile_clients() {
+fn probes_and_scrapes_are_answered_despite_hostile_clients() {
     needs_root!();
     hold_against(Duration::from_secs(5));
 }
 
 #[test]
 #[ignore = "takes a minute"]
-fn probes_and_scrapes_are_answered_beside_hostile_clients_for_a_minute() {
+fn probes_and_scrapes_are_answered_despite_hostile_clients_for_a_minute() {
     needs_root!();
     hold_against(Duration::from_secs(60));
 }

@@ -1,4 +1,4 @@
-//! Time in a time namespace, where the agent's own clock is another than the kernel's.
+//! Times in a time namespace, where the agent's own clock differs from the kernel's.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::support::{not_run, sh};
 use crate::{function_name, needs_root};
 
 #[test]
-fn flows_start_when_they_do() {
+fn flows_have_the_correct_start() {
     needs_root!();
     if !std::path::Path::new("/proc/self/ns/time").exists() {
         return not_run(function_name!(), "this kernel has no time namespaces");
@@ -20,12 +20,12 @@ fn flows_start_when_they_do() {
     let folder = Folder(std::env::temp_dir().join(format!("netmon-clock-{}", std::process::id())));
     std::fs::create_dir(&folder.0).unwrap();
     let socket = folder.0.join("sock");
-    // 160 days ahead, and as far back as a clock that counts from the boot can be set with room to spare.
+    // The clocks differ by 160 days, and by as much as they can be set back with room to spare: they count from the boot.
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
     let seconds: u64 = uptime.split('.').next().unwrap().parse().unwrap();
     for ahead in ["14000000".to_owned(), format!("-{}", seconds / 2)] {
         let mut command = b.command("unshare");
-        // As the first of its own processes it ends with `unshare`.
+        // As the first process of its namespace, it ends with `unshare`.
         command.args(["--time", "--monotonic", &ahead, "--boottime", &ahead, "--fork", "--kill-child", NETMON]);
         command.args(["--metrics-addr", "127.0.0.1:0", "--interface", "vb", "--socket"]).arg(&socket);
         let mut program = Program::spawn(command);

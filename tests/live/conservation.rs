@@ -16,7 +16,7 @@ fn overload(config: Config, is_lossy: bool) {
         let watch = Watch::start(&b, "vb", Config { clsact, ..config.clone() });
         for to in ["10.9.0.2", "fd09::2"] {
             let flood = Flood::start(&a, to.parse::<IpAddr>().unwrap());
-            // In steps: an emulated machine takes longer for all of it than anything is waited for.
+            // Send in steps: an emulated machine takes longer for everything than any wait of the tests.
             for sent in (10_000..=100_000).step_by(10_000) {
                 eventually("more of a flood of flows", || (flood.sent() > sent).then_some(()));
             }
@@ -35,7 +35,7 @@ fn overload(config: Config, is_lossy: bool) {
 #[test]
 fn ring_too_small() {
     needs_root!();
-    // No reader is woken before the ring is full.
+    // The reader is not woken before the ring is full.
     overload(Config { workers: 1, buffer_size: 1, batch_size: 100_000, ..watching(&["vb"]) }, true);
 }
 

@@ -1,4 +1,4 @@
-//! The control socket and `netmon-cli`, against a running agent.
+//! The control socket and `netmon-cli`, with a running agent.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -18,13 +18,13 @@ use crate::support::netns::Netns;
 
 pub const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
 
-/// An agent with a control socket of its own, which goes with the value.
+/// An agent with a control socket of its own, which ends when this value is dropped.
 pub struct Operated {
     pub program: Program,
     pub folder: Folder,
 }
 
-/// It goes with the value.
+/// A folder that is deleted with this value.
 pub struct Folder(pub PathBuf);
 
 impl Drop for Folder {
@@ -69,7 +69,7 @@ impl Operated {
         serde_json::from_str(&self.says(&[&["-o", "json"], arguments].concat())).unwrap()
     }
 
-    /// The lines of a command as they come.
+    /// The lines of a command as they arrive.
     pub fn follow(&self, arguments: &[&str]) -> (Killed, crossbeam_channel::Receiver<String>) {
         let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let out = child.stdout.take().unwrap();
@@ -81,18 +81,18 @@ impl Operated {
         (Killed(child), lines)
     }
 
-    /// One that must fail: its exit code and what it says.
+    /// Runs a command that must fail; returns its exit code and its message.
     pub fn refused(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.cli(arguments);
         assert!(!output.status.success(), "{arguments:?}");
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 
-    /// What the socket answers to some bytes.
+    /// The socket's answer to these bytes.
     fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-        // It may be refused before all is written.
+        // It may be refused before everything is written.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -105,14 +105,14 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn what_the_agent_says() {
+fn the_agents_answers() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "says", &[]);
     let sent = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 3, 10_000);
     let closed = a.run(|| udp_to("10.9.0.2:9".parse().unwrap()));
     closed.send(b"anybody?").unwrap();
-    let flows = eventually("all flows are told as they ended", || {
+    let flows = eventually("all flows have ended as expected", || {
         let flows = lines(&agent.says(&["flows", "dump", "-o", "json", "--filter", "not status=active"]));
         (flows.len() == 4).then_some(flows)
     });
@@ -157,7 +157,7 @@ fn what_the_agent_says() {
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);
 }
 
-/// A program that is killed when the value goes.
+/// A program that is killed when this value is dropped.
 pub struct Killed(pub Child);
 
 impl Drop for Killed {
@@ -168,7 +168,7 @@ impl Drop for Killed {
 }
 
 #[test]
-fn flows_are_told_as_they_happen() {
+fn flows_are_reported_as_they_happen() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "watch", &[]);
@@ -177,20 +177,20 @@ fn flows_are_told_as_they_happen() {
     let server = b.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
     let mut events = Vec::new();
     eventually("a flow that started and one that failed", || {
-        // Until both listen.
+        // Repeat until both watchers are connected.
         for to in [server.local_addr().unwrap(), "10.9.0.2:9".parse().unwrap()] {
             let _ = a.run(|| udp_to(to)).send(b"hello");
         }
         events.extend(all.try_iter().map(|text| serde_json::from_str::<Value>(&text).unwrap()));
-        let told = |event: &str, port: u16| events.iter().any(|e| e["event"] == event && e["server_port"] == port);
-        (told("start", 53) && told("fail", 9)).then_some(())
+        let reported = |event: &str, port: u16| events.iter().any(|e| e["event"] == event && e["server_port"] == port);
+        (reported("start", 53) && reported("fail", 9)).then_some(())
     });
     let line = failed.recv_timeout(super::PATIENCE).unwrap();
     assert!(line.contains(" fail ") && line.contains("10.9.0.2:9") && line.contains("refused"), "{line}");
 }
 
 #[test]
-fn the_configuration_is_told_and_changed() {
+fn the_configuration_is_shown_and_changed() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "config", &["--set", "flow.max_age=7m"]);
@@ -251,7 +251,7 @@ fn without_an_agent() {
 }
 
 #[test]
-fn one_agent_a_socket_and_nothing_is_left() {
+fn each_agent_has_one_socket_and_leaves_nothing_behind() {
     needs_root!();
     let (a, b) = quiet_pair();
     let one = Operated::start(&b, "one", &[]);
@@ -261,7 +261,7 @@ fn one_agent_a_socket_and_nothing_is_left() {
     let other = command.output().unwrap();
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(other.status.code() == Some(1) && said.contains("another agent answers"), "{said}");
-    // A killed one leaves its socket, and the next takes the place.
+    // A killed agent leaves its socket behind, and the next agent replaces it.
     one.program.signal("KILL");
     eventually("it is dead", || UnixStream::connect(&socket).is_err().then_some(()));
     assert!(socket.exists());
@@ -275,15 +275,15 @@ fn one_agent_a_socket_and_nothing_is_left() {
 }
 
 #[test]
-fn only_root_and_the_agents_user() {
+fn only_root_and_the_agents_user_have_access() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "user", &[]);
-    // Even if somebody opens the file to all.
+    // Even if the file's mode allows everybody.
     for (path, mode) in [(agent.folder.0.clone(), 0o755), (agent.socket(), 0o666)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    // Where it is built others may not go.
+    // Other users may not enter the build folder.
     let client = agent.folder.0.join("netmon-cli");
     std::fs::copy(CLI, &client).unwrap();
     let output = Command::new("setpriv")
@@ -300,7 +300,7 @@ fn only_root_and_the_agents_user() {
 }
 
 #[test]
-fn hostile_clients_leave_it_working() {
+fn hostile_clients_do_not_stop_it() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "hostile", &[]);
@@ -313,18 +313,18 @@ fn hostile_clients_leave_it_working() {
         (b"GET /v1/status?a=b HTTP/1.1\r\n\r\n", "400"),
         (b"GET /v1/flows?filter=%ff HTTP/1.1\r\n\r\n", "400"),
         (b"POST /v1/config HTTP/1.1\r\n\r\n", "400"),
-        // Nothing more comes: it waits for the end of its time.
+        // The client sends nothing more, until its time is over.
         (b"GET /v1/sta", "408"),
     ] {
         let answer = agent.raw(bytes);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
-    // A thousand that say nothing. Those above the bound are turned away.
+    // A thousand silent clients. Those above the bound are refused.
     let idle: Vec<UnixStream> = (0..1000).filter_map(|_| UnixStream::connect(agent.socket()).ok()).collect();
     assert!(idle.len() > 100, "{}", idle.len());
     let threads = std::fs::read_dir(format!("/proc/{}/task", agent.program.pid())).unwrap().count();
     assert!(threads < 64, "{threads} threads");
-    // They make way for whoever has something to ask.
+    // Silent clients make way for a client with a request.
     for _ in 0..3 {
         agent.says(&["config", "get", "log.level"]);
     }

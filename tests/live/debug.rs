@@ -38,7 +38,7 @@ fn json(ns: &Netns, to: SocketAddr, path: &str) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// The names of the functions in a profile's samples, and in how many samples they are.
+/// The number of a profile's samples with a function whose name contains `part`.
 fn samples_in(profile: &Profile, part: &str) -> i64 {
     let name = |location: &u64| {
         let location = profile.location.iter().find(|found| found.id == *location).unwrap();
@@ -63,13 +63,14 @@ fn a_profile_of_a_busy_agent() {
         agent.program.wait_for("taking a CPU profile");
         let (status, other) = asked(&b, to, "GET /debug/pprof/profile?seconds=1");
         assert!(status == 409 && other.starts_with(b"a profile is being taken"), "{status}");
-        // Programs are loaded meanwhile: the verifier gives up at a signal.
+        // Programs are loaded at the same time: the verifier gives up at a signal.
         for enabled in ["false", "true"] {
             agent.says(&["config", "set", &format!("features.latency_tracking.enabled={enabled}")]);
         }
         taken.join().unwrap()
     });
-    // Few samples a second come of a busy machine. What is inlined has no path in its name, where only lines are kept for debugging.
+    // A busy machine yields few samples per second. Inlined functions have no path in their names if only line tables
+    // are in the debug information.
     let profile = eventually("a profile with the workers in it", || {
         let (status, body) = &answer;
         assert_eq!(*status, 200, "{}", String::from_utf8_lossy(body));
@@ -83,7 +84,7 @@ fn a_profile_of_a_busy_agent() {
     assert!(samples_in(&profile, "merge_prepared") > 0);
     assert_eq!(profile.period, 1_000_000_000 / 99);
     flood.stop();
-    // Nothing of that has cost a packet, nor the agent its life.
+    // No packet was lost, and the agent still runs.
     agent.program.signal("TERM");
     let (status, _, log) = agent.program.end();
     assert!(status.success(), "{log:#?}");

@@ -1,5 +1,5 @@
-//! Times against delays that a test makes: a client, a router that netmon watches and a server, with tun devices between them
-//! whose packets a relay holds back.
+//! Compares measured times with delays that the test makes: a client, a router that netmon watches and a server,
+//! connected by tun devices whose packets a relay delays.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -25,16 +25,16 @@ use super::{PATIENCE, eventually};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// One way between router and client, and between router and server.
+/// One-way delays between router and client, and between router and server.
 const CLIENT_SIDE: Duration = Duration::from_millis(15);
 const SERVER_SIDE: Duration = Duration::from_millis(40);
-/// What the server takes for an answer.
+/// The server's time for an answer.
 const THOUGHT: Duration = Duration::from_millis(60);
 
 const TURNS: usize = 4;
 const CONNECTIONS: usize = 7;
 
-/// Carries packets between two tun devices, and takes the same time for each.
+/// Carries packets between two tun devices with a constant delay.
 struct Relay {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -54,10 +54,10 @@ impl Relay {
     }
 }
 
-/// Other tests keep the processors busy: whoever makes the delay must not wait for them, or it is longer than it says.
+/// Raises the thread's priority: other tests keep the processors busy, and a delay must not get longer because of that.
 fn before_all_others() {
     let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the calling thread; the parameters outlive the call.
+    // SAFETY: it concerns the calling thread, and the parameters outlive the call.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) };
     assert_eq!(result, 0, "real-time priority: {}", std::io::Error::last_os_error());
 }
@@ -75,7 +75,7 @@ fn carry(mut from: File, mut to: File, delay: Duration, stop: &AtomicBool) {
             Some((due, _)) => *due - now,
             None => Duration::from_millis(100),
         };
-        // poll counts in milliseconds: the last of them is spun away.
+        // poll has a resolution of milliseconds, so the last one is a busy wait.
         let nap = PollTimeout::from(nap.as_millis().saturating_sub(1) as u8);
         if poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], nap).unwrap() > 0 {
             let due = Instant::now() + delay;
@@ -96,7 +96,7 @@ impl Drop for Relay {
     }
 }
 
-/// Client, router, server.
+/// A client, a router and a server.
 struct Net {
     client: Netns,
     router: Netns,
@@ -125,7 +125,7 @@ fn net() -> Net {
     Net { client, router, server, _relays: relays }
 }
 
-/// A connection with some requests and answers, and what the server took for each.
+/// Sends some requests over a connection; returns the server's time for each answer.
 fn talk(listener: &TcpListener, stream: &TcpStream) -> Vec<Duration> {
     std::thread::scope(|scope| {
         let serving = scope.spawn(|| {
@@ -155,7 +155,8 @@ fn talk(listener: &TcpListener, stream: &TcpStream) -> Vec<Duration> {
     })
 }
 
-/// Within 5 % or 1 ms, whichever is more. Of several, so that a thread that was woken late does not matter.
+/// Asserts a time to within 5 % or 1 ms, whichever is more. It uses the median, so that a thread that was woken late
+/// does not matter.
 fn assert_near(name: &str, mut measured: Vec<f64>, ms: f64) {
     measured.sort_by(f64::total_cmp);
     let median = measured[measured.len() / 2];
@@ -167,7 +168,7 @@ fn ms(ns: u64) -> f64 {
 }
 
 #[test]
-fn are_measured_as_they_were_made() {
+fn are_measured_correctly() {
     needs_root!();
     let net = net();
     let config =
@@ -175,13 +176,13 @@ fn are_measured_as_they_were_made() {
     let agent = Agent::start(&net.router, config);
     let mut seen: HashMap<u16, Flow> = HashMap::new();
     let (mut ends, mut thoughts) = (Vec::new(), Vec::new());
-    // Closed flows leave the table some seconds after their end: longer than a connection takes.
+    // Closed flows leave the table some seconds after their end, which is longer than a connection takes.
     let look = |seen: &mut HashMap<u16, Flow>| {
         let port = |flow: &Flow| flow.key.ends[usize::from(flow.client)].port;
         seen.extend(agent.handle.flows().into_iter().map(|flow| (port(&flow), flow)));
     };
     for address in ["10.2.0.1", "fd02::1"] {
-        // Ports below those of clients: a guess at who serves is right, should records of the server come first.
+        // Use ports below those of clients, so that the guess of the server is right even if its records come first.
         for port in (7000..).take(CONNECTIONS) {
             let listener = net.server.run(|| TcpListener::bind((address, port)).unwrap());
             let server = listener.local_addr().unwrap();
@@ -211,7 +212,7 @@ fn are_measured_as_they_were_made() {
     let thought = thoughts.iter().map(Duration::as_secs_f64).sum::<f64>() * 1e3 / thoughts.len() as f64;
     assert_near("a response", each(|d| d.response.min_ns), far + thought);
 
-    // The page says the same: times of all connections, by pair. What had no room in a record is counted.
+    // The metrics page agrees: times of all connections, by pair. Times that had no room in a record are counted.
     let page = Page::get(&net.router, &agent, "/metrics");
     let responses: usize = seen.iter().map(|d| d.response.count as usize).sum();
     let missed = page.sum("netmon_latency_samples_missed_total", &["reason=\"busy\""]) as usize;

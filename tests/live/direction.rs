@@ -1,4 +1,4 @@
-//! Interfaces that face a workload, wired as container networks wire them.
+//! Interfaces that face a workload, set up as container networks do.
 
 use netmon::bpf::list_links;
 use netmon::flow::Direction;
@@ -15,13 +15,13 @@ use crate::support::sh;
 struct Node {
     node: Netns,
     outside: Netns,
-    /// 10.5.0.10 and 10.5.0.11, by `b0` and `b1` on the bridge `br0` (10.5.0.1).
+    /// 10.5.0.10 and 10.5.0.11, through `b0` and `b1` on the bridge `br0` (10.5.0.1).
     bridged: [Netns; 2],
     /// 10.6.0.2 behind `cali0`, which has no address.
     routed: Netns,
 }
 
-/// A pod whose end of a pair is `eth0`, the node's is `link`.
+/// A pod whose end of a veth pair is `eth0`, and the node's is `link`.
 fn pod(node: &Netns, link: &str, address: &str) -> Netns {
     let pod = host(link);
     sh(&format!(
@@ -47,7 +47,7 @@ impl Node {
             pod.sh("ip route add default via 10.5.0.1");
             pod
         });
-        // As Calico: the pod's way out is an address that nobody has, for which the node answers.
+        // As Calico does: the pod's gateway is an address that no host has, for which the node answers.
         let routed = pod(&node, "cali0", "10.6.0.2/32");
         routed.sh("ip route add 169.254.1.1 dev eth0 && ip route add default via 169.254.1.1 dev eth0");
         node.sh("echo 1 >/proc/sys/net/ipv4/conf/cali0/proxy_arp
@@ -66,7 +66,7 @@ fn workloads(ns: &Netns) -> Vec<String> {
 }
 
 #[test]
-fn what_faces_a_workload_is_told_from_uplinks() {
+fn interfaces_that_face_workloads_are_distinguished_from_uplinks() {
     needs_root!();
     let net = Node::new();
     assert_eq!(workloads(&net.node), ["b0", "b1", "br0", "cali0"]);
@@ -74,23 +74,23 @@ fn what_faces_a_workload_is_told_from_uplinks() {
         assert_eq!(workloads(ns), [""; 0], "its own end");
     }
     let node = &net.node;
-    // The ptp plug-in: the gateway's address alone, and the pod's route.
+    // As the ptp plug-in does: only the gateway's address, and the pod's route.
     let _ptp = pod(node, "ptp0", "10.4.0.2/24");
     node.sh("ip addr add 10.4.0.1/32 dev ptp0 && ip route add 10.4.0.2 dev ptp0");
-    // Both ends here: no workload behind it.
+    // Both ends are on the host: there is no workload behind it.
     node.sh("ip link add here0 type veth peer name here1 && ip link set here0 up && ip link set here1 up");
-    // A VRF is no bridge.
+    // A VRF is not a bridge.
     let _vrf = pod(node, "vrfed", "10.3.0.2/24");
     node.sh("ip link add vrf9 type vrf table 9 && ip link set vrf9 up && ip link set vrfed master vrf9
              ip addr add 10.3.0.1/24 dev vrfed");
     assert_eq!(workloads(node), ["b0", "b1", "br0", "cali0", "ptp0"]);
-    // No longer the way to a pod, but the way out.
+    // It no longer leads to a pod, but is an uplink.
     node.sh("ip route add default dev ptp0 metric 9");
     assert_eq!(workloads(node), ["b0", "b1", "br0", "cali0"]);
 }
 
 #[test]
-fn the_direction_is_the_workloads() {
+fn the_direction_is_that_of_the_workload() {
     needs_root!();
     let net = Node::new();
     let [bridged, other] = &net.bridged;
@@ -101,7 +101,7 @@ fn the_direction_is_the_workloads() {
             (&net.outside, bridged, "10.5.0.10", Direction::Ingress, &["b?", "br0", "uplink"]),
             (&net.routed, &net.outside, "10.8.0.2", Direction::Egress, &["cali0", "uplink"]),
             (&net.outside, &net.routed, "10.6.0.2", Direction::Ingress, &["cali0", "uplink"]),
-            // Both are here: the client's view.
+            // Both ends are on this node: the client's view counts.
             (bridged, other, "10.5.0.11", Direction::Egress, &["b?"]),
             (bridged, &net.routed, "10.6.0.2", Direction::Egress, &["b?", "cali0", "br0"]),
             (&net.routed, bridged, "10.5.0.10", Direction::Egress, &["b?", "cali0", "br0"]),

@@ -64,7 +64,7 @@ fn an_agent_waits_for_the_first_interface() {
 }
 
 #[test]
-fn one_that_vanishes_leaves_its_sums() {
+fn an_interface_that_vanishes_leaves_its_counts() {
     needs_root!();
     for clsact in [false, true] {
         let (a, b) = quiet_pair();
@@ -85,7 +85,7 @@ fn one_that_vanishes_leaves_its_sums() {
 }
 
 #[test]
-fn names_decide_also_when_they_change() {
+fn names_decide_even_if_they_change() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, watching(&["pod*"]));
@@ -113,7 +113,7 @@ fn names_decide_also_when_they_change() {
 }
 
 #[test]
-fn one_that_goes_down_and_up_stays_watched() {
+fn an_interface_that_goes_down_and_up_stays_watched() {
     needs_root!();
     for clsact in [false, true] {
         let (a, b) = quiet_pair();
@@ -128,9 +128,9 @@ fn one_that_goes_down_and_up_stays_watched() {
     }
 }
 
-/// What goes to another namespace is that one's business; a TCX link would go along.
+/// An interface that moves to another namespace is no longer netmon's concern; a TCX link would move along.
 #[test]
-fn one_that_moves_away_is_let_go() {
+fn an_interface_that_moves_away_is_released() {
     needs_root!();
     for clsact in [false, true] {
         let (a, b) = quiet_pair();
@@ -160,7 +160,7 @@ fn one_that_moves_away_is_let_go() {
     }
 }
 
-/// Also on a bridge, whose ports make the kernel tell of them twice.
+/// Also on a bridge, about whose ports the kernel sends two messages.
 #[test]
 fn ports_that_leave_their_bridge_stay_watched() {
     needs_root!();
@@ -178,7 +178,7 @@ fn ports_that_leave_their_bridge_stay_watched() {
 }
 
 #[test]
-fn a_plain_name_must_be_there_and_a_pattern_may_wait() {
+fn a_plain_name_must_exist_and_a_pattern_may_wait() {
     needs_root!();
     let empty = host("empty");
     let mut program = Program::start(&empty, &["--interface", "veth*"], false);
@@ -189,9 +189,9 @@ fn a_plain_name_must_be_there_and_a_pattern_may_wait() {
     program.wait_for("no interface to watch");
 }
 
-/// Nobody is told of bytes of an interface that another one shows as well.
+/// Packets that several interfaces show are counted once.
 #[test]
-fn what_is_sent_is_counted_once_however_many_interfaces_show_it() {
+fn packets_count_once_however_many_interfaces_show_them() {
     needs_root!();
     let (outside, node, pod) = (host("outside"), host("node"), host("pod"));
     connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
@@ -213,9 +213,9 @@ fn what_is_sent_is_counted_once_however_many_interfaces_show_it() {
     assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets / 2, "{sum}");
 }
 
-/// Each frame passes both pods' links; what the bridge itself sees of it is the same again.
+/// Each frame passes both pods' links; the bridge itself sees the same frames again.
 #[test]
-fn what_pods_on_a_bridge_say_is_counted_once() {
+fn packets_between_pods_on_a_bridge_count_once() {
     needs_root!();
     let node = host("node");
     node.sh("ip link add br0 type bridge && ip link set br0 up && ip addr add 10.5.0.1/24 dev br0 && ip addr add fd05::1/64 dev br0 nodad");
@@ -254,7 +254,7 @@ fn pods_on_macvlan_are_seen_below() {
     connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
     node.sh(&format!("ip link add link up0 name mv0 type macvlan mode bridge && ip link set mv0 netns {}", pod.name));
     pod.sh("ip addr add 10.8.0.9/24 dev mv0 && ip addr add fd08::9/64 dev mv0 nodad && ip link set mv0 up");
-    // One more on the node itself: both devices show its packets.
+    // Another device on the node itself: both devices show its packets.
     node.sh("ip link add link up0 name mv1 type macvlan mode bridge
              ip addr add 10.8.1.9/24 dev mv1 && ip link set mv1 up");
     outside.sh("ip addr add 10.8.1.2/24 dev up0");
@@ -272,7 +272,8 @@ fn pods_on_macvlan_are_seen_below() {
     assert!(sum.holds() && sum.duplicate.packets > 0, "{sum}");
 }
 
-/// A name is bytes of any kind but a few: whatever they are, the interface is seen, told of and let go, and no terminal obeys them.
+/// A name may have nearly any bytes: whatever they are, the interface is watched, reported and released, and they do
+/// not control a terminal.
 #[test]
 fn names_of_any_bytes() {
     needs_root!();
@@ -302,9 +303,9 @@ fn names_of_any_bytes() {
     assert!(agent.stop().0.conservation().holds());
 }
 
-/// On a terminal too.
+/// The same on a terminal.
 #[test]
-fn names_command_no_terminal() {
+fn names_do_not_control_a_terminal() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let name = "\"$(printf \"v\\033[2J\\007\")\"";

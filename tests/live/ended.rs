@@ -1,4 +1,4 @@
-//! What is told of a flow when it has ended is all that it had.
+//! The report of a flow's end has everything about the flow.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -14,9 +14,9 @@ use crate::needs_root;
 
 const CONNECTIONS: usize = 60;
 
-/// Connections with three answers, closed by FIN or by RST, with their data in both directions right before.
+/// Connections with three answers, closed by FIN or by RST right after data in both directions.
 #[test]
-fn an_end_is_told_when_all_of_it_is_known() {
+fn an_end_is_reported_when_everything_is_known() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "ended", &[]);
@@ -51,8 +51,8 @@ fn an_end_is_told_when_all_of_it_is_known() {
     };
     let event = |text: String| serde_json::from_str::<Value>(&text).unwrap();
     let is_end = |e: &Value| e["event"] == "end" || e["event"] == "fail";
-    // Until it listens; and until all that was for that is over.
-    let last = eventually("the watch tells", || {
+    // Repeat until the watch is connected, and until the flows for that are over.
+    let last = eventually("the watch reports", || {
         let port = converse(0);
         lines.try_iter().next().map(|_| port)
     });
@@ -62,7 +62,7 @@ fn an_end_is_told_when_all_of_it_is_known() {
     let before = Counters::read(&b, "vb");
     let ports: Vec<u16> = (0..CONNECTIONS).map(converse).collect();
     let mut ended: Vec<Value> = Vec::new();
-    eventually("every end is told", || {
+    eventually("every end is reported", || {
         let of_these = |e: &Value| e["client_port"].as_u64().is_some_and(|port| ports.contains(&(port as u16)));
         ended.extend(lines.try_iter().map(event).filter(|e| is_end(e) && of_these(e)));
         (ended.len() == CONNECTIONS).then_some(())

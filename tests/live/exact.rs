@@ -1,4 +1,4 @@
-//! Without offloads a packet is a frame: interface, socket and agent must say the same, to the byte.
+//! Without offloads, a packet is a frame: interface, socket and agent must agree to the byte.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -31,13 +31,13 @@ fn single_and_parallel(a: &Netns, b: &Netns) -> Vec<Connection> {
         let server: IpAddr = server.parse().unwrap();
         connections.extend(transfer(a, b, server, 1, 10_000_000));
         connections.extend(transfer(a, b, server, 8, 2_000_000));
-        // Nothing but handshakes and a segment.
+        // Connections with only a handshake and a segment.
         connections.extend(transfer(a, b, server, 1, 2));
     }
     connections
 }
 
-/// The connection's flow, which has what the sockets say they sent.
+/// The connection's flow, which must have what the sockets report as sent.
 fn assert_as_sent<'f>(flows: &'f [Flow], c: &Connection) -> &'f Flow {
     let flow = flow_of(flows, 6, c.client, c.server);
     assert_eq!(tally(flow.from_client()), c.client_on_wire(ETH), "{c:?}");
@@ -45,7 +45,7 @@ fn assert_as_sent<'f>(flows: &'f [Flow], c: &Connection) -> &'f Flow {
     flow
 }
 
-/// The agent on `vb` of `b` while connections are made.
+/// Runs the agent on `vb` of `b` while connections are made.
 fn tcp(config: Config) {
     let (a, b) = both_without_offloads();
     let mut watch = Watch::start(&b, "vb", config);
@@ -77,8 +77,8 @@ fn tcp_by_clsact() {
     tcp(Config { clsact: true, ..watching(&["vb"]) });
 }
 
-/// As a node sees its pods: two veths in a bridge, the agent on the bridge's side of one of them, where the node's egress is the
-/// pod's ingress.
+/// As a node sees its pods: two veth pairs in a bridge, with the agent on the bridge's side of one of them, where the
+/// node's egress is the pod's ingress.
 #[test]
 fn tcp_through_a_bridge() {
     needs_root!();
@@ -100,7 +100,7 @@ fn tcp_through_a_bridge() {
     }
     plain_tcp(&a);
     plain_tcp(&b);
-    // The bridge forwards once its ports have been learnt and are forwarding.
+    // The bridge forwards once its ports are in the forwarding state and addresses have been learnt.
     eventually("the bridge forwards", || {
         node.sh("bridge -d link show").matches("state forwarding").count().eq(&2).then_some(())
     });
@@ -132,7 +132,7 @@ fn udp_at_full_speed() {
         for _ in 0..DATAGRAMS {
             assert_eq!(sender.send(&[7; SIZE]).unwrap(), SIZE);
         }
-        // A veth counts what the receiving queue did not take as dropped by the sender.
+        // A veth counts packets for which the receiving queue had no room as dropped by the sender.
         let arrived = eventually("every datagram arrived or was dropped", || {
             let sent = Counters::read(&a, "va").since(before);
             (sent.tx.packets + sent.dropped == DATAGRAMS).then_some(sent.tx.packets)

@@ -1,4 +1,5 @@
-//! Files that `netmon-cli` writes to standard output: the only way out of a container that has no `tar`, through `kubectl exec`.
+//! Files that `netmon-cli` writes to standard output: the only way out of a container that has no `tar`, through
+//! `kubectl exec`.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -13,7 +14,7 @@ use super::traffic::udp_to;
 use crate::needs_root;
 use crate::support::sh;
 
-/// Runs a shell's pipeline, with `$cli` for the client: what came out of it, what was said, and how it ended.
+/// Runs a shell pipeline with the client in `$cli`; returns its output, its messages, and whether it succeeded.
 fn piped(agent: &Operated, line: &str) -> (Vec<u8>, String, bool) {
     let cli = format!("{} --socket {}", super::control::CLI, agent.socket().display());
     let mut command = Command::new("bash");
@@ -33,7 +34,7 @@ fn a_bundle_comes_through_a_pipe() {
             assert!(good, "{name}: {said}");
             let file = agent.folder.0.join("piped.tar.gz");
             std::fs::write(&file, out).unwrap();
-            // Were there anything else in it, gzip would complain of what follows the end.
+            // If there were anything else in it, gzip would complain of trailing data.
             let list = sh(&format!("gzip -t {0} 2>&1 && tar tzf {0} 2>&1", file.display()));
             assert!(list.contains("netmon-support/manifest.json\n") && !list.contains("garbage"), "{name}: {list}");
             assert!(said.contains("standard output"), "what it says goes elsewhere: {said:?}");
@@ -41,16 +42,16 @@ fn a_bundle_comes_through_a_pipe() {
     }
     let names: Vec<_> = std::fs::read_dir(&agent.folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!names.iter().any(|name| name == "-"), "{names:?}");
-    // To a file, as it is written in the documentation.
+    // To a file, as in the documentation.
     let (_, said, good) = piped(&agent, "$cli support-bundle --output - > netmon.tar.gz && tar tzf netmon.tar.gz");
     assert!(good, "{said}");
-    // A pipe with a name is no file that is there already.
+    // A named pipe does not count as an existing file.
     let (out, said, good) = piped(&agent, "mkfifo p && { $cli support-bundle --output p >&2 & tar tz <p; wait $!; }");
     assert!(good && String::from_utf8_lossy(&out).contains("manifest.json"), "{said}");
-    // Whoever has seen enough is no trouble, and a terminal is no place for it.
+    // A reader that ends early is no error, and a terminal is refused.
     let (_, said, good) = piped(&agent, "$cli support-bundle --output - | head -c 10 >/dev/null");
     assert!(good, "{said}");
-    // A disk that has no room for it keeps nothing of it, and what was there before.
+    // On a full disk nothing new is kept, and the earlier file stays.
     let full = "unshare -m sh -c 'mkdir -p full && mount -t tmpfs -o size=8k none full && echo kept >full/old && \\
                 $cli support-bundle --output full/new; echo $?; $cli support-bundle --force --output full/old; echo $?; \\
                 ls -A full; cat full/old'";
@@ -83,9 +84,9 @@ fn traced_packets_come_through_a_pipe() {
             bytes
         });
         let client = a.run(|| udp_to("10.9.0.2:4242".parse().unwrap()));
-        // They come as they are seen, not at the end: somebody may be looking on.
+        // Packets are written as they are seen, not at the end, because somebody may be watching.
         eventually("some packets", || {
-            // They are refused, for nothing listens; that is of no interest here.
+            // The connections are refused because nothing listens, which does not matter here.
             let _ = client.send(b"traced");
             (came.load(Relaxed) > 1000).then_some(())
         });
@@ -105,7 +106,7 @@ fn traced_packets_come_through_a_pipe() {
 }
 
 #[test]
-fn a_trace_s_file_is_overwritten_only_by_force() {
+fn a_traces_file_is_overwritten_only_by_force() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "traceforce", &[]);
@@ -118,8 +119,8 @@ fn a_trace_s_file_is_overwritten_only_by_force() {
     }
     let on = |more| with(path, more);
     let (_, said) = agent.refused(&on(&[]));
-    assert!(said.contains("exists: --force"), "{said}");
-    // A trace that does not begin takes nothing away.
+    assert!(said.contains("exists: use --force"), "{said}");
+    // A trace that does not start overwrites nothing.
     agent.refused(&on(&["--force", "--filter", "colour=red"]));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
     agent.says(&on(&["--force"]));

@@ -1,4 +1,4 @@
-//! Floods: memory is that of the flows that are there, and what is known of connections stays.
+//! Floods: memory is bounded by the flows in the table, and known connections stay.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,12 +19,12 @@ use crate::needs_root;
 use crate::support::flood::SynFlood;
 use crate::support::netns::Netns;
 
-/// Of `vb`, as net.rs gives it.
+/// Hardware address of `vb`, as set in net.rs.
 const MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
-/// What the manifests ask for, but for the limit of CPU time: above that, flows are left out.
+/// The settings of the manifests, without the CPU limit, above which flows are left out.
 const SHIPPED: &str = "resources.memory_limit=384Mi";
 const CONNECTIONS: usize = 50;
-/// A kubelet waits this long for the answer to a probe.
+/// Time that a kubelet waits for the answer to a probe.
 const PROBE: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
 
@@ -41,7 +41,7 @@ fn resident(operated: &Operated) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// It says at its end that nothing is missing.
+/// Ends the agent, which must report that nothing is missing.
 fn end_exact(operated: Operated) {
     operated.program.signal("TERM");
     let (status, _, log) = operated.program.end();
@@ -49,12 +49,12 @@ fn end_exact(operated: Operated) {
 }
 
 #[test]
-fn memory_of_a_burst_is_given_back() {
+fn memory_of_a_burst_is_released() {
     needs_root!();
     let (a, b) = quiet_pair();
     let (operated, address) = started(&b, "burst", &["--set", "flow.connect_timeout=1s"]);
     let flows = || get(&b, address, "/metrics").sum("netmon_flows_active", &[]);
-    // The first page, and what it takes, is not of the flows.
+    // Fetch the first page now: its memory does not belong to the flows.
     flows();
     let before = resident(&operated);
     let flood = SynFlood::start(&a, "va", MAC);
@@ -63,11 +63,11 @@ fn memory_of_a_burst_is_given_back() {
     let most = resident(&operated);
     assert!(most > before + 40 * MIB, "{most} bytes after {before}");
     eventually("their end", || (flows() < 100.0).then_some(()));
-    eventually("their memory is given back", || (resident(&operated) < before + (most - before) / 4).then_some(()));
+    eventually("their memory is released", || (resident(&operated) < before + (most - before) / 4).then_some(()));
     end_exact(operated);
 }
 
-/// Connections in which something is asked and answered all the time.
+/// Connections with continuous requests and answers.
 struct Conversations {
     clients: Vec<TcpStream>,
     servers: Vec<TcpStream>,
@@ -82,14 +82,14 @@ impl Conversations {
         let connect = |_| (a.run(|| TcpStream::connect(server).unwrap()), listener.accept().unwrap().0);
         let (clients, servers): (Vec<_>, Vec<_>) = (0..CONNECTIONS).map(connect).unzip();
         for stream in clients.iter().chain(&servers) {
-            // The flood's frames push theirs out of the queue now and then.
+            // Now and then, frames of the flood push theirs out of the queue.
             stream.set_read_timeout(Some(4 * super::PATIENCE)).unwrap();
             stream.set_nodelay(true).unwrap();
         }
         Conversations { clients, servers }
     }
 
-    /// Until `over`.
+    /// Continues until `over`.
     fn go_on(&self, over: &AtomicBool) {
         while !over.load(Ordering::Relaxed) {
             for (client, server) in self.clients.iter().zip(&self.servers) {
@@ -104,8 +104,8 @@ impl Conversations {
         }
     }
 
-    /// Each is one flow that has all that its sockets know of, to the byte; but for packets that are in the books as lost, for a ring
-    /// was full. How many have all.
+    /// Each connection must be one flow that agrees with its sockets to the byte, except for packets that are counted
+    /// as lost because a ring was full. Returns how many agree.
     fn known(&self, operated: &Operated) -> Result<usize> {
         let lost = operated.json(&["status"])["packets"]["lost"].as_u64().unwrap();
         let port = self.servers[0].local_addr().unwrap().port();
@@ -117,27 +117,27 @@ impl Conversations {
             let source = u64::from(client.local_addr().unwrap().port());
             let its: Vec<&Value> = flows.iter().filter(|flow| flow["client_port"] == source).collect();
             ensure!(its.len() == 1, "{} flows of one connection: {its:#?}", its.len());
-            let told = |what: &str| its[0][what].as_u64().unwrap();
-            // The SYN-ACK was sent before there was a socket to count it.
+            let field = |what: &str| its[0][what].as_u64().unwrap();
+            // The SYN-ACK was sent before there was a socket that counts it.
             let answers = TcpSent::of(server).after(1).on_wire(ETH, server.local_addr().unwrap().ip());
-            // What the flood pushed out of the queue on the way was not there to be seen.
+            // Packets that the flood pushed out of a queue on the way were not visible.
             let (asked, arrived) = (TcpSent::of(client), TcpSent::segments_received(server));
-            let seen = [told("client_packets"), told("server_packets")];
+            let seen = [field("client_packets"), field("server_packets")];
             for (seen, sent) in seen.into_iter().zip([arrived, answers.packets]) {
                 ensure!(seen <= sent && sent - seen <= lost, "{seen} of {sent}, {lost} lost: {its:#?}");
             }
             if seen == [arrived, answers.packets] {
                 whole += 1;
-                ensure!(told("server_bytes") == answers.bytes, "{its:#?}: {answers:?}");
+                ensure!(field("server_bytes") == answers.bytes, "{its:#?}: {answers:?}");
                 let all = asked.on_wire(ETH, client.local_addr().unwrap().ip());
-                ensure!(asked.segments != arrived || told("client_bytes") == all.bytes, "{its:#?}: {all:?}");
+                ensure!(asked.segments != arrived || field("client_bytes") == all.bytes, "{its:#?}: {all:?}");
             }
         }
         Ok(whole)
     }
 }
 
-/// Asks for both probes until `over`; the longest that an answer took.
+/// Requests both probes until `over`; returns the longest time of an answer.
 fn probe(ns: &Netns, address: SocketAddr, over: &AtomicBool) -> Duration {
     let mut longest = Duration::ZERO;
     ns.run(|| {
@@ -158,7 +158,7 @@ fn probe(ns: &Netns, address: SocketAddr, over: &AtomicBool) -> Duration {
     longest
 }
 
-/// Connections to the metrics that send nothing, as many as the agent lets live, again and again.
+/// Opens silent connections to the metrics server, as many as the agent allows, again and again.
 fn be_silent(ns: &Netns, port: u16, count: usize, over: &AtomicBool) {
     ns.run(|| {
         let mut silent = Vec::new();
@@ -190,7 +190,7 @@ fn read_slowly(operated: &Operated, over: &AtomicBool) {
     }
 }
 
-/// Under a flood for `time`, with what else goes on meanwhile.
+/// Runs a flood for `time`, with other activity at the same time.
 fn withstand(
     name: &str,
     time: Duration,
@@ -204,7 +204,7 @@ fn withstand(
     let sent = AtomicU64::new(0);
     let mut samples = Vec::new();
     let slowest = std::thread::scope(|scope| {
-        // Whoever fails ends all: else the others would go on for ever.
+        // A failure of one thread ends all: otherwise the others would go on for ever.
         let over = &over;
         let _end = End(over);
         let talking = scope.spawn(|| conversations.go_on(over));
@@ -240,7 +240,7 @@ fn withstand(
     );
     assert!(most - least < least / 10 + 16 * MIB, "{samples:?}");
     assert!(slowest < PROBE, "{slowest:?}");
-    // What they sent last is told of within some seconds.
+    // Their last packets are reported within some seconds.
     let since = Instant::now();
     let known = loop {
         match conversations.known(&operated) {
@@ -263,7 +263,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// `NETMON_FLOOD_SECONDS`, else five minutes. What is settled is looked at from the fifth part of it on, when the table is full.
+/// `NETMON_FLOOD_SECONDS`, else five minutes. The steady state is checked after the first fifth, when the table is
+/// full.
 fn minutes() -> Duration {
     let seconds = std::env::var("NETMON_FLOOD_SECONDS").ok().map(|text| text.parse().unwrap());
     let seconds = seconds.unwrap_or(300);
@@ -280,7 +281,7 @@ fn memory_stays_flat_for_minutes() {
 
 #[test]
 #[ignore = "takes five minutes and a machine of its own: make test-flood"]
-fn nobody_is_kept_waiting_for_minutes() {
+fn clients_are_answered_for_minutes() {
     needs_root!();
     withstand("waiting", minutes(), "10.9.0.2:0", |scope, operated, a, address, over| {
         for _ in 0..8 {

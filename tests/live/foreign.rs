@@ -1,4 +1,4 @@
-//! Somebody else's filters on the same hooks survive the agent, its stop and its kill -9, and still run.
+//! Filters of others on the same hooks survive the agent, its stop and kill -9, and still run.
 
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, UdpSocket};
@@ -30,26 +30,26 @@ enum Attached {
 /// What a foreign program does with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// The next one in the chain decides.
+    /// It lets the next program in the chain decide.
     Pass,
-    /// No other is asked: the packet goes on its way.
+    /// It ends the chain: the packet continues on its way.
     End,
-    /// The packet goes no further.
+    /// It drops the packet.
     Drop,
-    /// What enters leaves by this interface, or enters where the other end of that is.
+    /// It redirects incoming packets to this interface, or to its other end.
     Redirect { to: u32, peer: bool },
 }
 
-/// Where in the chain.
+/// The place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     TcxFirst,
     TcxLast,
-    /// With this priority.
+    /// A clsact filter with this priority.
     Clsact(u32),
 }
 
-/// Programs of somebody else, on both hooks of an interface.
+/// Foreign programs on both hooks of an interface.
 pub struct Foreign {
     skel: skel::ForeignSkel<'static>,
     attached: Attached,
@@ -71,11 +71,11 @@ impl Foreign {
         }
         let skel = open.load().unwrap();
         let index = index(ns, link) as i32;
-        // One that drops or redirects does so on the way in: answers are to come through.
+        // A program that drops or redirects does so on ingress only, so that answers pass.
         let ingress_only = !matches!(deed, Deed::Pass | Deed::End);
         let programs = [(&skel.progs.foreign_ingress, TC_INGRESS), (&skel.progs.foreign_egress, TC_EGRESS)];
         let programs = programs.into_iter().take(if ingress_only { 1 } else { 2 });
-        // Skeletons stay on their thread: this one goes to the namespace, for as long as the value needs.
+        // A skeleton stays on its thread, which moves to the namespace for the life of this value.
         let attached = match place {
             Place::TcxFirst | Place::TcxLast => Attached::Tcx(
                 programs.map(|(program, _)| attach_tcx(program, index, place == Place::TcxFirst)).collect(),
@@ -97,7 +97,7 @@ impl Foreign {
         Foreign { skel, attached }
     }
 
-    /// In the place of netmon's own filter, which it replaces: the same handle, the same priority.
+    /// Replaces netmon's own filter: the same handle, the same priority.
     pub fn over_netmons(ns: &Netns, link: &str) -> Foreign {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
         let skel = skel::ForeignSkelBuilder::default().open(storage).unwrap().load().unwrap();
@@ -112,12 +112,12 @@ impl Foreign {
         Foreign { skel, attached: Attached::Clsact(vec![hook]) }
     }
 
-    /// Packets by ingress and by egress.
+    /// Number of packets seen on ingress and on egress.
     pub fn seen(&self) -> [u64; 2] {
         self.skel.maps.bss_data.as_deref().unwrap().foreign_seen
     }
 
-    /// Takes it off again.
+    /// Detaches it again.
     pub fn detach(self) {
         if let Attached::Clsact(hooks) = self.attached {
             hooks.into_iter().for_each(|mut hook| hook.detach().unwrap());
@@ -131,14 +131,14 @@ fn attach_tcx(program: &ProgramMut<'_>, index: i32, first: bool) -> Link {
         flags: if first { libbpf_sys::BPF_F_BEFORE } else { 0 },
         ..Default::default()
     };
-    // SAFETY: a loaded program of the section that names its side; the options outlive the call.
+    // SAFETY: the program is loaded and fits the hook; the options outlive the call.
     let raw = unsafe { libbpf_sys::bpf_program__attach_tcx(program.as_libbpf_object().as_ptr(), index, &options) };
     let raw = NonNull::new(raw).expect("attach the foreign program");
-    // SAFETY: a link that nobody else owns.
+    // SAFETY: the link has no other owner.
     unsafe { Link::from_ptr(raw) }
 }
 
-/// A packet each way; every foreign filter must see both.
+/// Sends a packet in each direction; every foreign filter must see both.
 fn assert_alive(a: &Netns, b: &Netns, foreign: &[Foreign], when: &str) {
     let before: Vec<_> = foreign.iter().map(Foreign::seen).collect();
     let to: IpAddr = "10.9.0.2".parse().unwrap();
@@ -162,7 +162,7 @@ fn assert_alive(a: &Netns, b: &Netns, foreign: &[Foreign], when: &str) {
 fn survive(tcx: bool) {
     let (a, b) = quiet_pair();
     b.enter_for(|| {
-        // Before and behind the agent's own place in the chain.
+        // Before and after the agent's place in the chain.
         let foreign = if tcx {
             [Place::TcxFirst, Place::TcxLast].map(|place| Foreign::attach(&b, "vb", place, Deed::Pass))
         } else {
@@ -209,7 +209,7 @@ fn clsact_filters() {
     survive(false);
 }
 
-/// A filter of our handle and priority that is not ours stays, and the agent says what is in its way.
+/// A foreign filter with netmon's handle and priority stays, and the agent reports what is in its way.
 #[test]
 fn a_filter_in_our_place() {
     needs_root!();
@@ -230,7 +230,7 @@ fn a_filter_in_our_place() {
         assert!(lines.last().unwrap().contains("another filter may hold these"), "{lines:#?}");
         assert!(b.sh("tc filter show dev vb ingress").contains("foreign_ingress"));
         if attach_mode() == Mode::Tcx {
-            // It needs no place of its own.
+            // With TCX, it does not need that place.
             let agent = Agent::start(&b, watching(&["vb"]));
             agent.stop();
             assert!(b.sh("tc filter show dev vb ingress").contains("foreign_ingress"));

@@ -16,7 +16,8 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::packet;
 
-/// A packet leaves by the loopback device and comes in by it: one of the two is accounted, the other is duplicate.
+/// A packet leaves through the loopback device and comes in through it: one of the two is accounted, the other is a
+/// duplicate.
 #[test]
 fn loopback() {
     needs_root!();
@@ -46,7 +47,7 @@ fn loopback() {
         assert_eq!((sum.accounted, sum.duplicate), (sent, sent), "{sum}");
         assert_eq!((watched.books.ingress, watched.books.egress), (sent, sent));
         if !segmented {
-            // The loopback device counts behind the Ethernet header.
+            // The loopback device counts bytes without the Ethernet header.
             let Tally { packets, bytes } = watched.counters.tx;
             assert_eq!(watched.counters.rx, watched.counters.tx);
             assert_eq!(sent, Tally { packets, bytes: bytes + packets * ETH });
@@ -54,13 +55,14 @@ fn loopback() {
     }
 }
 
-/// The program's end of a tun or tap device (`kind`): what is written to it comes in, what goes out is read from it.
+/// Opens the program's end of a tun or tap device (`kind`): packets written to it come in, packets that go out are read
+/// from it.
 pub fn open_tun(ns: &Netns, name: &str, kind: libc::c_int) -> File {
     let mut request = [0u8; 40]; // struct ifreq
     request[..name.len()].copy_from_slice(name.as_bytes());
     let flags = (kind | libc::IFF_NO_PI) as u16;
     request[16..18].copy_from_slice(&flags.to_ne_bytes());
-    // The device is made where the file was opened.
+    // The device is created in the namespace where the file was opened.
     ns.run(|| {
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         // SAFETY: the request is as long as struct ifreq and outlives the call.
@@ -80,7 +82,7 @@ fn tun() {
            ip addr add fd07::1/64 dev t0 nodad
            ip link set dev t0 up");
     let mut watch = Watch::start(&ns, "t0", watching(&["t0"]));
-    // From 10.0.0.1 and fd00::1 to where nobody is: they end behind the hook.
+    // From 10.0.0.1 and fd00::1 to addresses without a host: they are dropped after the hook.
     let v4 = packet::ipv4(packet::UDP, &[], 1, 0, &packet::udp(b"hello"));
     let v6 = packet::ipv6(packet::TCP, &packet::tcp(packet::SYN, &[], b""));
     for _ in 0..10 {
@@ -94,7 +96,7 @@ fn tun() {
         loop {
             let mut read = [0; 2000];
             let length = file.read(&mut read).unwrap();
-            // Multicast reports come out too.
+            // Multicast reports come out, too.
             if read[..length].ends_with(b"out") {
                 sizes.push((socket.local_addr().unwrap(), to.parse().unwrap(), length as u64));
                 break;
@@ -116,8 +118,8 @@ fn tun() {
     watch.stop().assert_as_counted();
 }
 
-/// A frame that begins with so many bytes in the linear part of its buffer; the rest lies in pages. For the kernel to make it
-/// so, it is longer than a page and comes by a tap device that tells where its headers end.
+/// A frame with this many bytes in the linear part of its buffer; the rest is in pages. To make the kernel build it so,
+/// it is longer than a page and comes through a tap device that reports where its headers end.
 #[test]
 fn headers_outside_the_linear_part() {
     needs_root!();
@@ -153,11 +155,11 @@ fn headers_outside_the_linear_part() {
     watch.stop().assert_as_counted();
 }
 
-/// Sends frames as they are, by a packet socket.
+/// Sends frames as they are, through a packet socket.
 fn send_frames(ns: &Netns, link: &str, frame: &[u8], times: usize) {
     let index = index(ns, link);
     ns.run(|| {
-        // SAFETY: plain calls; the address is a value of its type, and it and the frame outlive the calls.
+        // SAFETY: the address is a value of its type, and it and the frame outlive the calls.
         unsafe {
             let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
             assert!(socket >= 0);
@@ -174,8 +176,8 @@ fn send_frames(ns: &Netns, link: &str, frame: &[u8], times: usize) {
     });
 }
 
-/// The sender's egress has the tag in the frame. On the way in the kernel takes it out before the hook, as network cards
-/// do: there it is beside the packet. Both count its bytes, as the interfaces do.
+/// On the sender's egress, the tag is in the frame. On ingress, the kernel removes it before the hook, as network cards
+/// do: there it is metadata of the packet. Both count its bytes, as the interfaces do.
 #[test]
 fn vlan_tags() {
     needs_root!();
@@ -204,7 +206,7 @@ fn vlan_tags() {
             assert_eq!(flow.direction.name(), direction);
         }
     }
-    // Nobody wants frames of an unknown VLAN: the receiver counts them as dropped, behind the hook.
+    // The receiver drops frames of an unknown VLAN, and counts that, after the hook.
     for watch in [sender, receiver] {
         let watched = watch.stop();
         assert_eq!(watched.books.ingress, watched.counters.rx);
@@ -212,7 +214,7 @@ fn vlan_tags() {
     }
 }
 
-/// Two interfaces of one agent on the path of a packet: one of them accounts it.
+/// A packet passes two interfaces of one agent: one of them accounts for it.
 #[test]
 fn a_router_counts_once() {
     needs_root!();

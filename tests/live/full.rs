@@ -1,5 +1,5 @@
-//! Where there is no room: for what is printed, for open files. That is told, by words where anybody can read them and by the exit code
-//! in any case.
+//! Lack of room for output and for open files. It is reported with a message if that can be written, and always by the
+//! exit code.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -11,7 +11,7 @@ use super::net::quiet_pair;
 use super::traffic::udp_to;
 use crate::needs_root;
 
-/// Runs a shell's line, with `$netmon` and `$cli`: its exit code, and what it said.
+/// Runs a shell command with `$netmon` and `$cli`; returns its exit code and its messages.
 fn shell(line: &str, socket: &str) -> (i32, String) {
     let mut command = Command::new("bash");
     command.args(["-c", line]).env("netmon", NETMON).env("cli", CLI).env("NETMON_SOCKET", socket);
@@ -20,11 +20,11 @@ fn shell(line: &str, socket: &str) -> (i32, String) {
 }
 
 #[test]
-fn what_cannot_be_printed_is_told() {
+fn failures_to_print_are_reported() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "full", &[]);
-    // A flow that stays.
+    // A flow that stays open.
     let server = b.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
     eventually("a flow", || {
         a.run(|| udp_to(server.local_addr().unwrap()).send(b"hello").unwrap());
@@ -64,12 +64,12 @@ fn what_cannot_be_printed_is_told() {
         let (code, said) = shell(&format!("{command} >/dev/full"), socket);
         assert!(code != 0 && code != 101 && code != 124, "{command}: {code}: {said}");
         assert!(said.contains("No space left on device"), "{command}: {said}");
-        // Nobody reads any more: that is no fault, and none of the checks is another one for that.
+        // A closed pipe is no error, and does not change the results of the checks.
         let (code, said) = shell(&format!("set -o pipefail; {command} | true"), socket);
         assert!([0, 1].contains(&code) && !said.contains("panicked"), "{command}: {code}: {said}");
         assert!(!said.contains("Broken pipe"), "{command}: {said}");
     }
-    // What is wrong is told by the exit code where there is no room for words.
+    // Without room for a message, the exit code shows the failure.
     for (command, wanted) in [
         ("$netmon --colour", 2),
         ("$netmon replay /nonexistent", 1),

@@ -1,5 +1,5 @@
-//! Known delays as ground truth: between the two hosts a relay holds each frame for a while. Seen from one end all of it
-//! lies on the other's side.
+//! Known delays as ground truth: a relay between the two hosts delays each frame. Seen from one end, the whole delay is
+//! on the other's side.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -23,29 +23,29 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// Of each frame, in either direction.
+/// Delay of each frame, in either direction.
 const HOLD: Duration = Duration::from_millis(20);
-/// What a server takes to answer.
+/// The server's time to answer.
 const THINK: Duration = Duration::from_millis(60);
-/// The machine has other things to do, which makes times longer, never shorter: the shortest is taken of so many, and on a busy
-/// machine of some rounds of them.
+/// Other work of the machine makes times longer, never shorter, so the shortest of this many counts, and on a busy
+/// machine that of several rounds.
 const TRIES: u16 = 8;
 const ROUNDS: usize = 10;
 
-/// Forwards frames between two interfaces of a namespace. It ends with the value.
+/// Forwards frames between two interfaces of a namespace, until this value is dropped.
 struct Relay {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// All frames that come in by an interface.
+/// A socket that receives all frames of an interface.
 fn tap(ns: &Netns, link: &str) -> Socket {
     let all = (libc::ETH_P_ALL as u16).to_be();
     let number = index(ns, link) as i32;
     ns.run(|| {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(i32::from(all).into())).unwrap();
         let (yes, size) = (1i32, size_of::<i32>() as libc::socklen_t);
-        // SAFETY: all zero is a value of the type; what pointers point to outlives the calls.
+        // SAFETY: all zeros are a value of the type; the targets of pointers outlive the calls.
         let results = unsafe {
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
@@ -103,7 +103,7 @@ impl Drop for Relay {
     }
 }
 
-/// Hosts `a` with 10.9.0.1 on `va` and `b` with .2 on `vb`, the relay's namespace between them.
+/// Hosts `a` with 10.9.0.1 on `va` and `b` with .2 on `vb`, with the relay's namespace between them.
 fn network() -> (Netns, Netns, Netns) {
     let (a, b, relay) = (host("a"), host("b"), host("relay"));
     for (ns, link, peer, number, other) in [(&a, "va", "ra", 1, 2), (&b, "vb", "rb", 2, 1)] {
@@ -127,7 +127,7 @@ fn network() -> (Netns, Netns, Netns) {
     (a, b, relay)
 }
 
-/// Answers whatever comes after a time of thought: one connection after the other, and datagrams.
+/// Answers every request after a delay: one connection after the other, and datagrams.
 fn serve(b: &Netns) {
     let (listener, socket) =
         b.run(|| (TcpListener::bind("10.9.0.2:80").unwrap(), UdpSocket::bind("10.9.0.2:53").unwrap()));
@@ -175,7 +175,7 @@ fn shortest(stat: &Stat) -> Option<u64> {
     (stat.count > 0).then_some(stat.min_ns)
 }
 
-/// A time that was measured, and what it was in truth.
+/// A measured time and the true one.
 struct Measured {
     what: String,
     got: Duration,
@@ -183,18 +183,18 @@ struct Measured {
 }
 
 impl Measured {
-    /// Within 1 ms or 5 %.
+    /// True if it is within 1 ms or 5 %.
     fn is_right(&self) -> bool {
         self.got.abs_diff(self.truth) <= Duration::from_millis(1).max(self.truth / 20)
     }
 
-    /// It may be what another program's turn at the CPU has added.
+    /// True if another program's use of the CPU may explain the excess.
     fn is_late(&self) -> bool {
         self.got > self.truth
     }
 }
 
-fn told(link: &str, flows: &[Flow], near: Duration, far: Duration) -> Vec<Measured> {
+fn measured_at(link: &str, flows: &[Flow], near: Duration, far: Duration) -> Vec<Measured> {
     let of = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).collect::<Vec<_>>();
     let details = |f: &Flow| f.details.clone().unwrap_or_default();
     let what = |name: &str| format!("{link}: {name}");
@@ -209,7 +209,7 @@ fn told(link: &str, flows: &[Flow], near: Duration, far: Duration) -> Vec<Measur
         ("handshake, server", least(&tcp, |f| details(f).handshake_server_ns), far),
         ("handshake, client", least(&tcp, |f| details(f).handshake_client_ns), near),
         ("connect", least(&tcp, |f| details(f).connect_ns), near + far),
-        // Data went both ways, and the ACKs of each end take their own time.
+        // Data went in both directions, and the ACKs of each end take their own time.
         ("round trip, least", least(&tcp, |f| shortest(&details(f).rtt)), Duration::ZERO),
         ("round trip, most", least(&tcp, most), near + far),
         ("response, TCP", least(&tcp, |f| shortest(&details(f).response)), THINK + far),
@@ -220,7 +220,7 @@ fn told(link: &str, flows: &[Flow], near: Duration, far: Duration) -> Vec<Measur
 }
 
 #[test]
-fn are_measured_on_the_side_where_they_are() {
+fn are_measured_on_the_correct_side() {
     needs_root!();
     let (a, b, between) = network();
     let _relay = Relay::start(&between, ["ra", "rb"]);
@@ -236,11 +236,11 @@ fn are_measured_on_the_side_where_they_are() {
                 let flows = log.flows();
                 let answered = |f: &&Flow| f.from_server().packets > 0;
                 let count = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).filter(answered).count();
-                // A client's port may come again.
+                // A client's port may be used again.
                 let tries = round * usize::from(TRIES);
                 (count(6) == tries && count(17) + round > tries && count(1) == round).then_some(flows)
             });
-            let measured = told(link, &flows, near, far);
+            let measured = measured_at(link, &flows, near, far);
             let wrong: Vec<&Measured> = measured.iter().filter(|one| !one.is_right()).collect();
             if round < ROUNDS && !wrong.is_empty() && wrong.iter().all(|one| one.is_late()) {
                 continue;

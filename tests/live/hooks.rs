@@ -1,4 +1,4 @@
-//! What others do to netmon's hooks while it watches is noticed, put back, counted and told.
+//! Changes that others make to netmon's hooks while it watches are noticed, undone, counted and reported.
 
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
@@ -29,7 +29,7 @@ fn ids(ns: &Netns, link: &str) -> Vec<u32> {
     ours(ns, link).into_iter().filter_map(|program| program.id).collect()
 }
 
-/// As `bpftool link detach` does it, for the TCX links of our programs at an interface.
+/// Detaches the TCX links of netmon's programs at an interface, as `bpftool link detach` does.
 fn detach_links(ns: &Netns, link: &str, hooks: &[Hook]) -> usize {
     let wanted: Vec<u32> = ours(ns, link)
         .iter()
@@ -37,7 +37,7 @@ fn detach_links(ns: &Netns, link: &str, hooks: &[Hook]) -> usize {
         .filter_map(|program| program.id)
         .collect();
     let (mut id, mut detached) = (0, 0);
-    // SAFETY: writes one id; the descriptor is one that was just opened; `info` is as large as `size` says.
+    // SAFETY: it writes one id; the descriptor was just opened; `info` is as large as `size` says.
     unsafe {
         while libbpf_sys::bpf_link_get_next_id(id, &mut id) == 0 {
             let fd = libbpf_sys::bpf_link_get_fd_by_id(id);
@@ -57,7 +57,7 @@ fn detach_links(ns: &Netns, link: &str, hooks: &[Hook]) -> usize {
     detached
 }
 
-/// Datagrams that come in at `vb`, which nobody answers.
+/// Sends datagrams that come in at `vb`, and have no answer.
 fn send(a: &Netns, count: u64) {
     a.run(|| {
         let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
@@ -65,7 +65,7 @@ fn send(a: &Netns, count: u64) {
     });
 }
 
-/// Both hooks are there again, and packets are seen; how many losses were counted.
+/// Waits until both hooks are restored and packets are seen; returns the number of counted losses.
 fn back(a: &Netns, b: &Netns, agent: &Agent, what: &str) -> f64 {
     let start = Instant::now();
     eventually(&format!("both hooks are back after {what}"), || (ours(b, "vb").len() == 2).then_some(()));
@@ -78,7 +78,7 @@ fn back(a: &Netns, b: &Netns, agent: &Agent, what: &str) -> f64 {
 }
 
 #[test]
-fn tcx_links_that_somebody_detaches_are_put_back() {
+fn detached_tcx_links_are_restored() {
     needs_tcx!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, watching(&["vb"]));
@@ -95,7 +95,7 @@ fn tcx_links_that_somebody_detaches_are_put_back() {
 }
 
 #[test]
-fn filters_that_somebody_deletes_are_put_back() {
+fn deleted_filters_are_restored() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, Config { clsact: true, ..watching(&["vb"]) });
@@ -108,7 +108,7 @@ fn filters_that_somebody_deletes_are_put_back() {
     ] {
         b.sh(command);
         lost += hooks;
-        // Where both went at once they may be missed one after the other.
+        // If both were removed at once, their losses may be noticed one after the other.
         let counted = back(&a, &b, &agent, command);
         assert_eq!(counted, f64::from(lost), "{command}");
     }
@@ -116,9 +116,10 @@ fn filters_that_somebody_deletes_are_put_back() {
     assert!(ours(&b, "vb").is_empty());
 }
 
-/// Somebody takes the place of a filter: theirs stays, the interface is said not to be watched, and is when the place is free.
+/// Another program takes the place of a filter: it stays, and the interface is reported as not watched until the place
+/// is free.
 #[test]
-fn a_place_that_was_taken_is_told_of() {
+fn a_taken_place_is_reported() {
     needs_root!();
     let (a, b) = quiet_pair();
     b.enter_for(|| {
@@ -137,9 +138,9 @@ fn a_place_that_was_taken_is_told_of() {
     });
 }
 
-/// A program that cannot be replaced is no successful reload.
+/// A reload fails if a program cannot be replaced.
 #[test]
-fn a_reload_whose_programs_find_no_place_fails() {
+fn a_reload_fails_if_its_programs_find_no_place() {
     needs_root!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
@@ -152,8 +153,8 @@ fn a_reload_whose_programs_find_no_place_fails() {
         change(false).unwrap();
         let after = ids(&b, "vb");
         assert!(after.len() == 2 && after.iter().all(|id| !before.contains(id)), "{before:?} {after:?}");
-        // The agent may notice before the new programs are loaded: the interface is not watched then, and has no old ones. So somebody
-        // takes the place again whenever netmon has got it back.
+        // The agent may notice before the new programs are loaded: the interface is not watched then, and has no old
+        // programs. So the other program takes the place again whenever netmon has got it back.
         let (wanted, error) = (0..20)
             .find_map(|round| {
                 let wanted = round % 2 == 0;
@@ -179,9 +180,9 @@ fn a_reload_whose_programs_find_no_place_fails() {
     });
 }
 
-/// Of programs that were to be replaced: what was in the way is told of, by interface.
+/// If programs cannot be replaced, the obstacle is reported for each interface.
 #[test]
-fn what_is_not_replaced_is_told_of() {
+fn programs_that_are_not_replaced_are_reported() {
     needs_root!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
@@ -194,19 +195,19 @@ fn what_is_not_replaced_is_told_of() {
         let other = || Arc::new(bpf.loader().load(&small()).unwrap());
         assert!(attachments.replace(other()).unwrap().is_empty());
         let foreign = Foreign::over_netmons(&b, "vb");
-        let told = attachments.replace(other()).unwrap();
+        let failed = attachments.replace(other()).unwrap();
         assert_eq!(
-            (told.len(), told[0].index, &*told[0].name, &told[0].lost),
+            (failed.len(), failed[0].index, &*failed[0].name, &failed[0].lost),
             (1, link.index, "vb", &vec![Hook::Ingress])
         );
-        assert!(told[0].error.is_some() && !attachments.contains(link.index));
+        assert!(failed[0].error.is_some() && !attachments.contains(link.index));
         assert_eq!(ours(&b, "vb").len(), 0, "nor is the other hook kept");
         foreign.detach();
     });
 }
 
 #[test]
-fn coverage_is_of_the_last_minute() {
+fn coverage_covers_the_last_minute() {
     needs_root!();
     let (a, b) = quiet_pair();
     b.enter_for(|| {
@@ -218,7 +219,7 @@ fn coverage_is_of_the_last_minute() {
         let all = page.sum("netmon_interface_packets_total", labels);
         assert_eq!(page.sum("netmon_interface_packets_covered_total", labels), all);
         assert!(all >= 10_000.0);
-        // Somebody has them first.
+        // Another program takes packets first.
         let place = if attach_mode() == Mode::Tcx { foreign::Place::TcxFirst } else { foreign::Place::Clsact(1) };
         let foreign = Foreign::attach(&b, "vb", place, Deed::End);
         send(&a, 5_000);
@@ -231,9 +232,9 @@ fn coverage_is_of_the_last_minute() {
     });
 }
 
-/// Of a chain, the first is ours.
+/// The first program of a chain is netmon's.
 #[test]
-fn what_is_put_back_is_at_the_head() {
+fn restored_programs_are_at_the_head() {
     needs_tcx!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {

@@ -1,4 +1,4 @@
-//! What the keys of the configuration do that no other test is about.
+//! The effects of configuration keys that other tests do not cover.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ fn set(agent: &Agent, path: &str, value: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn sizes_are_as_asked_for() {
+fn sizes_are_as_configured() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let arguments = [
@@ -64,7 +64,7 @@ fn without_prometheus_nothing_listens() {
 }
 
 #[test]
-fn old_flows_are_closed_while_they_go_on() {
+fn old_flows_are_closed_while_they_continue() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, Config { max_age: Some(Duration::from_secs(2)), ..watching(&["vb"]) });
@@ -112,7 +112,7 @@ fn features_while_running() {
     ask();
     assert_eq!(times(), 1.0);
     set(&agent, "features.latency_tracking.enabled", "false").unwrap();
-    // The programs change a moment later; from then on there are no times.
+    // The programs change a moment later; after that, no times are measured.
     eventually("a connection without times", || {
         let before = times();
         ask();
@@ -125,7 +125,7 @@ fn features_while_running() {
         (times() > before).then_some(())
     });
     set(&agent, "features.latency_tracking.histogram_buckets", "2, 20, 200").unwrap();
-    assert_eq!(times(), 0.0, "begun anew");
+    assert_eq!(times(), 0.0, "started from zero");
     ask();
     let page = Page::settled(&b, &agent);
     assert_eq!(page.sum("netmon_latency_seconds_bucket", &["le=\"0.02\""]), 1.0);
@@ -135,7 +135,7 @@ fn features_while_running() {
 }
 
 #[test]
-fn what_takes_a_restart_is_refused() {
+fn keys_that_need_a_restart_are_refused() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Agent::start(&b, watching(&["vb"]));
@@ -157,10 +157,10 @@ fn started(ns: &Netns, settings: &[&str], line: &str) -> Program {
 }
 
 #[test]
-fn metrics_are_where_they_should_be() {
+fn metrics_are_at_the_configured_address() {
     needs_root!();
     let (_a, b) = quiet_pair();
-    // Reserved ones are accepted, and say so.
+    // Reserved keys are accepted, with a message.
     let settings = [
         "export.prometheus.port=19099",
         "features.security_monitoring.enabled=true",
@@ -169,28 +169,28 @@ fn metrics_are_where_they_should_be() {
     ];
     let program = started(&b, &settings, "metrics on http://");
     assert!(program.log.iter().any(|line| line.contains(":19099/metrics")), "{:#?}", program.log);
-    let idle = program.log.iter().filter(|line| line.contains("this version detects nothing of the kind")).count();
+    let idle = program.log.iter().filter(|line| line.contains("this version does not implement it")).count();
     assert_eq!(idle, 3, "{:#?}", program.log);
     assert_eq!(b.sh("ss -Hltn sport = :19099").lines().count(), 1);
     program.signal("TERM");
     assert!(program.end().0.success());
 }
 
-/// When it starts and for as long as it runs, and also of what comes by a reload.
+/// At the start and as long as the agent runs, including changes by a reload.
 #[test]
-fn what_does_nothing_is_said() {
+fn settings_without_effect_are_reported() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let file = std::env::temp_dir().join(format!("netmon-idle-{}.yaml", std::process::id()));
     std::fs::write(&file, "features: {security_monitoring: {enabled: true}}\n").unwrap();
     let agent = Operated::start(&b, "idle", &["--config", file.to_str().unwrap()]);
-    let told = "without effect: features.security_monitoring.enabled=true: this version detects nothing of the kind";
-    assert!(agent.says(&["status"]).contains(told), "{}", agent.says(&["status"]));
-    // Whatever else it finds here.
+    let idle_key = "without effect: features.security_monitoring.enabled=true: this version does not implement it";
+    assert!(agent.says(&["status"]).contains(idle_key), "{}", agent.says(&["status"]));
+    // The doctor may find other problems, too.
     let doctor = String::from_utf8(agent.cli(&["-o", "json", "doctor"]).stdout).unwrap();
-    assert!(doctor.contains(told), "{doctor}");
+    assert!(doctor.contains(idle_key), "{doctor}");
     std::fs::write(&file, "kubernetes: {enabled: off, scope: node}\n").unwrap();
-    eventually("the other one is told", || {
+    eventually("the other one is reported", || {
         let idle = agent.json(&["status"])["without_effect"].clone();
         (idle == serde_json::json!(["kubernetes.scope=node: kubernetes.enabled is off"])).then_some(())
     });
@@ -216,8 +216,9 @@ fn series_stay_within_their_limit() {
     assert!(packets >= 200.0, "what has no series of its own is counted: {packets}");
 }
 
-/// A connection with so many requests and answers. Between them there is time for a record: it has room for four samples. A request is
-/// of several segments, which are acknowledged at once; of one, the ACK would wait for the answer.
+/// Opens a connection with this many requests and answers. Between them is time for a record, which has room for four
+/// samples. A request has several segments, which are acknowledged at once; for a single segment, the ACK would wait
+/// for the answer.
 fn converse(a: &Netns, b: &Netns, requests: usize) {
     let listener = listen(b, "10.9.0.2:0".parse().unwrap());
     let to = listener.local_addr().unwrap();
@@ -238,7 +239,7 @@ fn converse(a: &Netns, b: &Netns, requests: usize) {
 }
 
 #[test]
-fn every_round_trip_is_measured_where_that_is_asked_for() {
+fn every_round_trip_is_measured_if_configured() {
     needs_root!();
     let (a, b) = quiet_pair();
     let measured = |precision| {
@@ -253,7 +254,7 @@ fn every_round_trip_is_measured_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_clock_is_told() {
+fn the_clock_is_reported() {
     needs_root!();
     let (a, b) = quiet_pair();
     let mut config = watching(&["vb"]);

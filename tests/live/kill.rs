@@ -1,4 +1,4 @@
-//! kill -9 at any moment, again and again, under load: the next start works, and nothing is left behind.
+//! kill -9 at any moment, repeatedly and under load: the next start works, and nothing is left behind.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::support::netns::Netns;
 use crate::support::repeat;
 use crate::{needs_root, needs_tcx};
 
-/// Lines of a start, in their order: moments to be killed at.
+/// Log lines of a start, in their order, at which the agent is killed.
 const MOMENTS: [&str; 5] = ["netmon", "loaded", "metrics on", "watching", "ready"];
 
 fn filters(ns: &Netns) -> usize {
@@ -20,7 +20,7 @@ fn filters(ns: &Netns) -> usize {
     shown.matches("handle 0x6e6d").count()
 }
 
-/// TCX programs on the interface; netmon's links show in the file descriptors of their owner only.
+/// TCX programs on the interface; netmon's links are only visible in the file descriptors of their owner.
 fn processes(ns: &Netns) -> String {
     crate::support::sh(&format!("ip netns pids {}", ns.name))
 }
@@ -52,7 +52,7 @@ fn killed_again_and_again(clsact: bool) {
     assert_eq!(ready, times / MOMENTS.len());
     assert!(flood.sent() > 0);
 
-    // One that lives finds what the last one left, and takes everything along.
+    // An agent that ends normally finds what the last one left, and removes everything.
     let mut program = Program::start(&b, &["--interface", "vb"], clsact);
     program.wait_for("ready");
     let sent = flood.sent();

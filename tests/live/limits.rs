@@ -31,7 +31,7 @@ fn flows_make_room_before_memory_runs_out() {
     let (a, b) = quiet_pair();
     let (mut program, address) = start(&b, &format!("resources.memory_limit={LIMIT_MIB}Mi"));
     let start = resident_kib(&program);
-    // Each has flows of its own.
+    // Each sender has flows of its own.
     let floods: Vec<Flood> = (0..3).map(|_| Flood::start(&a, "10.9.0.2".parse().unwrap())).collect();
     let mut most = 0;
     eventually("more flows than there is room for", || {
@@ -49,13 +49,13 @@ fn flows_make_room_before_memory_runs_out() {
 }
 
 #[test]
-fn less_is_done_above_the_cpu_limit() {
+fn the_agent_does_less_above_the_cpu_limit() {
     needs_root!();
     let (a, b) = quiet_pair();
     let (mut program, address) = start(&b, "resources.cpu_limit=5m");
     let flood = Flood::start(&a, "10.9.0.2".parse().unwrap());
     program.wait_for("sweeps and scrapes slow down");
-    // Two at once come from one collection.
+    // Two scrapes at once come from one collection.
     let scrape = || get(&b, address, "/metrics").body;
     let (one, other) = (scrape(), scrape());
     assert_eq!(one, other);

@@ -22,17 +22,17 @@ pub struct Page {
     pub body: String,
 }
 
-/// An agent serves a page of metrics again for so long.
+/// Time for which an agent serves the same page of metrics again.
 const PAGE_AGE: Duration = Duration::from_millis(1010);
-/// When somebody was told one.
-static TOLD: Mutex<BTreeMap<(String, SocketAddr), Instant>> = Mutex::new(BTreeMap::new());
+/// When a page was last fetched from each address.
+static FETCHED: Mutex<BTreeMap<(String, SocketAddr), Instant>> = Mutex::new(BTreeMap::new());
 
-/// From whatever serves at `address`; metrics as they are now.
+/// Fetches a page from `address`; metrics are up to date.
 pub fn get(ns: &Netns, address: SocketAddr, path: &str) -> Page {
     let place = (ns.name.clone(), address);
-    let told = TOLD.lock().unwrap().get(&place).copied();
-    if let Some(told) = told.filter(|_| path == "/metrics") {
-        std::thread::sleep(PAGE_AGE.saturating_sub(told.elapsed()));
+    let fetched = FETCHED.lock().unwrap().get(&place).copied();
+    if let Some(fetched) = fetched.filter(|_| path == "/metrics") {
+        std::thread::sleep(PAGE_AGE.saturating_sub(fetched.elapsed()));
     }
     let text = ns.run(|| {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -43,7 +43,7 @@ pub fn get(ns: &Netns, address: SocketAddr, path: &str) -> Page {
         text
     });
     if path == "/metrics" {
-        TOLD.lock().unwrap().insert(place, Instant::now());
+        FETCHED.lock().unwrap().insert(place, Instant::now());
     }
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     Page { head: head.to_owned(), body: body.to_owned() }
@@ -54,7 +54,7 @@ impl Page {
         get(ns, agent.handle.metrics_addr().unwrap(), path)
     }
 
-    /// The metrics once it is settled what all that was accounted is to be counted as: that of new flows waits.
+    /// The metrics once the labels of all accounted packets are final: counts of new flows wait for that.
     pub fn settled(ns: &Netns, agent: &Agent) -> Page {
         agent.settled();
         eventually("series add up to what is accounted", || {
@@ -74,8 +74,8 @@ impl Page {
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
-    /// As the text format wants it: one HELP and one TYPE a metric, before its samples, which are together and all different;
-    /// histograms whose buckets only grow, up to the count.
+    /// Asserts the rules of the text format: one HELP and one TYPE for each metric, before its samples, which are
+    /// together and all different; histograms whose buckets only grow, up to the count.
     pub fn assert_well_formed(&self) {
         let (mut family, mut kind, mut seen) = ("", "", HashSet::new());
         let mut below: Option<(&str, f64)> = None;
@@ -114,7 +114,7 @@ impl Page {
     }
 }
 
-/// Of SURFACE, what belongs to the foundation.
+/// The part of SURFACE that belongs to the foundation.
 const NAMES: [&str; 28] = [
     "netmon_flows_active",
     "netmon_flows_total",
@@ -147,13 +147,13 @@ const NAMES: [&str; 28] = [
 ];
 
 #[test]
-fn a_scrape_tells_what_happened() {
+fn a_scrape_shows_what_happened() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, watching(&["vb"]));
     let connections = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 2, 1_000_000);
     transfer(&a, &b, "fd09::2".parse().unwrap(), 2, 1_000_000);
-    // Not IP: asks for a neighbour that is not known.
+    // Not IP: a request for an unknown neighbour.
     a.sh("ip neigh del 10.9.0.2 dev va");
     transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
 
@@ -186,7 +186,7 @@ fn a_scrape_tells_what_happened() {
     assert_eq!(page.sum("netmon_flows_total", &["protocol=\"tcp\"", "direction=\"ingress\"", "status=\"ok\""]), 5.0);
     assert_eq!(page.sum("netmon_flows_total", &["status=\"failed\""]), 0.0);
     assert!(page.body.contains("netmon_interface_info{interface=\"vb\""));
-    // The threads of the test process are counted as well, there is no agent process here.
+    // The threads of the test process count as well, because the agent is no process of its own here.
     assert!(page.sum("netmon_threads_count", &[]) >= 5.0);
 
     for path in ["/healthz", "/readyz"] {
@@ -220,7 +220,7 @@ fn connections_are_timed() {
     agent.stop();
 }
 
-/// One connection over which a request and its answer go back and forth, quickly.
+/// One connection with requests and answers in quick succession.
 fn talk(a: &Netns, b: &Netns, turns: u32) {
     let listener = b.run(|| TcpListener::bind("10.9.0.2:80").unwrap());
     let server = std::thread::spawn(move || {
@@ -239,7 +239,7 @@ fn talk(a: &Netns, b: &Netns, turns: u32) {
 }
 
 #[test]
-fn what_is_measured_is_a_choice() {
+fn measurements_can_be_switched_off() {
     needs_root!();
     let (a, b) = quiet_pair();
     let scrape = |features: Features| {

@@ -1,7 +1,7 @@
-//! The agent on real interfaces: namespaces for hosts, real sockets for traffic. What it says is compared with what the
-//! sockets say they sent and with the interfaces' own counters, which netmon has no part in.
+//! The agent on real interfaces, with namespaces as hosts and traffic from real sockets. Its results are compared with
+//! what the sockets report as sent and with the interfaces' own counters, which are independent of netmon.
 
-// clippy.toml allows these in functions marked as tests only.
+// clippy.toml allows these only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod agent;
@@ -30,6 +30,7 @@ pub mod hooks;
 mod keys;
 mod kill;
 mod limits;
+mod link_log;
 pub mod metrics;
 mod moments;
 mod named;
@@ -48,7 +49,6 @@ mod routed;
 mod states;
 mod stop;
 mod table;
-mod told;
 mod top;
 pub mod traffic;
 mod tunnels;
@@ -57,10 +57,10 @@ mod wrong;
 
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes on a slow and busy machine.
+/// Longer than anything takes here, even on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Looks until `seen` has something; panics with what was `awaited` if it never has.
+/// Repeats `seen` until it returns something; panics with `awaited` if it never does.
 pub fn eventually<T>(awaited: &str, mut seen: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

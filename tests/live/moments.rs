@@ -1,4 +1,4 @@
-//! When a TCP connection starts and ends, as another observer of the same interface has it.
+//! Start and end of TCP connections, compared with another observer of the same interface.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -17,7 +17,7 @@ use super::net::quiet_pair;
 use crate::needs_root;
 use crate::replay::{Scratch, nanoseconds, text};
 
-/// As tshark has them of one connection: the SYN, and the last FIN or RST. Nanoseconds since 1970.
+/// The times of one connection in tshark: the SYN, and the last FIN or RST, in nanoseconds since 1970.
 fn witnessed(capture: &Path, client_port: u16) -> (i128, i128) {
     let fields = "-T fields -e frame.time_epoch -e tcp.flags";
     let tshark = format!("tshark -r {} -Y tcp.port=={client_port} {fields}", capture.display());
@@ -35,8 +35,8 @@ fn witnessed(capture: &Path, client_port: u16) -> (i128, i128) {
     (of(2).next().unwrap(), of(5).next_back().unwrap())
 }
 
-/// The start and the end of TCP connections are those of SYN and FIN or RST, not of the clock's tick; and no digit is printed that
-/// is not known.
+/// TCP connections start and end at the times of SYN and FIN or RST, not of a tick; and no digit is printed that is not
+/// known.
 #[test]
 fn starts_and_ends_are_precise_where_they_are_known() {
     needs_root!();
@@ -48,8 +48,8 @@ fn starts_and_ends_are_precise_where_they_are_known() {
     let file = capture.0.to_str().unwrap();
     tcpdump.args(["-Z", "root", "-U", "--time-stamp-precision=nano", "-i", "vb", "-w", file]);
     let mut tcpdump = tcpdump.stderr(Stdio::piped()).spawn().unwrap();
-    let told = BufReader::new(tcpdump.stderr.take().unwrap());
-    assert!(told.lines().any(|line| line.unwrap().contains("listening on")), "tcpdump does not capture");
+    let messages = BufReader::new(tcpdump.stderr.take().unwrap());
+    assert!(messages.lines().any(|line| line.unwrap().contains("listening on")), "tcpdump does not capture");
 
     let listener = b.run(|| TcpListener::bind("10.9.0.2:8080").unwrap());
     let converse = |_| {
@@ -57,7 +57,7 @@ fn starts_and_ends_are_precise_where_they_are_known() {
         let (mut served, from) = listener.accept().unwrap();
         client.write_all(&[1; 100]).unwrap();
         served.read_exact(&mut [0; 100]).unwrap();
-        // What happens at a time of its own within a tick.
+        // Connections at different times within a tick.
         std::thread::sleep(Duration::from_micros(u64::from(from.port()) % 7 * 700));
         drop(client);
         served.read_to_end(&mut Vec::new()).unwrap();
@@ -79,7 +79,7 @@ fn starts_and_ends_are_precise_where_they_are_known() {
 
     let mut ended: Vec<Value> = Vec::new();
     let mut datagrams = None;
-    eventually("every end is told", || {
+    eventually("every end is reported", || {
         for line in lines.try_iter() {
             let event: Value = serde_json::from_str(&line).unwrap();
             if event["protocol"] == "udp" {
@@ -95,25 +95,22 @@ fn starts_and_ends_are_precise_where_they_are_known() {
 
     let digits = |time: &Value| time.as_str().unwrap().split_once('.').unwrap().1.trim_end_matches('Z').len();
     let datagrams = datagrams.unwrap();
-    assert_eq!(
-        (digits(&datagrams["start"]), digits(&datagrams["end"])),
-        (3, 3),
-        "the kernel's ticks are told to a millisecond"
-    );
+    assert_eq!((digits(&datagrams["start"]), digits(&datagrams["end"])), (3, 3), "times in ticks have milliseconds");
     let mut near = 0;
     for flow in &ended {
         let port = flow["client_port"].as_u64().unwrap() as u16;
         assert!(ports.contains(&port), "{flow}");
         let (opened, closed) = witnessed(&capture.0, port);
-        let told = [&flow["start"], &flow["end"]].map(|time| {
+        let times = [&flow["start"], &flow["end"]].map(|time| {
             assert_eq!(digits(time), 6, "{flow}");
             nanoseconds(time) as i128
         });
-        let seconds = (told[1] - told[0]) as f64 / 1e9;
+        let seconds = (times[1] - times[0]) as f64 / 1e9;
         assert!((flow["duration_s"].as_f64().unwrap() - seconds).abs() < 1.5e-6, "{flow}");
-        let off = [told[0] - opened, told[1] - closed].map(i128::abs);
+        let off = [times[0] - opened, times[1] - closed].map(i128::abs);
         near += usize::from(off.iter().all(|&ns| ns < 400_000));
     }
-    // By ticks of 4 ms one in a hundred would be; a busy machine may halt between the two witnesses now and then.
+    // With ticks of 4 ms, one in a hundred would agree; a busy machine may pause between the two observers now and
+    // then.
     assert!(near * 4 >= ended.len() * 3, "{near} of {} are where tcpdump saw them: {ended:#?}", ended.len());
 }

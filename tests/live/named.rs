@@ -1,4 +1,4 @@
-//! Real traffic between pods that a cluster knows: who the ends are, in flows and in metrics.
+//! Real traffic between pods that a cluster knows: the names of the ends, in flows and in metrics.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::SystemTime;
@@ -20,7 +20,7 @@ use crate::support::apiserver::ApiServer;
 const CLIENT: &str = "10.6.0.10";
 const API: &str = "10.6.0.11";
 
-/// A node with pods, a host beside it, and the API server that tells of them.
+/// A node with pods, a host beside it, and the API server that knows them.
 struct Cluster {
     net: Node,
     server: ApiServer,
@@ -28,7 +28,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Deployment `api` answers for the service `front` on this node, `db` for `data` on another; nobody knows the client yet.
+    /// Deployment `api` answers for the service `front` on this node, `db` for `data` on another node; the client is
+    /// not known yet.
     fn new() -> Cluster {
         let net = Node::new();
         net.translate(Tool::Nft);
@@ -67,7 +68,7 @@ impl Cluster {
         cluster
     }
 
-    /// Of a Deployment with this name.
+    /// A pod of the Deployment with this name.
     fn pod(&self, workload: &str, node: &str, ip: &str) -> Value {
         let (owner, uid) = (format!("{workload}-7f9c"), format!("aaaaaaaa-0000-4000-8000-{:012x}", workload.len()));
         self.template.pod(&format!("{owner}-x1"), "shop", node, ip, (&owner, &uid))
@@ -112,7 +113,7 @@ fn names(flow: &Flow) -> [Vec<String>; 2] {
 }
 
 #[test]
-fn who_uses_whose_service() {
+fn clients_and_services_have_names() {
     needs_root!();
     let cluster = Cluster::new();
     cluster.server.set(cluster.pod("client", "node-a", CLIENT));
@@ -120,13 +121,13 @@ fn who_uses_whose_service() {
     let local = cluster.client_dials("10.96.0.1:80", (&cluster.net.routed[1], "10.6.0.11:8080"));
     let remote = cluster.client_dials("10.96.0.2:80", (&cluster.net.outside, "10.8.0.2:8080"));
     let flows = agent.settled();
-    let told = names(flow_of(&flows, 6, local.client, "10.96.0.1:80".parse().unwrap()));
+    let named = names(flow_of(&flows, 6, local.client, "10.96.0.1:80".parse().unwrap()));
     let client = ["shop", "client", "Deployment", "node-a", "zone-of-node-a", "-"].map(str::to_owned).to_vec();
     let api = ["shop", "api", "Deployment", "node-a", "zone-of-node-a", "front"].map(str::to_owned).to_vec();
-    assert_eq!(told, [client.clone(), api]);
-    let told = names(flow_of(&flows, 6, remote.client, "10.96.0.2:80".parse().unwrap()));
+    assert_eq!(named, [client.clone(), api]);
+    let named = names(flow_of(&flows, 6, remote.client, "10.96.0.2:80".parse().unwrap()));
     let db = ["shop", "db", "Deployment", "node-b", "zone-of-node-b", "data"].map(str::to_owned).to_vec();
-    assert_eq!(told, [client, db]);
+    assert_eq!(named, [client, db]);
     let page = cluster.settled(&agent);
     page.assert_well_formed();
     for (connection, workload, service) in [(&local, "api", "front"), (&remote, "db", "data")] {
@@ -144,7 +145,7 @@ fn who_uses_whose_service() {
 }
 
 #[test]
-fn who_is_known_late_has_all_its_bytes() {
+fn a_pod_that_is_known_late_has_all_its_bytes() {
     needs_root!();
     let cluster = Cluster::new();
     let agent = cluster.agent(watching(&[]));
@@ -166,7 +167,7 @@ fn who_is_known_late_has_all_its_bytes() {
 }
 
 #[test]
-fn an_address_has_the_name_of_whoever_has_it() {
+fn an_address_has_the_name_of_its_current_pod() {
     needs_root!();
     let cluster = Cluster::new();
     let old = cluster.pod("old", "node-a", CLIENT);
@@ -181,7 +182,7 @@ fn an_address_has_the_name_of_whoever_has_it() {
     new["metadata"]["creationTimestamp"] = json!(now);
     new["status"]["startTime"] = json!(now);
     cluster.server.set(new);
-    // It is to the second that a pod's start is known.
+    // The start of a pod is known to the second.
     let started = SystemTime::now();
     eventually("the next second has begun", || (started.elapsed().unwrap().as_millis() > 1000).then_some(()));
     let after = cluster.client_dials("10.96.0.1:80", backend);
@@ -220,7 +221,7 @@ fn pods_in_the_nodes_network_and_hosts_outside() {
         assert_eq!(page.sum("netmon_bytes_total", &labels), connection.client_on_wire(ETH).bytes as f64, "{to}");
     }
     assert_eq!(page.sum("netmon_bytes_total", &["198.51.100.7"]), 0.0, "hosts outside are grouped");
-    // Thousands of ports are no labels, and neither are those that find nobody there.
+    // Thousands of ports do not become labels, and neither do ports without a server.
     let series = |page: &Page| page.sum("netmon_series", &[]);
     let before = series(&page);
     cluster.net.outside.run(|| {

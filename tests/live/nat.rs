@@ -1,4 +1,4 @@
-//! Services and masquerade: what passes a node under several addresses is one flow.
+//! Services and masquerade: a connection that passes a node under several addresses is one flow.
 
 pub mod node;
 
@@ -18,7 +18,7 @@ use super::traffic::{Connection, ETH, flow_of, listen, tally, transfer_to};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// A connection through the node, and what it must come out as.
+/// A connection through the node, and the expected flow.
 struct Case<'a> {
     name: &'a str,
     client: &'a Netns,
@@ -26,7 +26,7 @@ struct Case<'a> {
     listens: SocketAddr,
     dials: SocketAddr,
     direction: Direction,
-    /// The client is known to the server by this address.
+    /// The client's address as the server sees it.
     masqueraded: Option<IpAddr>,
 }
 
@@ -162,7 +162,7 @@ fn a_connection_is_one_flow_through_iptables() {
     joined(Tool::Iptables);
 }
 
-/// A datagram there and an answer, a ping, and a service that nobody serves.
+/// A datagram and its answer, a ping, and a service without a backend.
 #[test]
 fn other_protocols_and_failures() {
     needs_root!();
@@ -186,7 +186,7 @@ fn other_protocols_and_failures() {
         assert_eq!(client.recv_from(&mut buffer).unwrap().1, service);
         clients.push((client, service, listens));
         pod.sh(&format!("ping -c 3 -i 0.1 {backend} >/dev/null"));
-        // Nobody listens there by TCP.
+        // Nothing listens on TCP there.
         pod.run(|| assert!(TcpStream::connect(service).is_err()));
     }
     let flows = agent.settled();
@@ -210,9 +210,9 @@ fn other_protocols_and_failures() {
     assert!(agent.stop().0.conservation().holds());
 }
 
-/// What began before the agent, and goes on.
+/// Connections that began before the agent, and continue.
 #[test]
-fn connections_that_are_there_already() {
+fn connections_that_exist_already() {
     needs_root!();
     let net = Node::new();
     net.translate(Tool::Nft);
@@ -233,7 +233,7 @@ fn connections_that_are_there_already() {
     assert!(agent.stop().0.conservation().holds());
 }
 
-/// The same port of a client, over and over: each time the node gives it other names.
+/// The same port of a client, again and again: each time the node translates it to others.
 #[test]
 fn ports_used_again_are_connections_of_their_own() {
     needs_root!();
@@ -256,7 +256,7 @@ fn ports_used_again_are_connections_of_their_own() {
             drop(socket);
             assert!(served.read(&mut [0]).is_err(), "reset");
         });
-        // Within one jiffy nothing tells the records of one hook from those of the next connection at another.
+        // Within a jiffy, records of one hook cannot be distinguished from those of the next connection at another.
         agent.settled();
     }
     eventually("as many resets as connections", || {
@@ -269,7 +269,7 @@ fn ports_used_again_are_connections_of_their_own() {
 }
 
 #[test]
-fn without_it_both_names_are_flows() {
+fn without_it_both_sides_are_flows() {
     needs_root!();
     let net = Node::new();
     net.translate(Tool::Nft);
@@ -281,9 +281,9 @@ fn without_it_both_names_are_flows() {
     assert!(flow_of(&flows, 6, connection.client, connection.server).nat().is_none());
 }
 
-/// More at once than the kernel keeps for netmon: what was missed is read anew.
+/// More events at once than the kernel queues for netmon: the missed ones are read from a list.
 #[test]
-fn what_was_not_told_is_looked_up() {
+fn missed_events_are_read_from_a_list() {
     needs_root!();
     let net = Node::new();
     net.translate(Tool::Nft);

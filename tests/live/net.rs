@@ -1,4 +1,4 @@
-//! Networks that are silent unless a test speaks, and the counters of their interfaces.
+//! Networks that are silent unless a test sends, and the counters of their interfaces.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::eventually;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// False where the kernel was started without (ipv6.disable=1).
+/// False if the kernel was booted without IPv6 (ipv6.disable=1).
 fn has_ipv6() -> bool {
     Path::new("/proc/net/if_inet6").exists()
 }
@@ -27,7 +27,7 @@ pub fn host(role: &str) -> Netns {
     ns
 }
 
-/// One end of a veth pair: where, and its name, host part of its addresses in `net`.
+/// One end of a veth pair: its namespace, its name, and the host part of its addresses in `net`.
 pub struct End<'a> {
     pub ns: &'a Netns,
     pub link: &'a str,
@@ -38,7 +38,7 @@ fn mac(net: u8, host: u8) -> String {
     format!("02:00:00:00:{net:02x}:{host:02x}")
 }
 
-/// Connects two namespaces: addresses 10.NET.0.HOST and fdNET::HOST, neighbours known to each other.
+/// Connects two namespaces with addresses 10.NET.0.HOST and fdNET::HOST and static neighbour entries.
 pub fn connect(net: u8, one: &End, two: &End) {
     sh(&format!(
         "ip -n {} link add {} address {} type veth peer name {} address {} netns {}",
@@ -64,7 +64,7 @@ pub fn connect(net: u8, one: &End, two: &End) {
             ns.sh(&format!("ip neigh replace {network}{} lladdr {mac} dev {link} nud permanent", other.host));
         }
     }
-    // The kernel tells IPv6 of the carrier up to a second later, which then sends its multicast reports.
+    // The kernel notifies IPv6 of the carrier up to a second later, and then IPv6 sends its multicast reports.
     for End { ns, link, .. } in [one, two] {
         eventually("the link is up", || {
             ns.sh(&format!("cat /sys/class/net/{link}/operstate")).starts_with("up").then_some(())
@@ -79,7 +79,7 @@ pub fn quiet_pair() -> (Netns, Netns) {
     (a, b)
 }
 
-/// From now on what a socket sends is what the wire sees: no segmentation, no checksums left to others.
+/// Switches offloads off, so that a socket's packets are those on the wire: no segmentation or checksums by the device.
 pub fn offloads_off(ns: &Netns, link: &str) {
     ns.sh(&format!("ethtool -K {link} tso off gso off gro off tx off rx off >/dev/null"));
     let features = ns.sh(&format!("ethtool -k {link}"));
@@ -88,7 +88,7 @@ pub fn offloads_off(ns: &Netns, link: &str) {
     }
 }
 
-/// What an interface says of itself.
+/// The counters of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub rx: Tally,

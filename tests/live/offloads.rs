@@ -1,5 +1,6 @@
-//! With offloads a packet in the kernel is many on the wire. Truth comes from TCP, which counts segments, and from the
-//! kernel's own segmentation: a router whose second interface cannot segment has it done in software, frame by frame.
+//! With offloads, a packet in the kernel is many on the wire. The expected numbers come from TCP, which counts
+//! segments, and from the kernel's own segmentation: the second interface of a router cannot segment, so software does
+//! it, frame by frame.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -14,9 +15,9 @@ use super::traffic::{ETH, flow_of, ip_header, plain_tcp, tally, transfer, udp_to
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// The agent beside the receiver, all offloads on.
+/// The agent runs on the receiver's host, with all offloads on.
 #[test]
-fn flows_are_what_tcp_sent() {
+fn flows_agree_with_tcp() {
     needs_root!();
     for clsact in [false, true] {
         let (a, b) = quiet_pair();
@@ -52,7 +53,7 @@ fn router() -> (Netns, Netns, Netns) {
           ip route add default via fd08::2");
     b.sh("ip route add default via 10.9.0.1
           ip route add default via fd09::1");
-    // The way back must not come in packets of many segments either.
+    // The other direction must not arrive in packets of many segments either.
     b.sh("ethtool -K vb tso off gso off tx off >/dev/null");
     for ns in [&a, &b] {
         ns.sh("cd /proc/sys/net/ipv4 && echo 4096 65536 65536 >tcp_rmem");
@@ -61,7 +62,7 @@ fn router() -> (Netns, Netns, Netns) {
 }
 
 #[test]
-fn segments_are_those_of_the_kernel() {
+fn segments_agree_with_the_kernel() {
     needs_root!();
     let (a, m, b) = router();
     let mut watch = Watch::start(&m, "ma", watching(&["ma"]));
@@ -87,9 +88,9 @@ fn segments_are_those_of_the_kernel() {
     assert!(received * 4 < sums.0.packets, "{received} packets were to hold many more segments each");
 }
 
-/// UDP_SEGMENT: one call, many datagrams.
+/// UDP_SEGMENT: many datagrams in one call.
 #[test]
-fn udp_segments_are_those_of_the_kernel() {
+fn udp_segments_agree_with_the_kernel() {
     needs_root!();
     const CALLS: u64 = 2000;
     const SEGMENT: u64 = 1200;

@@ -16,7 +16,7 @@ use super::net::quiet_pair;
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// A socket whose port may be used again, by itself too.
+/// A socket whose port may be reused at once.
 fn socket(port: u16) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -26,8 +26,8 @@ fn socket(port: u16) -> Socket {
     socket
 }
 
-/// The calling thread's packets, answers included, are then seen by one CPU. What two CPUs saw of the same ports within a
-/// second cannot always be told apart: each has records of its own.
+/// Keeps the calling thread on one CPU, which then sees all its packets and their answers. Records of two CPUs about
+/// the same ports within a second cannot always be told apart.
 fn stay_on_a_cpu() {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).unwrap();
@@ -37,7 +37,7 @@ fn stay_on_a_cpu() {
     sched_setaffinity(this, &one).unwrap();
 }
 
-/// A request, an answer, and the server closes first, so that the client's port is free at once.
+/// A request and an answer; the server closes first, so that the client's port is free at once.
 fn succeed(a: &Netns, listener: &TcpListener, port: u16) {
     let server = listener.local_addr().unwrap();
     a.run(|| {
@@ -77,7 +77,7 @@ fn refuse(a: &Netns, port: u16) {
     a.run(|| assert!(socket(port).connect(&nobody.into()).is_err()));
 }
 
-/// One SYN to a host that is not there: its neighbour entry leads to a station that nobody is.
+/// One SYN to a missing host: its neighbour entry has a hardware address that no host has.
 fn fall_silent(a: &Netns, port: u16) {
     let silent: SocketAddr = ([10, 9, 0, 99], 80).into();
     a.sh("ip neigh replace 10.9.0.99 lladdr 02:00:00:00:09:99 dev va nud permanent");
@@ -112,7 +112,7 @@ fn quick(config: Config) -> Config {
 }
 
 #[test]
-fn are_told_apart() {
+fn are_distinguished() {
     needs_root!();
     let (a, b) = quiet_pair();
     for (ns, link) in [(&b, "vb"), (&a, "va")] {
@@ -127,14 +127,14 @@ fn are_told_apart() {
         let direction = if link == "va" { "direction=\"egress\"" } else { "direction=\"ingress\"" };
         assert_eq!(page.sum("netmon_flows_total", &["protocol=\"tcp\"", direction]), 10.0, "seen from the interface");
         agent.stop();
-        // The server's ports wait for late packets of the connections that it closed first; others are used next.
+        // The server's ports are in TIME-WAIT for the connections that it closed first, so the next ones use others.
         a.sh("ip neigh del 10.9.0.99 dev va");
     }
 }
 
-/// A port used again is a new connection each time, however fast.
+/// A reused port is a new connection each time, however fast.
 #[test]
-fn of_ports_used_again() {
+fn of_reused_ports() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, quick(watching(&["vb"])));
@@ -150,7 +150,7 @@ fn of_ports_used_again() {
     assert!(report.conservation().holds(), "{}", report.conservation());
 }
 
-/// On loopback each connection shows at two hooks, and is one.
+/// On loopback, each connection appears at two hooks, but is one.
 #[test]
 fn are_counted_once() {
     needs_root!();
@@ -161,7 +161,7 @@ fn are_counted_once() {
     (0..20).for_each(|i| succeed(&ns, &listener, 31_000 + i));
     (0..20).for_each(|i| reset(&ns, &listener, 32_000 + i));
     (0..20).for_each(|i| refuse(&ns, 33_000 + i));
-    // Scrapes would be connections on the same interface: ask the tables.
+    // Read the tables, because scrapes would be connections on the same interface.
     let ended = eventually("the ends of all", || {
         let flows = agent.handle.flows();
         let ours = flows.iter().filter(|f| f.outcome.is_some()).count();

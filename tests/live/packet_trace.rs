@@ -1,4 +1,4 @@
-//! `netmon-cli debug packet-trace`, against a running agent and with real packets.
+//! `netmon-cli debug packet-trace`, with a running agent and real packets.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// A trace that is on.
+/// A running trace.
 struct Tracing {
     child: Killed,
     lines: Receiver<Value>,
@@ -43,7 +43,7 @@ impl Tracing {
         self.lines.recv_timeout(PATIENCE).expect("a line of the trace")
     }
 
-    /// All packets up to its end, what it came to, and what it says then.
+    /// Waits for its end; returns all packets, the final counts, and its message.
     fn end(mut self) -> (Vec<Value>, Value, String) {
         let mut packets = Vec::new();
         loop {
@@ -76,7 +76,7 @@ fn programs(ns: &Netns) -> BTreeMap<&'static str, Vec<(u32, String)>> {
 }
 
 #[test]
-fn what_was_sent_is_traced_and_tshark_reads_it() {
+fn sent_packets_are_traced_and_tshark_reads_them() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "traced", &[]);
@@ -93,7 +93,7 @@ fn what_was_sent_is_traced_and_tshark_reads_it() {
     for n in 0..50 {
         client.send(&vec![0xee; 10 + n]).unwrap();
     }
-    // Of these nothing is to be seen.
+    // The trace must not show these.
     let other = a.run(|| udp_to("10.9.0.2:4243".parse().unwrap()));
     let _ = other.send(b"unseen");
     let tcp = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 3, 10_000);
@@ -144,14 +144,18 @@ fn humantime_ns(time: &str) -> u128 {
 }
 
 #[test]
-fn what_cannot_be_traced_is_refused() {
+fn invalid_traces_are_refused() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "refused", &[]);
     let own = programs(&b);
     let deep = vec!["port~*1*"; 40].join(" or ");
     for (arguments, code, parts) in [
-        (&["on", "--filter", "status=failed"][..], 1, &["a packet does not tell it", "status=failed\n  ^"][..]),
+        (
+            &["on", "--filter", "status=failed"][..],
+            1,
+            &["status is a field of flows, not of packets", "status=failed\n  ^"][..],
+        ),
         (&["on", "--filter", "proto=tcp and bytes>5"], 1, &["a flow has bytes", "\n                ^"]),
         (&["on", "--filter", "client_ip=10.0.0.1"], 1, &["which end is the client: compare src_ip, dst_ip or ip"]),
         (&["on", "--filter", "proto=tpc"], 1, &["did you mean tcp?", "\n        ^"]),
@@ -174,14 +178,14 @@ fn what_cannot_be_traced_is_refused() {
     let first = Tracing::start(&agent, &[]);
     let (code, said) = agent.refused(&["debug", "packet-trace", "on"]);
     assert!(code == 1 && said.contains("runs already"), "{said}");
-    // Its client goes without a word.
+    // The client vanishes.
     drop(first);
     eventually("its own programs are back", || (programs(&b) == own).then_some(()));
-    // Time is over.
+    // The time is over.
     let (_, _, said) = Tracing::start(&agent, &["--for", "1s"]).end();
     assert!(said.starts_with("0 packets matched"), "{said}");
     assert_eq!(programs(&b), own);
-    // For people, and interrupted.
+    // As text, and interrupted.
     let mut child = Killed(agent.command(&["debug", "packet-trace", "on"]).stderr(Stdio::piped()).spawn().unwrap());
     eventually("it traces", || (programs(&b) != own).then_some(()));
     eventually("the interrupted trace ends", || {
@@ -207,7 +211,7 @@ fn nothing_is_lost_while_traces_come_and_go() {
         own_again();
         let tracing = Tracing::start(&agent, &["--filter", "proto=udp and hook=ingress", "--for", "5m"]);
         if round == 1 {
-            // Other options: the programs that trace are loaded anew too.
+            // With other options, the tracing programs are loaded again, too.
             agent.says(&["config", "set", "features.protocol_detection.enabled=false"]);
             assert!(programs(&b).values().all(|programs| programs[0].1.ends_with("_t")));
         }
@@ -226,7 +230,7 @@ fn nothing_is_lost_while_traces_come_and_go() {
         let number = |name: &str| end[name].as_u64().unwrap();
         let shown: u64 = said.split("matched: ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         assert_eq!(number("matched"), shown + number("held_back") + number("lost"), "{said}");
-        assert!(number("held_back") > 0, "a flood is more than what is told of: {said}");
+        assert!(number("held_back") > 0, "a flood exceeds the limit of shown packets: {said}");
     }
     own_again();
     flood.stop();
@@ -244,7 +248,7 @@ fn nothing_is_lost_while_traces_come_and_go() {
     assert!(!log.iter().any(|line| line.contains("ERROR")), "{log:#?}");
 }
 
-/// What the programs took is counted once, whoever had their places meanwhile.
+/// The run time of the programs counts once, even if tracing programs replaced them in between.
 #[test]
 fn statistics_of_programs_go_on() {
     needs_root!();
@@ -276,7 +280,7 @@ fn statistics_of_programs_go_on() {
             let counted = runs("nm_ingress");
             assert!((least..=seen + 100.0).contains(&counted), "round {round}: {counted} runs of {seen} packets");
         }
-        // The sweep that runs is the one that is told of.
+        // The report has the sweep program that runs.
         let before = runs("nm_sweep");
         eventually("the sweep counts on", || {
             send(10);
@@ -288,11 +292,11 @@ fn statistics_of_programs_go_on() {
         let mut answer = String::new();
         std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
         let objects: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-        let told: Vec<&Value> = objects["programs"].as_array().unwrap().iter().collect();
+        let reported: Vec<&Value> = objects["programs"].as_array().unwrap().iter().collect();
         let attached: Vec<u32> = programs(&b).into_values().flatten().map(|(id, _)| id).collect();
-        let ids: Vec<u64> = told.iter().map(|program| program["id"].as_u64().unwrap()).collect();
-        assert!(attached.iter().all(|id| ids.contains(&u64::from(*id))), "{attached:?} {told:#?}");
-        let sweep = told.iter().find(|program| program["name"] == "nm_sweep").unwrap();
+        let ids: Vec<u64> = reported.iter().map(|program| program["id"].as_u64().unwrap()).collect();
+        assert!(attached.iter().all(|id| ids.contains(&u64::from(*id))), "{attached:?} {reported:#?}");
+        let sweep = reported.iter().find(|program| program["name"] == "nm_sweep").unwrap();
         assert!(sweep["runs"].as_u64().unwrap() > 0, "{sweep}");
     });
 }

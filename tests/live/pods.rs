@@ -1,4 +1,4 @@
-//! Pods without a link on the host, watched where they are.
+//! Pods without a link on the host, watched in their own namespaces.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,8 +16,8 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// Two pods on macvlan devices of a node's uplink. Their indexes are those of no other test: each agent that looks into all
-/// namespaces finds them.
+/// Two pods on macvlan devices of a node's uplink. No other test uses their indexes, because each agent that looks into
+/// all namespaces finds them.
 fn pods(node: &Netns) -> [Netns; 2] {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + std::process::id() % 10_000 * 100 + NUMBER.fetch_add(2, Ordering::Relaxed);
@@ -59,10 +59,10 @@ fn on_macvlan_are_watched_in_their_namespaces() {
         assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH), "{address}");
         assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH), "{address}");
     }
-    // One goes: its interface with it.
+    // One pod goes, and its interface with it.
     let gone = format!("@{}", two.name);
     drop(two);
-    eventually("the pod is let go", || {
+    eventually("the pod is released", || {
         let there = agent.handle.interfaces().values().any(|interface| interface.name.ends_with(&gone));
         (!there).then_some(())
     });
@@ -76,8 +76,8 @@ fn filters(pod: &Netns, link: &str) -> Vec<u32> {
     filters.filter_map(|program| program.id).collect()
 }
 
-/// An agent that looks into all namespaces finds the machine's own NIC: the qdisc that its filters need stays there, unless somebody
-/// takes it away.
+/// An agent that looks into all namespaces also finds the machine's own NIC: the qdisc that its filters need stays
+/// there unless this test removes it.
 struct Nics(Vec<String>);
 
 fn with_clsact() -> Vec<String> {
@@ -94,9 +94,9 @@ impl Drop for Nics {
     }
 }
 
-/// Filters in pods' namespaces are changed, put back and removed there, and nowhere else.
+/// Filters in pods' namespaces are changed, restored and removed there, and nowhere else.
 #[test]
-fn filters_are_dealt_with_where_they_are() {
+fn filters_are_handled_in_their_namespaces() {
     needs_root!();
     let _nics = Nics(with_clsact());
     let (outside, node) = (host("outside"), host("node"));
@@ -107,7 +107,7 @@ fn filters_are_dealt_with_where_they_are() {
         eventually(what, || pods.iter().all(|(pod, link)| filters(pod, link).len() == 2).then_some(()));
         pods.map(|(pod, link)| filters(pod, link))
     };
-    // Of the host, under the same index, and in netmon's place: somebody else's.
+    // A foreign filter on the host, with the same index and in netmon's place.
     node.sh(&format!("ip link add twin index {} type bridge", index(&one, "pod1")));
     let foreign = node.enter_for(|| Foreign::over_netmons(&node, "twin"));
 
@@ -116,7 +116,7 @@ fn filters_are_dealt_with_where_they_are() {
         let ids = pods.map(|(pod, link)| filters(pod, link));
         (ids[1].len() == 2).then_some(ids)
     });
-    assert!(before[0].is_empty(), "packets are told apart by index, and the host has that one");
+    assert!(before[0].is_empty(), "packets are distinguished by index, and the host has that one");
     node.enter_for(|| foreign.detach());
     node.sh("ip link del twin");
     let before = there("both are watched once the index is free");
@@ -129,11 +129,11 @@ fn filters_are_dealt_with_where_they_are() {
     assert!(after.iter().flatten().all(|id| !before.iter().flatten().any(|old| old == id)), "{before:?} {after:?}");
     one.sh("tc filter del dev pod1 ingress pref 2");
     two.sh("tc qdisc del dev pod2 clsact");
-    there("what was taken away is back");
+    there("removed filters are restored");
     assert!(agent.stop().0.conservation().holds());
     assert!(pods.iter().all(|(pod, link)| filters(pod, link).is_empty()), "nothing stays in the pods");
     let twin = node.sh("tc filter show dev twin ingress");
-    assert!(twin.contains("foreign_ingress"), "and nothing of others goes: {twin}");
+    assert!(twin.contains("foreign_ingress"), "filters of others stay: {twin}");
     node.enter_for(|| foreign.detach());
     node.sh("ip link del twin");
 
@@ -141,8 +141,8 @@ fn filters_are_dealt_with_where_they_are() {
     let program = Program::start(&node, &arguments, true);
     there("a program watches them");
     program.kill();
-    there("what a killed one leaves");
-    assert_eq!(outside.run(remove_leftovers).unwrap(), 0, "those of an agent of another namespace");
+    there("the filters that a killed agent leaves");
+    assert_eq!(outside.run(remove_leftovers).unwrap(), 0, "the filters of an agent in another namespace");
     there("they are still there");
     // There may be pods of other tests.
     let removed = node.run(remove_leftovers).unwrap();
@@ -151,7 +151,7 @@ fn filters_are_dealt_with_where_they_are() {
 }
 
 #[test]
-fn without_the_option_nobody_looks_into_them() {
+fn without_the_option_they_are_not_examined() {
     needs_root!();
     let (outside, node) = (host("outside"), host("node"));
     connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
@@ -161,9 +161,9 @@ fn without_the_option_nobody_looks_into_them() {
     assert!(!agent.settled().iter().any(|flow| flow.key.protocol == 6));
 }
 
-/// `ip netns` makes a plain file first, and leaves one when it is killed.
+/// `ip netns` creates a plain file first, and leaves it when it is killed.
 #[test]
-fn a_name_that_is_no_namespace_is_left_alone() {
+fn a_name_without_a_namespace_is_left_alone() {
     needs_root!();
     let node = host("node");
     let script =

@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes a live agent: what its queries return is what the traffic was, and what is in deploy/ for it and for
-//! Grafana asks for metrics that there are.
+//! A real Prometheus scrapes a live agent: its queries return the real traffic, and the rules and dashboards in deploy/
+//! use existing metrics.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use super::traffic::transfer;
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// A Prometheus in a namespace, with what it keeps. It ends with the value.
+/// A Prometheus in a namespace, with its storage, which ends when this value is dropped.
 struct Prometheus<'a> {
     ns: &'a Netns,
     child: Child,
@@ -53,7 +53,7 @@ scrape_configs: [{{job_name: netmon, static_configs: [{{targets: ['{target}']}}]
         prometheus
     }
 
-    /// What its HTTP interface answers.
+    /// The answer of its HTTP API.
     fn ask(&self, path: &str, query: &str) -> Option<Value> {
         let url = format!("http://{LISTENS}/api/v1/{path}");
         let output = self
@@ -76,7 +76,7 @@ scrape_configs: [{{job_name: netmon, static_configs: [{{targets: ['{target}']}}]
         result.iter().map(|one| (one["metric"].clone(), value(one))).collect()
     }
 
-    /// The value of a query that has one.
+    /// The value of a query with a single result.
     fn single(&self, query: &str) -> Option<f64> {
         match self.query(query)[..] {
             [(_, value)] => Some(value),
@@ -97,7 +97,7 @@ fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Connections that nobody takes.
+/// Makes connections that are refused.
 fn refused(a: &Netns, count: usize) {
     a.run(|| {
         for _ in 0..count {
@@ -133,7 +133,7 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+fn dashboard_and_alerts_use_existing_metrics() {
     let known: BTreeSet<String> = metric_names().map(str::to_owned).collect();
     let rules = fs::read_to_string(at("deploy/prometheus/netmon.rules.yaml")).unwrap();
     for text in dashboard().into_iter().chain([rules]) {
@@ -143,7 +143,7 @@ fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
 }
 
 #[test]
-fn alerts_fire_on_what_they_are_for() {
+fn alerts_fire_when_they_should() {
     for arguments in [["check", "rules", "netmon.rules.yaml"], ["test", "rules", "netmon.tests.yaml"]] {
         let output = Command::new("promtool").args(arguments).current_dir(at("deploy/prometheus")).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -161,7 +161,7 @@ fn alerts_fire_on_what_they_are_for() {
 }
 
 #[test]
-fn queries_return_what_the_traffic_was() {
+fn queries_return_the_real_traffic() {
     needs_root!();
     const BYTES: usize = 1_000_000;
     let (a, b) = quiet_pair();
@@ -176,7 +176,7 @@ fn queries_return_what_the_traffic_was() {
     let until = |query: &str, value: f64| {
         eventually(&format!("{query} = {value} in Prometheus"), || prometheus.single(query).filter(|is| *is == value))
     };
-    // A rate is of what comes after a first sample.
+    // A rate covers only what comes after a first sample.
     exchange(2, 1);
     until("sum(netmon_flows_total)", 3.0);
     let moved = "netmon_bytes_total{src_ip=\"10.9.0.1\",dst_ip=\"10.9.0.2\"}";
@@ -187,7 +187,8 @@ fn queries_return_what_the_traffic_was() {
     agent.settled();
     until("sum(netmon_packets_total)", Page::get(&b, &agent, "/metrics").sum("netmon_packets_total", &[]));
 
-    // A rate over five minutes of which it has seen seconds: Prometheus adds up to a tenth at each end.
+    // A rate over five minutes, of which Prometheus has only seen seconds: it extrapolates by up to a tenth at each
+    // end.
     let about = |value: f64, wanted: f64| (0.85 * wanted..1.35 * wanted).contains(&value);
     let pairs = prometheus.query("topk(10, sum by (src_ip, dst_ip) (rate(netmon_bytes_total[5m])))");
     let find = |src: &str, dst: &str| {
@@ -200,7 +201,7 @@ fn queries_return_what_the_traffic_was() {
     let after = prometheus.query(moved);
     let sum = |series: &[(Value, f64)]| series.iter().map(|(_, value)| value).sum::<f64>();
     assert!(sum(&after) - sum(&before) >= (30 * BYTES) as f64, "{before:?}, {after:?}");
-    // What a series began with is in no rate: of the first bytes it depends on the moment whether their protocol was known.
+    // A series' first value is in no rate: it depends on timing whether the protocol of the first bytes was known.
     let grown = |(labels, value): &(Value, f64)| {
         before.iter().find(|(others, _)| others == labels).map_or(0.0, |(_, before)| value - before)
     };
@@ -212,7 +213,7 @@ fn queries_return_what_the_traffic_was() {
     let share = prometheus.single(failures).unwrap();
     assert!(about(share, 10.0 / 40.0), "{share}");
 
-    // Without a cluster there is one service, without a name.
+    // Without a cluster, there is one service without a name.
     let slowest = "histogram_quantile(0.95, sum by (dst_service, le) (rate(netmon_latency_seconds_bucket[5m])))";
     let latency = prometheus.query(slowest);
     let exact = Page::get(&b, &agent, "/metrics");
@@ -221,7 +222,7 @@ fn queries_return_what_the_traffic_was() {
     assert!(latency[0].1 > 0.0 && latency[0].1 <= (sum * 20.0).max(0.0001), "{latency:?}, {sum} in all");
 
     for query in dashboard() {
-        // Nothing is retransmitted, and evicted, here; all else has been seen.
+        // Nothing is retransmitted or evicted here; everything else has occurred.
         assert!(!prometheus.query(&query).is_empty(), "no data: {query}");
     }
     let rules = prometheus.ask("rules", "").unwrap();
@@ -232,9 +233,9 @@ fn queries_return_what_the_traffic_was() {
     agent.stop();
 }
 
-/// The one name that it has something against is older than the rule.
+/// The only name that promtool complains about is older than its rule.
 #[test]
-fn promtool_finds_nothing_wrong() {
+fn promtool_finds_no_problem() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, watching(&["vb"]));

@@ -1,4 +1,4 @@
-//! Clients of the control socket that read slowly, over a large table and little memory: flows do not pay for them.
+//! Slow readers of the control socket, with a large table and little memory: no flows are evicted for them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -22,7 +22,7 @@ fn resident_mib(agent: &Operated) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
 }
 
-/// Reads an answer slowly until it is to stop; the beginning of it.
+/// Reads an answer slowly until `stop`; returns its beginning.
 fn read_slowly(agent: &Operated, path: &str, stop: &AtomicBool, read: &AtomicU64) -> String {
     let mut stream = UnixStream::connect(agent.socket()).unwrap();
     stream.set_read_timeout(Some(2 * super::PATIENCE)).unwrap();
@@ -42,12 +42,12 @@ fn read_slowly(agent: &Operated, path: &str, stop: &AtomicBool, read: &AtomicU64
 }
 
 #[test]
-fn slow_readers_take_no_flow_its_place() {
+fn slow_readers_evict_no_flows() {
     needs_root!();
     let (a, b) = quiet_pair();
     let limit = format!("resources.memory_limit={LIMIT_MIB}Mi");
     let agent = Operated::start(&b, "readers", &["--set", &limit]);
-    // Nobody is there to refuse anything: the flows stay as they are.
+    // There is no host that refuses anything, so the flows stay as they are.
     a.sh("ip neigh replace 10.9.0.77 lladdr 02:00:00:00:09:02 dev va nud permanent");
     let floods: Vec<Flood> = (0..2).map(|_| Flood::start(&a, "10.9.0.77".parse().unwrap())).collect();
     let number = |status: &Value, name: &str| status[name].as_u64().unwrap();
@@ -69,7 +69,8 @@ fn slow_readers_take_no_flow_its_place() {
             "/v1/flows?sort=bytes&output=table",
         ];
         let readers = paths.map(|path| scope.spawn(|| read_slowly(&agent, path, &stop, &read)));
-        // Each has had time to be given what it would be held for, and the limit to be looked at many times.
+        // By now, each has had time to receive everything that is buffered for it, and the limit has been checked many
+        // times.
         let mut most = 0;
         for _ in 0..100 {
             std::thread::sleep(Duration::from_millis(100));
@@ -94,7 +95,7 @@ fn slow_readers_take_no_flow_its_place() {
         assert!(answer.starts_with("HTTP/1.1 200") || refused, "{answer}");
     }
     assert!(answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200")).count() >= 6, "{answers:?}");
-    // A sorted answer is that, from its first line to its last.
+    // A sorted answer is in order from the first line to the last.
     let sorted = agent.says(&["flows", "dump", "-o", "json", "--sort", "client_port", "--reverse", "--limit", "1000"]);
     let ports: Vec<u64> = sorted
         .lines()

@@ -1,4 +1,4 @@
-//! Where the program cannot do its work it says so in one line that names the remedy, and exits with 1.
+//! If the program cannot do its work, it says so in one line that names the remedy, and exits with 1.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use super::net::quiet_pair;
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// The one line that is no log line.
+/// The only line that is not a log line.
 fn refusal(program: Program) -> String {
     let (status, _, lines) = program.end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
@@ -31,7 +31,7 @@ fn refused(ns: &Netns, arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn a_port_that_is_taken() {
+fn a_port_in_use() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let listener = b.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -40,7 +40,7 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
-fn interfaces_that_are_not_there() {
+fn missing_interfaces() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let on = |name| ["--metrics-addr", "127.0.0.1:0", "--interface", name];
@@ -56,7 +56,7 @@ fn a_second_agent() {
     let mut first = Program::start(&b, &["--interface", "vb"], false);
     first.wait_for("ready");
     refused(&b, &["--metrics-addr", "127.0.0.1:0"], &["another netmon agent", "namespace"]);
-    // Other namespaces are other hosts.
+    // Another namespace counts as another host.
     let mut other = Program::start(&a, &["--interface", "va"], false);
     other.wait_for("ready");
     for program in [first, other] {
@@ -65,7 +65,7 @@ fn a_second_agent() {
     }
 }
 
-/// The program where everybody may run it.
+/// A copy of the program that every user may run.
 struct Public(PathBuf);
 
 impl Public {

@@ -14,7 +14,7 @@ use crate::support::{repeat, sh};
 const TAKEN: &str = "configuration read again";
 const REFUSED: &str = "the configuration stays as it was";
 
-/// A folder with a configuration file. It goes with the value.
+/// A folder with a configuration file, which is deleted with this value.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -28,7 +28,7 @@ impl Folder {
         self.0.join("netmon.yaml")
     }
 
-    /// Writes a new file and renames it to its place: it is never seen half written.
+    /// Writes a new file and renames it into place, so that it is never seen half written.
     fn put(&self, text: &str) {
         let new = self.0.join("new");
         std::fs::write(&new, text).unwrap();
@@ -48,7 +48,7 @@ fn start(ns: &Netns, file: &Path) -> Program {
     program
 }
 
-/// Open descriptors, and resident memory in kB.
+/// Number of open descriptors, and resident memory in kB.
 fn held(program: &Program) -> (usize, u64) {
     let process = PathBuf::from(format!("/proc/{}", program.pid()));
     let status = std::fs::read_to_string(process.join("status")).unwrap();
@@ -57,7 +57,7 @@ fn held(program: &Program) -> (usize, u64) {
     (std::fs::read_dir(process.join("fd")).unwrap().count(), resident)
 }
 
-/// Some of each kind; the tenth takes other programs.
+/// Changes of each kind; every tenth needs other programs.
 fn variant(i: usize) -> String {
     let apps = if (i / 10).is_multiple_of(2) { "[http, tls]" } else { "[dns]" };
     format!(
@@ -79,7 +79,7 @@ log: {{level: {}}}
 }
 
 #[test]
-fn a_hundred_times_under_traffic_nothing_is_lost() {
+fn a_hundred_reloads_under_traffic_lose_nothing() {
     needs_root!();
     let (a, b) = quiet_pair();
     let folder = Folder::new("hundred");
@@ -99,7 +99,7 @@ fn a_hundred_times_under_traffic_nothing_is_lost() {
         }
     }
     let early = early.unwrap();
-    // The programs that were replaced go a moment later.
+    // The replaced programs are unloaded a moment later.
     let late = eventually("no more descriptors than before", || Some(held(&program)).filter(|late| late.0 <= early.0));
     assert!(late.1 < early.1 + 16 * 1024, "memory grew from {} kB to {} kB", early.1, late.1);
     flood.stop();
@@ -125,7 +125,7 @@ fn the_file_may_change_in_any_way() {
     let (_a, b) = quiet_pair();
     let folder = Folder::new("ways");
     let file = folder.file();
-    // As the kubelet mounts a ConfigMap.
+    // The way in which the kubelet mounts a ConfigMap.
     let data = |name: &str, age: u32| {
         std::fs::create_dir(folder.0.join(name)).unwrap();
         std::fs::write(folder.0.join(name).join("netmon.yaml"), format!("flow: {{max_age: {age}s}}\n")).unwrap();
@@ -137,7 +137,7 @@ fn the_file_may_change_in_any_way() {
     let mut program = start(&b, &file);
     data("..second", 62);
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=62s"));
-    // In place, behind the link.
+    // A change in place, behind the link.
     std::fs::write(folder.0.join("..second/netmon.yaml"), "flow: {max_age: 63s}\n").unwrap();
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=63s"));
     // A file in place of the link.
@@ -145,7 +145,7 @@ fn the_file_may_change_in_any_way() {
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=64s"));
     std::fs::write(&file, "flow: {max_age: 65s}\n").unwrap();
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=65s"));
-    // Gone, and there again.
+    // The file is removed, and comes back.
     std::fs::remove_file(&file).unwrap();
     folder.put("flow: {max_age: 66s}\n");
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=66s"));
@@ -165,14 +165,14 @@ fn a_bad_file_changes_nothing() {
     let address = program.log.iter().find_map(|line| line.split("metrics on http://").nth(1)).unwrap();
     let address = address.trim_end_matches("/metrics").to_owned();
     let mut refused = 0;
-    for (text, told) in [
+    for (text, expected) in [
         ("flow: {max_age: 62s, max_flows: none}\n", ":1:33: flow.max_flows: \"none\": not a whole number"),
         ("flow:\n  max_agee: 62s\n", ":2:3: unknown key flow.max_agee: did you mean flow.max_age?"),
         ("flow: [\n", "netmon.yaml:2:1: "),
     ] {
         folder.put(text);
         let line = program.wait_for(REFUSED);
-        assert!(line.contains(told), "{told}: {line}");
+        assert!(line.contains(expected), "{expected}: {line}");
         refused += 1;
         let page = super::metrics::get(&b, address.parse().unwrap(), "/metrics");
         assert_eq!(page.sum("netmon_config_reload_failures_total", &[]), f64::from(refused));
@@ -186,7 +186,7 @@ fn a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn a_start_with_a_bad_configuration_says_all_that_is_wrong() {
+fn a_start_with_a_bad_configuration_reports_all_faults() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let folder = Folder::new("start");
@@ -207,15 +207,16 @@ fn a_start_with_a_bad_configuration_says_all_that_is_wrong() {
     }
 }
 
-/// Makes something at the place of the file, by a shell command with `$file`.
+/// Creates something in place of the file, by a shell command with `$file`.
 fn replace(file: &Path, command: &str) {
     let file = file.display();
     sh(&format!("rm -rf {file}; file={file}; {command}"));
 }
 
-/// Whatever takes the place of the file: nobody is waited for, it is told and counted, and the next good file is taken.
+/// Whatever takes the place of the file: the agent does not block, the failure is reported and counted, and the next
+/// good file is read.
 #[test]
-fn what_cannot_be_read_is_a_refused_reload() {
+fn an_unreadable_file_is_a_refused_reload() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let folder = Folder::new("unreadable");
@@ -235,11 +236,11 @@ fn what_cannot_be_read_is_a_refused_reload() {
         ("truncate -s 2M $file", "larger than 1024 KiB"),
         ("printf 'flow: \\377' > $file", "not UTF-8"),
     ];
-    for (age, (command, told)) in (62..).zip(cases) {
+    for (age, (command, expected)) in (62..).zip(cases) {
         replace(&file, command);
         for _ in 0..2 {
             let line = program.wait_for(REFUSED);
-            assert!(line.contains("netmon.yaml") && line.contains(told), "{command}: {line}");
+            assert!(line.contains("netmon.yaml") && line.contains(expected), "{command}: {line}");
             refused += 1.0;
             let page = super::metrics::get(&b, address, "/metrics");
             assert_eq!(page.sum("netmon_config_reload_failures_total", &[]), refused, "{command}");
@@ -251,13 +252,13 @@ fn what_cannot_be_read_is_a_refused_reload() {
         folder.put(&format!("flow: {{max_age: {age}s}}\n"));
         assert!(program.wait_for(TAKEN).ends_with(&format!("flow.max_age={age}s")), "after {command}");
     }
-    // The folder too may go, and come back.
+    // The folder, too, may be removed and come back.
     sh(&format!("rm -rf {}", folder.0.display()));
     assert!(program.wait_for(REFUSED).contains("No such file"));
     std::fs::create_dir(&folder.0).unwrap();
     folder.put("flow: {max_age: 99s}\n");
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=99s"));
-    // Another name of a file is the file.
+    // The file may have another name.
     replace(&file, "echo 'flow: {max_age: 100s}' > $file.other; ln $file.other $file");
     assert!(program.wait_for(TAKEN).ends_with("flow.max_age=100s"));
     replace(&file, "mkfifo $file");
@@ -268,16 +269,17 @@ fn what_cannot_be_read_is_a_refused_reload() {
 }
 
 #[test]
-fn a_start_waits_for_nobody() {
+fn a_start_does_not_block() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let folder = Folder::new("endless");
-    for (command, told) in [("mkfifo $file", "a FIFO"), ("ln -s /dev/zero $file", "a device"), ("mkdir $file", "a dir")]
+    for (command, expected) in
+        [("mkfifo $file", "a FIFO"), ("ln -s /dev/zero $file", "a device"), ("mkdir $file", "a dir")]
     {
         replace(&folder.file(), command);
         let mut program = Program::start(&b, &["--socket", "none", "--config", folder.file().to_str().unwrap()], false);
         let line = program.wait_for("netmon.yaml: ");
-        assert!(line.contains(told), "{line}");
+        assert!(line.contains(expected), "{line}");
         assert_eq!(program.end().0.code(), Some(1), "{command}");
     }
 }

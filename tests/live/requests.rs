@@ -1,4 +1,4 @@
-//! Many requests, and large ones: the agent works on, within its bounds.
+//! Many requests, and large ones: the agent keeps working, within its bounds.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ fn resident_kib(agent: &Operated) -> u64 {
 }
 
 #[test]
-fn a_thousand_at_once_are_answered_or_turned_away() {
+fn a_thousand_requests_at_once_are_answered_or_refused() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let agent = Operated::start(&b, "thousand", &[]);
@@ -26,11 +26,11 @@ fn a_thousand_at_once_are_answered_or_turned_away() {
     let ask = |path: &str| {
         let mut stream = UnixStream::connect(agent.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may be turned away before all is written.
+        // It may be refused before everything is written.
         let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: netmon\r\n\r\n");
         stream
     };
-    // These take half a second each: they hold all places for a while.
+    // These take half a second each, and occupy all places for a while.
     let slow: Vec<UnixStream> = (0..16).map(|_| ask("/v1/status")).collect();
     let asked: Vec<UnixStream> =
         (0..1000).map(|n| ask(["/v1/config", "/v1/stats/flows", "/v1/metrics"][n % 3])).collect();
@@ -38,7 +38,7 @@ fn a_thousand_at_once_are_answered_or_turned_away() {
     let mut codes = std::collections::BTreeMap::<String, usize>::new();
     for mut stream in slow.into_iter().chain(asked) {
         let mut answer = Vec::new();
-        // Of one that was turned away unread, the connection is reset after the answer.
+        // If a request was refused unread, the connection is reset after the answer.
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8(answer).unwrap();
         *codes.entry(answer.split(' ').nth(1).unwrap_or_default().to_owned()).or_default() += 1;
@@ -56,10 +56,10 @@ fn a_thousand_at_once_are_answered_or_turned_away() {
 }
 
 #[test]
-fn dumps_while_flows_come_lose_none() {
+fn dumps_lose_no_new_flows() {
     needs_root!();
     let (a, b) = quiet_pair();
-    // Rings for seconds: what is tested is that a dump keeps no worker from its work for longer.
+    // The rings have room for some seconds: the test is that a dump does not block a worker for longer.
     let agent = Operated::start(&b, "dumps", &["--set", "performance.buffer_size=400000"]);
     let flood = Flood::start(&a, "10.9.0.2".parse().unwrap());
     let active = || agent.json(&["status"])["flows_active"].as_u64().unwrap();
@@ -68,7 +68,7 @@ fn dumps_while_flows_come_lose_none() {
         let dumped = agent.says(&["flows", "dump", "-o", "json"]).lines().count();
         assert!(dumped > 40_000, "{dumped} flows");
     }
-    // One that reads nothing does not keep anybody.
+    // A client that reads nothing blocks nothing.
     let mut stream = UnixStream::connect(agent.socket()).unwrap();
     write!(stream, "GET /v1/flows HTTP/1.1\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(500));

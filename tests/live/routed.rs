@@ -1,5 +1,5 @@
-//! Connections through a router that netmon runs on: how far they come and how they end, and that each is counted once, although
-//! two interfaces see its packets and the ICMP errors about them.
+//! Connections through a router that netmon runs on: their states and outcomes, and that each counts once although two
+//! interfaces see its packets and the ICMP errors about them.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -20,11 +20,11 @@ use crate::support::netns::Netns;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// What nobody at either end says anything for is over after this long here.
+/// A flow is over here after this long without packets.
 const SILENCE: Duration = Duration::from_secs(8);
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// A client, a router that netmon runs on, a server; and places that the router knows how to refuse.
+/// A client, a router that netmon runs on, a server; and destinations that the router refuses.
 struct Net {
     client: Netns,
     router: Netns,
@@ -37,7 +37,7 @@ fn net() -> Net {
     connect(7, &End { ns: &router, link: "rs", host: 2 }, &End { ns: &server, link: "vs", host: 1 });
     for (ns, net) in [(&client, 8), (&server, 7)] {
         ns.sh(&format!("ip route add default via 10.{net}.0.2 && ip -6 route add default via fd0{net}::2"));
-        // Data on a SYN needs no cookie, RFC 7413.
+        // Allow data on a SYN without a cookie, RFC 7413.
         ns.sh("echo 1543 >/proc/sys/net/ipv4/tcp_fastopen");
     }
     router.sh(
@@ -58,7 +58,7 @@ fn net() -> Net {
 struct Family {
     client: IpAddr,
     server: IpAddr,
-    /// Host unreachable, prohibited, no route, silence.
+    /// Destinations: host unreachable, prohibited, no route, silence.
     nowhere: [IpAddr; 4],
 }
 
@@ -76,7 +76,7 @@ fn family(v6: bool) -> Family {
     }
 }
 
-/// What a flow should come to.
+/// The expected result of a flow.
 struct Case {
     name: &'static str,
     protocol: u8,
@@ -86,7 +86,7 @@ struct Case {
     reset_by: Option<u8>,
 }
 
-/// The cases of a family, as they are made; sockets that are to stay open.
+/// The cases of a family as they are made, and sockets that stay open.
 struct Cases<'a> {
     net: &'a Net,
     at: Family,
@@ -103,7 +103,7 @@ fn failed(reason: Reason) -> Outcome {
 }
 
 impl Cases<'_> {
-    /// A client's socket, and the port it has to itself.
+    /// A client's socket, with a port of its own.
     fn socket(&mut self, kind: Type) -> (Socket, SocketAddr) {
         self.port += 1;
         let from = SocketAddr::new(self.at.client, self.port);
@@ -121,7 +121,7 @@ impl Cases<'_> {
         self.cases.push(Case { name, protocol, ends, outcome, state, reset_by: None });
     }
 
-    /// A connection, and what is then done with its two ends.
+    /// Makes a connection, and then runs `f` on its two ends.
     fn connected(
         &mut self,
         name: &'static str,
@@ -141,7 +141,7 @@ impl Cases<'_> {
         self.cases.last_mut().unwrap().reset_by = by;
     }
 
-    /// A connection that does not come about.
+    /// Attempts a connection that fails.
     fn attempt(&mut self, name: &'static str, to: (IpAddr, u16), outcome: Outcome, state: State) {
         let (socket, from) = self.socket(Type::STREAM);
         let to: SocketAddr = to.into();
@@ -192,7 +192,7 @@ impl Cases<'_> {
         self.connected("a RST after the client's FIN", OK, State::Closed, Some(0), |client, mut served| {
             drop(client);
             end(&served);
-            // Until the RST has come.
+            // Wait until the RST has arrived.
             eventually("reset", || served.write_all(b"too late").err());
             None
         });
@@ -215,7 +215,7 @@ impl Cases<'_> {
         self.attempt("no route", (net, 80), failed(Reason::Unreachable), State::SynSent);
     }
 
-    /// The request is on the SYN.
+    /// A request on the SYN.
     fn fast_open(&mut self) {
         let listener = self.net.server.run(|| TcpListener::bind((self.at.server, 0)).unwrap());
         let server = listener.local_addr().unwrap();
@@ -229,7 +229,7 @@ impl Cases<'_> {
         self.expect("data on the SYN", TCP, [from, server], OK, State::Closed);
     }
 
-    /// The first SYN is dropped on the way.
+    /// A connection whose first SYN is dropped on the way.
     fn retried(&mut self) {
         let listener = self.net.server.run(|| TcpListener::bind((self.at.server, 81)).unwrap());
         let server = listener.local_addr().unwrap();
@@ -252,12 +252,12 @@ impl Cases<'_> {
         let Family { server, nowhere: [host, prohibited, ..], .. } = self.at;
         let echo = self.net.server.run(|| UdpSocket::bind((server, 7)).unwrap());
         let mute = self.net.server.run(|| UdpSocket::bind((server, 53)).unwrap());
-        // A query for example.com, RFC 1035 4.1: recognised by what it says.
+        // A query for example.com, RFC 1035 4.1, recognised by its content.
         let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
         let long = [0; 1420];
         for (name, to, payload, outcome, state) in [
             ("answered", (server, 7), &b"hello"[..], OK, State::Answered),
-            ("sent to nobody in particular", (server, 53), b"hello", OK, State::Unanswered),
+            ("sent without an answer", (server, 53), b"hello", OK, State::Unanswered),
             ("a query without an answer", (server, 53), query, failed(Reason::Timeout), State::Unanswered),
             ("port closed", (server, 9), b"hello", failed(Reason::Refused), State::Unanswered),
             ("host unreachable", (host, 9), b"hello", failed(Reason::Unreachable), State::Unanswered),
@@ -266,7 +266,7 @@ impl Cases<'_> {
         ] {
             let (socket, from) = self.socket(Type::DGRAM);
             if payload.len() > 1400 && from.is_ipv4() {
-                // IP_MTU_DISCOVER: the router must not cut it.
+                // IP_MTU_DISCOVER: the router must not fragment it.
                 let (discover, size) = (libc::IP_PMTUDISC_PROBE, size_of::<libc::c_int>() as u32);
                 // SAFETY: the value is an integer of that size.
                 let result = unsafe {
@@ -303,7 +303,7 @@ impl Cases<'_> {
             ("answered", server, OK, State::Answered),
             ("no answer", silent, failed(Reason::Timeout), State::Unanswered),
         ] {
-            // Its identifier is ping's own choice.
+            // ping chooses its identifier.
             self.expect(name, protocol, [(self.at.client, 0).into(), (to, 0).into()], outcome, state);
         }
     }
@@ -316,7 +316,7 @@ const FILTERS: &str = "nft \"add rule inet t f tcp dport 84 drop;
 /// Client and server, and the protocol.
 type Ends = (u8, [SocketAddr; 2]);
 
-/// As the cases name a flow: without what ping chose.
+/// The ends as the cases name them, without the identifier that ping chose.
 fn ends(flow: &Flow) -> Ends {
     let client = usize::from(flow.client);
     let ports = [TCP, UDP].contains(&flow.key.protocol);
@@ -354,7 +354,7 @@ fn are_as_they_should_be() {
         kept.push((made.open, made.datagrams));
         cases.extend(made.cases);
     }
-    // The last flow to end is one that fell silent; then it waits for late records.
+    // The last flow to end is a silent one, which then waits for late records.
     let last = Instant::now() + SILENCE + Duration::from_secs(6);
     std::thread::sleep(last.saturating_duration_since(Instant::now()));
     drop(stop);
@@ -375,7 +375,7 @@ fn are_as_they_should_be() {
     let details = seen[&(TCP, retried.ends)].details.as_ref().unwrap();
     assert_eq!(details.troubles[usize::from(seen[&(TCP, retried.ends)].client)].retransmits, 1);
 
-    // Each counted once, and nothing else.
+    // Each flow counts once, and there are no others.
     let page = Page::get(&net.router, &agent, "/metrics");
     for (protocol, number) in [("tcp", TCP), ("udp", UDP)] {
         let reasons =

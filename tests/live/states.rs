@@ -1,4 +1,4 @@
-//! How connections of real sockets stand and end, case by case: state, outcome, who reset it. The network is a veth pair;
+//! States and outcomes of connections of real sockets, case by case, and who reset them. The network is a veth pair;
 //! nftables on the server's side drops and rejects.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use super::{PATIENCE, eventually};
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// State, outcome once there is one, and who reset it: 0 the client, 1 the server.
+/// State, outcome if there is one, and who reset it: 0 for the client, 1 for the server.
 type Fate = (State, Option<Outcome>, Option<u8>);
 
 const OK: Option<Outcome> = Some(Outcome::Ok);
@@ -28,7 +28,7 @@ fn failed(state: State, reason: netmon::flow::Reason) -> Fate {
     (state, Some(Outcome::Failed(reason)), None)
 }
 
-/// The two hosts, the agent at the client's interface, and what it has said of each flow so far.
+/// The two hosts, the agent at the client's interface, and its results for each flow so far.
 struct Stage {
     a: Netns,
     b: Netns,
@@ -43,7 +43,7 @@ impl Stage {
     fn new(v6: bool) -> Stage {
         let (a, b) = quiet_pair();
         for ns in [&a, &b] {
-            // Each packet is to have its error.
+            // Each packet should get its error.
             ns.sh("cd /proc/sys/net && echo 3 >ipv4/tcp_fastopen && echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit");
         }
         b.sh("nft add table inet t && nft add chain inet t in \"{ type filter hook input priority 0; }\"");
@@ -73,7 +73,7 @@ impl Stage {
         self.b.run(|| TcpListener::bind(server).unwrap())
     }
 
-    /// A client socket on a port of its own, of which `fate` is expected.
+    /// A client socket on a port of its own, for which `fate` is expected.
     fn socket(&mut self, name: &'static str, fate: Fate) -> Socket {
         self.port += 1;
         self.wanted.push((name, 6, self.port, fate));
@@ -87,7 +87,7 @@ impl Stage {
         })
     }
 
-    /// A connection, both ends.
+    /// Makes a connection; returns both ends.
     fn connect(&mut self, name: &'static str, listener: &TcpListener, fate: Fate) -> (TcpStream, TcpStream) {
         let client = self.socket(name, fate);
         client.connect(&listener.local_addr().unwrap().into()).unwrap();
@@ -112,12 +112,12 @@ impl Stage {
     }
 
     fn ping(&mut self, name: &'static str, host: u8, fate: Fate) {
-        // The last part of the address stands for the port that there is not.
+        // The last part of the address takes the place of the port.
         self.wanted.push((name, if self.v6 { 58 } else { 1 }, host.into(), fate));
         let _ = self.a.command("ping").args(["-c", "1", "-W", "1", &self.host(host).to_string()]).output().unwrap();
     }
 
-    /// Waits until all that was begun is seen to be as it should.
+    /// Waits until all flows have the expected results.
     fn check(&mut self) {
         let start = Instant::now();
         loop {
@@ -149,7 +149,7 @@ impl Stage {
     }
 }
 
-/// One byte to the server and one back.
+/// Sends one byte to the server and one back.
 fn talk((client, served): &mut (TcpStream, TcpStream)) {
     client.write_all(b"q").unwrap();
     served.read_exact(&mut [0]).unwrap();
@@ -172,7 +172,7 @@ fn both_families(test: impl Fn(&mut Stage)) {
     }
 }
 
-/// The client asks, and the server has read it.
+/// The client sends a request, and the server reads it.
 fn ask((client, served): &mut (TcpStream, TcpStream)) {
     client.write_all(b"what").unwrap();
     served.read_exact(&mut [0; 4]).unwrap();
@@ -241,9 +241,9 @@ fn of_connections_that_are_not_answered() {
     });
 }
 
-/// The server's side loses the first SYN; the client's retry, a second later, gets through.
+/// The server's side drops the first SYN; the client's retry, a second later, passes.
 #[test]
-fn of_a_syn_that_is_sent_again() {
+fn of_a_repeated_syn() {
     needs_root!();
     both_families(|stage| {
         let listener = stage.listen(82);
@@ -261,7 +261,7 @@ fn of_a_syn_that_is_sent_again() {
         talk(&mut ends);
         drop(ends);
         stage.check();
-        // What a record of its own tells may come after the end.
+        // Details from a separate record may come after the end.
         let (agent, seen) = (&stage.agent, &mut stage.seen);
         let flow = eventually("the second SYN is a retransmission", || {
             seen.extend(agent.handle.flows().into_iter().map(|flow| (flow.key, flow)));
@@ -276,7 +276,7 @@ fn of_a_syn_that_is_sent_again() {
     });
 }
 
-/// The first SYN gets lost behind the veth; the other side opens the same connection before it comes again.
+/// The first SYN is lost after the veth; the other side opens the same connection before it is repeated.
 #[test]
 fn of_two_ends_that_open_at_once() {
     needs_root!();
@@ -317,7 +317,7 @@ fn fast_open(socket: &Socket, option: i32, value: i32) {
     assert_eq!(result, 0);
 }
 
-/// RFC 7413: the first connection asks for a cookie, the second sends its request with the SYN.
+/// RFC 7413: the first connection requests a cookie, the second sends its request with the SYN.
 #[test]
 fn of_data_on_a_syn() {
     needs_root!();
@@ -359,7 +359,7 @@ fn of_datagrams_and_pings() {
         stage.datagram("not answered", 54, (State::Unanswered, OK, None));
         stage.datagram("nobody there", 9, failed(State::Unanswered, Refused));
         stage.ping("echo", 2, (State::Answered, OK, None));
-        // A station that nobody is.
+        // A hardware address that no host has.
         let nobody = stage.host(99);
         stage.a.sh(&format!("ip neigh replace {nobody} lladdr 02:00:00:00:09:99 dev va nud permanent"));
         stage.ping("echo to nobody", 99, failed(State::Unanswered, Timeout));
@@ -367,9 +367,9 @@ fn of_datagrams_and_pings() {
     });
 }
 
-/// Connections that were there before the agent, and whose SYN it has not seen.
+/// Connections that began before the agent, so that it has not seen their SYN.
 #[test]
-fn of_connections_met_in_the_middle() {
+fn of_connections_first_seen_after_their_start() {
     needs_root!();
     let (a, b) = quiet_pair();
     let listener = b.run(|| TcpListener::bind("10.9.0.2:80").unwrap());

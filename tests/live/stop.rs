@@ -1,4 +1,4 @@
-//! The end of a run: soon, and with every packet in the books.
+//! The end of a run: it is fast, and every packet is accounted for.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// While packets still come.
+/// Stops while packets still arrive.
 #[test]
 fn under_load() {
     needs_root!();
@@ -40,7 +40,7 @@ fn under_load() {
     }
 }
 
-/// The load ends, and the agent a moment later: caches and rings are full, and nothing of it is missing.
+/// The load ends, and the agent a moment later: caches and rings are full, and none of their contents is lost.
 #[test]
 fn with_everything_still_in_the_kernel() {
     needs_root!();
@@ -57,7 +57,7 @@ fn with_everything_still_in_the_kernel() {
     }
 }
 
-/// The program itself, by both signals.
+/// The program itself is stopped by both signals.
 #[test]
 fn by_signal() {
     needs_root!();
@@ -79,7 +79,7 @@ fn by_signal() {
     flood.stop();
 }
 
-/// A thread dies: packets are in the books, nothing stays attached, and the reason is what the program says last.
+/// A thread dies: packets are accounted for, nothing stays attached, and the reason is the program's last message.
 #[test]
 fn by_a_thread_that_dies() {
     needs_root!();
@@ -90,7 +90,7 @@ fn by_a_thread_that_dies() {
         let flood = Flood::start(&a, address(V4));
         eventually("many packets", || (flood.sent() > 10_000).then_some(()));
         flood.stop();
-        // No descriptor is left for the question that a new address raises: where interfaces lead.
+        // No descriptor is left for the request that a new address causes, which finds out where interfaces lead.
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap();
         let taken: Vec<u64> =
             descriptors.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
@@ -107,7 +107,7 @@ fn by_a_thread_that_dies() {
     }
 }
 
-/// A client that waits for flows holds nobody up, and its thread does not outlive the agent.
+/// A client that waits for flows does not delay the end, and its thread does not outlive the agent.
 #[test]
 fn with_a_client_that_waits() {
     needs_root!();
@@ -118,7 +118,7 @@ fn with_a_client_that_waits() {
     let agent = Agent::start(&b, Config { socket: Some(socket.clone()), ..watching(&["vb"]) });
     let mut client = UnixStream::connect(&socket).unwrap();
     client.write_all(b"GET /v1/flows/watch HTTP/1.1\r\nHost: netmon\r\n\r\n").unwrap();
-    // Of this process, in which no other agent has a socket: the one that accepts, and the client's.
+    // Threads of this process, in which no other agent has a socket: the one that accepts, and the client's.
     let serving = || {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();
         let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());

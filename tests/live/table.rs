@@ -1,4 +1,4 @@
-//! The flow table of a running agent: what is silent leaves, and it never grows past its bound.
+//! The flow table of a running agent: silent flows leave, and it never exceeds its bound.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::needs_root;
 fn silent_flows_leave() {
     needs_root!();
     let (a, b) = quiet_pair();
-    // Longer than the three seconds or so in which a busy flow tells of itself.
+    // Longer than the three seconds or so within which a busy flow is reported.
     const TIMEOUT: Duration = Duration::from_secs(5);
     let agent = Agent::start(&b, Config { flow_timeout: TIMEOUT, ..watching(&["vb"]) });
     let server = b.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
@@ -52,7 +52,7 @@ fn the_bound_holds() {
     let (a, b) = quiet_pair();
     let agent = Agent::start(&b, Config { max_flows: 200, workers: 2, ..watching(&["vb"]) });
     let to: IpAddr = "10.9.0.2".parse().unwrap();
-    // A receiver for all would be 3000 sockets: b says once in a while that a port is closed.
+    // Receivers for all would be 3000 sockets; without them, b reports a closed port now and then.
     let sender = a.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     for port in 1..=FLOWS {
         while sender.send_to(b"x", (to, port)).is_err() {}
@@ -67,6 +67,6 @@ fn the_bound_holds() {
     let evicted = page.sum("netmon_flows_evicted_total", &[]);
     let active = page.sum("netmon_flows_active", &[]);
     assert!(active <= 200.0 && evicted + active >= f64::from(FLOWS), "{evicted} evicted, {active} active");
-    assert!(page.sum("netmon_flows_total", &[]) >= evicted, "evicted flows are told of as well");
+    assert!(page.sum("netmon_flows_total", &[]) >= evicted, "evicted flows are counted as well");
     assert!(agent.stop().0.conservation().holds());
 }

@@ -1,4 +1,4 @@
-//! `netmon-cli top` on a terminal: tmux is the terminal.
+//! `netmon-cli top` on a terminal, which is tmux.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// A terminal of its own with a shell in it, which goes with the value.
+/// A terminal with a shell, which ends when this value is dropped.
 struct Terminal {
     server: String,
 }
@@ -27,7 +27,7 @@ impl Terminal {
     fn open(name: &str, width: u16, height: u16) -> Terminal {
         let terminal = Terminal { server: format!("netmon-{}-{name}", std::process::id()) };
         let size = [width, height].map(|cells| cells.to_string());
-        // -f: nobody's settings.
+        // -f: no user's settings.
         terminal.tmux(&[
             "-f",
             "/dev/null",
@@ -59,7 +59,7 @@ impl Terminal {
         self.tmux(&["send-keys", "-l", text]);
     }
 
-    /// What is on the screen, with the escapes that make its colours.
+    /// The contents of the screen, with the escapes for colours.
     fn coloured(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-e"])
     }
@@ -68,7 +68,7 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p"])
     }
 
-    /// Waits until the screen shows all of these; what it shows then.
+    /// Waits until the screen shows all of these; returns its contents.
     fn shows(&self, parts: &[&str]) -> String {
         let mut last = String::new();
         let shown = || {
@@ -80,7 +80,7 @@ impl Terminal {
         seen.unwrap_or_else(|_| panic!("{awaited}:\n{last}"))
     }
 
-    /// Starts top, and tells at its end how it ended.
+    /// Starts top; the shell prints its exit code at the end.
     fn top(&self, agent: &Operated, environment: &str, arguments: &str) {
         let socket = agent.socket();
         self.types(&format!(
@@ -90,7 +90,7 @@ impl Terminal {
         self.keys(&["Enter"]);
     }
 
-    /// Waits for the end of top: the terminal must be what it was before.
+    /// Waits for the end of top: the terminal must be as it was before.
     fn ended(&self, code: i32) {
         self.shows(&[&format!("exit={code}.")]);
         assert_eq!(self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]).trim(), "0 1");
@@ -119,7 +119,7 @@ impl Drop for Terminal {
     }
 }
 
-/// A connection that goes on, to port 7000 of the server, and datagrams to its port 9, where nobody listens.
+/// A continuous connection to port 7000 of the server, and datagrams to its port 9, where nothing listens.
 struct Traffic {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -137,7 +137,7 @@ impl Traffic {
             while !stopped.load(Ordering::Relaxed) {
                 stream.write_all(&[7; 4000]).unwrap();
                 if round % 25 == 0 {
-                    // A flow of its own each time.
+                    // A new flow each time.
                     let _ = udp_to(closed).send(b"anybody?");
                 }
                 round += 1;
@@ -158,7 +158,7 @@ impl Drop for Traffic {
     }
 }
 
-/// Red, as an escape.
+/// The escape for red.
 const RED: &str = "\x1b[38;5;1m";
 
 #[test]
@@ -174,7 +174,7 @@ fn on_a_terminal() {
         let failed = |line: &str| line.contains("10.9.0.2:9 ") && line.contains("failed: refused");
         let screen = terminal.coloured();
         let at = screen.lines().position(failed)?;
-        // tmux tells a colour where it begins.
+        // tmux has an escape only where a colour begins.
         screen.lines().take(at + 1).any(|line| line.contains(RED)).then_some(())
     });
 
@@ -210,7 +210,7 @@ fn on_a_terminal() {
     terminal.shows(&["PKT/S▲"]);
 
     terminal.keys(&["?"]);
-    terminal.shows(&["failures alone, or all again"]);
+    terminal.shows(&["only failures, or all again"]);
     terminal.keys(&["Escape"]);
     terminal.keys(&["p"]);
     terminal.shows(&["PAUSED"]);
@@ -267,7 +267,7 @@ fn it_ends_with_its_terminal() {
     terminal.shows(&["no flows"]);
     let top = terminal.running();
     drop(terminal);
-    // What is gone, or waits for whoever inherited it, does not spin.
+    // A process that is gone, or waits to be reaped, does not spin.
     let state = || std::fs::read_to_string(format!("/proc/{top}/stat")).ok();
     eventually("the end of top", || state().is_none_or(|stat| stat.contains(") Z ")).then_some(()));
 }
@@ -284,7 +284,7 @@ fn without_a_terminal() {
         let text =
             agent.says(&["-o", "json", "top", "--by", "services", "--count", "1", "--filter", "server_port=7000"]);
         let top: Value = serde_json::from_str(&text).unwrap();
-        // 50 times 4000 bytes a second, and headers; less where the machine is busy.
+        // 50 times 4000 bytes a second plus headers; less if the machine is busy.
         (top["bytes_per_s"].as_f64().unwrap() > 20_000.0).then_some(top)
     });
     let row = &top["rows"][0];
@@ -297,7 +297,7 @@ fn without_a_terminal() {
         (&["top", "--sort", "beauty"], 2, "failures"),
         (&["top", "--by", "colour"], 2, "pairs"),
         (&["top", "--interval", "1ms"], 2, "from 250ms to 1h"),
-        (&["top", "--count", "1"], 1, "--count is of -o json"),
+        (&["top", "--count", "1"], 1, "--count needs -o json"),
     ] {
         let (got, said) = agent.refused(arguments);
         assert!(got == code && said.contains(part), "{arguments:?}: {got}: {said}");

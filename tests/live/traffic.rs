@@ -1,4 +1,4 @@
-//! Real sockets, and what they say they sent.
+//! Traffic of real sockets, and what they report as sent.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,17 +16,18 @@ use crate::support::netns::Netns;
 
 /// Ethernet header.
 pub const ETH: u64 = 14;
-/// TCP header with timestamps, which each segment but the SYNs has.
+/// TCP header with timestamps, as in each segment except SYNs.
 const TCP_HEADER: u64 = 32;
-/// More in a SYN: MSS and window scale, padded. SACK is turned off, its blocks would vary the header.
+/// Additional bytes in a SYN: MSS and window scale, padded. SACK is off, because its blocks would vary the header.
 const SYN_MORE: u64 = 8;
 
-/// Bytes of the IP header.
+/// Length of the IP header, in bytes.
 pub fn ip_header(address: IpAddr) -> u64 {
     if address.is_ipv6() { 40 } else { 20 }
 }
 
-/// Every segment of a TCP connection in `ns` is to have the same header; windows that no queue on the way drops.
+/// Sets up `ns` so that every segment of a TCP connection has the same header, with windows that overflow no queue on
+/// the way.
 pub fn plain_tcp(ns: &Netns) {
     ns.sh("cd /proc/sys/net/ipv4
            echo 0 >tcp_sack
@@ -34,12 +35,12 @@ pub fn plain_tcp(ns: &Netns) {
            echo 4096 65536 65536 >tcp_rmem");
 }
 
-/// What one end of a connection has sent, from TCP_INFO.
+/// What one end of a connection has sent, according to TCP_INFO.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpSent {
-    /// Segments, those of a GSO packet one by one.
+    /// Segments, counted individually in GSO packets.
     pub segments: u64,
-    /// Payload, repeated bytes included.
+    /// Payload, including retransmitted bytes.
     pub bytes: u64,
 }
 
@@ -52,17 +53,17 @@ impl TcpSent {
         TcpSent { segments: segments.into(), bytes }
     }
 
-    /// Segments that have arrived, SYN included: tcpi_segs_in.
+    /// Segments that have arrived, including the SYN: tcpi_segs_in.
     pub fn segments_received(socket: &TcpStream) -> u64 {
         u32::from_ne_bytes(tcp_info(socket)[140..144].try_into().unwrap()).into()
     }
 
-    /// So many segments were sent before there was a socket to count them.
+    /// Adds segments that were sent before there was a socket that counts them.
     pub fn after(self, segments: u64) -> TcpSent {
         TcpSent { segments: self.segments + segments, ..self }
     }
 
-    /// What the wire saw of it.
+    /// Packets and bytes on the wire.
     pub fn on_wire(&self, link_header: u64, address: IpAddr) -> Tally {
         let header = link_header + ip_header(address) + TCP_HEADER;
         Tally { packets: self.segments, bytes: self.segments * header + SYN_MORE + self.bytes }
@@ -92,30 +93,31 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// What the wire saw of the client.
+    /// Packets and bytes of the client on the wire.
     pub fn client_on_wire(&self, link_header: u64) -> Tally {
         self.from_client.on_wire(link_header, self.client.ip())
     }
 
-    /// What the wire saw of the server.
+    /// Packets and bytes of the server on the wire.
     pub fn server_on_wire(&self, link_header: u64) -> Tally {
         self.from_server.on_wire(link_header, self.client.ip())
     }
 }
 
-/// Sends `bytes` from `a` over each of `streams` connections at once to `server` in `b`, and half as many back.
+/// Sends `bytes` from `a` over each of `streams` simultaneous connections to `server` in `b`, and half as many back.
 pub fn transfer(a: &Netns, b: &Netns, server: IpAddr, streams: usize, bytes: usize) -> Vec<Connection> {
     let listener = b.run(|| TcpListener::bind((server, 0)).unwrap());
     let dialled = listener.local_addr().unwrap();
     transfer_to(a, listener, dialled, streams, bytes)
 }
 
-/// A listener whose port another one may have had until now: programs that were started meanwhile hold it until they run.
+/// A listener on a port that another one may just have had: programs that were started in the meantime hold it until
+/// they run.
 pub fn listen(ns: &Netns, at: SocketAddr) -> TcpListener {
     eventually("the port is free", || ns.run(|| TcpListener::bind(at)).ok())
 }
 
-/// The same, where the server is `listener` and the clients know it as `server`.
+/// Like [`transfer`], with the server at `listener`, which the clients know as `server`.
 pub fn transfer_to(
     a: &Netns,
     listener: TcpListener,
@@ -131,7 +133,7 @@ pub fn transfer_to(
                     scope.spawn(move || {
                         receive(&stream, bytes);
                         send(&stream, bytes / 2);
-                        // Waits for the client's FIN, so that the end is the same each time.
+                        // Wait for the client's FIN, so that the end is the same each time.
                         receive(&stream, 0);
                         (peer, stream)
                     })
@@ -163,11 +165,11 @@ pub fn transfer_to(
             .iter()
             .map(|(client, stream)| {
                 let client = *client;
-                // What lies between may have given the client another name: then there is one only.
+                // Something in between may have translated the client's address: then there is only one connection.
                 let same = served.iter().find(|(peer, _)| *peer == client);
                 let (_, other) = same.unwrap_or_else(|| served.first().filter(|_| streams == 1).unwrap());
                 let mut from_server = TcpSent::of(other);
-                // The SYN-ACK was sent before there was a socket to count it.
+                // The SYN-ACK was sent before there was a socket that counts it.
                 from_server.segments += 1;
                 Connection { client, server, from_client: TcpSent::of(stream), from_server }
             })
@@ -183,7 +185,7 @@ fn send(mut stream: &TcpStream, bytes: usize) {
     }
 }
 
-/// Reads `bytes`, or up to the other end's FIN if that is 0, and then sends the own one.
+/// Reads `bytes`, or up to the other end's FIN if that is 0, and then sends its own FIN.
 fn receive(mut stream: &TcpStream, bytes: usize) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     if bytes > 0 {
@@ -228,7 +230,7 @@ pub fn tally(sent: &Sent) -> Tally {
     Tally { packets: sent.packets, bytes: sent.bytes }
 }
 
-/// A sender of UDP datagrams, a flow each, that does not stop before it is told to or the value goes.
+/// A sender of UDP datagrams, each a new flow, that runs until it is stopped or dropped.
 pub struct Flood {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -236,7 +238,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// From `ns` to all ports of `to`.
+    /// Sends from `ns` to all ports of `to`.
     pub fn start(ns: &Netns, to: IpAddr) -> Flood {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
@@ -244,7 +246,7 @@ impl Flood {
         let thread = std::thread::spawn(move || {
             let mut port = 1u16;
             while !stopped.load(Ordering::Relaxed) {
-                // An ICMP error for an earlier datagram comes back as an error of this call.
+                // An ICMP error about an earlier datagram is returned by this call.
                 if socket.send_to(&[0; 32], (to, port)).is_ok() {
                     count.fetch_add(1, Ordering::Relaxed);
                 }

@@ -1,5 +1,5 @@
-//! Tunnels: pods of two nodes that talk over VXLAN, and packets of other tunnels made by hand. Inside and outside are each counted
-//! once, whatever is watched.
+//! Tunnels: pods of two nodes that communicate over VXLAN, and packets of other tunnels made by hand. Inside and
+//! outside each count once, whatever is watched.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
@@ -16,10 +16,10 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::packet::*;
 
-/// UDP and VXLAN, behind the outer IP header.
+/// Length of the UDP and VXLAN headers, after the outer IP header.
 const VXLAN: u64 = 8 + 8;
 
-/// A pod on each of two nodes, whose bridges VXLAN joins: v-p-br0-vx-u and back.
+/// A pod on each of two nodes, whose bridges VXLAN connects: v-p-br0-vx-u and back.
 struct Nodes {
     pods: [Netns; 2],
     nodes: [Netns; 2],
@@ -73,13 +73,13 @@ impl Nodes {
         all
     }
 
-    /// As on the wire: the packets inside with what each has around it.
+    /// The packets on the wire: those inside with the headers around each.
     fn around(&self, inner: Tally) -> Tally {
         Tally { packets: inner.packets, bytes: inner.bytes + inner.packets * (ETH + self.outer_ip + VXLAN) }
     }
 }
 
-/// Each connection once, with what its sockets sent; the sum of both directions.
+/// Asserts that each connection counts once, with what its sockets sent; returns the sum of both directions.
 fn assert_as_sent(flows: &[Flow], connections: &[Connection]) -> Tally {
     let mut sum = Tally::default();
     for c in connections {
@@ -92,7 +92,7 @@ fn assert_as_sent(flows: &[Flow], connections: &[Connection]) -> Tally {
     sum
 }
 
-/// What the flows of a tunnel sum up to.
+/// The sum of a tunnel's flows.
 fn outside(flows: &[Flow], app: App) -> Tally {
     let mut sum = Tally::default();
     for sent in flows.iter().filter(|flow| flow.app == Some(app)).flat_map(|flow| &flow.sent) {
@@ -101,7 +101,7 @@ fn outside(flows: &[Flow], app: App) -> Tally {
     sum
 }
 
-/// The node that watches its uplink only knows the pods' connections from inside the tunnel.
+/// A node that watches only its uplink knows the pods' connections from inside the tunnel.
 #[test]
 fn pods_are_seen_at_the_uplink() {
     needs_root!();
@@ -128,7 +128,7 @@ fn pods_are_seen_at_the_uplink() {
 
 /// Pod link, bridge, VXLAN device and uplink see the same packets, the last one inside others.
 #[test]
-fn what_pod_and_uplink_see_is_one_flow() {
+fn packets_at_pod_and_uplink_are_one_flow() {
     needs_root!();
     for offloads in [false, true] {
         let net = Nodes::new(false, offloads);
@@ -153,7 +153,7 @@ fn tunnel_packets_may_be_fragmented() {
     for node in &net.nodes {
         node.sh("ip link set dev u mtu 1300");
     }
-    // Without DF: else the tunnel asks for smaller packets.
+    // Without DF, because otherwise the tunnel requests smaller packets.
     net.pods[0].sh("echo 1 >/proc/sys/net/ipv4/ip_no_pmtu_disc");
     let mut watch = Watch::start(&net.nodes[0], "u", watching(&["u"]));
     let receiver = net.pods[1].run(|| UdpSocket::bind("10.9.0.2:5001").unwrap());
@@ -175,7 +175,7 @@ fn tunnel_packets_may_be_fragmented() {
 }
 
 #[test]
-fn without_decapsulation_there_is_the_tunnel_alone() {
+fn without_decapsulation_there_is_only_the_tunnel() {
     needs_root!();
     let net = Nodes::new(false, false);
     let mut config = watching(&["u"]);
@@ -191,7 +191,7 @@ fn without_decapsulation_there_is_the_tunnel_alone() {
     assert_eq!(watched.books.decapsulated, Tally::default());
 }
 
-/// Of tunnels that the kernel need not know: their packets are a socket's.
+/// Tunnels that the kernel need not support, because a socket sends their packets.
 #[test]
 fn other_tunnels_over_a_live_link() {
     needs_root!();
@@ -200,7 +200,7 @@ fn other_tunnels_over_a_live_link() {
     for (ns, link) in [(&a, "va"), (&b, "vb")] {
         offloads_off(ns, link);
     }
-    // Nothing is said about protocols that nobody speaks.
+    // No errors about protocols that the host does not support.
     b.sh("nft \"add table inet t; add chain inet t i { type filter hook input priority 0 ; policy drop ; }\"");
     let agent = Agent::start(&b, watching(&["vb"]));
     let before = Counters::read(&b, "vb");

@@ -1,5 +1,5 @@
-//! Programs of others that decide what becomes of a packet, before netmon and after it: they do the same with it, without it and
-//! when it was killed; and what they hide from it shows.
+//! Foreign programs that decide about packets, before and after netmon: they behave the same with netmon, without it
+//! and after it was killed; and packets that they hide from netmon are reported.
 
 use std::net::UdpSocket;
 
@@ -19,7 +19,7 @@ use crate::{needs_root, needs_tcx};
 
 const PACKETS: u64 = 20;
 
-/// Sends datagrams from `a`; how many the foreign program counted, and how many arrived in `b`.
+/// Sends datagrams from `a`; returns how many the foreign program counted, and how many arrived in `b`.
 fn send(a: &Netns, b: &Netns, foreign: &Foreign, deed: Deed) -> [u64; 2] {
     let [before, _] = foreign.seen();
     let server = b.run(|| UdpSocket::bind("10.9.0.2:7007").unwrap());
@@ -119,7 +119,7 @@ fn of_tcx_before_netmon_by_clsact() {
     behave_the_same(Place::TcxLast, true, true);
 }
 
-/// Attached earlier, it would be first: netmon goes before it.
+/// A foreign program that attached earlier would be first, but netmon attaches before it.
 #[test]
 fn netmon_takes_the_head_of_the_chain() {
     needs_tcx!();
@@ -136,7 +136,7 @@ fn netmon_takes_the_head_of_the_chain() {
 }
 
 #[test]
-fn who_comes_before_is_told() {
+fn programs_before_netmon_are_reported() {
     needs_root!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
@@ -155,14 +155,15 @@ fn who_comes_before_is_told() {
     });
 }
 
-/// As Cilium: what is for a pod goes from the uplink straight into it, what the pod sends straight to the uplink.
+/// As Cilium does: packets to a pod go from the uplink straight into it, and packets from the pod straight to the
+/// uplink.
 #[test]
 fn redirected_packets_are_seen_once() {
     needs_root!();
     let (outside, node, pod) = (host("outside"), host("node"), host("pod"));
     connect(8, &End { ns: &node, link: "up0", host: 1 }, &End { ns: &outside, link: "up0", host: 2 });
     connect(5, &End { ns: &node, link: "lxc1", host: 1 }, &End { ns: &pod, link: "eth0", host: 2 });
-    // Redirected frames keep their addresses: both ends send to each other's.
+    // Redirected frames keep their hardware addresses, so both ends use each other's.
     let mac = |ns: &Netns, link: &str| ns.sh(&format!("cat /sys/class/net/{link}/address")).trim().to_owned();
     pod.sh(&format!(
         "ip route add default via 10.5.0.1 && ip neigh replace 10.5.0.1 lladdr {} dev eth0 nud permanent",
@@ -194,7 +195,7 @@ fn redirected_packets_are_seen_once() {
                 assert_eq!([inward.seen()[0], outward.seen()[0]], [PACKETS; 2], "both redirect all");
                 let flows = agent.settled();
                 let flow = flow_of(&flows, 17, client.local_addr().unwrap(), server.local_addr().unwrap());
-                // What goes straight into the pod passes no hook of its link here, but the uplink's.
+                // Packets that go straight into the pod pass only the uplink's hook, not that of the pod's link.
                 let answers = if watched.contains(&"up0") { PACKETS } else { 0 };
                 assert_eq!((flow.from_client().packets, flow.from_server().packets), (PACKETS, answers), "{watched:?}");
                 assert!(agent.stop().0.conservation().holds());

@@ -1,4 +1,4 @@
-//! Wrong input, of every kind: it has its message and its exit code, and changes nothing.
+//! Invalid input of every kind causes a message and an exit code, and changes nothing.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use super::net::quiet_pair;
 use super::traffic::transfer;
 use crate::needs_root;
 
-/// A value that the key does not take; `None`: it takes every text.
+/// A value that the key does not accept; `None` if it accepts every text.
 fn wrong(key: &Key) -> Option<&'static str> {
     Some(match key.path {
         "capture.interfaces" => "veth[",
@@ -25,12 +25,12 @@ fn wrong(key: &Key) -> Option<&'static str> {
         "log.level" => "loud",
         "log.format" => "xml",
         "node_name" | "control.socket" | "kubernetes.kubeconfig" => return None,
-        // Numbers and switches; what else there may be takes no such word.
+        // Numbers and switches; other kinds of keys do not accept this word either.
         _ => "many words",
     })
 }
 
-/// All keys with wrong values.
+/// All keys with invalid values.
 fn wrongs() -> impl Iterator<Item = (&'static Key, &'static str)> {
     Key::all().filter_map(|key| Some((key, wrong(key)?)))
 }
@@ -42,8 +42,8 @@ fn refused(mut command: Command) -> String {
     said
 }
 
-/// Each is named, with its value and what would be valid.
-fn assert_all_told(said: &str, place: impl Fn(&Key) -> String) {
+/// Asserts that each is reported, with its value and the valid values.
+fn assert_all_reported(said: &str, place: impl Fn(&Key) -> String) {
     for (key, value) in wrongs() {
         let wanted = format!("{}: \"{value}\": ", place(key));
         let line = said.lines().find(|line| line.contains(&wanted));
@@ -53,14 +53,14 @@ fn assert_all_told(said: &str, place: impl Fn(&Key) -> String) {
 }
 
 #[test]
-fn every_key_refuses_what_is_wrong() {
+fn every_key_refuses_invalid_values() {
     let mut flags = Command::new(NETMON);
     flags.args(wrongs().flat_map(|(key, value)| ["--set".to_owned(), format!("{}={value}", key.path)]));
-    assert_all_told(&refused(flags), |key| format!("--set {}", key.path));
+    assert_all_reported(&refused(flags), |key| format!("--set {}", key.path));
 
     let mut environment = Command::new(NETMON);
     environment.envs(wrongs().map(|(key, value)| (key.variable(), value)));
-    assert_all_told(&refused(environment), Key::variable);
+    assert_all_reported(&refused(environment), Key::variable);
 
     let mut file = serde_json::json!({});
     for (key, value) in wrongs() {
@@ -70,30 +70,30 @@ fn every_key_refuses_what_is_wrong() {
         }
         *place = value.into();
     }
-    // JSON is YAML too.
+    // JSON is also YAML.
     let path = std::env::temp_dir().join(format!("netmon-wrong-{}.yaml", std::process::id()));
     std::fs::write(&path, serde_json::to_string_pretty(&file).unwrap()).unwrap();
     let mut by_file = Command::new(NETMON);
     by_file.arg("--config").arg(&path);
     let said = refused(by_file);
     std::fs::remove_file(&path).unwrap();
-    assert_all_told(&said, |key| format!(" {}", key.path));
+    assert_all_reported(&said, |key| format!(" {}", key.path));
     let places = said.lines().filter(|line| line.contains(".yaml:")).count();
     assert_eq!(places, wrongs().count(), "each with its line and column: {said}");
 }
 
 #[test]
-fn a_running_agent_takes_nothing_that_is_wrong() {
+fn a_running_agent_refuses_invalid_values() {
     needs_root!();
     let (a, b) = quiet_pair();
     let agent = Operated::start(&b, "wrong", &[]);
     let before = agent.json(&["config", "get"]);
     for (key, value) in wrongs() {
         let (code, said) = agent.refused(&["config", "set", &format!("{}={value}", key.path)]);
-        let told = if key.live { key.valid } else { "takes a restart" };
-        assert!(code == 1 && said.contains(key.path) && said.contains(told), "{}: {code}: {said}", key.path);
+        let expected = if key.live { key.valid } else { "takes a restart" };
+        assert!(code == 1 && said.contains(key.path) && said.contains(expected), "{}: {code}: {said}", key.path);
     }
-    for (arguments, code, told) in [
+    for (arguments, code, expected) in [
         (&["config", "unset", "performance.workers"][..], 1, "takes a restart"),
         (&["config", "unset", "colour"], 1, "unknown key colour"),
         (&["debug", "trace", "maybe"], 2, "maybe"),
@@ -109,10 +109,10 @@ fn a_running_agent_takes_nothing_that_is_wrong() {
         (&["--socket", "/nonexistent/sock", "status"], 2, "--socket"),
     ] {
         let (got, said) = agent.refused(arguments);
-        assert!(got == code && said.contains(told), "{arguments:?}: {got}: {said}");
+        assert!(got == code && said.contains(expected), "{arguments:?}: {got}: {said}");
     }
     assert_eq!(agent.json(&["config", "get"]), before, "nothing of that changed anything");
-    // It works on.
+    // It still works.
     let sent = transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
     super::eventually("the flow of a connection", || {
         let filter = format!("client_port={}", sent[0].client.port());

@@ -1,4 +1,4 @@
-//! The agent with a cluster: what it says of its names.
+//! The agent with a cluster: what it reports about its names.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -19,7 +19,7 @@ use crate::needs_root;
 use crate::support::apiserver::ApiServer;
 
 #[test]
-fn the_agent_tells_of_its_names() {
+fn the_agent_reports_its_names() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let server = ApiServer::on(b.run(|| TcpListener::bind("127.0.0.1:0").unwrap()));
@@ -38,7 +38,7 @@ fn the_agent_tells_of_its_names() {
     assert!(not_ready.head.contains(" 503 "), "{}", not_ready.head);
     assert!(not_ready.body.contains("names of the cluster are not all read yet"), "{}", not_ready.body);
     let failures = || Page::get(&b, &agent, "/metrics").sum("netmon_names_errors_total", &["kind=\"pods\""]);
-    eventually("it asks in vain", || (failures() > 0.0).then_some(()));
+    eventually("its requests fail", || (failures() > 0.0).then_some(()));
     server.set_down(false);
     let is_ready = || Page::get(&b, &agent, "/readyz").head.contains(" 200 ");
     eventually("ready", || is_ready().then_some(()));
@@ -61,9 +61,9 @@ fn the_agent_tells_of_its_names() {
     assert!(names["last_error"].is_string() && names["last_error_at"].is_string(), "{names}");
     assert!(cli(&["status"]).contains("10 pods"), "{}", cli(&["status"]));
 
-    // Ready for good, with what was known.
+    // It stays ready, with the names that it knows.
     server.set_down(true);
-    eventually("it says that the server is away", || {
+    eventually("it reports that the server is down", || {
         let status: Value = serde_json::from_str(&cli(&["-o", "json", "status"])).unwrap();
         (status["names"]["kinds"][0]["status"] == "failing").then_some(())
     });
@@ -72,9 +72,9 @@ fn the_agent_tells_of_its_names() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// As in a cluster whose operator forgot the role.
+/// For example in a cluster whose operator forgot the role.
 #[test]
-fn without_rights_it_is_not_ready_and_says_what_helps() {
+fn without_rights_it_is_not_ready_and_names_the_remedy() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let server = ApiServer::on(b.run(|| TcpListener::bind("127.0.0.1:0").unwrap()));
@@ -95,7 +95,7 @@ fn without_rights_it_is_not_ready_and_says_what_helps() {
     });
     assert!(not_ready.head.contains(" 503 "), "{}", not_ready.head);
     assert_eq!(not_ready.body.trim_end().lines().count(), 1, "{}", not_ready.body);
-    assert!(page("/healthz").head.contains(" 200 "), "to start it anew would not help");
+    assert!(page("/healthz").head.contains(" 200 "), "a restart would not help");
     for part in ["pods", "services", "endpointslices", "nodes", "403", "kubectl apply -f deploy/kubernetes/rbac.yaml"] {
         assert!(not_ready.body.contains(part), "{part}: {}", not_ready.body);
     }
@@ -111,15 +111,15 @@ fn without_rights_it_is_not_ready_and_says_what_helps() {
     let (status, _, log) = program.end();
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(status.success(), "{log:#?}");
-    let told: Vec<&String> = log.iter().filter(|line| line.contains("may not") || line.contains("403")).collect();
-    assert_eq!(told.len(), 1, "one line for all: {told:#?}");
+    let denials: Vec<&String> = log.iter().filter(|line| line.contains("may not") || line.contains("403")).collect();
+    assert_eq!(denials.len(), 1, "one line for all: {denials:#?}");
     for part in ["pods", "jobs", "not ready until it may", "kubectl apply -f deploy/kubernetes/rbac.yaml"] {
-        assert!(told[0].contains(part), "{part}: {}", told[0]);
+        assert!(denials[0].contains(part), "{part}: {}", denials[0]);
     }
 }
 
 #[test]
-fn there_must_be_a_cluster_if_it_is_said_so() {
+fn a_cluster_is_required_if_enabled_is_on() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let command = |arguments: &[&str]| {
@@ -142,7 +142,7 @@ fn there_must_be_a_cluster_if_it_is_said_so() {
 }
 
 #[test]
-fn doctor_says_what_may_not_be_read() {
+fn doctor_reports_what_may_not_be_read() {
     needs_root!();
     let server = ApiServer::start();
     let check = |kubeconfig: &std::path::Path| {
@@ -159,7 +159,7 @@ fn doctor_says_what_may_not_be_read() {
     server.deny("endpointslices", true);
     let (status, detail) = check(&server.kubeconfig());
     assert!(status == "fail" && detail.contains("may not list endpointslices, watch endpointslices:"), "{detail}");
-    // Some names are as good without.
+    // Without this kind, most names are the same.
     server.deny("endpointslices", false);
     server.deny("jobs", true);
     let (status, detail) = check(&server.kubeconfig());

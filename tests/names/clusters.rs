@@ -1,16 +1,16 @@
-//! Clusters for tests: a small one as `kubectl get -o json` prints it, and large ones made of its objects.
+//! Clusters for tests: a small one as printed by `kubectl get -o json`, and large ones built from its objects.
 
 use serde_json::{Value, json};
 
 use crate::support::apiserver::ApiServer;
 
-/// Objects of all kinds, as real ones are.
+/// Realistic objects of all kinds.
 pub fn small() -> Vec<Value> {
     let list: Value = serde_json::from_str(include_str!("fixtures/cluster.json")).unwrap();
     list["items"].as_array().unwrap().clone()
 }
 
-/// One of them.
+/// One of these objects.
 pub fn sample(kind: &str, name: &str) -> Value {
     let is_it =
         |object: &Value| object["kind"] == kind && object["metadata"]["name"].as_str().unwrap().starts_with(name);
@@ -23,12 +23,12 @@ pub fn with_small() -> ApiServer {
     server
 }
 
-/// A pod like the web shop's, with another name and address.
+/// A pod like that of the web shop, with another name and address.
 pub fn pod(name: &str, node: &str, ip: &str) -> Value {
     Template::default().pod(name, "shop", node, ip, ("web-6c5d9b7f4d", "5b9e2329-3c1b-4d52-9a07-5f0c7d212329"))
 }
 
-/// Makes objects of samples, fast.
+/// Builds objects from samples, quickly.
 pub struct Template {
     pod: Value,
     service: Value,
@@ -60,14 +60,14 @@ fn named(sample: &Value, namespace: &str, name: &str) -> Value {
     object
 }
 
-/// A UUID that is made of a number.
+/// A UUID derived from a number.
 pub fn uid(number: usize) -> String {
     format!("aaaaaaaa-0000-4000-8000-{number:012x}")
 }
 
-/// Pods of a service, in the large cluster.
+/// Pods of each service in the large cluster.
 pub const REPLICAS: usize = 5;
-/// Pods of a node.
+/// Pods of each node.
 const PODS_OF_A_NODE: usize = 100;
 
 impl Template {
@@ -82,7 +82,7 @@ impl Template {
         pod
     }
 
-    /// Of the pod with this number.
+    /// The address of the pod with this number.
     pub fn address(number: usize) -> String {
         let (node, pod) = (number / PODS_OF_A_NODE, number % PODS_OF_A_NODE + 10);
         format!("10.{}.{}.{pod}", 128 + node / 256, node % 256)
@@ -142,7 +142,7 @@ impl Template {
         node
     }
 
-    /// So many pods in services of five, each with a Deployment; nodes of a hundred pods.
+    /// This many pods in services of five, each with a Deployment; nodes with a hundred pods each.
     pub fn large(&self, pods: usize) -> impl Iterator<Item = Value> + '_ {
         let services = pods / REPLICAS;
         let of_services = (0..services).flat_map(|service| {

@@ -1,4 +1,4 @@
-//! After each failure the index is what it would be without it.
+//! After each failure, the index is the same as without it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn status(code: u16, reason: &str) -> String {
         .to_string()
 }
 
-/// Those that may meet a request before anything is told.
+/// Faults that may hit a request before any data is sent.
 fn refusals() -> Vec<Fault> {
     vec![
         Fault::Drop,
@@ -45,7 +45,7 @@ fn lists_that_fail_are_read_again() {
             for resource in ["pods", "endpointslices", "replicasets"] {
                 server.fail(resource, Request::List, fault.clone());
             }
-            // And again, at the second page.
+            // Again, at the second page.
             if !matches!(fault, Fault::Slow(_)) {
                 server.fail("pods", Request::List, Fault::Slow(Duration::ZERO));
             }
@@ -70,7 +70,7 @@ fn streams_that_fail_begin_again() {
             let server = with_small();
             for resource in ["pods", "endpointslices", "replicasets"] {
                 server.fail(resource, Request::Stream, fault.clone());
-                // And again; to be slow is no failure.
+                // Again; slowness is no failure.
                 if !matches!(fault, Fault::Slow(_)) {
                     server.fail(resource, Request::Stream, fault.clone());
                 }
@@ -88,7 +88,7 @@ fn streams_that_fail_begin_again() {
 }
 
 #[test]
-fn watches_that_fail_go_on_without_a_gap() {
+fn watches_that_fail_continue_without_a_gap() {
     let mut faults = refusals();
     faults.extend([
         Fault::Error(410, "Expired".to_owned()),
@@ -106,7 +106,7 @@ fn watches_that_fail_go_on_without_a_gap() {
                     server.fail(resource, Request::Watch, fault.clone());
                 }
                 server.disconnect();
-                // While it fails.
+                // This happens while the watch fails.
                 let name = format!("late-{round}");
                 server.set(pod(&name, "node-b", &format!("10.244.2.20{round}")));
                 server.delete("pods", "shop", if round == 0 { "web-6c5d9b7f4d-9qz7w" } else { "late-0" });
@@ -116,7 +116,7 @@ fn watches_that_fail_go_on_without_a_gap() {
                 service["spec"]["clusterIP"] = json!(format!("10.96.77.{round}"));
                 server.set(service);
                 eventually("the failure happens", || {
-                    // What was being read anew when the watches ended goes on by the same request.
+                    // A kind that was being read again when the watches ended continues with the same request.
                     if watched.status().kinds.iter().all(|kind| kind.state == State::Watching) {
                         server.disconnect();
                     }
@@ -132,7 +132,7 @@ fn watches_that_fail_go_on_without_a_gap() {
 }
 
 #[test]
-fn the_last_known_is_served_while_the_server_is_away() {
+fn the_last_known_names_stay_while_the_server_is_down() {
     let server = with_small();
     let watched = Watched::synced(&options(&server));
     eventually("all are watched", || {
@@ -148,7 +148,7 @@ fn the_last_known_is_served_while_the_server_is_away() {
     assert!(status.synced && status.last_error.is_some());
     eventually("the age grows", || (watched.status().age > Duration::from_secs(1)).then_some(()));
     assert_eq!(watched.client("10.244.2.20:1"), "shop/db-0 StatefulSet/db @node-b(eu-1b)");
-    // What happens meanwhile is told by a list alone: the changes are forgotten.
+    // Only a list shows what happens in the meantime, because the changes are compacted.
     server.delete("pods", "shop", "db-0");
     server.set(pod("new", "node-b", "10.244.2.20"));
     server.delete("services", "shop", "web");
@@ -165,7 +165,7 @@ fn the_last_known_is_served_while_the_server_is_away() {
 }
 
 #[test]
-fn watches_end_by_their_time() {
+fn watches_end_after_their_time() {
     let server = with_small();
     server.set_watch_most(Duration::from_millis(1200));
     let watched = Watched::synced(&options(&server));
@@ -175,7 +175,7 @@ fn watches_end_by_their_time() {
         std::thread::sleep(Duration::from_millis(700));
     }
     universe.check(&server, &watched, "watches that ended");
-    assert_eq!(watched.errors(), 0, "to end by its time is no failure");
+    assert_eq!(watched.errors(), 0, "the end after its time is no failure");
     let lists = server.asked().iter().filter(|asked| asked.request != Request::Watch).count();
     assert_eq!(lists, 2 * 6, "each watcher has read everything once");
 }
@@ -184,7 +184,7 @@ fn watches_end_by_their_time() {
 fn a_token_is_replaced() {
     let server = with_small();
     let watched = Watched::synced(&options(&server));
-    // Whatever is in the place of the token for a while: nobody waits for it.
+    // Whatever is in place of the token for a while, the watcher does not block.
     let token = server.kubeconfig().with_file_name("token");
     std::fs::remove_file(&token).unwrap();
     sh(&format!("mkfifo {}", token.display()));
@@ -202,9 +202,9 @@ fn a_token_is_replaced() {
     assert!(asked.iter().any(|asked| asked.answered == 200 && asked.token == "second"));
 }
 
-/// Without pods, services, endpoints or nodes every address would be somebody outside of the cluster.
+/// Without pods, services, endpoints or nodes, every address would seem to be outside of the cluster.
 #[test]
-fn what_names_cannot_do_without_is_waited_for() {
+fn the_watcher_waits_for_required_kinds() {
     let tests = ["pods", "services", "endpointslices", "nodes"].map(|resource| {
         std::thread::spawn(move || {
             let server = with_small();
@@ -222,9 +222,9 @@ fn what_names_cannot_do_without_is_waited_for() {
             assert_eq!(kinds.iter().filter(|kind| [resource, "jobs"].contains(kind)).count(), 2, "{kinds:?}");
             let text = denied.to_string();
             assert!(text.contains(resource) && text.contains("403") && text.contains("kubeconfig"), "{text}");
-            // An address that nobody has been told of may be anybody's.
+            // An address that is not known may belong to anything.
             assert!(watched.client("203.0.113.77:1").starts_with("not yet"), "{resource}");
-            // The right comes a moment after the agent.
+            // The right is granted a moment after the agent starts.
             server.deny(resource, false);
             eventually("it is read", || watched.status().synced.then_some(()));
             let denied = watched.status().denied.unwrap();
@@ -236,9 +236,9 @@ fn what_names_cannot_do_without_is_waited_for() {
     }
 }
 
-/// A right that is taken away later changes nothing of what is known.
+/// Revoking a right later does not change what is known.
 #[test]
-fn what_may_not_be_read_any_more_stays_known() {
+fn kinds_that_may_no_longer_be_read_stay_known() {
     let server = with_small();
     let watched = Watched::synced(&options(&server));
     server.deny("pods", true);
@@ -249,7 +249,7 @@ fn what_may_not_be_read_any_more_stays_known() {
 }
 
 #[test]
-fn it_says_who_asks() {
+fn requests_have_a_user_agent() {
     let server = with_small();
     let _watched = Watched::synced(&options(&server));
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
@@ -258,7 +258,7 @@ fn it_says_who_asks() {
     assert!(asked.len() >= 6 && asked.iter().all(|asked| asked.program == wanted), "{asked:#?}");
 }
 
-/// What went wrong and what helps, for an operator: no library's documentation.
+/// Errors say what went wrong and what helps an operator, in other words than the library's.
 #[test]
 fn errors_of_tls_are_in_plain_words() {
     let server = ApiServer::start_tls();
@@ -290,7 +290,7 @@ fn errors_of_tls_are_in_plain_words() {
 }
 
 #[test]
-fn what_may_not_be_read_is_not_waited_for() {
+fn the_watcher_does_not_wait_for_denied_kinds() {
     let server = with_small();
     server.deny("replicasets", true);
     server.deny("jobs", true);
@@ -298,7 +298,7 @@ fn what_may_not_be_read_is_not_waited_for() {
     let status = watched.status();
     let state = |kind| status.kinds.iter().find(|status| status.kind == kind).unwrap().state;
     assert_eq!((state(Kind::ReplicaSets), state(Kind::Jobs)), (State::Denied, State::Denied));
-    // By the hash in its name; a Job tells nothing of its owner.
+    // The owner is derived from the hash in the name; the name of a Job does not show its owner.
     assert_eq!(watched.client("10.244.1.10:1"), "shop/web-6c5d9b7f4d-4xk2p Deployment/web @node-a(eu-1a)");
     assert_eq!(watched.client("10.244.1.30:1"), "shop/report-29471520-x7hwq Job/report-29471520 @node-a(eu-1a)");
     let (_, error) = status.last_error.unwrap();

@@ -1,9 +1,9 @@
-//! What real objects are called.
+//! The names of realistic objects.
 
 use netmon::names::{Enabled, Kind, Options, Scope, State};
 
 use super::clusters::{Template, sample, small, with_small};
-use super::{TCP, UDP, Universe, Watched, end, eventually, now, options, told};
+use super::{TCP, UDP, Universe, Watched, end, eventually, now, options};
 use crate::support::apiserver::{ApiServer, Request, Streaming};
 
 const WEB_A: &str = "shop/web-6c5d9b7f4d-4xk2p Deployment/web @node-a(eu-1a)";
@@ -17,13 +17,13 @@ fn real_objects_have_their_names() {
         ("[fd00:10:244:1::10]:40000", WEB_A),
         ("10.244.2.20:40000", "shop/db-0 StatefulSet/db @node-b(eu-1b)"),
         ("10.244.1.30:40000", "shop/report-29471520-x7hwq CronJob/report @node-a(eu-1a)"),
-        // It has finished.
+        // This pod has finished.
         ("10.244.1.29:40000", "not yet"),
         ("10.244.2.40:40000", "default/debug Pod/debug @node-b(eu-1b)"),
         ("192.168.7.12:40000", "@node-b(eu-1b)"),
         ("198.51.100.12:40000", "@node-b(eu-1b)"),
         ("[fd00:7::11]:40000", "@node-a(eu-1a)"),
-        // The node's end of a tunnel.
+        // The address of the node's tunnel device.
         ("10.244.2.0:40000", "@node-b(eu-1b)"),
         ("192.0.2.1:40000", "external ~external"),
         ("10.244.2.99:40000", "not yet"),
@@ -42,7 +42,7 @@ fn real_objects_have_their_names() {
         ("198.51.100.80:80", "shop/ svc=web"),
         ("203.0.113.7:80", "shop/ svc=web"),
         ("192.168.7.12:30080", "shop/ svc=web"),
-        // Headless.
+        // A headless service.
         ("10.244.2.20:5432", "shop/db-0 StatefulSet/db @node-b(eu-1b) svc=db"),
         ("192.168.7.11:9100", exporter),
         ("192.168.7.11:6443", api),
@@ -52,7 +52,8 @@ fn real_objects_have_their_names() {
         assert_eq!(watched.server(of), name, "{of}");
     }
     let index = watched.names.load();
-    let behind = |dialled, backend, protocol| told(&index.server(end(dialled), Some(end(backend)), protocol, now()));
+    let behind =
+        |dialled, backend, protocol| described(&index.server(end(dialled), Some(end(backend)), protocol, now()));
     let dns = "kube-system/coredns-668d6bf9bc-pm6qk Deployment/coredns @node-a(eu-1a) svc=kube-dns";
     assert_eq!(behind("10.96.0.10:53", "10.244.1.2:53", UDP), dns);
     assert_eq!(behind("192.168.7.11:30080", "10.244.1.10:8080", TCP), web);
@@ -60,7 +61,7 @@ fn real_objects_have_their_names() {
     assert_eq!(behind("192.168.7.12:443", "10.244.2.50:8443", TCP), gateway);
 }
 
-/// One request a kind, until its watch ends by its time.
+/// One request for each kind, until its watch ends after its time.
 #[test]
 fn lists_are_streamed() {
     let server = with_small();
@@ -75,7 +76,7 @@ fn lists_are_streamed() {
             ("0", "true")
         );
         assert!(asked.query["timeoutSeconds"].parse::<u32>().unwrap() >= 240);
-        // Of these only the owner counts.
+        // Only the owner of these objects matters.
         let metadata = matches!(asked.resource.as_str(), "replicasets" | "jobs");
         assert_eq!(asked.accept.contains("as=PartialObjectMetadata;"), metadata, "{asked:?}");
     }
@@ -89,7 +90,7 @@ fn lists_are_streamed() {
 }
 
 #[test]
-fn the_protocol_is_used_as_it_should() {
+fn the_protocol_is_used_correctly() {
     let server = with_small();
     server.set_streaming(Streaming::Refused);
     let template = Template::default();
@@ -110,7 +111,7 @@ fn the_protocol_is_used_as_it_should() {
         let watch = of(kind.name(), Request::Watch)[0];
         assert_eq!(watch.query["allowWatchBookmarks"], "true");
         assert!(watch.query["timeoutSeconds"].parse::<u32>().unwrap() >= 240);
-        // Of these only the owner counts.
+        // Only the owner of these objects matters.
         let metadata = matches!(kind, Kind::ReplicaSets | Kind::Jobs);
         assert_eq!(watch.accept.contains("as=PartialObjectMetadata;"), metadata, "{}", kind.name());
         assert_eq!(
@@ -131,13 +132,13 @@ fn the_protocol_is_used_as_it_should() {
 }
 
 #[test]
-fn of_one_node_only_its_pods_are_read() {
+fn the_scope_node_reads_only_its_pods() {
     let server = with_small();
     let watched = Watched::synced(&Options { scope: Scope::Node, ..options(&server) });
     assert_eq!(watched.client("10.244.1.10:40000"), WEB_A);
     assert_eq!(watched.client("10.244.2.20:40000"), "@node-b(eu-1b)", "its node, by its network");
     assert_eq!(watched.server("10.96.40.10:80"), "shop/ svc=web");
-    // Its Job's owner is not read.
+    // The owner of its Job is not read.
     assert_eq!(watched.client("10.244.1.30:40000"), "shop/report-29471520-x7hwq Job/report-29471520 @node-a(eu-1a)");
     let mut later = sample("Pod", "debug");
     later["spec"]["nodeName"] = "node-a".into();
@@ -151,7 +152,7 @@ fn of_one_node_only_its_pods_are_read() {
 }
 
 #[test]
-fn what_comes_goes_and_changes_is_followed() {
+fn changes_are_followed() {
     let server = with_small();
     let watched = Watched::synced(&options(&server));
     let mut universe = Universe::default();
@@ -183,23 +184,23 @@ fn what_comes_goes_and_changes_is_followed() {
 }
 
 #[test]
-fn the_server_s_certificate_is_checked() {
+fn the_servers_certificate_is_checked() {
     let server = ApiServer::start_tls();
     server.set_all(small());
     let watched = Watched::synced(&options(&server));
     assert_eq!(watched.client("10.244.1.10:40000"), WEB_A);
 
-    // The same, by an authority that did not sign it.
+    // The same server, with an authority that did not sign its certificate.
     let other = ApiServer::start_tls();
     let folder = |server: &ApiServer| server.kubeconfig().parent().unwrap().to_owned();
     std::fs::copy(folder(&other).join("ca.pem"), folder(&server).join("ca.pem")).unwrap();
     let deceived = Watched::start(&options(&server));
-    let (_, error) = eventually("it is told why", || deceived.status().last_error);
+    let (_, error) = eventually("the reason is reported", || deceived.status().last_error);
     assert!(error.contains("invalid peer certificate"), "{error}");
 }
 
 #[test]
-fn without_a_cluster_it_is_said() {
+fn a_missing_cluster_is_reported() {
     let off = Options { enabled: Enabled::Off, kubeconfig: Some("/nonexistent".into()), ..Options::default() };
     let watched = Watched::start(&off);
     assert!(watched.watcher.is_none());

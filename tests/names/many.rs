@@ -1,4 +1,4 @@
-//! Many objects, and many changes.
+//! Many objects and many changes.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::apiserver::ApiServer;
 
 const PODS: usize = 5_000;
 
-/// `make benchmark` has the numbers for ten times as many.
+/// `make benchmark` measures ten times as many.
 #[test]
 fn thousands_are_read_and_their_churn_is_followed() {
     let server = ApiServer::start();
@@ -27,7 +27,7 @@ fn thousands_are_read_and_their_churn_is_followed() {
     let size = watched.names.load().size();
     assert_eq!((size.addresses[0], size.ports[2]), (PODS, PODS));
 
-    // Rollouts: a new ReplicaSet, five pods that take the places of five others, the slice with all of them.
+    // Rollouts: a new ReplicaSet, five pods that replace five others, and the slice with all of them.
     let mut universe = Universe::default();
     let begun = Instant::now();
     let mut changes = 0;
@@ -43,7 +43,7 @@ fn thousands_are_read_and_their_churn_is_followed() {
         changes += 12;
         if service % 20 == 0 {
             universe.add(&template.numbered_pod(service * 5, 1));
-            // As in a cluster that is busy, not as fast as it can be.
+            // Like a busy cluster, not as fast as possible.
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -74,7 +74,7 @@ fn an_update_is_in_the_names_at_once() {
             server.set(pod);
             watched.becomes(&format!("{ip}:1"), &format!("apps/{name} Pod/{name} @worker-0()"));
             let known = since.elapsed();
-            // Told after the names are there.
+            // This is notified after the names are in place.
             eventually("another generation", || (watched.names.generation() != generation).then_some(()));
             known
         })

@@ -1,4 +1,4 @@
-//! The watcher against an API server that speaks the real protocol, and fails in all ways it can.
+//! The watcher with an API server that speaks the real protocol, and fails in every possible way.
 
 mod agent;
 pub mod clusters;
@@ -48,7 +48,7 @@ impl Watched {
         Watched { names, watcher }
     }
 
-    /// All was read.
+    /// Starts a watcher and waits until it has read everything.
     fn synced(options: &Options) -> Watched {
         let watched = Watched::start(options);
         let whole = if options.scope == Scope::Node { Cluster::Node } else { Cluster::Whole };
@@ -61,18 +61,18 @@ impl Watched {
     }
 
     fn client(&self, of: &str) -> String {
-        told(&self.names.load().client(end(of), TCP, now()))
+        described(&self.names.load().client(end(of), TCP, now()))
     }
 
     fn server(&self, of: &str) -> String {
-        told(&self.names.load().server(end(of), None, TCP, now()))
+        described(&self.names.load().server(end(of), None, TCP, now()))
     }
 
     fn errors(&self) -> u64 {
         self.status().kinds.iter().map(|kind| kind.errors).sum()
     }
 
-    /// Waits until this end is called so.
+    /// Waits until this end has this name.
     fn becomes(&self, of: &str, name: &str) {
         let mut last = String::new();
         let start = Instant::now();
@@ -93,7 +93,7 @@ fn end(text: &str) -> End {
 }
 
 /// `namespace/pod kind/workload @node(zone) svc=service ~name`.
-fn told(answer: &Answer) -> String {
+fn described(answer: &Answer) -> String {
     let kind = match answer {
         Answer::Known(_) => "",
         Answer::NotYet(_) => "not yet",
@@ -117,7 +117,7 @@ fn told(answer: &Answer) -> String {
     words.join(" ")
 }
 
-/// Addresses and ports of all objects that were there, to ask both indexes about.
+/// Addresses and ports of all objects so far, to be looked up in both indexes.
 #[derive(Default)]
 struct Universe {
     ips: BTreeSet<IpAddr>,
@@ -144,15 +144,15 @@ impl Universe {
         }
     }
 
-    /// What the two say of anybody.
+    /// The differences between two indexes for all of these ends.
     fn differences(&self, index: &Index, truth: &Index) -> Vec<String> {
         let mut differences = Vec::new();
         let at = now();
         let mut compare = |of: String, ours: Answer, theirs: Answer| {
-            // Those that are gone linger for a while: that is known of them, by those who have known them.
+            // Deleted objects linger for a while in an index that has known them.
             let gone = matches!((&ours, &theirs), (Answer::NotYet(None), Answer::NotYet(_) | Answer::External(_)));
             if ours != theirs && !gone {
-                differences.push(format!("{of}: {:?}, in truth {:?}", told(&ours), told(&theirs)));
+                differences.push(format!("{of}: {:?}, expected {:?}", described(&ours), described(&theirs)));
             }
         };
         for &ip in &self.ips {
@@ -169,7 +169,7 @@ impl Universe {
         differences
     }
 
-    /// The index becomes one that is made from scratch of what the server has.
+    /// Waits until the index is equal to one that is built from scratch from the server's objects.
     fn check(&mut self, server: &ApiServer, watched: &Watched, after: &str) {
         self.add_all(server);
         let truth = Watched::synced(&options(server));

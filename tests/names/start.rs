@@ -1,4 +1,4 @@
-//! What the start of agents costs the API server, and what its answers may cost them.
+//! The cost of starting agents for the API server, and the cost of its answers for them.
 
 use std::collections::HashSet;
 use std::os::unix::fs::symlink;
@@ -15,9 +15,9 @@ use crate::live::eventually;
 use crate::support::apiserver::{ApiServer, Asked, Request, Streaming};
 use crate::support::sh;
 
-/// Starts so many agents at once, until all have read everything; what they asked for.
+/// Starts this many agents at once and waits until all have read everything; returns their requests.
 fn roll_out(server: &ApiServer, agents: usize, start_within: Duration) -> Vec<Asked> {
-    // Both ends of six connections each.
+    // Each has six connections, with two ends.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let options = Options { start_within, ..options(server) };
@@ -38,14 +38,14 @@ fn roll_out(server: &ApiServer, agents: usize, start_within: Duration) -> Vec<As
     );
     let errors: u64 = watched.iter().map(Watched::errors).sum();
     assert_eq!(errors, 0, "{agents} agents");
-    // They stop each after the other; meanwhile nobody is to start anew.
+    // They stop one after the other; in the meantime, none may start a new request.
     watched
         .into_iter()
         .for_each(|watched| drop(watched.watcher.map(|watcher: Watcher| std::thread::spawn(|| drop(watcher)))));
     asked
 }
 
-/// Those that no cache can answer.
+/// Number of requests that the server's cache cannot answer.
 fn of_etcd(asked: &[Asked]) -> usize {
     let is_old = |asked: &&Asked| asked.query.get("resourceVersion").is_some_and(|version| !version.is_empty());
     asked.iter().filter(|asked| asked.request == Request::List && !is_old(asked)).count()
@@ -68,38 +68,38 @@ fn costs(agents: usize) {
     cached.set_all((0..600).map(|number| template.numbered_pod(number, 0)));
     let asked = roll_out(&cached, agents, Duration::ZERO);
     assert_eq!((count(&asked, Request::List), of_etcd(&asked)), (6 * agents, 0), "more than a page out of the cache");
-    // All six may have asked before the first was refused.
+    // All six kinds may have been requested before the first refusal.
     assert!(count(&asked, Request::Stream) <= 6 * agents && count(&asked, Request::Watch) <= 6 * agents);
 }
 
 #[test]
-fn a_roll_out_asks_the_cache_of_the_server() {
+fn a_roll_out_reads_from_the_servers_cache() {
     costs(1);
     costs(50);
 }
 
-/// Half a minute.
+/// Takes half a minute.
 #[test]
-#[ignore = "long: a_roll_out_asks_the_cache_of_the_server is its short form"]
+#[ignore = "long: a_roll_out_reads_from_the_servers_cache is its short form"]
 fn a_roll_out_of_five_hundred() {
     costs(500);
 }
 
 #[test]
-fn agents_that_start_at_once_do_not_ask_at_once() {
+fn agents_that_start_at_once_spread_their_requests() {
     let server = with_small();
     let within = Duration::from_secs(2);
     let asked = roll_out(&server, 20, within);
     let mut times: Vec<Instant> = asked.iter().map(|asked| asked.at).collect();
     times.sort_unstable();
     let spread = times[times.len() - 1] - times[0];
-    // Twenty of them are all in the same half once in a million times.
+    // All twenty of them are in the same half only once in a million times.
     assert!(spread > within / 4, "{spread:?}");
 }
 
-/// Of before Kubernetes 1.27: a watch that is to begin with all there is does, but tells no end of it.
+/// As before Kubernetes 1.27: a watch that should begin with all objects does so, but without the end marker.
 #[test]
-fn a_server_that_knows_no_streams_is_read_by_lists() {
+fn a_server_without_streaming_lists_is_read_by_pages() {
     let server = with_small();
     server.set_streaming(Streaming::Ignored);
     let watched = Watched::synced(&options(&server));
@@ -115,13 +115,13 @@ fn large_pod(number: usize, bytes: usize) -> Value {
     pod
 }
 
-/// A page takes at most 32 MiB: there is no room for more in a small container.
+/// A page takes at most 32 MiB, because a small container has no room for more.
 #[test]
 fn large_objects_come_in_small_pages() {
     let server = with_small();
     server.set_streaming(Streaming::Refused);
     server.set_whole_from_cache();
-    // More than an API server takes: of them only 15 fit into a page.
+    // Larger than an API server accepts, so that only 15 fit a page.
     server.set_all((1..=200).map(|number| large_pod(number, 2 << 20)));
     let watched = Watched::synced(&options(&server));
     assert_eq!(watched.client("10.244.7.200:1"), "shop/large-200 Deployment/web @node-a(eu-1a)");
@@ -137,7 +137,8 @@ fn large_objects_come_in_small_pages() {
     assert_eq!(asked, HashSet::from([false]), "the cache ignores a limit");
 }
 
-/// What a kubeconfig is, and what it names, must be files: nobody is waited for, also not at the end.
+/// A kubeconfig and everything that it names must be regular files: the agent does not block on others, not even when
+/// it stops.
 #[test]
 fn credentials_are_regular_files() {
     let server = with_small();
@@ -155,7 +156,7 @@ fn credentials_are_regular_files() {
         path
     };
     let token = folder.join("token").display().to_string();
-    for (path, told) in [
+    for (path, expected) in [
         (fifo.clone(), "a FIFO, and only regular files are read"),
         (folder.join("zero"), "a device, and only regular files are read"),
         (folder.to_owned(), "a directory, and only regular files are read"),
@@ -167,9 +168,9 @@ fn credentials_are_regular_files() {
     ] {
         let options = Options { kubeconfig: Some(path.clone()), enabled: Enabled::On, ..Options::default() };
         let error = format!("{:#}", netmon::names::start(&options, &Threads::new().0).err().unwrap());
-        assert!(error.contains(&path.display().to_string()) && error.contains(told), "{error}");
+        assert!(error.contains(&path.display().to_string()) && error.contains(expected), "{error}");
     }
-    // Relative to it, and behind links as Kubernetes has them.
+    // Paths relative to the kubeconfig, through links as Kubernetes creates them.
     std::fs::create_dir(folder.join("..first")).unwrap();
     std::fs::write(folder.join("..first/linked"), "first\n").unwrap();
     symlink("..first", folder.join("..data")).unwrap();

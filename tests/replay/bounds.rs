@@ -1,4 +1,4 @@
-//! More flows than there is room for, and runs that are ended early.
+//! More flows than the table holds, and runs that are interrupted.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use super::{NETMON, flows_of, text};
 use crate::live::eventually;
 use crate::needs_root;
 
-/// Every flow is printed, and every packet is in one: also those that had to go for lack of room.
+/// Every flow is printed, and every packet is in a flow, including flows that were evicted.
 #[test]
 fn a_full_table_loses_nothing() {
     needs_root!();
@@ -28,12 +28,12 @@ fn a_full_table_loses_nothing() {
     let narrow = run("100");
     assert_eq!(packets(&narrow), 3000);
     let flows = flows_of(&narrow);
-    assert_eq!(flows.len(), 3000, "each was gone when its next packet came");
+    assert_eq!(flows.len(), 3000, "each was evicted before its next packet");
     let warning = text(&narrow.stderr);
     assert!(warning.contains("2900 flows were cut short for lack of room"), "{warning}");
 }
 
-/// A capture of a pipe that does not end: what came so far is printed.
+/// A capture from a pipe that does not end: the flows so far are printed.
 #[test]
 fn an_interrupted_replay_prints_its_flows() {
     needs_root!();
@@ -51,7 +51,7 @@ fn an_interrupted_replay_prints_its_flows() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(&std::fs::read(&capture.file().0).unwrap()).unwrap();
     input.flush().unwrap();
-    // Once it waits, by poll(2) or ppoll(2), it has read and played all there is.
+    // Once it waits in poll(2) or ppoll(2), it has read and played everything available.
     let waits_in = format!("/proc/{}/syscall", child.id());
     eventually("it waits for more", || {
         let call = std::fs::read_to_string(&waits_in).unwrap();

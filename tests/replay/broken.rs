@@ -1,4 +1,5 @@
-//! Files that are cut off or damaged: what is whole is printed, the error has the place, and the exit status tells.
+//! Files that are cut off or damaged: complete packets are replayed, the error has the offset, and the exit status
+//! shows the failure.
 
 use std::process::Command;
 
@@ -11,7 +12,7 @@ fn http() -> (std::path::PathBuf, Vec<u8>) {
     (file, bytes)
 }
 
-/// Where each packet of a little-endian pcap file starts, and where the last one ends.
+/// The offset of each packet in a little-endian pcap file, and the end of the last one.
 fn starts(file: &[u8]) -> Vec<usize> {
     let mut starts = vec![24];
     while let Some(&at) = starts.last().filter(|&&at| at < file.len()) {
@@ -21,7 +22,7 @@ fn starts(file: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn a_file_that_is_cut_off_gives_its_flows_up_to_there() {
+fn a_file_that_is_cut_off_yields_its_flows_so_far() {
     needs_root!();
     let (_, bytes) = http();
     let starts = starts(&bytes);
@@ -51,7 +52,7 @@ fn a_file_that_is_cut_off_gives_its_flows_up_to_there() {
 }
 
 #[test]
-fn what_is_no_capture_is_refused() {
+fn other_files_are_refused() {
     needs_root!();
     for (bytes, message) in [
         (&b""[..], "the file is empty"),
@@ -69,7 +70,7 @@ fn what_is_no_capture_is_refused() {
     assert_eq!(text(&output.stderr), "netmon: read /nonexistent.pcap: No such file or directory (os error 2)\n");
 }
 
-/// Only the headers, as a capture that nobody sent anything to.
+/// Only the headers, like a capture without traffic.
 #[test]
 fn a_capture_without_packets_has_no_flows() {
     needs_root!();
@@ -86,7 +87,7 @@ fn a_capture_without_packets_has_no_flows() {
 fn without_privilege_it_says_what_is_needed() {
     needs_root!();
     let (file, _) = http();
-    // What nobody may read cannot show it.
+    // A user who may not read the program cannot run this test.
     let copy = Scratch::holding("http.pcap", &std::fs::read(file).unwrap());
     let program = Scratch::new("netmon");
     std::fs::copy(NETMON, &program.0).unwrap();
@@ -105,7 +106,7 @@ fn without_privilege_it_says_what_is_needed() {
 
 /// `netmon replay … | head` is no failure.
 #[test]
-fn a_reader_may_leave() {
+fn a_reader_may_end_early() {
     needs_root!();
     let (file, _) = http();
     let command = format!("{{ {NETMON} replay -o json {}; echo $? >&2; }} | true", file.display());
@@ -113,7 +114,7 @@ fn a_reader_may_leave() {
     assert_eq!(text(&output.stderr), "0\n");
 }
 
-/// One that waits for input that does not come: as soon as it has what was there, it is to end.
+/// A replay that waits for input that does not come must end, once it has read what was available.
 #[test]
 fn a_replay_that_waits_ends_at_the_first_signal() {
     needs_root!();
@@ -126,7 +127,7 @@ fn a_replay_that_waits_ends_at_the_first_signal() {
         let links: Vec<_> = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).collect();
         links.contains(&pipe.0)
     };
-    // Nobody has opened its other end; somebody has and says nothing; somebody has said a part.
+    // The other end is not opened; is open but silent; has sent a part.
     for part in [None, Some(0), Some(24), Some(bytes.len() / 2), Some(bytes.len())] {
         for from_stdin in [false, true] {
             if from_stdin && part.is_none() {
@@ -148,7 +149,7 @@ fn a_replay_that_waits_ends_at_the_first_signal() {
             crate::live::eventually("all of it is read", || {
                 let mut left: nix::libc::c_int = 0;
                 if let Some(writer) = &writer {
-                    // SAFETY: the number outlives the call.
+                    // SAFETY: the integer outlives the call.
                     unsafe {
                         nix::libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(writer), nix::libc::FIONREAD, &mut left)
                     };
@@ -170,7 +171,7 @@ fn a_replay_that_waits_ends_at_the_first_signal() {
             assert!(said.contains("interrupted"), "{part:?} {from_stdin}: {said}");
             if part == Some(bytes.len()) {
                 let whole = run(&["-o", "json", file.to_str().unwrap()], &[]);
-                assert_eq!(flows_of(&output).len(), flows_of(&whole).len(), "what was there is printed");
+                assert_eq!(flows_of(&output).len(), flows_of(&whole).len(), "the flows so far are printed");
             }
         }
     }

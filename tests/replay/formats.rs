@@ -1,4 +1,4 @@
-//! One capture in every format that there is, and every format that can be printed.
+//! One capture in every input format, and every output format.
 
 use std::io::Read;
 
@@ -12,14 +12,14 @@ fn capture(name: &str) -> std::path::PathBuf {
     captures().into_iter().find(|path| path.ends_with(name)).unwrap()
 }
 
-/// Times in whole microseconds, as the coarser formats have them.
+/// Flows with times in whole microseconds, as in the coarser formats.
 fn rounded(mut flows: Vec<Value>) -> Vec<Value> {
     for flow in &mut flows {
         for field in ["start", "end"] {
             let time = flow[field].as_str().unwrap();
             flow[field] = format!("{}000Z", &time[..26]).into();
         }
-        // What is computed of times is off by up to a microsecond at either end.
+        // Values that are computed from times may differ by up to a microsecond at either end.
         for field in ["duration_s", "handshake_client_us", "handshake_server_us", "rtt_us", "response_us"] {
             flow[field] = Value::Null;
         }
@@ -28,9 +28,9 @@ fn rounded(mut flows: Vec<Value>) -> Vec<Value> {
     flows
 }
 
-/// editcap writes what Wireshark reads: formats, byte orders and compression that are not ours.
+/// editcap writes other formats that Wireshark reads, with other byte orders and compression.
 #[test]
-fn what_editcap_converts_reads_the_same() {
+fn captures_converted_by_editcap_yield_the_same() {
     needs_root!();
     let original = capture("http.pcap");
     let expected = replay(&original);
@@ -50,9 +50,9 @@ fn what_editcap_converts_reads_the_same() {
     }
 }
 
-/// Two interfaces of different links in one pcapng file, each with all of its packets counted once.
+/// Two interfaces with different link types in one pcapng file, each with all of its packets counted once.
 #[test]
-fn captures_merged_keep_their_links() {
+fn merged_captures_keep_their_link_types() {
     needs_root!();
     let parts = ["http.pcap", "raw.pcap", "ipv6.pcap"].map(capture);
     let merged = Scratch::new("merged.pcapng");
@@ -70,7 +70,7 @@ fn captures_merged_keep_their_links() {
 }
 
 #[test]
-fn a_pipe_is_as_good_as_a_file() {
+fn a_pipe_works_like_a_file() {
     needs_root!();
     let file = capture("tls.pcapng.gz");
     let bytes = std::fs::read(&file).unwrap();
@@ -79,9 +79,9 @@ fn a_pipe_is_as_good_as_a_file() {
     assert_eq!(flows_of(&output), replay(&file));
 }
 
-/// The same capture, the same output, to the byte.
+/// The same capture yields the same output, to the byte.
 #[test]
-fn a_replay_repeats() {
+fn a_replay_is_repeatable() {
     needs_root!();
     for file in ["failures.pcap", "ipv6.pcap", "loss-sender.pcap.gz"].map(capture) {
         let json = || run(&["-o", "json", file.to_str().unwrap()], &[]).stdout;
@@ -89,7 +89,7 @@ fn a_replay_repeats() {
     }
 }
 
-/// A header and a row for each object, the same values in the same order; absent is empty.
+/// A header and a row for each object, with the same values in the same order; absent values are empty.
 #[test]
 fn csv_has_what_json_has() {
     needs_root!();
@@ -106,7 +106,7 @@ fn csv_has_what_json_has() {
                 let value = if !value.is_null() || flow.get(name).is_some() {
                     value.clone()
                 } else {
-                    // `rtt_us_min` is in the object `rtt_us`.
+                    // `rtt_us_min` is a field of the object `rtt_us`.
                     let object =
                         flow.as_object().unwrap().iter().find(|(outer, _)| name.starts_with(&format!("{outer}_")));
                     let (outer, object) = object.unwrap_or_else(|| panic!("no field for column {name}"));
@@ -119,7 +119,7 @@ fn csv_has_what_json_has() {
                 };
                 assert_eq!(cell, expected, "{name}");
             }
-            // Nothing of the object is left out.
+            // No field of the object is left out.
             for (name, value) in flow.as_object().unwrap() {
                 let there = header.iter().any(|column| column == name || column.starts_with(&format!("{name}_")));
                 assert!(there, "no column for {name}: {value}");
@@ -128,9 +128,9 @@ fn csv_has_what_json_has() {
     }
 }
 
-/// The fields that programs rely on, with their kinds.
+/// The fields that programs rely on, with their types.
 #[test]
-fn json_has_the_fields_that_are_promised() {
+fn json_has_the_documented_fields() {
     needs_root!();
     let promised = "id start end duration_s protocol direction client_ip client_port server_ip server_port client_packets \
         client_bytes server_packets server_bytes client_tcp_flags server_tcp_flags state status reason reset_by app_protocol app_protocol_next tls_version \
@@ -147,16 +147,16 @@ fn json_has_the_fields_that_are_promised() {
             assert_eq!(flow["client_port"].is_u64(), tcp || flow["protocol"] == "udp", "{flow}");
             assert_eq!(flow["client_tcp_flags"].is_string(), tcp && flow["client_packets"] != 0, "{flow}");
             assert_eq!(flow["icmp_type"].is_u64(), flow["protocol"].as_str().unwrap().starts_with("icmp"), "{flow}");
-            // Cooked captures tell who sent a packet, the others do not.
+            // Cooked captures say who sent a packet, the others do not.
             let cooked = ["redis.pcap", "ipv6.pcap"].iter().any(|name| file.ends_with(name));
             assert_eq!(flow["direction"].is_string(), cooked, "{flow}");
         }
     }
 }
 
-/// The server was captured: what came to it from outside was opened there.
+/// The capture is from the server's host, so connections to it were opened from outside.
 #[test]
-fn cooked_captures_tell_the_direction() {
+fn cooked_captures_have_directions() {
     needs_root!();
     let direction = |name: &str| {
         let flows = replay(&capture(name));
@@ -168,7 +168,7 @@ fn cooked_captures_tell_the_direction() {
 
 /// dumpcap writes the name of the interface.
 #[test]
-fn interfaces_are_named_where_the_capture_names_them() {
+fn interfaces_have_names_if_the_capture_has_them() {
     needs_root!();
     let interface = |name: &str| replay(&capture(name))[0]["interface"].clone();
     assert_eq!(interface("mysql.pcapng"), "eth0");
@@ -184,14 +184,14 @@ fn the_table_has_a_row_for_each_flow() {
     assert_eq!(table.lines().count(), flows.len() + 1);
     let row = |text: &str| table.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {table}"));
     assert!(row(":7001 ").ends_with(" failed: refused"));
-    // The capture ends before it can be told that nobody will answer.
+    // The capture ends before it is certain that there will be no answer.
     assert!(row(":7002 ").ends_with(" active"));
     assert!(row("SERVER").starts_with(" START"));
 }
 
-/// Every link type that BSD and Linux have for IP, made of the same packets.
+/// The same packets with every link type that BSD and Linux have for IP.
 #[test]
-fn links_make_no_difference() {
+fn link_types_make_no_difference() {
     needs_root!();
     let ethernet = replay(&capture("http.pcap"));
     let tcp = |flows: &[Value]| -> Vec<(Value, Value, u64)> {
@@ -218,7 +218,7 @@ fn links_make_no_difference() {
     assert!(text(&output.stderr).contains("link type 127 (IEEE 802.11 with radiotap header)"));
 }
 
-/// What "any" captures on a host that forwards: each packet as it comes in, and as it goes out.
+/// A capture of "any" on a host that forwards: each packet as it comes in, and as it goes out.
 #[test]
 fn a_packet_captured_twice_counts_once() {
     needs_root!();
@@ -243,7 +243,7 @@ fn a_packet_captured_twice_counts_once() {
     assert!(log.contains(" 22 duplicate"), "{log}");
 }
 
-/// A little-endian pcap file of Ethernet packets, with another link: only IPv4 is left of it.
+/// Converts a little-endian pcap file of Ethernet packets to another link type; only IPv4 is kept.
 fn relinked(file: &[u8], link: u32, header: &[u8]) -> Vec<u8> {
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     let mut new = [&file[..20], &link.to_le_bytes()].concat();
@@ -260,7 +260,7 @@ fn relinked(file: &[u8], link: u32, header: &[u8]) -> Vec<u8> {
     new
 }
 
-/// What the servers of the captures speak, whatever their ports; from packets cut to 96 bytes too.
+/// The protocols of the captures' servers, whatever their ports, even from packets cut to 96 bytes.
 #[test]
 fn real_servers_are_recognised() {
     needs_root!();

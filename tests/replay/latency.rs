@@ -1,4 +1,4 @@
-//! Times in captures written by hand: what is printed is what was written, to the nanosecond.
+//! Times in captures written by hand: the printed times are those that were written, to the nanosecond.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::packet::ACK;
 
 const PSH: u8 = 8;
 
-/// Of one time, in microseconds.
+/// The statistics of a single time in microseconds.
 fn once(us: f64) -> Value {
     json!({ "count": 1, "min": us, "mean": us, "max": us, "last": us })
 }
@@ -74,9 +74,9 @@ fn round_trips_are_timed() {
     assert_eq!(flow["rtt_us"], expected);
 }
 
-/// Which of two segments with the same bytes an ACK is for, nobody knows (Karn).
+/// It is not known which of two segments with the same bytes an ACK acknowledges (Karn).
 #[test]
-fn a_segment_sent_again_has_no_round_trip() {
+fn a_retransmitted_segment_has_no_round_trip() {
     needs_root!();
     for wait in [300 * MS, 6 * S] {
         let (mut capture, mut c) = (Written::default(), Connection::new(40000));
@@ -93,7 +93,7 @@ fn a_segment_sent_again_has_no_round_trip() {
 
 /// A connection that is silent for longer than the programs remember it may miss a time, but has no wrong one.
 #[test]
-fn silence_is_no_time() {
+fn silence_yields_no_time() {
     needs_root!();
     let (mut capture, mut c) = (Written::default(), Connection::new(40000));
     capture.handshake(0, &mut c, MS, MS);

@@ -1,6 +1,6 @@
-//! `netmon replay`, the program itself: what it prints of captures, compared with tshark and with what was written into them.
+//! The program `netmon replay`: its output for captures, compared with tshark and with what was written into them.
 
-// clippy.toml allows these in functions marked as tests only.
+// clippy.toml allows these only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bounds;
@@ -34,7 +34,7 @@ pub fn captures() -> Vec<PathBuf> {
     all
 }
 
-/// A file that goes when the value goes.
+/// A file that is deleted with this value.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -64,14 +64,14 @@ pub fn run(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // It may end without reading all.
+    // It may end without reading everything.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     output
 }
 
-/// What a run printed, as text.
+/// The output of a run as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -87,7 +87,7 @@ pub fn replay(file: &Path) -> Vec<Value> {
     if !file.starts_with(env!("CARGO_MANIFEST_DIR")) {
         return replay_now(file);
     }
-    // Many tests look at the same captures, and loading the programs takes its time.
+    // Many tests use the same captures, and loading the programs takes a while.
     let seen = Arc::clone(SEEN.lock().unwrap().entry(file.to_owned()).or_default());
     seen.get_or_init(|| replay_now(file)).clone()
 }

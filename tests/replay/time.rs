@@ -1,4 +1,4 @@
-//! Flows live by the capture's clock: when they start and end, time out and begin anew.
+//! Flows follow the capture's clock: when they start, end, time out and begin again.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::written::{CLIENT, Connection, MS, S, SERVER, START, Written};
 use crate::needs_root;
 use crate::support::packet::ACK;
 
-/// Start and end after the start of the capture, and what became of it.
+/// Start and end of each flow after the start of the capture, and its outcome.
 fn lives(flows: &[Value]) -> Vec<(u64, u64, String)> {
     let since = |time: &Value| nanoseconds(time) - START;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -19,7 +19,7 @@ fn life(start: u64, end: u64, fate: &str) -> (u64, u64, String) {
     (start, end, fate.to_owned())
 }
 
-/// The programs keep 32 bits of nanoseconds: gaps around their 4.29 s, and more than one sweep apart.
+/// The programs keep times in 32 bits of nanoseconds: gaps around their range of 4.29 s, and more than one sweep apart.
 #[test]
 fn times_are_exact_over_any_gap() {
     needs_root!();
@@ -32,7 +32,7 @@ fn times_are_exact_over_any_gap() {
         for _ in 0..20 {
             at += gap;
             capture.tcp(at, SERVER, &mut c, ACK | 8, 10);
-            capture.udp(at + 5, CLIENT, 50000, 20); // keeps the time going
+            capture.udp(at + 5, CLIENT, 50000, 20); // lets the time pass
         }
         capture.close(at + MS, &mut c);
         let flows = capture.replay();
@@ -62,7 +62,7 @@ fn a_long_flow_is_one() {
     assert!(ids.iter().copied().eq(1..=3001));
 }
 
-/// Idle for five minutes: over. What comes then is another flow.
+/// A flow that is idle for five minutes is over. Later packets belong to another flow.
 #[test]
 fn silence_ends_a_flow() {
     needs_root!();
@@ -87,7 +87,7 @@ fn unanswered_connections_time_out_in_the_capture() {
 }
 
 #[test]
-fn what_is_not_over_at_the_end_is_active() {
+fn flows_that_are_open_at_the_end_are_active() {
     needs_root!();
     let mut capture = Written::default();
     let (mut open, mut closed, mut reset) = (Connection::new(40001), Connection::new(40002), Connection::new(40003));
@@ -101,7 +101,7 @@ fn what_is_not_over_at_the_end_is_active() {
     assert_eq!(lives(&capture.replay()), fates);
 }
 
-/// The same ports, two connections.
+/// Two connections with the same ports.
 #[test]
 fn ports_used_again_are_a_new_flow() {
     needs_root!();
@@ -118,7 +118,7 @@ fn ports_used_again_are_a_new_flow() {
     }
 }
 
-/// Several queues of a NIC, or several files made one: times go back a little. They are what the capture says.
+/// With several queues of a NIC, or merged files, times go back a little. Flows keep the times of the capture.
 #[test]
 fn packets_out_of_order_keep_their_times() {
     needs_root!();
@@ -131,7 +131,7 @@ fn packets_out_of_order_keep_their_times() {
     assert_eq!(lives(&capture.replay()), expected);
 }
 
-/// Times that go back by more than a second cannot be placed: the packets count, at the time of those before.
+/// Packets whose times go back by more than a second count at the time of the packet before.
 #[test]
 fn packets_from_long_ago_count_now() {
     needs_root!();
@@ -146,7 +146,7 @@ fn packets_from_long_ago_count_now() {
     assert!(super::text(&output.stderr).contains("2 packets are more than a second earlier"));
 }
 
-/// One flow whose own times go back.
+/// A flow whose own times go back.
 #[test]
 fn a_flow_whose_times_go_back_has_them_all() {
     needs_root!();

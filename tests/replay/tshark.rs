@@ -1,5 +1,5 @@
-//! Captures of real servers, conversation by conversation as tshark counts them: packets, bytes, first and last packet, to the
-//! byte and the nanosecond.
+//! Compares captures of real servers with tshark, conversation by conversation: packets, bytes, first and last packet,
+//! to the byte and the nanosecond.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -10,14 +10,14 @@ use super::{captures, nanoseconds, replay};
 use crate::needs_root;
 use crate::support::sh;
 
-/// What both say of a conversation; the ends in the order of their addresses and ports.
+/// What both report about a conversation, with the ends in the order of their addresses and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Conversation {
     start_ns: u64,
     end_ns: u64,
     protocol: String,
     ends: [String; 2],
-    /// Sent by each end.
+    /// Packets and bytes that each end sent.
     packets: [u64; 2],
     bytes: [u64; 2],
 }
@@ -38,7 +38,8 @@ const FIELDS: [&str; 13] = [
     "icmp.ident",
 ];
 
-/// What tshark says of each packet, by field. Of fields that come twice, as in a packet that an ICMP error quotes, the first.
+/// tshark's fields of each packet. Of fields that occur twice, as in a packet that an ICMP error quotes, the first
+/// counts.
 fn dissect(file: &Path, fields: &[&str]) -> Vec<HashMap<String, String>> {
     let wanted: String = fields.iter().map(|field| format!(" -e {field}")).collect();
     let out = sh(&format!("tshark -n -r {} -T fields -E occurrence=f{wanted} 2>/dev/null", file.display()));
@@ -53,7 +54,7 @@ fn at_ns(packet: &HashMap<String, String>) -> u64 {
     seconds.parse::<u64>().unwrap() * 1_000_000_000 + fraction.parse::<u64>().unwrap()
 }
 
-/// The protocol, empty for what is not IP, source and destination.
+/// The protocol (empty if it is not IP), source and destination.
 fn ends(packet: &HashMap<String, String>) -> (String, [String; 2]) {
     // "eth:ethertype:ip:icmp:ip:tcp" is ICMP.
     let mut protocols = packet["frame.protocols"].split(':');
@@ -130,39 +131,40 @@ fn flows_are_the_conversations_of_tshark() {
     assert!(compared >= 40, "{compared} conversations");
 }
 
-/// What a segment is to those captured before it, in the same direction.
+/// The relation of a segment to those captured before it in the same direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
-    /// Its bytes are new and behind all others.
+    /// Its bytes are new and follow all others.
     Next,
     /// The same bytes were captured before.
     Again,
-    /// It fills a hole, more than a round trip after the first segment behind the hole: that is the time that asking for it
-    /// takes.
+    /// It fills a hole, more than a round trip after the first segment behind the hole: that is the time that a
+    /// retransmission takes.
     Late,
-    /// It fills a hole sooner: another one has overtaken it.
+    /// It fills a hole sooner: another segment has overtaken it.
     Overtaken,
-    /// The same, but another hole has opened since. The programs remember one of each direction, and so take this for a
-    /// segment sent again.
+    /// The same, but another hole has opened since. The programs remember one hole in each direction, so they take this
+    /// for a retransmission.
     OvertakenTwice,
 }
 
-/// A TCP stream by its segments, and what tshark's analysis says of them.
+/// The segments of a TCP stream, and tshark's analysis of them.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Nanoseconds.
+    /// tshark's initial round-trip time, in nanoseconds.
     initial_rtt: Option<u64>,
-    /// Of each end, the lower address first: sequence number, length and time of all segments, and when holes opened.
+    /// For each end, the lower address first: sequence number, length and time of all segments, and the times at which
+    /// holes opened.
     segments: [Vec<(u32, u32, u64)>; 2],
     holes: [Vec<u64>; 2],
-    /// Of each end: whether tshark calls it a retransmission, and what it is.
+    /// For each segment of each end: whether tshark calls it a retransmission, and what it really is.
     places: [Vec<(bool, Place)>; 2],
 }
 
 impl Stream {
     fn add(&mut self, packet: &HashMap<String, String>) {
         let number = |field: &str| packet[field].parse::<u32>().unwrap();
-        // Said again with each packet from the handshake on.
+        // tshark repeats it with each packet from the handshake on.
         if let Some((seconds, fraction)) = packet["tcp.analysis.initial_rtt"].split_once('.') {
             self.initial_rtt = Some(seconds.parse::<u64>().unwrap() * 1_000_000_000 + fraction.parse::<u64>().unwrap());
         }
@@ -199,7 +201,7 @@ impl Stream {
     }
 }
 
-/// By the conversation's start, which tells streams apart.
+/// The streams, by the conversation's start, which identifies them.
 fn streams(file: &Path) -> BTreeMap<u64, Stream> {
     const ANALYSIS: [&str; 6] = [
         "tcp.seq_raw",
@@ -220,10 +222,10 @@ fn streams(file: &Path) -> BTreeMap<u64, Stream> {
     streams
 }
 
-/// Both parts of the handshake together are tshark's initial RTT, to the nanosecond, wherever it has one; where the handshake
+/// Both parts of the handshake together are tshark's initial RTT, to the nanosecond, if it has one; if the handshake
 /// was not seen, or not answered, there is none.
 #[test]
-fn handshakes_are_the_initial_rtt_of_tshark() {
+fn handshakes_agree_with_the_initial_rtt_of_tshark() {
     needs_root!();
     let mut compared = 0;
     for file in captures() {
@@ -233,7 +235,7 @@ fn handshakes_are_the_initial_rtt_of_tshark() {
                 |side: &str| flow[format!("handshake_{side}_us")].as_f64().map(|us| (us * 1000.0).round() as u64);
             let whole = part("client").zip(part("server")).map(|(client, server)| client + server);
             let expected = streams[&nanoseconds(&flow["start"])].initial_rtt;
-            // tshark measures up to the RST too; a connection that is refused has no handshake here.
+            // tshark also measures up to a RST; a refused connection has no handshake here.
             let expected = expected.filter(|_| flow["reason"] != "refused");
             assert_eq!(whole, expected, "{}: {flow}", file.display());
             compared += u32::from(whole.is_some());
@@ -242,10 +244,10 @@ fn handshakes_are_the_initial_rtt_of_tshark() {
     assert!(compared >= 15, "{compared} handshakes");
 }
 
-/// Segments sent again, by each end. Where tshark says otherwise, the numbers and times of the segments tell who is right; of
-/// these differences there are four kinds, and no others.
+/// Retransmitted segments of each end. If tshark disagrees, the numbers and times of the segments show who is right;
+/// there are four kinds of these differences, and no others.
 #[test]
-fn retransmissions_are_those_of_tshark() {
+fn retransmissions_agree_with_tshark() {
     needs_root!();
     let mut kinds = BTreeMap::<(bool, Place), u32>::new();
     for file in captures() {
@@ -266,14 +268,16 @@ fn retransmissions_are_those_of_tshark() {
         }
     }
     let mut count = |said, place| kinds.remove(&(said, place)).unwrap_or(0);
-    // Both say the same.
+    // Both agree.
     assert!(count(true, Place::Again) + count(true, Place::Late) >= 10);
     assert!(count(false, Place::Next) > 500 && count(false, Place::Overtaken) > 0);
-    // "Out of order" to tshark, which looks at the time since the latest new segment: in a busy stream that is always short.
+    // "Out of order" for tshark, which uses the time since the latest new segment: in a busy stream, that is always
+    // short.
     assert!(count(false, Place::Again) > 0 && count(false, Place::Late) > 0);
-    // "Fast retransmission" to tshark, which looks for duplicate ACKs: these follow when one segment overtakes others too.
+    // "Fast retransmission" for tshark, which looks for duplicate ACKs: these also follow when one segment overtakes
+    // others.
     assert!(count(true, Place::Overtaken) > 0);
-    // Two holes at once: the programs are wrong, and tshark may be.
+    // Two holes at once: the programs are wrong, and tshark may be, too.
     count(true, Place::OvertakenTwice);
     count(false, Place::OvertakenTwice);
     assert!(kinds.is_empty(), "differences of other kinds: {kinds:?}");

@@ -1,4 +1,4 @@
-//! Captures of tunnels: what is inside is told as if it had been captured by itself.
+//! Captures of tunnels: the inner packets yield the same flows as if they had been captured by themselves.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::support::packet::*;
 
 const ETH: usize = 14;
 
-/// A conversation with data, an echo, and a segment that is sent again.
+/// A conversation with data, an echo, and a retransmitted segment.
 fn talk() -> Written {
     let mut capture = Written::default();
     let mut c = Connection::new(40000);
@@ -29,7 +29,7 @@ fn vxlan_over_ipv6(frame: &[u8]) -> Vec<u8> {
     ethernet(&[], IPV6, &ipv6(UDP, &vxlan(8472, frame)))
 }
 
-/// Flows of the tunnel, and others, without the numbers in which they were printed.
+/// The flows of the tunnel, and the others, without their ids.
 fn sorted(mut flows: Vec<Value>, app: &str) -> (Vec<Value>, Vec<Value>) {
     for flow in &mut flows {
         flow.as_object_mut().unwrap().remove("id").unwrap();
@@ -44,7 +44,7 @@ fn the_same_flows_in_a_tunnel() {
     let (_, expected) = sorted(replay(&plain.file().0), "vxlan");
     assert_eq!(expected.len(), 2);
     let wrapped = plain.each(vxlan_over_ipv6);
-    // Headers only, as a cut capture has them.
+    // Only headers, as in a cut capture.
     for file in [wrapped.file(), wrapped.file_of_first(ETH + 40 + 16 + ETH + 20 + 20)] {
         let (tunnel, inner) = sorted(replay(&file.0), "vxlan");
         assert_eq!(inner, expected);

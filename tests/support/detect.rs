@@ -1,4 +1,4 @@
-//! The detector of application protocols, asked about payload alone: tests/bpf/detect.bpf.c.
+//! The detector of application protocols, run on payload alone: tests/bpf/detect.bpf.c.
 
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -12,16 +12,16 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/detect.skel.rs"));
 }
 
-/// Offset of a connection that was met in its middle, as in bpf/l7_window.h.
+/// Offset in a connection that was first seen after its start, as in bpf/l7_window.h.
 pub const MIDSTREAM: u32 = u32::MAX;
 
-/// Offset of what follows what came before.
+/// Offset of payload that follows the previous payload.
 pub const CONTINUES: u32 = u32::MAX - 1;
 
 /// The client is not known.
 pub const EITHER: u8 = 2;
 
-/// What comes with payload: struct nm_payload.
+/// The context of a payload: struct nm_payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload {
     pub flow: u64,
@@ -30,13 +30,13 @@ pub struct Payload {
     pub dport: u16,
     pub protocol: u8,
     pub side: u8,
-    /// 1: the sender opened, 0: the other end, or [`EITHER`].
+    /// 1 if the sender opened the connection, 0 if the other end did, or [`EITHER`].
     pub client: u8,
-    /// Bytes that the packet had before a capture cut it, if not what is given.
+    /// Bytes of payload before a capture cut the packet, if there were more.
     pub length: Option<u32>,
 }
 
-/// What the detector says.
+/// The detector's verdict.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Verdict(pub u32);
 
@@ -59,14 +59,14 @@ impl std::fmt::Debug for Verdict {
     }
 }
 
-/// The loaded program.
+/// The loaded detector.
 pub struct Detector {
     injector: Injector,
     packet: Vec<u8>,
 }
 
 impl Detector {
-    /// Looks for the protocols in the mask.
+    /// Loads it to recognise the protocols in the mask.
     pub fn load(apps: u32) -> Detector {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
         let mut open = skel::DetectSkelBuilder::default().open(storage).unwrap();

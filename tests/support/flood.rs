@@ -1,4 +1,4 @@
-//! A flood: frames that the kernel hands to an interface as fast as it can, each a SYN between ends that are never the same.
+//! A flood: the kernel hands frames to an interface as fast as it can, each a SYN between a new pair of ends.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,12 +14,13 @@ use rand::{Rng, SeedableRng};
 use super::netns::Netns;
 use super::packet::{IPV4, SYN, TCP, ethernet, ipv4, tcp};
 
-/// Frames handed over by one system call.
+/// Frames per system call.
 const BATCH: usize = 128;
-/// Of an Ethernet frame with an IPv4 header: both addresses; behind them both ports, and the sequence number.
+/// Offset, in an Ethernet frame with an IPv4 header, of both addresses, which both ports and the sequence number
+/// follow.
 const ENDS: std::ops::Range<usize> = 26..42;
 
-/// It goes on until the value goes.
+/// A flood that lasts until this value is dropped.
 pub struct SynFlood {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -27,7 +28,7 @@ pub struct SynFlood {
 }
 
 impl SynFlood {
-    /// From `link` of `ns`, to this hardware address. Nobody has the addresses, so nobody answers.
+    /// Sends from `link` of `ns` to this hardware address. No host has the IP addresses, so there are no answers.
     pub fn start(ns: &Netns, link: &str, to: [u8; 6]) -> SynFlood {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
@@ -40,7 +41,7 @@ impl SynFlood {
             while !stopped.load(Ordering::Relaxed) {
                 for frame in &mut frames {
                     random.fill(&mut frame[ENDS]);
-                    // 10.x for either: no group, and no broadcast.
+                    // Both addresses are in 10.0.0.0/8: neither is a group or a broadcast address.
                     (frame[26], frame[30]) = (10, 10);
                 }
                 count.fetch_add(send(&socket, &mut frames), Ordering::Relaxed);
@@ -64,7 +65,7 @@ impl Drop for SynFlood {
     }
 }
 
-/// A socket for whole frames on `link`, past the queues that would slow them down.
+/// A socket for whole frames on `link` that bypasses its queues, which would slow them down.
 fn packet_socket(link: &str) -> io::Result<OwnedFd> {
     let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None)?;
     let (fd, yes) = (socket.as_raw_fd(), 1u32);
@@ -80,7 +81,7 @@ fn packet_socket(link: &str) -> io::Result<OwnedFd> {
     if result == 0 { Ok(socket.into()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many of the frames the kernel took.
+/// Sends the frames; returns how many of them the kernel accepted.
 fn send(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> u64 {
     let mut parts: Vec<libc::iovec> = frames
         .iter_mut()

@@ -1,4 +1,4 @@
-//! The loaded programs, run on injected packets, and the records they write.
+//! The loaded BPF programs, run on injected packets, and the records that they write.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -30,10 +30,10 @@ pub fn small() -> Options {
     }
 }
 
-/// Loaded programs that are attached to nothing, as they are right after loading.
+/// Loaded programs that are not attached, in the state right after loading.
 ///
-/// The verifier needs most of a second for each load. So tests of one process use loaded programs one after the other: what the last
-/// test left in the maps is replaced by what was in them at first. One that failed is not used again.
+/// The verifier takes most of a second for each load, so tests of one process reuse loaded programs: the maps get back
+/// their initial contents. After a failed test, its programs are not used again.
 pub struct Kernel {
     loaded: Option<Loaded>,
     readers: Vec<RingReader>,
@@ -57,9 +57,9 @@ struct Content {
     values: Vec<u8>,
 }
 
-/// Programs that wait for the next test.
+/// Maximum number of programs that wait for the next test.
 static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
-/// Each has some megabytes of kernel memory.
+/// The number is small because each takes some megabytes of kernel memory.
 const IDLE_MOST: usize = 4;
 
 impl Kernel {
@@ -91,12 +91,12 @@ impl Kernel {
         &self.sweeper
     }
 
-    /// What waits in the rings.
+    /// Reads the records that wait in the rings.
     pub fn drain(&mut self) -> Vec<Record> {
         self.drain_each().into_iter().flatten().collect()
     }
 
-    /// What waits in each ring.
+    /// Reads the records that wait in each ring.
     pub fn drain_each(&mut self) -> Vec<Vec<Record>> {
         let drain = |reader: &mut RingReader| {
             let (mut all, mut batch) = (Vec::new(), Vec::new());
@@ -111,7 +111,7 @@ impl Kernel {
         self.readers.iter_mut().map(drain).collect()
     }
 
-    /// Empties the rings; how many records waited there.
+    /// Empties the rings; returns how many records waited there.
     pub fn discard(&mut self) -> usize {
         let mut count = 0;
         let mut batch = Vec::new();
@@ -123,7 +123,7 @@ impl Kernel {
         count
     }
 
-    /// Everything out of caches and rings.
+    /// Empties the caches and the rings; returns all records.
     pub fn flush(&mut self) -> Vec<Record> {
         let mut all = self.drain();
         loop {
@@ -135,7 +135,7 @@ impl Kernel {
         }
     }
 
-    /// From now on the cache of CPU 0 looks as if it were in use.
+    /// Makes the cache of CPU 0 look as if it were in use.
     pub fn keep_busy(&self) {
         let maps = self.bpf.loader().map_infos();
         let map = MapHandle::from_map_id(maps.iter().find(|map| map.name == "nm_cpus").unwrap().id).unwrap();
@@ -145,7 +145,7 @@ impl Kernel {
         map.update(&first, &state, MapFlags::ANY).unwrap();
     }
 
-    /// The records that were written, and those that found no room.
+    /// Numbers of records that were written, and that found no room.
     pub fn record_counts(&self) -> netmon::bpf::RecordCounts {
         self.books.records()
     }
@@ -155,17 +155,17 @@ impl Kernel {
         &self.readers[ring]
     }
 
-    /// What was not measured or not told, and by which clocks.
+    /// Counts of what was not measured or not reported, and the clocks in use.
     pub fn misses(&self) -> netmon::bpf::Misses {
         self.books.misses()
     }
 
-    /// The books of each interface.
+    /// The counters of each interface.
     pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
         self.books.interfaces()
     }
 
-    /// The books of all interfaces.
+    /// The counters of all interfaces together.
     pub fn books(&self) -> InterfaceBooks {
         let mut sum = InterfaceBooks::default();
         for books in self.interfaces().into_values() {
@@ -174,7 +174,7 @@ impl Kernel {
         sum
     }
 
-    /// Injects one packet at the ingress hook and returns what became of it.
+    /// Injects one packet at the ingress hook and returns its records and the change of the counters.
     pub fn one(&mut self, ethernet: bool, packet: &[u8], frame: Frame) -> (Vec<Record>, InterfaceBooks) {
         let before = self.books();
         let verdict = self.injector(Hook::Ingress, ethernet).inject(packet, frame, 1).unwrap();
@@ -186,11 +186,11 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        // A capture's clock has moved on, and cannot be put back.
+        // A capture's clock has advanced, and cannot be set back.
         let is_reusable = |loaded: &Loaded| loaded.options.timestamps != TimestampSource::Capture;
         let Some(loaded) = self.loaded.take().filter(is_reusable).filter(|_| !std::thread::panicking()) else { return };
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        // The oldest goes: tests with the same options mostly follow each other.
+        // Drop the oldest: tests with the same options mostly follow each other.
         if idle.len() == IDLE_MOST {
             idle.remove(0);
         }
@@ -213,7 +213,7 @@ impl DerefMut for Kernel {
 }
 
 impl Content {
-    /// `None`: not an array of plain values.
+    /// `None` if it is not an array of plain values.
     fn of(map: MapHandle) -> anyhow::Result<Option<Content>> {
         if map.map_type() != MapType::Array {
             return Ok(None);
@@ -234,7 +234,7 @@ impl Content {
 
 impl Loaded {
     fn load(options: Options, namespace: PathBuf) -> anyhow::Result<Loaded> {
-        // A few kilobytes a load: simpler than a value that borrows from itself.
+        // This leaks a few kilobytes for each load, which is simpler than a value that borrows from itself.
         let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
         let mut bpf = Bpf::load(storage, &options)?;
         let rings = bpf.take_rings();
@@ -264,7 +264,7 @@ pub fn assert_conserved(books: &InterfaceBooks, recorded: Tally) {
     sum += books.ring_full;
     let mut all = books.seen();
     all += books.decapsulated;
-    assert_eq!(sum, all, "the books do not balance: {books:?}");
+    assert_eq!(sum, all, "the counters do not add up: {books:?}");
 }
 
 fn minus(a: Tally, b: Tally) -> Tally {
@@ -284,7 +284,8 @@ pub fn difference(a: InterfaceBooks, b: InterfaceBooks) -> InterfaceBooks {
     }
 }
 
-/// How the agent is to attach here, told without its help: a kernel that has TCX knows how to list its programs.
+/// How the agent should attach here, determined independently of it: a kernel that has TCX supports listing its
+/// programs.
 pub fn attach_mode() -> Mode {
     let mut options =
         libbpf_sys::bpf_prog_query_opts { sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _, ..Default::default() };
@@ -293,7 +294,7 @@ pub fn attach_mode() -> Mode {
     if err == 0 { Mode::Tcx } else { Mode::Clsact }
 }
 
-/// False where the kernel has no TCX: tells so of `test`.
+/// False if the kernel has no TCX, and then notes that `test` was not run.
 pub fn has_tcx_for(test: &str) -> bool {
     let has = attach_mode() == Mode::Tcx;
     if !has {

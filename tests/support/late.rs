@@ -1,11 +1,12 @@
-//! How busy the machine is: a thread that only sleeps, and how late it wakes up. Upper bounds on times allow for that.
+//! Measures how busy the machine is, by how late a thread wakes up that only sleeps. Upper bounds on times allow for
+//! that.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-/// A measurement under way.
+/// A measurement in progress.
 pub struct Lateness {
     stop: Sender<()>,
     thread: JoinHandle<Duration>,
@@ -28,7 +29,7 @@ impl Lateness {
         Lateness { stop, thread }
     }
 
-    /// Ends it; the longest that a sleep of 10 ms took.
+    /// Ends the measurement; returns the longest time that a sleep of 10 ms took.
     pub fn most(self) -> Duration {
         drop(self.stop);
         self.thread.join().unwrap()

@@ -1,6 +1,6 @@
-//! What the tests share: privilege, namespaces, the loaded programs, packets.
+//! Code that the tests share: privileges, namespaces, loaded programs, packets.
 
-// Shared with benches/: each of the two leaves some of it alone.
+// Shared with benches/: each of the two leaves some of it unused.
 #[allow(dead_code)]
 pub mod apiserver;
 #[allow(dead_code)]
@@ -27,8 +27,8 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// True if BPF programs can be loaded here and namespaces made. Otherwise the test is noted as not run, by its name, in the
-/// file that `scripts/test` shows at its end.
+/// True if BPF programs can be loaded and namespaces created here. Otherwise, the test is noted by its name as not run,
+/// in the file that `scripts/test` shows at its end.
 pub fn privileged(test: &str) -> bool {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     match MISSING.get_or_init(missing) {
@@ -54,7 +54,7 @@ fn missing() -> Option<String> {
     if let Err(error) = netmon::bpf::check_host() {
         return Some(format!("{error:#}"));
     }
-    // Not the product's own programs: that these cannot be loaded is a failure.
+    // Try a program other than netmon's: if netmon's own cannot be loaded, that is a failure.
     if let Err(error) = vary::Vary::try_open() {
         return Some(format!("cannot load BPF programs: {error:#}"));
     }
@@ -62,7 +62,7 @@ fn missing() -> Option<String> {
     None
 }
 
-/// The seed of a test with random input. It is printed with the output of a test that fails; NETMON_TEST_SEED gives it again.
+/// The seed of a test with random input. It is printed with the output of a failed test; NETMON_TEST_SEED sets it.
 pub fn seed() -> u64 {
     let given = std::env::var("NETMON_TEST_SEED").ok().map(|s| s.parse().expect("NETMON_TEST_SEED is a number"));
     let seed = given.unwrap_or_else(rand::random);
@@ -70,7 +70,7 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// How much of a long repetition is done: `full` by `make test-all`, which sets NETMON_TEST_FULL, else `short`.
+/// The length of a long repetition: `full` under `make test-all`, which sets NETMON_TEST_FULL, else `short`.
 pub fn repeat<T>(short: T, full: T) -> T {
     static FULL: OnceLock<bool> = OnceLock::new();
     if *FULL.get_or_init(|| std::env::var_os("NETMON_TEST_FULL").is_some_and(|set| !set.is_empty())) {
@@ -80,7 +80,7 @@ pub fn repeat<T>(short: T, full: T) -> T {
     }
 }
 
-/// Runs a command and insists that it succeeds.
+/// Runs a command, which must succeed; returns its output.
 pub fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -88,7 +88,7 @@ pub fn sh(command: &str) -> String {
     text
 }
 
-/// Marks a test as one that needs root.
+/// Marks a test that needs root.
 #[macro_export]
 macro_rules! needs_root {
     () => {
@@ -98,7 +98,7 @@ macro_rules! needs_root {
     };
 }
 
-/// Marks a test as one that needs root and TCX (Linux 6.6).
+/// Marks a test that needs root and TCX (Linux 6.6).
 #[macro_export]
 macro_rules! needs_tcx {
     () => {

@@ -1,4 +1,4 @@
-//! Network namespaces as hosts. They go when the value goes.
+//! Network namespaces as hosts, which are deleted when the value is dropped.
 
 use std::fs::File;
 use std::process::Command;
@@ -8,13 +8,13 @@ use nix::sched::{CloneFlags, setns};
 
 use super::sh;
 
-/// A network namespace, loopback up.
+/// A network namespace whose loopback interface is up.
 pub struct Netns {
     pub name: String,
 }
 
 impl Netns {
-    /// The name says which test process made it.
+    /// Creates a namespace. Its name has the id of the test process.
     pub fn new(role: &str) -> Netns {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("nmt-{}-{}-{role}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -27,14 +27,14 @@ impl Netns {
         sh(&format!("ip netns exec {} sh -ec '{}'", self.name, command.replace("{ns}", &self.name)))
     }
 
-    /// A command to be run in it.
+    /// A command that will run in it.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
     }
 
-    /// Runs `f` on a thread that is in the namespace; threads that it starts are too.
+    /// Runs `f` on a thread in the namespace; threads that it starts are in it, too.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             scope
@@ -47,7 +47,7 @@ impl Netns {
         })
     }
 
-    /// As `run`, for what cannot leave its thread.
+    /// Like `run`, for a function that cannot move to another thread.
     pub fn enter_for<T>(&self, f: impl FnOnce() -> T) -> T {
         let back = Back(File::open("/proc/thread-self/ns/net").unwrap());
         self.enter();
@@ -56,7 +56,7 @@ impl Netns {
         value
     }
 
-    /// Moves the calling thread into the namespace. Its /sys stays the old one: ask netlink.
+    /// Moves the calling thread into the namespace. Its /sys remains the old one: use netlink.
     pub fn enter(&self) {
         let ns = File::open(format!("/run/netns/{}", self.name)).unwrap();
         setns(ns, CloneFlags::CLONE_NEWNET).unwrap();
@@ -68,7 +68,7 @@ impl Netns {
     }
 }
 
-/// Returns the thread to the namespace that it came from, after a panic too.
+/// Returns the thread to its original namespace, even after a panic.
 struct Back(File);
 
 impl Drop for Back {
@@ -79,7 +79,7 @@ impl Drop for Back {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // Whatever still runs inside would keep the namespace alive.
+        // Processes that still run inside would keep the namespace alive.
         let _ = Command::new("sh")
             .args(["-c", &format!("ip netns pids {0} | xargs -r kill -9; ip netns del {0}", self.name)])
             .output();
@@ -91,7 +91,7 @@ pub fn pair() -> (Netns, Netns) {
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     sh(&format!("ip -n {} link add va type veth peer name vb netns {}", a.name, b.name));
     for (ns, link, host) in [(&a, "va", 1), (&b, "vb", 2)] {
-        // Duplicate address detection would only delay the test.
+        // Skip duplicate address detection, which would only delay the test.
         sh(&format!(
             "ip -n {0} addr add 10.9.0.{2}/24 dev {1} && ip -n {0} addr add fd09::{2}/64 dev {1} nodad && ip -n {0} link set {1} up",
             ns.name, link, host

@@ -1,4 +1,4 @@
-//! Packets, written out plainly.
+//! Builds packets byte by byte.
 
 const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
@@ -20,7 +20,7 @@ pub const NO_NEXT: u8 = 59;
 pub const DESTINATION: u8 = 60;
 pub const SCTP: u8 = 132;
 
-/// In the field of IPv4 that holds flags and offset, which counts in units of 8 bytes.
+/// The flag "more fragments" in the IPv4 field of flags and offset; the offset counts in units of 8 bytes.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 
 pub const FIN: u8 = 1;
@@ -29,7 +29,7 @@ pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 
-/// Ethernet with the tags given (TPID, TCI), then `payload`.
+/// An Ethernet frame with these tags (TPID, TCI) before `payload`.
 pub fn ethernet(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut p = MACS.to_vec();
     for (tpid, tci) in tags {
@@ -66,7 +66,7 @@ pub fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
     p
 }
 
-/// From port 40000 to port 80; `options` in multiples of four bytes.
+/// TCP from port 40000 to port 80; `options` in multiples of four bytes.
 pub fn tcp(flags: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut p = Vec::new();
     p.extend(40000u16.to_be_bytes());
@@ -78,7 +78,7 @@ pub fn tcp(flags: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
     p
 }
 
-/// From port 40000 to port 53.
+/// UDP from port 40000 to port 53.
 pub fn udp(payload: &[u8]) -> Vec<u8> {
     let mut p = Vec::new();
     p.extend(40000u16.to_be_bytes());
@@ -89,7 +89,7 @@ pub fn udp(payload: &[u8]) -> Vec<u8> {
     p
 }
 
-/// From port 40000 to `port`.
+/// UDP from port 40000 to `port`.
 pub fn udp_to(port: u16, payload: &[u8]) -> Vec<u8> {
     let mut p = udp(payload);
     p[2..4].copy_from_slice(&port.to_be_bytes());
@@ -110,7 +110,7 @@ pub fn geneve(options: &[u8], kind: u16, packet: &[u8]) -> Vec<u8> {
     udp_to(6081, &[&[(options.len() / 4) as u8, 0, high, low, 0, 0, 77, 0], options, packet].concat())
 }
 
-/// The flags of GRE: each stands for four bytes more.
+/// The flags of GRE, each of which adds four bytes.
 pub const GRE_CHECKSUM: u8 = 0x80;
 pub const GRE_KEY: u8 = 0x20;
 pub const GRE_SEQUENCE: u8 = 0x10;
@@ -122,7 +122,7 @@ pub fn gre(flags: u8, kind: u16, packet: &[u8]) -> Vec<u8> {
     [&[flags, 0, high, low], &more[..], packet].concat()
 }
 
-/// From port 40000 to port 3868.
+/// SCTP from port 40000 to port 3868.
 pub fn sctp(payload: &[u8]) -> Vec<u8> {
     let mut p = Vec::new();
     p.extend(40000u16.to_be_bytes());
@@ -132,27 +132,28 @@ pub fn sctp(payload: &[u8]) -> Vec<u8> {
     p
 }
 
-/// ICMP or ICMPv6 with 0x1234 where an echo has its identifier.
+/// ICMP or ICMPv6 with 0x1234 in the place of an echo's identifier.
 pub fn icmp(kind: u8, code: u8, payload: &[u8]) -> Vec<u8> {
     let mut p = vec![kind, code, 0, 0, 0x12, 0x34, 0, 1];
     p.extend(payload);
     p
 }
 
-/// An extension header of `length` bytes in front of `next`; a fragment header says "all of it" (RFC 6946).
+/// An extension header of `length` bytes in front of `next`; a fragment header says that the packet is complete (RFC
+/// 6946).
 pub fn extension(kind: u8, length: usize, next: u8) -> Vec<u8> {
     let count = match kind {
         FRAGMENT => 0,
         AH => length / 4 - 2,
         _ => length / 8 - 1,
     };
-    // Nothing that could pass for a header or a port of another packet.
+    // Filler that cannot pass for a header or a port of another packet.
     let mut p = vec![if kind == FRAGMENT { 0 } else { 0xa5 }; length];
     p[..2].copy_from_slice(&[next, count as u8]);
     p
 }
 
-/// Extension headers (kind, bytes) in front of `payload`; the first one's kind, and all of the bytes.
+/// Puts extension headers (kind, length) in front of `payload`; returns the first one's kind, and all bytes.
 pub fn chain(extensions: &[(u8, usize)], protocol: u8, payload: &[u8]) -> (u8, Vec<u8>) {
     let (mut next, mut bytes) = (protocol, payload.to_vec());
     for (kind, length) in extensions.iter().rev() {
@@ -170,7 +171,8 @@ pub fn fragment(next: u8, id: u32, offset: u16, more: bool) -> Vec<u8> {
     p
 }
 
-/// Writes `n` over the last four bytes of the receiver's address, as far as the packet goes: a flow of its own for it.
+/// Writes `n` over the last four bytes of the receiver's address, as far as the packet goes, which makes it a flow of
+/// its own.
 pub fn stamp(packet: &mut [u8], l3: usize, v6: bool, n: u32) {
     let at = l3 + if v6 { 36 } else { 16 };
     for (byte, value) in packet.iter_mut().skip(at).zip(n.to_be_bytes()) {

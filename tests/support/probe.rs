@@ -1,11 +1,11 @@
-//! What the library keeps to itself: the maps of loaded programs, and single runs of the sweep program.
+//! Access to internals of the library: the maps of loaded programs, and single runs of the sweep program.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapHandle};
 use libbpf_sys::bpf_prog_info;
 
-/// Ids of a program's maps, and its name.
+/// The ids of a program's maps, and its name.
 fn describe(program: &OwnedFd) -> (Vec<u32>, String) {
     let mut ids = [0u32; 64];
     let mut info =
@@ -33,7 +33,7 @@ pub fn sweep_program_of(program: &OwnedFd) -> OwnedFd {
         // SAFETY: a system call on an integer.
         let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) };
         if fd < 0 {
-            continue; // another test's, unloaded meanwhile
+            continue; // a program of another test, unloaded in the meantime
         }
         // SAFETY: a new descriptor that nobody else has.
         let candidate = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -45,9 +45,9 @@ pub fn sweep_program_of(program: &OwnedFd) -> OwnedFd {
     panic!("no sweep program");
 }
 
-/// Runs the sweep program on `cpu` with nothing to sweep; true if it stepped back, because it met a packet.
+/// Runs the sweep program on `cpu` with nothing to sweep; true if it yielded because it met a packet.
 pub fn meets_a_packet(sweep: &OwnedFd, cpu: usize) -> bool {
-    // As nm_sweep takes them: no group has a set 1024.
+    // The arguments of nm_sweep: no group has a set 1024.
     let mut args: [u64; 5] = [cpu as u64, 0, 0, 1024, 0];
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,

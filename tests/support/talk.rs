@@ -1,4 +1,4 @@
-//! Both directions of a connection, packet by packet, with the times that the test says.
+//! Plays both directions of a connection, packet by packet, at the times that the test sets.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use netmon::bpf::{Frame, Hook, Injector, Measure, Options, Record, TimestampSour
 use super::kernel::{Kernel, small};
 use super::packet::{IPV4, IPV6, ethernet, ipv4, ipv6};
 
-/// Who sends.
+/// The end that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Client,
     Server,
 }
 
-/// What the programs say of one end, all records together.
+/// What the programs report about one end, all records together.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Report {
     pub packets: u64,
     pub bytes: u64,
     pub retransmits: u16,
@@ -27,7 +27,8 @@ pub struct Told {
     pub samples: Vec<(Measure, u64)>,
 }
 
-/// The program, loaded with the clock of a capture, and two ends that talk: ports 40000, at first, and 80, or 53.
+/// The program, loaded with the clock of a capture, and two ends that talk: ports 40000, which can change, and 80 or
+/// 53.
 pub struct Talk {
     pub kernel: Kernel,
     injector: Injector,
@@ -35,11 +36,11 @@ pub struct Talk {
     window: u16,
     port: u16,
     latest: Vec<u8>,
-    /// Packets come with the NIC's stamp.
+    /// True if packets carry the NIC's timestamp.
     pub stamped: bool,
 }
 
-/// Where times of day begin here, in nanoseconds: late enough that nothing is small by chance.
+/// The time at which each test begins, in nanoseconds: late enough that no time is small by chance.
 pub const EPOCH: u64 = 1_700_000_000_000_000_000;
 
 impl Talk {
@@ -56,12 +57,12 @@ impl Talk {
         Talk { kernel, injector, v6, window: 1000, port: 40_000, latest: Vec::new(), stamped: false }
     }
 
-    /// From now on both announce this window.
+    /// Sets the window that both ends announce.
     pub fn window(&mut self, window: u16) {
         self.window = window;
     }
 
-    /// From now on the client has the next port: another connection.
+    /// Gives the client the next port, which makes another connection.
     pub fn next_port(&mut self) {
         self.port += 1;
     }
@@ -93,7 +94,7 @@ impl Talk {
         self.ip(ns, from, 17, &datagram);
     }
 
-    /// An echo request or reply, the client's port for identifier.
+    /// An echo request or reply, with the client's port as its identifier.
     pub fn echo(&mut self, ns: u64, from: End, number: u16) {
         let kind = match (self.v6, from) {
             (false, End::Client) => 8,
@@ -108,7 +109,7 @@ impl Talk {
         self.ip(ns, from, if self.v6 { 58 } else { 1 }, &message);
     }
 
-    /// An IP packet of either end.
+    /// An IP packet from either end.
     pub fn ip(&mut self, ns: u64, from: End, protocol: u8, payload: &[u8]) {
         let mut packet = if self.v6 {
             ethernet(&[], IPV6, &ipv6(protocol, payload))
@@ -128,7 +129,7 @@ impl Talk {
         &self.latest
     }
 
-    /// A whole frame, of which `wire` bytes were on the wire; 0: as many as are there.
+    /// A whole frame that had `wire` bytes on the wire; 0 for as many as it has here.
     pub fn frame(&mut self, ns: u64, packet: &[u8], wire: u32) {
         let at_ns = EPOCH + ns;
         self.kernel.bpf.clock().advance(at_ns);
@@ -137,7 +138,8 @@ impl Talk {
         self.injector.inject(packet, frame, 1).unwrap();
     }
 
-    /// The handshake of most tests: SYN at 0, SYN-ACK after 10 ms, ACK after 4 more. The numbers go on at 1001 and 5001.
+    /// The handshake of most tests: SYN at 0, SYN-ACK after 10 ms, ACK after 4 more. Sequence numbers continue at 1001
+    /// and 5001.
     pub fn open(&mut self) {
         self.tcp(0, End::Client, 0x02, 1000, 0, b"");
         self.tcp(10_000_000, End::Server, 0x12, 5000, 1001, b"");
@@ -149,28 +151,28 @@ impl Talk {
         self.kernel.flush()
     }
 
-    /// What was told of the client and of the server.
-    pub fn told(&mut self) -> [Told; 2] {
+    /// What was reported about the client and about the server.
+    pub fn reports(&mut self) -> [Report; 2] {
         sum(&self.records())
     }
 }
 
-/// What records tell of the client and of the server.
-pub fn sum(records: &[Record]) -> [Told; 2] {
-    let mut both = [Told::default(), Told::default()];
+/// What records report about the client and about the server.
+pub fn sum(records: &[Record]) -> [Report; 2] {
+    let mut both = [Report::default(), Report::default()];
     for r in records {
         // The server's address ends in 2.
         let octet = if r.v6 { r.source.address[15] } else { r.source.address[3] };
-        let told = &mut both[usize::from(octet == 2)];
-        told.packets += r.packets;
-        told.bytes += r.bytes;
+        let report = &mut both[usize::from(octet == 2)];
+        report.packets += r.packets;
+        report.bytes += r.bytes;
         if let Some(facts) = &r.facts {
-            told.retransmits += facts.retransmits;
-            told.out_of_order += facts.out_of_order;
-            told.duplicate_acks += facts.duplicate_acks;
-            told.zero_windows += facts.zero_windows;
-            told.resets += facts.resets;
-            told.samples.extend(facts.samples().map(|s| (s.measure, s.ns)));
+            report.retransmits += facts.retransmits;
+            report.out_of_order += facts.out_of_order;
+            report.duplicate_acks += facts.duplicate_acks;
+            report.zero_windows += facts.zero_windows;
+            report.resets += facts.resets;
+            report.samples.extend(facts.samples().map(|s| (s.measure, s.ns)));
         }
     }
     both

@@ -1,4 +1,4 @@
-//! Many flows for one system call: tests/bpf/vary.bpf.c in front of a program.
+//! Injects packets of many flows with one system call: tests/bpf/vary.bpf.c in front of a program.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/vary.skel.rs"));
 }
 
-/// In which order flows get packets. As in the BPF source.
+/// The order in which flows get packets, as in the BPF source.
 #[derive(Clone, Copy)]
 pub enum Order {
     InTurn = 0,
@@ -25,20 +25,20 @@ pub enum Order {
     Stream = 4,
 }
 
-/// Stands in front of a program and gives each packet a source address of its own.
+/// Runs in front of a program and changes the source address of each packet.
 pub struct Vary {
     skel: skel::VarySkel<'static>,
 }
 
 impl Vary {
-    /// In front of `program`.
+    /// Loads it in front of `program`.
     pub fn load(program: &OwnedFd) -> Vary {
         let vary = Vary::open();
         vary.run(program.as_fd());
         vary
     }
 
-    /// In front of a program that does nothing.
+    /// Loads it in front of a program that does nothing.
     pub fn over_empty() -> Vary {
         let vary = Vary::open();
         vary.run(vary.skel.progs.vary_empty.as_fd());
@@ -54,7 +54,7 @@ impl Vary {
         Vary::try_open().unwrap()
     }
 
-    /// Its programs are so small that only the lack of a privilege can be in their way.
+    /// Its programs are so small that loading them can only fail for lack of privileges.
     pub fn try_open() -> libbpf_rs::Result<Vary> {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
         Ok(Vary { skel: skel::VarySkelBuilder::default().open(storage)?.load()? })
@@ -69,14 +69,14 @@ impl Vary {
         Injector::new(self.skel.progs.vary_source.as_fd().try_clone_to_owned().unwrap())
     }
 
-    /// The next packets belong to `flows` flows in `order`, beginning with `start`.
+    /// Makes the next packets belong to `flows` flows in `order`, beginning with `start`.
     pub fn aim(&self, start: u32, order: Order, flows: u32) {
         let state = [start, order as u32, flows, flows.ilog2()];
         let bytes: Vec<u8> = state.iter().flat_map(|w| w.to_ne_bytes()).collect();
         self.skel.maps.bss.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).unwrap();
     }
 
-    /// Runs the program on the first `length` bytes of `packet`, at least 14: however short, where an injector may be refused.
+    /// Runs the program on the first `length` bytes of `packet`, at least 14, where an injector may be refused.
     pub fn cut(&self, packet: &[u8], length: usize) -> u32 {
         let mut long = packet[..length].to_vec();
         long.resize(length.max(14 + 60), 0xa5);

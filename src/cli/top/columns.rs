@@ -1,4 +1,4 @@
-//! Columns of the rows: what is in them, and which of them fit.
+//! The columns of the table: their contents, and which of them fit the screen.
 
 use serde_json::Value;
 
@@ -9,26 +9,26 @@ type Shown = Row<Value>;
 /// A column.
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// What sorts by it.
+    /// The order that sorts by it.
     pub(super) order: Option<Order>,
     pub(super) right: bool,
-    /// None: it takes its part of what is left.
+    /// Width in characters; `None` for a share of what the others leave.
     width: Option<u16>,
-    /// Where there is too little room, the highest goes first; 0: none does.
+    /// If the screen is too narrow, columns are dropped in ascending order of this number; 0 for those that stay.
     goes: u8,
     pub(super) cell: Cell,
 }
 
-/// What is in a column.
+/// The kind of contents of a column.
 pub(super) enum Cell {
     Text(fn(&Shown) -> String),
-    /// Red, if there is any.
+    /// Red, if the row has failures.
     Failure(fn(&Shown) -> String),
     /// The rate over time.
     Trend,
 }
 
-/// The least that a column without a width of its own takes.
+/// Minimum width of a column without a width of its own.
 const FLEXIBLE: u16 = 15;
 
 const fn fixed(title: &'static str, order: Option<Order>, width: u16, goes: u8, cell: fn(&Shown) -> String) -> Column {
@@ -79,7 +79,7 @@ static FLOW: [Column; 11] = [PROTOCOL, APP, CLIENT, SERVER, RATE, TREND, PACKETS
 static PAIR: [Column; 10] = [CLIENT, SERVER, FLOWS, RATE, TREND, PACKETS, BYTES, RTT, RETRANSMITS, FAILED];
 static SERVED: [Column; 11] = [PROTOCOL, APP, SERVICE, FLOWS, RATE, TREND, PACKETS, BYTES, RTT, RETRANSMITS, FAILED];
 
-/// How a flow ended, else how far it has come.
+/// How a flow ended, else its state.
 fn outcome(row: &Shown) -> String {
     let text = |name: &str| row.flow.as_ref().and_then(|flow| flow[name].as_str()).unwrap_or_default().to_owned();
     match row.failed.keys().next() {
@@ -95,7 +95,7 @@ pub(super) fn reasons(failed: &std::collections::BTreeMap<String, u64>) -> Strin
     all.join(", ")
 }
 
-/// 1234567 as 1,234,567, and large ones by their first digits.
+/// A number with separators (12345 becomes 12,345); large ones are abbreviated.
 pub(super) fn count(number: u64) -> String {
     match number {
         0..1_000 => number.to_string(),
@@ -105,12 +105,12 @@ pub(super) fn count(number: u64) -> String {
     }
 }
 
-/// Bytes.
+/// A number of bytes with a unit.
 pub(super) fn size(bytes: f64) -> String {
     if bytes < 0.5 { "0".to_owned() } else { bytesize::ByteSize(bytes.round() as u64).display().iec().to_string() }
 }
 
-/// The columns of a view that fit, and how wide each is.
+/// The columns of a view that fit, each with its width.
 pub(super) fn fitting(view: View, width: u16) -> Vec<(&'static Column, u16)> {
     let all: &'static [Column] = match view {
         View::Flows => &FLOW,

@@ -1,13 +1,13 @@
-//! A filter while it is typed.
+//! The line in which a filter is typed.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::filter::{Filter, FilterError};
 
-/// Longer ones are not taken: the request that has it is bounded.
+/// Maximum length in characters: the request that carries the filter is bounded.
 const MOST: usize = 2000;
 
-/// The line, where in it the next character goes, and what is wrong with it.
+/// The line, the position of the cursor, and what is wrong with the filter.
 #[derive(Clone, Debug)]
 pub(super) struct Edit {
     text: Vec<char>,

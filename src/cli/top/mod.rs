@@ -1,7 +1,7 @@
-//! `netmon-cli top`: flows, pairs and services as they are, full screen.
+//! `netmon-cli top`: flows, pairs and services live, on the full screen.
 //!
-//! `model` is what is shown and what keys do to it, `view` draws it, `columns` and `edit` are parts of these; here are the
-//! terminal, the clock and the agent.
+//! `model` is what is shown and what keys do to it, `view` draws it, `columns` and `edit` are parts of these; the
+//! terminal, the clock and the agent are in this file.
 
 mod columns;
 mod edit;
@@ -31,24 +31,24 @@ use crate::filter::Filter;
 use model::{Model, Query, Wish};
 use view::Colours;
 
-/// The agent is to spend at most this part of its time on looks, also where it has a million flows.
+/// Maximum share of its time that the agent may spend on answers to `top`, even if it has a million flows.
 const SHARE: f64 = 0.05;
-/// The thread that reads keys looks so often whether it is to end.
+/// How often the thread that reads keys checks whether it has to end.
 const NAP: Duration = Duration::from_millis(100);
 
-/// Inputs that wait to be shown.
+/// Maximum number of inputs that wait to be handled.
 const INPUTS: usize = 64;
 
-/// Something that the screen is to show.
+/// Something that the screen reacts to.
 enum Input {
     Event(Event),
     Answer(Query, Result<Top<Value>>),
     Signal(i32),
-    /// No keys will come any more.
+    /// Keys can no longer be read.
     Deaf(io::Error),
 }
 
-/// Shows it until somebody has seen enough.
+/// Runs `top` until the user ends it.
 pub(super) fn run(client: &Client, args: &Args, json: bool, colours: bool) -> Result<()> {
     if let Err(error) = Filter::parse(&args.filter) {
         anyhow::bail!(error);
@@ -57,9 +57,9 @@ pub(super) fn run(client: &Client, args: &Args, json: bool, colours: bool) -> Re
     if json {
         return print(client, &model, args.count);
     }
-    ensure!(args.count.is_none(), "--count is of -o json");
-    ensure!(io::stdout().is_terminal(), "top needs a terminal: without one give -o json, or use flows dump");
-    // An agent that is absent is told of as by other commands.
+    ensure!(args.count.is_none(), "--count needs -o json");
+    ensure!(io::stdout().is_terminal(), "top needs a terminal: without one, use -o json or flows dump");
+    // The absence of an agent is reported as by other commands.
     let first = look(client, &model.query(true))?;
     let signal = on_terminal(client.clone(), model, first, Colours(colours))?;
     if let Some(signal) = signal {
@@ -68,7 +68,7 @@ pub(super) fn run(client: &Client, args: &Args, json: bool, colours: bool) -> Re
     Ok(())
 }
 
-/// An object a line.
+/// Prints one object on each line.
 fn print(client: &Client, model: &Model, count: Option<u64>) -> Result<()> {
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
@@ -100,32 +100,32 @@ fn look(client: &Client, query: &Query) -> Result<Top<Value>> {
     if !query.filter.is_empty() {
         parameters.push(("filter", &query.filter));
     }
-    serde_json::from_reader(client.ask("GET", "/v1/top", &parameters)?).context("the agent's answer is no JSON")
+    serde_json::from_reader(client.ask("GET", "/v1/top", &parameters)?).context("the agent's answer is not JSON")
 }
 
-/// From one look to the next.
+/// Time from one update to the next.
 fn pause(every: Duration, top: &Top<Value>) -> Duration {
     every.max(Duration::from_secs_f64(top.took_ms.max(0.0) / 1e3 / SHARE))
 }
 
-/// Runs the screen, and leaves the terminal as it was; the signal that ended it, if one did.
+/// Runs the screen and restores the terminal. Returns the signal that ended it, if one did.
 fn on_terminal(client: Client, model: Model, first: Top<Value>, colours: Colours) -> Result<Option<i32>> {
-    // Whoever has keys to tell waits while those before are being shown.
+    // The thread that reads keys waits while earlier ones are being handled.
     let (input, inputs) = bounded(INPUTS);
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("handle signals")?;
-    // A panic restores the terminal too, before it is told of.
+    // A panic restores the terminal, too, before its message is printed.
     let mut terminal = ratatui::try_init().context("prepare the terminal")?;
     let mut threads = Threads::start(client, signals, input);
     let shown = match &mut threads {
         Ok(threads) => show(&mut terminal, model, first, colours, &threads.queries, &inputs),
         Err(_) => Ok(None),
     };
-    // Whoever still has something to tell does not wait for it to be taken.
+    // Threads that still have an input must not wait for it to be received.
     drop(inputs);
     let restored = ratatui::try_restore().context("restore the terminal");
     threads?.stop();
     match shown? {
-        // The terminal itself may have gone.
+        // The terminal itself may be gone.
         Some(signal) => Ok(Some(signal)),
         None => restored.map(|()| None),
     }
@@ -160,7 +160,7 @@ fn show(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a thread of top ended by itself"),
         };
-        // What came together is drawn together.
+        // Inputs that arrive together are drawn together.
         for input in std::iter::once(arrived).chain(inputs.try_iter()) {
             match input {
                 Input::Event(Event::Key(key)) if key.kind != KeyEventKind::Release => match model.press(key) {
@@ -168,7 +168,7 @@ fn show(
                     Wish::Ask => wanted = true,
                     Wish::Quit => return Ok(None),
                 },
-                // It is drawn anew anyway; more rows may fit.
+                // The screen is redrawn anyway; but more rows may fit.
                 Input::Event(Event::Resize(..)) => wanted = true,
                 Input::Event(_) => {}
                 Input::Answer(query, answer) => {
@@ -187,7 +187,7 @@ fn show(
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Those that read keys, wait for signals and ask the agent: each may have to wait.
+/// The threads that read keys, wait for signals and query the agent: each may block.
 struct Threads {
     queries: Sender<Query>,
     stop: Arc<AtomicBool>,
@@ -213,7 +213,7 @@ impl Threads {
                 Box::new(move || {
                     for query in asked {
                         let answer = look(&client, &query);
-                        // Nobody listens any more: the queries end too.
+                        // If the screen has ended, the queries will end, too.
                         let _ = answers.send(Input::Answer(query, answer));
                     }
                 }),
@@ -231,7 +231,8 @@ impl Threads {
         self.stop.store(true, Relaxed);
         self.signals.close();
         drop(self.queries);
-        // One that waits for an agent that hangs, or for a terminal that has gone, ends with the process, which is over.
+        // A thread that waits for an agent that hangs, or for a terminal that is gone, ends with the process, which is
+        // about to exit.
         let end = Instant::now() + 2 * NAP;
         for thread in self.threads {
             while !thread.is_finished() && Instant::now() < end {

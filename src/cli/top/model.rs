@@ -1,4 +1,4 @@
-//! What `top` shows and what keys make of it. Pure: the terminal and the agent are elsewhere.
+//! What `top` shows and how keys change it. Pure: the terminal and the agent are elsewhere.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use serde_json::Value;
 use super::edit::Edit;
 use crate::control::{Order, Row, Top, View};
 
-/// Looks that a sparkline goes back.
+/// Number of updates that a sparkline covers.
 pub(super) const BACK: usize = 240;
-/// Times between two looks to choose from.
+/// Selectable times between two updates, in milliseconds.
 const EVERY: [u64; 7] = [250, 500, 1000, 2000, 5000, 10_000, 30_000];
-/// Rows that are asked for at least, and at most.
+/// Minimum and maximum number of rows to request.
 const ROWS: (usize, usize) = (50, 1000);
-/// Steps that can be taken back.
+/// Number of steps that can be undone.
 const STEPS: usize = 16;
 
 pub(super) const VIEWS: [View; 3] = [View::Flows, View::Pairs, View::Services];
 
-/// Orders that make sense for a view, in the order of its columns.
+/// The orders that apply to a view, in the order of its columns.
 pub(super) fn orders(view: View) -> &'static [Order] {
     use Order::{Bytes, Failures, Flows, Packets, Rate, Retransmits, Rtt, Start};
     match view {
@@ -29,7 +29,7 @@ pub(super) fn orders(view: View) -> &'static [Order] {
     }
 }
 
-/// What the agent is to be asked.
+/// A request to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
     pub(super) view: View,
@@ -37,11 +37,11 @@ pub(super) struct Query {
     pub(super) reverse: bool,
     pub(super) limit: usize,
     pub(super) filter: String,
-    /// Because it is time, not because of a key.
+    /// True for a regular update, false for one that a key caused.
     pub(super) regular: bool,
 }
 
-/// What a key is to bring about.
+/// What a key requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Nothing,
@@ -54,7 +54,7 @@ pub(super) enum Wish {
 pub(super) enum Cover {
     Nothing,
     Help,
-    /// All of the selected flow, from this line on.
+    /// All fields of the selected flow, from this line on.
     Flow(usize),
 }
 
@@ -74,19 +74,19 @@ pub(super) struct Model {
     pub(super) paused: bool,
     pub(super) cover: Cover,
     pub(super) every: Duration,
-    /// What was asked for last, once it was answered.
+    /// The latest answer to the current request.
     pub(super) top: Option<Top<Value>>,
-    /// Why the last look failed.
+    /// Why the last update failed.
     pub(super) trouble: Option<String>,
     pub(super) selected: usize,
     pub(super) offset: usize,
-    /// The row that stays selected wherever it goes; none: whichever is at the place.
+    /// The row that stays selected wherever it moves; `None` for whichever is at the selected place.
     follow: Option<String>,
     before: Vec<(View, String)>,
     total: VecDeque<f64>,
     histories: HashMap<String, History>,
     look: u64,
-    /// Rows that the screen has room for.
+    /// Number of rows that fit the screen.
     room: usize,
 }
 
@@ -140,17 +140,17 @@ impl Model {
         self.top.as_ref().map_or(&[], |top| &top.rows)
     }
 
-    /// Rates over time of all rows together, the latest last.
+    /// The rates of all rows together over time, the latest last.
     pub(super) fn total(&self) -> impl DoubleEndedIterator<Item = f64> + ExactSizeIterator {
         self.total.iter().copied()
     }
 
-    /// Rates over time of a row, the latest last.
+    /// The rates of a row over time, the latest last.
     pub(super) fn history(&self, row: &Row<Value>) -> Vec<f64> {
         self.histories.get(&row.filter).map_or_else(Vec::new, |history| history.values.iter().copied().collect())
     }
 
-    /// An answer of the agent. One to a question that was changed meanwhile says nothing.
+    /// Takes an answer of the agent. An answer to an outdated request is ignored.
     pub(super) fn take(&mut self, query: &Query, answer: Result<Top<Value>, String>) {
         if (query.view, &query.filter) != (self.view, &self.filter) {
             return;
@@ -191,7 +191,7 @@ impl Model {
         self.histories.retain(|_, history| look - history.look < 3);
     }
 
-    /// The screen has room for so many rows.
+    /// Sets the number of rows that fit the screen.
     pub(super) fn fit(&mut self, room: usize) {
         self.room = room;
         self.scroll();
@@ -208,15 +208,15 @@ impl Model {
 
     fn select(&mut self, place: usize) -> Wish {
         self.selected = place.min(self.rows().len().saturating_sub(1));
-        // The first place belongs to whoever is first.
+        // The first place always selects the first row, whichever that is.
         self.follow = (self.selected > 0).then(|| self.rows()[self.selected].filter.clone());
         let before = self.query(false).limit;
         self.scroll();
-        // The agent was asked for no more rows than these.
+        // The last request was limited to fewer rows.
         if self.query(false).limit > before { Wish::Ask } else { Wish::Nothing }
     }
 
-    /// Shows something else.
+    /// Changes the view or the filter.
     fn turn(&mut self, view: View, filter: String) -> Wish {
         if (view, &filter) == (self.view, &self.filter) {
             return Wish::Nothing;
@@ -243,7 +243,7 @@ impl Model {
         Wish::Ask
     }
 
-    /// From a pair or a service to its flows; from a flow to all that is known of it.
+    /// Goes from a pair or a service to its flows, and from a flow to its details.
     fn enter(&mut self) -> Wish {
         let Some(row) = self.rows().get(self.selected) else { return Wish::Nothing };
         if self.view == View::Flows {
@@ -273,7 +273,7 @@ impl Model {
         Wish::Nothing
     }
 
-    /// A key was pressed.
+    /// Handles a key.
     pub(super) fn press(&mut self, key: KeyEvent) -> Wish {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         if control && key.code == KeyCode::Char('c') {
@@ -355,7 +355,7 @@ impl Model {
     }
 }
 
-/// The filter of the key that shows failures alone.
+/// The filter of the key that shows only failures.
 const FAILED: &str = "status=failed";
 
 #[cfg(test)]

@@ -12,31 +12,31 @@ use super::columns::{Cell, Column, count, fitting, reasons, size};
 use super::model::{Cover, Model, VIEWS};
 use crate::control::{Row, View};
 
-/// The screen has room for more than rows from this height on.
+/// Minimum height of a screen that has room for a large trend.
 const TALL: u16 = 16;
-const KEYS: &str = "? help  1 2 3 views  s sort  / filter  e failures  p pause  Enter closer  q quit";
+const KEYS: &str = "? help  1 2 3 views  s sort  / filter  e failures  p pause  Enter details  q quit";
 
 const HELP: [(&str, &str); 17] = [
     ("1 2 3  Tab", "flows, pairs, services"),
-    ("s S", "sort by the next column, by the one before"),
-    ("r", "turn the order around"),
+    ("s S", "sort by the next or previous column"),
+    ("r", "reverse the order"),
     ("/", "filter: proto=tcp and dst_port=443 and not status=ok"),
-    ("x", "no filter"),
-    ("e", "failures alone, or all again"),
+    ("x", "remove the filter"),
+    ("e", "only failures, or all again"),
     ("Up Down j k", "select; also PgUp PgDn Home End"),
-    ("Enter", "the flows of a pair or a service; all of a flow"),
-    ("Backspace", "back from there"),
-    ("p Space", "pause, go on"),
-    ("+ -", "look more often, less often"),
+    ("Enter", "show the flows of a pair or service, or a flow's details"),
+    ("Backspace", "go back"),
+    ("p Space", "pause, resume"),
+    ("+ -", "update more or less often"),
     ("q", "quit"),
     ("", ""),
-    ("RATE", "on the wire, both directions, by what the kernel told last"),
-    ("RTT", "the latest round trip; of several flows their mean"),
-    ("RETR", "TCP segments sent again"),
-    ("FAILED", "flows that failed stay some seconds after their end"),
+    ("RATE", "on the wire, both directions, by the kernel's latest report"),
+    ("RTT", "the latest round trip; for several flows, the mean"),
+    ("RETR", "retransmitted TCP segments"),
+    ("FAILED", "failed flows stay for some seconds after their end"),
 ];
 
-/// With colours or without.
+/// Whether to use colours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Colours(pub(super) bool);
 
@@ -58,7 +58,7 @@ impl Colours {
     }
 }
 
-/// Draws the whole screen, and tells the model how many rows there is room for.
+/// Draws the whole screen, and sets the number of rows that fit in the model.
 pub(super) fn draw(frame: &mut Frame, model: &mut Model, colours: Colours) {
     let area = frame.area();
     let trend = match area.height {
@@ -81,7 +81,7 @@ pub(super) fn draw(frame: &mut Frame, model: &mut Model, colours: Colours) {
     let width = usize::from(over_time.width);
     let skipped = model.total().len().saturating_sub(width);
     let data: Vec<u64> = model.total().skip(skipped).map(|rate| rate as u64).collect();
-    // The latest stands at the right edge.
+    // The latest value is at the right edge.
     let bars = Rect { x: over_time.right() - data.len() as u16, width: data.len() as u16, ..over_time };
     frame.render_widget(Sparkline::default().data(data).style(colours.trend()), bars);
     draw_rows(frame, header, rows, model, colours);
@@ -142,7 +142,7 @@ fn draw_sums(frame: &mut Frame, area: Rect, model: &Model, colours: Colours) {
         }
         if top.rates_unknown > 0 {
             let unknown = count(top.rates_unknown);
-            spans.push(Span::styled(format!("  {unknown} too many for their rates to be known"), colours.faint()));
+            spans.push(Span::styled(format!("  rates of {unknown} more flows are not known"), colours.faint()));
         }
     }
     frame.render_widget(Line::from(spans), area);
@@ -197,7 +197,7 @@ fn aligned(text: &str, column: &Column, width: u16) -> Line<'static> {
     if column.right { line.right_aligned() } else { line }
 }
 
-/// The text, without its end where it is too long.
+/// The text, shortened to the width.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -206,7 +206,7 @@ fn cut(text: &str, width: usize) -> String {
     format!("{kept}…")
 }
 
-/// The latest values as bars, the greatest of them full.
+/// The latest values as bars; the greatest has full height.
 pub(super) fn trend(values: &[f64], width: usize) -> String {
     let values = &values[values.len().saturating_sub(width)..];
     let most = values.iter().copied().fold(0.0, f64::max);
@@ -229,7 +229,7 @@ fn draw_last(frame: &mut Frame, area: Rect, model: &Model, colours: Colours) {
     if let Some(edit) = &model.edit {
         let [input, fault] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
         let prompt = "filter: ";
-        // Of a long line that part is shown where one types.
+        // Of a long line, show the part around the cursor.
         let room = usize::from(input.width).saturating_sub(prompt.len() + 1);
         let skipped = (edit.cursor + 1).saturating_sub(room);
         let text: String = edit.text().chars().skip(skipped).take(room).collect();
@@ -238,15 +238,15 @@ fn draw_last(frame: &mut Frame, area: Rect, model: &Model, colours: Colours) {
         if let Some(wrong) = &edit.fault {
             let message = wrong.message.lines().next().unwrap_or_default();
             let column = place(wrong.column);
-            let told = format!("{:>1$} column {2}: {message}", "^", column + 1, wrong.column + 1);
-            let told = if told.chars().count() > usize::from(fault.width) {
+            let marked = format!("{:>1$} column {2}: {message}", "^", column + 1, wrong.column + 1);
+            let marked = if marked.chars().count() > usize::from(fault.width) {
                 format!("column {}: {message}", wrong.column + 1)
             } else {
-                told
+                marked
             };
-            frame.render_widget(Line::styled(told, colours.bad()), fault);
+            frame.render_widget(Line::styled(marked, colours.bad()), fault);
         } else {
-            frame.render_widget(Line::styled("Enter takes it, Esc leaves it as it was", colours.faint()), fault);
+            frame.render_widget(Line::styled("Enter applies the filter, Esc cancels", colours.faint()), fault);
         }
         let x = input.x + (place(edit.cursor) as u16).min(input.width.saturating_sub(1));
         frame.set_cursor_position((x, input.y));
@@ -260,7 +260,7 @@ fn draw_last(frame: &mut Frame, area: Rect, model: &Model, colours: Colours) {
     frame.render_widget(line, area);
 }
 
-/// Lines in a box over the middle of the screen, from the `first` on.
+/// Draws a box in the middle of the screen with the lines from `first` on.
 fn cover(frame: &mut Frame, title: &'static str, lines: Vec<Line<'static>>, first: usize) {
     let screen = frame.area();
     let width = lines.iter().map(Line::width).max().unwrap_or_default() as u16 + 3;
@@ -272,7 +272,7 @@ fn cover(frame: &mut Frame, title: &'static str, lines: Vec<Line<'static>>, firs
     frame.render_widget(text, area);
 }
 
-/// All that is known of a flow, a field a line.
+/// All fields of a flow, one on each line.
 fn all_of(flow: &Value) -> Vec<Line<'static>> {
     fn add(lines: &mut Vec<Line<'static>>, name: &str, value: &Value) {
         match value {
@@ -291,7 +291,7 @@ fn all_of(flow: &Value) -> Vec<Line<'static>> {
     lines
 }
 
-/// What of a line is behind this column.
+/// The part of a line behind this column.
 fn right_of(area: Rect, column: u16) -> Rect {
     let column = column.min(area.width);
     Rect { x: area.x + column, width: area.width - column, ..area }

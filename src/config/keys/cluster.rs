@@ -1,4 +1,4 @@
-//! The cluster, and what addresses are called.
+//! Keys about the cluster and the names of addresses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,13 +13,13 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "kubernetes.enabled",
         short: None,
-        about: "name addresses by a cluster's objects; auto: if this is a pod, or a kubeconfig is named; on: there must be a cluster",
+        about: "name addresses after a cluster's objects; auto: in a pod, or if a kubeconfig is given; on: a cluster is required",
         valid: "auto, on or off",
         live: false,
         set: |config, given| {
             config.kubernetes = match given.text()? {
                 "auto" => Enabled::Auto,
-                // An unquoted "on" is a switch to some that write YAML.
+                // Some YAML writers turn an unquoted "on" into true.
                 _ => match given.switch() {
                     Ok(true) => Enabled::On,
                     Ok(false) => Enabled::Off,
@@ -40,7 +40,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "kubernetes.kubeconfig",
         short: None,
-        about: "the kubeconfig of the cluster; none: the pod's service account, else $KUBECONFIG",
+        about: "path of the cluster's kubeconfig; none: use the pod's service account, else $KUBECONFIG",
         valid: "a path, or none",
         live: false,
         set: |config, given| {
@@ -55,7 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "kubernetes.scope",
         short: None,
-        about: "whose pods have names: the cluster's, or this node's, for very large clusters",
+        about: "which pods get names: all of the cluster, or only this node's, for very large clusters",
         valid: "cluster or node",
         live: false,
         set: |config, given| {
@@ -71,7 +71,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: NETWORKS,
         short: None,
-        about: "names of networks outside of the cluster; the most specific counts",
+        about: "names of networks outside of the cluster; the most specific network applies",
         valid: "networks and their names: {10.1.0.0/16: corp} in the file, 10.1.0.0/16=corp,10.2.0.0/16=lab elsewhere",
         live: false,
         set: |config, given| {
@@ -92,17 +92,17 @@ pub(super) static KEYS: &[Key] = &[
     },
 ];
 
-/// Its value in the file is a mapping: what it maps is the user's.
+/// The key whose value in the file is a mapping with names of the user's own.
 pub(super) const NETWORKS: &str = "names.cidrs";
-/// As long as a Kubernetes label's value may be.
+/// Maximum length of a network's name in bytes: that of a Kubernetes label's value.
 const NAME_MOST: usize = 63;
 
 fn network(text: &str) -> Result<NamedNetwork> {
     let pair = text.rsplit_once('=').or_else(|| text.rsplit_once(": "));
-    let (network, name) = pair.with_context(|| format!("{text:?} is no network=name"))?;
+    let (network, name) = pair.with_context(|| format!("{text:?} is not network=name"))?;
     let (network, name) = (network.trim(), name.trim());
     let parsed = network.parse::<IpNet>().or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
-    let network = parsed.ok().with_context(|| format!("{network:?} is no network"))?.trunc();
+    let network = parsed.ok().with_context(|| format!("{network:?} is not a network"))?.trunc();
     ensure!(
         !name.is_empty() && name.len() <= NAME_MOST,
         "{network} has no name, or one of more than {NAME_MOST} bytes"
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// As it is shown, it can be given.
+    /// The shown form is a valid value.
     #[test]
     fn a_mapping_is_shown_as_one() {
         let key = Key::named(NETWORKS).unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_are_known_by_all_their_names() {
+    fn switches_accept_all_spellings() {
         let key = Key::named("kubernetes.enabled").unwrap();
         for (text, shown) in [("auto", "auto"), ("on", "on"), ("true", "on"), ("off", "off"), ("False", "off")] {
             let mut config = Config::default();

@@ -1,4 +1,4 @@
-//! What is exported.
+//! Keys about the exported metrics.
 
 use anyhow::bail;
 
@@ -19,7 +19,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.port",
         short: None,
-        about: "the port of all addresses where they are served; export.prometheus.address goes before it",
+        about: "port for these pages, on all addresses; export.prometheus.address takes precedence",
         valid: "a port from 1 to 65535",
         live: false,
         set: |config, given| put(&mut config.metrics_addr, given.number(1..=65_535).map(|port| format!(":{port}"))),
@@ -28,7 +28,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.address",
         short: None,
-        about: "where they are served: \":9090\" is port 9090 on all addresses",
+        about: "address for these pages: \":9090\" is port 9090 on all addresses",
         valid: "an address and a port: :9090, 127.0.0.1:9090, [::1]:9090",
         live: false,
         set: |config, given| put(&mut config.metrics_addr, given.text().and_then(address)),
@@ -37,7 +37,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.series_limit",
         short: None,
-        about: "series of all metrics whose labels come from packets; what exceeds it goes to one series \"other\" a metric",
+        about: "maximum number of series of the metrics whose labels come from packets; the rest goes to one series \"other\" for each metric",
         valid: "a whole number from 100 to 10000000",
         live: false,
         set: |config, given| put(&mut config.series_limit, given.number(100..=10_000_000)),
@@ -46,7 +46,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.labels",
         short: None,
-        about: "labels that tell who is at the ends of a flow; what differs in others alone is one series",
+        about: "labels that identify the ends of a flow; flows that differ only in other labels share a series",
         valid: "names of: src_ip dst_ip src_namespace dst_namespace src_workload dst_workload src_service dst_service \
                 src_node dst_node src_zone dst_zone",
         live: true,
@@ -56,7 +56,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.flow_aggregation",
         short: Some("NETMON_FLOW_AGGREGATION"),
-        about: "series by workload, not by address: without src_ip and dst_ip",
+        about: "aggregate series by workload instead of address: without src_ip and dst_ip",
         valid: SWITCH,
         live: true,
         set: |config, given| {
@@ -70,8 +70,8 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.external",
         short: None,
-        about: "what stands for an address outside of the cluster: its network's name (names.cidrs, else \"external\"), or itself",
-        valid: "auto (group where there is a cluster), group or address",
+        about: "how to show an address outside of the cluster: by its network's name (names.cidrs, else \"external\"), or as it is",
+        valid: "auto (group if there is a cluster), group or address",
         live: true,
         set: |config, given| {
             config.external = match given.text()? {
@@ -87,7 +87,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "export.prometheus.series_idle",
         short: None,
-        about: "series in which nothing was counted for this long leave",
+        about: "series that counted nothing for this long are removed",
         valid: A_DURATION,
         live: true,
         set: |config, given| put(&mut config.series_idle, given.duration(A_SECOND)),

@@ -1,4 +1,4 @@
-//! What is looked for in connections.
+//! Keys about what is measured and recognised in connections.
 
 use anyhow::bail;
 
@@ -11,7 +11,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "features.protocol_detection.protocols",
         short: None,
-        about: "application protocols to tell",
+        about: "application protocols to recognise",
         valid: "names of: http http2 grpc tls dns mysql postgres redis kafka mongodb memcached amqp nats mqtt cassandra ssh smtp quic",
         live: true,
         set: |config, given| put(&mut config.features.apps, given.list().iter().map(|name| protocol(name)).collect()),
@@ -20,7 +20,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "features.protocol_detection.enabled",
         short: Some("NETMON_FEATURES_PROTOCOL_DETECTION"),
-        about: "tell application protocols by the first bytes of each direction",
+        about: "recognise application protocols by the first bytes of each direction",
         valid: SWITCH,
         live: true,
         set: |config, given| {
@@ -43,7 +43,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "features.latency_tracking.precision",
         short: Some("NETMON_LATENCY_PRECISION"),
-        about: "high: a round trip is measured as soon as the last one was; normal: about once a second in each direction",
+        about: "high: measure the next round trip as soon as the last one is complete; normal: about once a second in each direction",
         valid: "normal or high",
         live: true,
         set: |config, given| {
@@ -59,7 +59,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "features.latency_tracking.timestamp_source",
         short: Some("NETMON_TIMESTAMP_SOURCE"),
-        about: "where precise times come from; hardware: the NIC's stamp of packets that carry one",
+        about: "source of precise times; hardware: the NIC's timestamp, for packets that carry one",
         valid: "kernel or hardware",
         live: false,
         set: |config, given| {
@@ -92,7 +92,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "features.security_monitoring.enabled",
         short: None,
-        about: "reserved: this version detects nothing of the kind, and says so in the log and in netmon-cli status",
+        about: "reserved: this version does not implement it, and says so in the log and in netmon-cli status",
         valid: SWITCH,
         live: false,
         set: |_, given| given.switch().map(drop),

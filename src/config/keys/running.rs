@@ -1,4 +1,4 @@
-//! How the agent runs.
+//! Keys about how the agent runs.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -10,7 +10,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "performance.workers",
         short: None,
-        about: "threads that take records from the kernel, each with a ring and a part of the flow table",
+        about: "threads that read records from the kernel, each with a ring and a part of the flow table",
         valid: "a whole number from 1 to 64",
         live: false,
         set: |config, given| put(&mut config.workers, given.number(1..=64)),
@@ -19,7 +19,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "performance.buffer_size",
         short: None,
-        about: "records a ring holds, rounded up to what the kernel allows",
+        about: "records that a ring holds, rounded up to a size that the kernel allows",
         valid: "a whole number from 1 to 10000000",
         live: false,
         set: |config, given| put(&mut config.buffer_size, given.number(1..=10_000_000)),
@@ -28,7 +28,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "performance.batch_size",
         short: Some("NETMON_BATCH_SIZE"),
-        about: "records a wake-up waits for",
+        about: "records that must be waiting before a worker is woken",
         valid: "a whole number from 1 to 1000000",
         live: true,
         set: |config, given| put(&mut config.batch_size, given.number(1..=1_000_000)),
@@ -37,7 +37,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "resources.memory_limit",
         short: None,
-        about: "resident memory of the agent; before it is reached, embryonic and idle flows make room",
+        about: "resident memory of the agent; before it is reached, embryonic and idle flows are evicted",
         valid: "a size such as 512Mi or 1Gi, at least 32Mi; or none",
         live: true,
         set: |config, given| put(&mut config.memory_limit, given.unless("none").map(memory).transpose()),
@@ -46,7 +46,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "resources.cpu_limit",
         short: None,
-        about: "CPU time of the agent and its programs; above it sweeps and scrapes slow down, at last flows are sampled",
+        about: "CPU time of the agent and its BPF programs; above it, sweeps and scrapes slow down, and finally flows are sampled",
         valid: "a number of CPUs such as 2, 0.5 or 500m; or none",
         live: true,
         set: |config, given| put(&mut config.cpu_limit_milli, given.unless("none").map(Given::milli_cpus).transpose()),
@@ -55,7 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "resources.maps.flow_map_size",
         short: None,
-        about: "flow directions that the kernel's caches hold, all CPUs together; default: what is fastest",
+        about: "flow directions that the kernel's caches hold, all CPUs together; auto: the fastest size",
         valid: "a whole number from 256 to 100000000, or auto",
         live: false,
         set: |config, given| {
@@ -67,7 +67,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "resources.maps.event_buffer_size",
         short: None,
-        about: "records that all rings together hold at most: performance.buffer_size yields to it",
+        about: "maximum number of records in all rings together; it limits performance.buffer_size",
         valid: "a whole number from 64 to 100000000, or none",
         live: false,
         set: |config, given| {
@@ -79,7 +79,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "control.socket",
         short: Some("NETMON_SOCKET"),
-        about: "the control socket, by which netmon-cli reaches the agent",
+        about: "path of the control socket, through which netmon-cli reaches the agent",
         valid: "a path, or none",
         live: false,
         set: |config, given| {
@@ -94,7 +94,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "log.level",
         short: None,
-        about: "how much is logged",
+        about: "log level",
         valid: "error, warn, info, debug or trace",
         live: true,
         set: |config, given| {
@@ -105,7 +105,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "log.format",
         short: None,
-        about: "text, or json: an object a line",
+        about: "format of the log; json: one object on each line",
         valid: "text or json",
         live: false,
         set: |config, given| {
@@ -121,7 +121,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "debug",
         short: None,
-        about: "log at debug level at least, and serve debugging on 127.0.0.1:6060, which takes a restart",
+        about: "log at least at debug level, and start the debug server on 127.0.0.1:6060 (after a restart)",
         valid: SWITCH,
         live: true,
         set: |config, given| {
@@ -136,7 +136,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "debug_server",
         short: None,
-        about: "serve /debug/pprof/, /debug/flows and /debug/config, read only; \":6060\" is port 6060 on all addresses",
+        about: "serve /debug/pprof/, /debug/flows and /debug/config on this address, read-only; \":6060\" is port 6060 on all addresses",
         valid: "an address and a port: 127.0.0.1:6060, :6060; or none",
         live: false,
         set: |config, given| {
@@ -151,7 +151,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "node_name",
         short: Some("NODE_NAME"),
-        about: "name of this node, for labels; default: the host name",
+        about: "name of this node in labels; default: the host name",
         valid: "a name of at most 253 bytes",
         live: false,
         set: |config, given| {

@@ -1,4 +1,4 @@
-//! What is watched, and which flows are kept.
+//! Keys about what is watched and how long flows are kept.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "capture.interfaces",
         short: None,
-        about: "interfaces to watch; a leading ! leaves one out; none: automatic",
+        about: "interfaces to watch; a leading ! excludes one; without any: automatic",
         valid: "names and globs: eth0, veth*, !docker0",
         live: true,
         set: |config, given| {
-            // Nothing at all is what a template makes of no value.
+            // A template without a value yields an empty text.
             let patterns = given.unless("").map(Given::list).unwrap_or_default();
             config.interfaces = Selection::new(&patterns)?;
             Ok(())
@@ -26,7 +26,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "capture.sampling_rate",
         short: Some("NETMON_SAMPLING_RATE"),
-        about: "share of flows that is tracked, whole flows",
+        about: "share of flows that are tracked, each of them completely",
         valid: "a number above 0 and at most 1",
         live: true,
         set: |config, given| put(&mut config.sampling_rate, given.share()),
@@ -44,7 +44,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "capture.nat",
         short: None,
-        about: "join what NAT has under two addresses, as the kernel's connection tracking tells",
+        about: "join the two halves of connections that NAT translates, as reported by the kernel's connection tracking",
         valid: SWITCH,
         live: false,
         set: |config, given| put(&mut config.nat, given.switch()),
@@ -53,7 +53,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "capture.pod_namespaces",
         short: None,
-        about: "watch pods in their own network namespaces where they have no link on the host",
+        about: "watch pods without a link on the host in their own network namespaces",
         valid: SWITCH,
         live: false,
         set: |config, given| put(&mut config.pod_namespaces, given.switch()),
@@ -62,7 +62,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "capture.force_clsact",
         short: Some("NETMON_FORCE_CLSACT"),
-        about: "attach by clsact even where the kernel has TCX",
+        about: "attach with clsact even if the kernel has TCX",
         valid: SWITCH,
         live: false,
         set: |config, given| put(&mut config.clsact, given.switch()),
@@ -71,7 +71,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "flow.max_flows",
         short: None,
-        about: "flows in the table at most; embryonic and idle ones make room",
+        about: "maximum number of flows in the table; embryonic and idle flows are evicted first",
         valid: "a whole number from 1 to 100000000",
         live: true,
         set: |config, given| put(&mut config.max_flows, given.number(1..=100_000_000)),
@@ -89,7 +89,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         path: "flow.max_age",
         short: None,
-        about: "a flow older than this is closed, and what follows is a new one; 0s: none is",
+        about: "a flow older than this is closed, and its next packet starts a new one; 0s: no limit",
         valid: "0s, or a duration such as 300s, 5m, 1h, at least 1s",
         live: true,
         set: |config, given| {

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A file that goes with the value.
+/// A file that is deleted with this value.
 struct File(PathBuf);
 
 impl File {
@@ -62,7 +62,7 @@ fn the_documented_file_is_valid() {
 }
 
 #[test]
-fn a_later_layer_covers_the_one_below() {
+fn a_later_layer_overrides_the_one_below() {
     let file = File::new("layers", "flow:\n  max_flows: 1\n  flow_timeout: 2s\n  connect_timeout: 3s\n  max_age: 4s\n");
     let mut sources = Sources {
         file: Some(file.0.clone()),
@@ -89,9 +89,9 @@ fn a_later_layer_covers_the_one_below() {
     assert_eq!(seconds.map(|duration| duration.as_secs()), [20, 300, 4000]);
 }
 
-/// And a running agent takes those that it is said to take, no others.
+/// A running agent accepts exactly those values that are marked as live.
 #[test]
-fn each_variable_arrives() {
+fn each_variable_takes_effect() {
     let bare = Settings::read(&Sources::default()).unwrap();
     let differ = |a: &Config, b: &Config| format!("{a:?}") != format!("{b:?}");
     let values = [
@@ -132,7 +132,7 @@ fn each_variable_arrives() {
 }
 
 #[test]
-fn what_is_empty_is_not_given() {
+fn empty_values_count_as_not_given() {
     let environment = environment(&[("NODE_NAME", ""), ("NETMON_FLOW_MAX_FLOWS", " ")]);
     let file = File::new("empty", "flow:\n  max_flows:\nnode_name: ~\n");
     let settings = Settings::read(&Sources { file: Some(file.0.clone()), environment, ..Sources::default() }).unwrap();
@@ -141,7 +141,7 @@ fn what_is_empty_is_not_given() {
 }
 
 #[test]
-fn what_switches_off_goes_before_what_says_how() {
+fn switching_off_takes_precedence_over_details() {
     let file = File::new(
         "off",
         "features:\n  latency_tracking: {enabled: false, precision: high}\n  protocol_detection:\n    enabled: no\n    protocols: [http]\n",
@@ -152,9 +152,9 @@ fn what_switches_off_goes_before_what_says_how() {
     assert_eq!(precision.0, "high");
 }
 
-/// The place, the key, the value, what is valid.
+/// Each fault has its place, the key, the value and the valid values.
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let file = File::new(
         "faults",
         "capture:\n  sampling_rate: 2.0\n  sampling_rat: 1\n  interfaces: {a: b}\nflow:\n  max_flows: [1, 2]\n  shape: round\nfoo: 1\n",
@@ -175,7 +175,7 @@ fn all_faults_are_told_at_once() {
     for parts in [
         vec![at("2:18: capture.sampling_rate: \"2.0\": out of range; valid: a number above 0 and at most 1")],
         vec![at("3:3: unknown key capture.sampling_rat: did you mean capture.sampling_rate?")],
-        vec![at("4:15: capture.interfaces has a value, and no keys in it; valid: names and globs")],
+        vec![at("4:15: capture.interfaces takes a value, not keys; valid: names and globs")],
         vec![at("6:14: flow.max_flows: \"[1, 2]\": is a list"), "from 1 to".to_owned()],
         vec![at("7:3: unknown key flow.shape: valid in flow are max_flows, flow_timeout, max_age, connect_timeout")],
         vec![at("8:1: unknown key foo: "), "capture, flow, export".to_owned()],
@@ -191,13 +191,13 @@ fn all_faults_are_told_at_once() {
     assert!(absent.unwrap_err().to_string().contains("/nonexistent.yaml: No such file"));
 }
 
-/// What is too much to be read is counted, and looked at no closer than that.
+/// Faults beyond what a person can read are only counted, without further work.
 #[test]
 fn many_faults_are_few_lines() {
     let keys: String = (0..80_000).map(|number| format!("k{number}: 1\n")).collect();
     let long = format!("? {}\n: 1\nflow: {{max_age: \"{}\"}}\n", "x".repeat(500_000), "y".repeat(400_000));
     let colours = "flow:\n  \"max_\\e[31mage\\n\": 1\n  max_age: \"\\e[31m\"\n";
-    for (name, text, told) in [
+    for (name, text, expected) in [
         ("many", keys.as_str(), "and 79936 more"),
         ("long", &long, "xxx…: valid are capture, flow"),
         ("colours", colours, "unknown key flow.max_\\u{1b}[31mage\\n: valid in flow are"),
@@ -206,22 +206,22 @@ fn many_faults_are_few_lines() {
         let started = std::time::Instant::now();
         let error = Settings::read(&Sources { file: Some(file.0.clone()), ..Sources::default() }).unwrap_err();
         let error = error.to_string();
-        assert!(error.len() < 20_000 && error.contains(told), "{name}: {} bytes: {error:.2000}", error.len());
+        assert!(error.len() < 20_000 && error.contains(expected), "{name}: {} bytes: {error:.2000}", error.len());
         assert!(!error.contains('\x1b'), "{error:?}");
         assert!(started.elapsed() < std::time::Duration::from_secs(10), "{name}: {:?}", started.elapsed());
     }
 }
 
-/// It is one or the other, or an error: never the one that comes last.
+/// Contradicting values are an error: the last one does not silently win.
 #[test]
-fn what_is_given_twice_must_be_the_same() {
-    for (text, told) in [
-        ("flow.max_flows: 1\nflow:\n  max_flows: 2\n", ":3:3: flow.max_flows is given twice: in line 1 too"),
-        ("flow: {max_flows: 2}\nflow.max_flows:\n", ":2:1: flow.max_flows is given twice: in line 1 too"),
+fn values_given_twice_must_agree() {
+    for (text, expected) in [
+        ("flow.max_flows: 1\nflow:\n  max_flows: 2\n", ":3:3: flow.max_flows is given twice: also in line 1"),
+        ("flow: {max_flows: 2}\nflow.max_flows:\n", ":2:1: flow.max_flows is given twice: also in line 1"),
     ] {
         let file = File::new("twice", text);
         let error = Settings::read(&Sources { file: Some(file.0.clone()), ..Sources::default() }).unwrap_err();
-        assert!(error.to_string().ends_with(told), "{error}");
+        assert!(error.to_string().ends_with(expected), "{error}");
     }
     let flags = |first: &str, second: &str| Sources {
         flags: vec![
@@ -236,23 +236,20 @@ fn what_is_given_twice_must_be_the_same() {
 }
 
 #[test]
-fn sections_are_told_from_keys() {
-    for (text, told) in [
-        ("flow: 5\n", ":1:1: flow is a section, and no key; valid in flow are max_flows, "),
-        ("export: [1]\n", ":1:1: export is a section, and no key; valid in export are prometheus.enabled, "),
-        (
-            "flow:\n  max_flows: {most: 5}\n",
-            ":2:14: flow.max_flows has a value, and no keys in it; valid: a whole number",
-        ),
-        ("flow: {max_flows: {}}\n", ":1:19: flow.max_flows has a value, and no keys in it"),
-        ("flow.max_flows.most: 5\n", ":1:1: flow.max_flows has a value, and no keys in it"),
+fn sections_are_distinguished_from_keys() {
+    for (text, expected) in [
+        ("flow: 5\n", ":1:1: flow is a section, not a key; valid in flow are max_flows, "),
+        ("export: [1]\n", ":1:1: export is a section, not a key; valid in export are prometheus.enabled, "),
+        ("flow:\n  max_flows: {most: 5}\n", ":2:14: flow.max_flows takes a value, not keys; valid: a whole number"),
+        ("flow: {max_flows: {}}\n", ":1:19: flow.max_flows takes a value, not keys"),
+        ("flow.max_flows.most: 5\n", ":1:1: flow.max_flows takes a value, not keys"),
         ("flows:\n", ":1:1: unknown key flows: did you mean flow?"),
     ] {
         let file = File::new("section", text);
         let error = Settings::read(&Sources { file: Some(file.0.clone()), ..Sources::default() }).unwrap_err();
-        assert!(error.to_string().contains(told), "{told}: {error}");
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
-    // All that it had is commented out.
+    // All keys of the section are commented out.
     for text in ["flow:\n#  max_flows: 5\nexport:\n  prometheus:\n", "flow: {}\n"] {
         let file = File::new("empty-section", text);
         Settings::read(&Sources { file: Some(file.0.clone()), ..Sources::default() }).unwrap();
@@ -260,7 +257,7 @@ fn sections_are_told_from_keys() {
 }
 
 #[test]
-fn a_variable_that_is_no_text_is_an_error() {
+fn a_variable_that_is_not_utf_8_is_an_error() {
     let unreadable = ["NETMON_FLOW_MAX_AGE", "NODE_NAME", "LS_COLORS"].map(str::to_owned).to_vec();
     let error = Settings::read(&Sources { unreadable, ..Sources::default() }).unwrap_err().to_string();
     assert_eq!(error.lines().count(), 2, "{error}");
@@ -268,18 +265,16 @@ fn a_variable_that_is_no_text_is_an_error() {
 }
 
 #[test]
-fn a_misspelt_variable_is_hinted_at() {
+fn a_misspelt_variable_causes_a_hint() {
     let environment =
         environment(&[("NETMON_FLOW_MAX_FLOW", "5"), ("NETMON_AGENT_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin")]);
     let settings = Settings::read(&Sources { environment, ..Sources::default() }).unwrap();
     assert_eq!(settings.hints().len(), 1);
-    assert!(
-        settings.hints()[0].contains("NETMON_FLOW_MAX_FLOW means nothing here: did you mean NETMON_FLOW_MAX_FLOWS?")
-    );
+    assert!(settings.hints()[0].contains("NETMON_FLOW_MAX_FLOW is not known: did you mean NETMON_FLOW_MAX_FLOWS?"));
 }
 
 #[test]
-fn what_takes_a_restart_is_pending() {
+fn keys_that_need_a_restart_are_pending() {
     let with = |pairs: &[(&str, &str)]| {
         Settings::read(&Sources { environment: environment(pairs), ..Sources::default() }).unwrap().config
     };

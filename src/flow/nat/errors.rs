@@ -1,6 +1,6 @@
-//! ICMP errors about translated connections. The kernel translates such an error back as it forwards it (RFC 5508, 4.2): it comes in
-//! under the addresses of one side and leaves under those of the other. Errors have no connection of their own that conntrack
-//! tells of; their addresses are those of the connections that they are about.
+//! ICMP errors about translated connections. The kernel translates such an error back as it forwards it (RFC 5508,
+//! 4.2): it comes in under the addresses of one side and leaves under those of the other. Connection tracking reports
+//! no connection for an error; its addresses are those of the connection that it is about.
 
 use foldhash::{HashMap, HashSet};
 
@@ -11,22 +11,23 @@ use crate::flow::outcome::{ICMP, ICMPV6};
 
 type Address = [u8; 16];
 
-/// IPv6, whom an error goes to, and whom it comes from: `None` is anybody, as a router on the way.
+/// Whether it is IPv6, the address an error goes to, and the one it comes from: `None` stands for anybody, such as a
+/// router on the way.
 type Leaving = (bool, Address, Option<Address>);
 
-/// What errors are called where they leave, of all connections that are translated.
+/// The addresses that errors about translated connections have when they leave.
 #[derive(Debug, Default)]
 pub struct Errors {
-    /// The connection that came last under these addresses, and how many have them.
+    /// The latest connection with these addresses, and how many have them.
     of: HashMap<Leaving, (Entering, u32)>,
-    /// Addresses of this host: what leaves from one of them may have been made here.
+    /// Addresses of this host: an error that leaves from one of them may originate here.
     own: HashSet<Address>,
 }
 
-/// What an error was called where it came in: whom it was for, and whom from, if that is another.
+/// Addresses of an error when it came in: its destination, and its source if that was translated.
 type Entering = (Address, Option<Address>);
 
-/// Errors to the client, and to the server; either from the other end, or from anybody.
+/// Errors to the client and to the server, each from the other end or from anybody.
 fn names(translated: &Translated) -> impl Iterator<Item = (Leaving, Entering)> {
     let Translated { dialled, answered, v6, .. } = translated;
     let [dialled, answered] = [dialled, answered].map(|ends| ends.map(|end| end.address));
@@ -42,7 +43,7 @@ fn names(translated: &Translated) -> impl Iterator<Item = (Leaving, Entering)> {
     })
 }
 
-/// An ICMP error.
+/// True for an ICMP or ICMPv6 error.
 pub(in crate::flow) fn is_error(record: &Record) -> bool {
     match record.protocol {
         ICMP => matches!(record.icmp_type, 3 | 4 | 5 | 11 | 12),
@@ -52,7 +53,7 @@ pub(in crate::flow) fn is_error(record: &Record) -> bool {
 }
 
 impl Errors {
-    /// Takes note of what has changed.
+    /// Applies a change to the translations.
     pub fn learn(&mut self, news: &News) {
         match news {
             News::Begun(translated) => self.add(translated),
@@ -81,17 +82,17 @@ impl Errors {
         }
     }
 
-    /// The addresses of this host.
+    /// Sets the addresses of this host.
     pub fn own(&mut self, addresses: HashSet<[u8; 16]>) {
         self.own = addresses;
     }
 
-    /// The record is worth asking about: few are.
+    /// True if the record is worth looking up, which few are.
     pub fn concern(record: &Record) -> bool {
         record.hook == Hook::Egress && !record.inner && is_error(record)
     }
 
-    /// The flow that a leaving error belongs to, by the addresses that it came in with.
+    /// The flow that a leaving error belongs to, by the addresses that the error came in with.
     pub fn identify(&self, record: &Record) -> Option<Identity> {
         if self.of.is_empty() || !Errors::concern(record) {
             return None;
@@ -133,18 +134,22 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_translated_is_what_came_in() {
+    fn an_error_that_leaves_translated_is_the_one_that_came_in() {
         let translations = translations();
-        assert_eq!(entered(&translations, &error(2, 1)), Some((3, 4)), "of the backend, to the pod as of the service");
-        assert_eq!(entered(&translations, &error(9, 1)), Some((9, 4)), "of a router");
-        assert_eq!(entered(&translations, &error(4, 3)), Some((1, 2)), "of the pod, to the backend as of the node");
-        assert_eq!(entered(&translations, &error(9, 8)), None, "of others");
+        assert_eq!(
+            entered(&translations, &error(2, 1)),
+            Some((3, 4)),
+            "from the backend; for the pod, from the service"
+        );
+        assert_eq!(entered(&translations, &error(9, 1)), Some((9, 4)), "from a router");
+        assert_eq!(entered(&translations, &error(4, 3)), Some((1, 2)), "from the pod; for the backend, from the node");
+        assert_eq!(entered(&translations, &error(9, 8)), None, "about other connections");
         assert_eq!(entered(&translations, &Record { hook: Hook::Ingress, ..error(2, 1) }), None, "as it came in");
         assert_eq!(entered(&translations, &Record { icmp_type: 8, ..error(2, 1) }), None, "no error");
     }
 
     #[test]
-    fn what_the_host_may_have_sent_itself_needs_to_be_known() {
+    fn an_error_that_the_host_may_have_sent_needs_a_known_flow() {
         let mut translations = translations();
         translations.errors.own([end(9, 0).address].into_iter().collect());
         assert!(translations.identify(&error(9, 1)).unwrap().only_if_known);
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_forgotten() {
+    fn connections_that_are_over_are_forgotten() {
         let mut translations = translations();
         translations.apply(&Tracking::Ended(both()), 0);
         translations.expire(100_000_000_000);

@@ -1,4 +1,4 @@
-//! The connection that a record belongs to, by the endpoints that its packets had.
+//! Finds the connection that a record belongs to, by the endpoints of its packets.
 
 use std::sync::Arc;
 
@@ -8,29 +8,30 @@ use super::{Identity, Nat, News, ROOM, Tracked, Translated, key_of, names};
 use crate::bpf::Record;
 use crate::flow::FlowKey;
 
-/// Connections with translated addresses, under the keys that somebody looks up: all of them, or those whose records come to one
+/// Translated connections, under the keys that are looked up here: all of them, or those whose records come to one
 /// worker.
 #[derive(Debug, Default)]
 pub struct Lookup(HashMap<FlowKey, Arc<Translated>>);
 
 impl Lookup {
-    /// Keys under which there is a connection.
+    /// Number of keys that have a connection.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// There are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes note of what has changed, under the keys that are looked up here.
+    /// Applies a change under those of its keys for which `is_here` is true.
     pub fn learn(&mut self, news: &News, is_here: impl Fn(&FlowKey) -> bool) {
         let (News::Begun(translated) | News::Over(translated)) = news;
         let keys = names(translated).map(|ends| key_of(translated, ends).0);
         for key in keys.into_iter().filter(is_here) {
             if let News::Begun(_) = news {
-                // An earlier one that had this key goes on under its other key, for as long as records of it may come.
+                // An earlier connection that had this key goes on under its other key, for as long as records of it may
+                // arrive.
                 self.0.insert(key, Arc::clone(translated));
             } else if self.0.get(&key).is_some_and(|there| Arc::ptr_eq(there, translated)) {
                 self.0.remove(&key);
@@ -41,7 +42,7 @@ impl Lookup {
         }
     }
 
-    /// Whose record it is, if its endpoints are those of a connection here.
+    /// The flow that the record belongs to, if a connection here has its endpoints.
     pub fn identify(&self, record: &Record) -> Option<Identity> {
         let (seen, sender) = FlowKey::of(record);
         let translated = self.0.get(&seen)?;

@@ -11,7 +11,7 @@ pub(super) fn end(host: u8, port: u16) -> Endpoint {
     Endpoint { address, port }
 }
 
-/// What is in force, and whoever looks it up.
+/// The translations in force, and those who look them up.
 pub(super) struct Known {
     translations: Translations,
     lookup: Lookup,
@@ -94,7 +94,7 @@ fn all_names_are_one_flow() {
 }
 
 #[test]
-fn a_name_used_again_is_the_new_ones() {
+fn endpoints_used_again_are_those_of_the_new_connection() {
     let mut translations = Known::new(10);
     let first = both();
     let second = Translated { answered: [end(4, 5001), end(3, 8080)], ..both() };
@@ -127,7 +127,7 @@ fn a_list_ends_what_it_lacks_and_adds_what_was_missed() {
     translations.apply(&Tracking::Begun(other(4)), SECOND);
     translations.change(|all, news| all.end_list(list, &[other(1), other(2), other(5)], SECOND, news));
     assert!(translations.translations.has_missing());
-    // The next one fails: it says nothing.
+    // The next list fails: it proves nothing.
     translations.translations.begin_list();
     let list = translations.translations.begin_list();
     translations.change(|all, news| all.end_list(list, &[other(1), other(4), other(5)], SECOND, news));
@@ -137,9 +137,9 @@ fn a_list_ends_what_it_lacks_and_adds_what_was_missed() {
     assert!(!translations.translations.has_missing());
 }
 
-/// The kernel's list may lack a connection that is there, while its table changes.
+/// While its table changes, the kernel's list may lack a connection that exists.
 #[test]
-fn a_connection_that_one_list_lacks_lives() {
+fn a_connection_missing_from_one_list_stays() {
     let mut known = Known::new(10);
     known.apply(&Tracking::Begun(both()), 0);
     for (second, all) in [&[][..], &[both()], &[], &[both()]].into_iter().enumerate() {
@@ -151,7 +151,7 @@ fn a_connection_that_one_list_lacks_lives() {
     }
 }
 
-/// The kernel could not tell of the end of the first.
+/// The kernel could not report the end of the first connection.
 #[test]
 fn a_list_ends_one_whose_endpoints_another_has() {
     let mut known = Known::new(10);
@@ -185,11 +185,11 @@ fn a_burst_leaves_no_room_behind() {
 }
 
 #[test]
-fn what_finds_no_room_is_counted() {
+fn translations_without_room_are_counted() {
     let mut translations = Known::new(1);
     translations.apply(&Tracking::Begun(both()), 0);
     translations.apply(&Tracking::Begun(both()), 0);
-    assert_eq!(translations.translations.refused(), 0, "told twice");
+    assert_eq!(translations.translations.refused(), 0, "reported twice");
     let other = Translated { dialled: [end(1, 1), end(2, 80)], ..both() };
     translations.apply(&Tracking::Begun(other), 0);
     assert_eq!((translations.translations.len(), translations.translations.refused()), (1, 1));
@@ -215,7 +215,7 @@ impl Sink for Counted {
     }
 }
 
-/// On one interface too: before and after it is translated, in the same direction of the hook.
+/// Even on one interface: at the same hook, before and after the translation.
 #[test]
 fn packets_are_counted_once_under_all_names() {
     let mut translations = Known::new(10);

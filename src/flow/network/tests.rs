@@ -81,7 +81,7 @@ fn bridges_without_an_address_are_networks() {
 }
 
 #[test]
-fn what_joins_bridges_makes_one_network() {
+fn bridges_that_are_connected_are_one_network() {
     let joined = links(&[
         (10, "bridge", 0, plain),
         (20, "bridge", 0, plain),
@@ -114,7 +114,7 @@ fn vrfs_are_networks_with_addresses() {
 }
 
 #[test]
-fn vlans_of_an_uplink_are_of_the_bridges_that_have_them() {
+fn vlans_of_an_uplink_belong_to_their_bridges() {
     let mut tenants = two_bridges(plain);
     tenants.extend(links(&[(5, "vlan", 10, vlan_of_1), (6, "vlan", 20, vlan_of_1), (7, "vlan", 0, vlan_of_1)]));
     tenants.extend(links(&[(8, "vlan", 10, |link| (link.lower, link.vlan) = (Some(7), Some(100)))]));
@@ -138,7 +138,7 @@ fn packets_without_a_source_enter_once() {
     assert_eq!(sights(&networks, 11, 0), [First, Again], "a port");
     assert_eq!(sights(&networks, 10, 0), [Again, First], "the bridge: the host sends through it");
     assert_eq!(sights(&networks, 1, 0), [First, First], "an uplink");
-    assert_eq!(sights(&networks, 1, 5), [First, Again], "a VLAN of it that a bridge has");
+    assert_eq!(sights(&networks, 1, 5), [First, Again], "a VLAN of the uplink that is a bridge's port");
     assert_eq!(sights(&networks, 9, 0), [Unknown; 2]);
     let inner = Record { inner: true, ..record(1, 0, Hook::Ingress) };
     assert_eq!(networks.sight(&inner), Again, "a bridge has a tunnel");

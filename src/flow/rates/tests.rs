@@ -1,22 +1,22 @@
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
-/// When the looks begin.
+/// Time of the first reading.
 const START: u64 = 1000 * SECOND;
 
-/// A look at one flow.
-fn look(rates: &mut Rates<u32>, at_ns: u64, flow: Looked) -> Rate {
+/// One reading of one flow.
+fn look(rates: &mut Rates<u32>, at_ns: u64, flow: FlowTotals) -> Rate {
     rates.begin(at_ns);
     let rate = rates.of(1, flow);
     rates.end();
     rate
 }
 
-/// 1000 bytes in 10 packets a second, from `first_ns` on, told up to `told_ns`.
-fn steady(first_ns: u64, told_ns: u64) -> Looked {
-    let ms = (told_ns - first_ns) / 1_000_000;
-    let told = Told { packets: ms / 100, bytes: ms, last_ns: told_ns };
-    Looked { sent: [told, Told::default()], first_ns, ended: false }
+/// 1000 bytes in 10 packets a second from `first_ns` on, reported up to `last_ns`.
+fn steady(first_ns: u64, last_ns: u64) -> FlowTotals {
+    let ms = (last_ns - first_ns) / 1_000_000;
+    let reported = Totals { packets: ms / 100, bytes: ms, last_ns: last_ns };
+    FlowTotals { sent: [reported, Totals::default()], first_ns, ended: false }
 }
 
 #[test]
@@ -27,8 +27,8 @@ fn a_steady_flow_is_steady_whenever_it_reports() {
             let first = START - 100 * SECOND;
             for n in 0..40 {
                 let now = START + n * apart_ms * 1_000_000;
-                let told = now - (now - first) % (every_ms * 1_000_000);
-                let rate = look(&mut rates, now, steady(first, told));
+                let reported = now - (now - first) % (every_ms * 1_000_000);
+                let rate = look(&mut rates, now, steady(first, reported));
                 let close = |value: f64, wanted: f64| (value - wanted).abs() < 0.12 * wanted;
                 assert!(
                     close(rate.bytes_per_s, 1000.0) && close(rate.packets_per_s, 10.0),
@@ -39,48 +39,49 @@ fn a_steady_flow_is_steady_whenever_it_reports() {
     }
 }
 
-/// The acknowledgements come in records of their own, which say nothing about the data.
+/// Acknowledgements come in records of their own, which say nothing about the data.
 #[test]
-fn each_end_is_told_by_its_own_time() {
+fn each_end_has_its_own_time() {
     let mut rates = Rates::default();
     let first = START - 100 * SECOND;
     for n in 0..20 {
         let now = START + n * SECOND;
         let data = steady(first, now - (now - first) % (2 * SECOND)).sent[0];
         let acks = steady(first, now - (now - first + SECOND) % (2 * SECOND)).sent[0];
-        let rate = look(&mut rates, now, Looked { sent: [data, acks], first_ns: first, ended: false });
+        let rate = look(&mut rates, now, FlowTotals { sent: [data, acks], first_ns: first, ended: false });
         assert!((rate.bytes_per_s - 2000.0).abs() < 200.0, "look {n}: {rate:?}");
     }
 }
 
-/// Two CPUs see half of the packets each, and tell of it at times of their own.
+/// Two CPUs see half of the packets each, and report them at different times.
 #[test]
-fn what_one_cpu_tells_completes_what_the_other_told() {
+fn reports_of_several_cpus_add_up() {
     let mut rates = Rates::default();
     let first = START - 100 * SECOND;
     for n in 0..40 {
         let now = START + n * SECOND;
         let one = steady(first, now - (now - first) % (2 * SECOND)).sent[0];
         let other = steady(first, now - (now - first + SECOND + 50_000_000) % (2 * SECOND)).sent[0];
-        let told = Told {
+        let reported = Totals {
             packets: one.packets + other.packets,
             bytes: one.bytes + other.bytes,
             last_ns: one.last_ns.max(other.last_ns),
         };
-        let rate = look(&mut rates, now, Looked { sent: [told, Told::default()], first_ns: first, ended: false });
+        let sent = [reported, Totals::default()];
+        let rate = look(&mut rates, now, FlowTotals { sent, first_ns: first, ended: false });
         assert!((1400.0..2700.0).contains(&rate.bytes_per_s), "look {n}: {rate:?}");
     }
 }
 
 #[test]
-fn a_flow_that_becomes_slower_is_seen_to() {
+fn the_rate_of_a_flow_that_slows_down_falls() {
     for apart_ms in [250, 1000, 3000] {
         let mut rates = Rates::default();
         let (first, turn) = (START - 100 * SECOND, START + 20 * SECOND);
         let mut last = Rate::default();
         for n in 0..100 {
             let now = START + n * apart_ms * 1_000_000;
-            // A tenth from then on.
+            // A tenth of the rate from then on.
             let mut flow = steady(first, now);
             flow.sent[0].bytes -= now.saturating_sub(turn) / 1_000_000 * 9 / 10;
             last = look(&mut rates, now, flow);
@@ -93,15 +94,15 @@ fn a_flow_that_becomes_slower_is_seen_to() {
 }
 
 #[test]
-fn what_a_short_flow_sent_is_told_once() {
+fn the_bytes_of_a_short_flow_count_once() {
     let mut rates = Rates::default();
     rates.begin(START);
     rates.end();
     let first_ns = START + 100_000_000;
-    let told = Told { packets: 5, bytes: 2500, last_ns: first_ns + 5_000_000 };
-    let flow = Looked { sent: [told; 2], first_ns, ended: true };
-    let told: f64 = (1..6).map(|n| look(&mut rates, START + n * SECOND, flow).bytes_per_s).sum();
-    assert_eq!(told, 5000.0);
+    let reported = Totals { packets: 5, bytes: 2500, last_ns: first_ns + 5_000_000 };
+    let flow = FlowTotals { sent: [reported; 2], first_ns, ended: true };
+    let total: f64 = (1..6).map(|n| look(&mut rates, START + n * SECOND, flow).bytes_per_s).sum();
+    assert_eq!(total, 5000.0);
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn a_silent_flow_is_not_fast_and_one_that_speaks_again_is() {
 }
 
 #[test]
-fn two_looks_at_once_see_the_same() {
+fn two_readings_at_once_yield_the_same() {
     let mut rates = Rates::default();
     look(&mut rates, START, steady(START - 10 * SECOND, START));
     let more = steady(START - 10 * SECOND, START + SECOND);
@@ -131,14 +132,14 @@ fn two_looks_at_once_see_the_same() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded_and_let_go() {
+fn memory_is_bounded_and_released() {
     let mut rates = Rates::default();
     let many = FLOWS as u32 + 100;
     rates.begin(START);
     for silent in 0..many {
         rates.of(silent, steady(START - 500 * SECOND, START - 400 * SECOND));
     }
-    assert_eq!((rates.known.len(), rates.end()), (FLOWS / 2, 0), "nobody misses the rate of a silent flow");
+    assert_eq!((rates.known.len(), rates.end()), (FLOWS / 2, 0), "silent flows without room are not reported");
     rates.begin(START + SECOND);
     for active in many..2 * many {
         rates.of(active, steady(START, START + SECOND));

@@ -1,4 +1,4 @@
-//! When flows leave the table: silence, age, want of room.
+//! When flows leave the table: after a silence, by age, to make room.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use crate::flow::events::Marked;
 use crate::flow::naming::{HOLD_NS, give_up};
 use crate::flow::outcome::{conclude, is_waiting, patience};
 use crate::flow::past::Past;
-use crate::flow::{CLOSING, Flow, FlowEvent, Naming, Observer};
+use crate::flow::{CLOSING, Flow, FlowEvent, NameState, Observer};
 
-/// Names are asked for again within this time.
+/// Names are looked up again within this time, in nanoseconds.
 const NAMED_NS: u64 = 1_000_000_000;
-/// Of the flows that there may be, the part that is kept free for those that come while the ones to go are looked for.
+/// One in this many of the maximum number of flows is kept free, for flows that arrive while victims are searched for.
 const SPARE: usize = 256;
-/// So much may stay, of whatever is counted: growing and shrinking in turn costs more.
+/// Unused capacity, in entries, that is never released: growing and shrinking in turn costs more.
 const ROOM: usize = 1024;
 
 impl Limits {
-    /// When the flow is over if nothing more comes.
+    /// The time at which the flow is over if no more packets come, in CLOCK_MONOTONIC nanoseconds.
     fn deadline(&self, flow: &Flow) -> u64 {
         let nanoseconds = |duration: Duration| duration.as_nanos() as u64;
         let timeout = if flow.outcome.is_some() {
             let lingers = flow.last_ns().saturating_add(LINGER_NS);
-            // Whoever waits for a name has it, or has waited long enough, before it goes.
+            // A flow that waits for a name has it, or has waited long enough, before it goes.
             let named =
-                if flow.naming == Naming::Awaited { flow.first_ns.saturating_add(HOLD_NS + NAMED_NS) } else { 0 };
+                if flow.naming == NameState::Awaited { flow.first_ns.saturating_add(HOLD_NS + NAMED_NS) } else { 0 };
             return lingers.max(named);
         } else if flow.has(CLOSING) {
             0
@@ -40,11 +40,11 @@ impl Limits {
 }
 
 impl<M: Default> Table<M> {
-    /// From now on these bounds hold; what exceeds them leaves at once.
+    /// Sets new bounds; flows that exceed them leave at once.
     pub fn set_limits(&mut self, limits: Limits, observer: &mut impl Observer<Mark = M>) {
         self.limits = limits;
         self.bound(limits.max_flows, observer);
-        // Each may now be over sooner than it was put down for.
+        // Each flow may now be over sooner than it was scheduled.
         let Table { index, flows, wheel, .. } = self;
         for &(_, index) in &*index {
             if let Some(at) = flows.get(index).map(|marked| seconds(limits.deadline(&marked.flow)) + 1) {
@@ -53,7 +53,7 @@ impl<M: Default> Table<M> {
         }
     }
 
-    /// From now on so many flows at most; what exceeds it leaves at once.
+    /// Sets the maximum number of flows; those that exceed it leave at once.
     pub fn bound(&mut self, max_flows: usize, observer: &mut impl Observer<Mark = M>) {
         self.limits.max_flows = max_flows;
         let mut passes = self.len() / EVICTION_LOOKS;
@@ -69,20 +69,21 @@ impl<M: Default> Table<M> {
         self.give_back();
     }
 
-    /// Room for one more.
+    /// Makes room for one more flow.
     pub(super) fn make_room(&mut self, observer: &mut impl Observer<Mark = M>) {
         let most = self.limits.max_flows.max(1);
-        // Where many connections are busy, the flows to go are behind them on the wheel: there is room until they are found.
+        // If many connections are busy, the victims are behind them on the wheel: the spare room lasts until they are
+        // found.
         while self.len() >= most - most / SPARE && self.evict(self.len() >= most, observer) {}
     }
 
-    /// The flow is so old that what comes belongs to a new one.
+    /// True if the flow is so old that its next packet starts a new one.
     pub(super) fn is_aged(&self, flow: &Flow, now_ns: u64) -> bool {
         let aged = |age: Duration| now_ns.saturating_sub(flow.first_ns) > age.as_nanos() as u64;
         flow.outcome.is_none() && !flow.has(CLOSING) && self.limits.max_age.is_some_and(aged)
     }
 
-    /// Ends what was silent for too long.
+    /// Ends flows that were silent for too long, and removes those that have lingered.
     pub fn expire(&mut self, now_ns: u64, observer: &mut impl Observer<Mark = M>) {
         self.grow_up(now_ns, observer);
         self.wheel.turn(&mut self.flows, seconds(now_ns));
@@ -101,7 +102,7 @@ impl<M: Default> Table<M> {
         self.give_back();
     }
 
-    /// Lets go of the room that a burst has taken, where little of it is in use.
+    /// Releases memory that a burst has taken, if little of it is in use.
     fn give_back(&mut self) {
         let Table { index, young, unnamed, .. } = self;
         let too_much = |capacity: usize, used: usize| capacity > 4 * used + ROOM;
@@ -116,7 +117,7 @@ impl<M: Default> Table<M> {
         }
     }
 
-    /// Ends what is over at `now_ns`, if no record is on its way any more; what is left may go on.
+    /// Ends flows that are over at `now_ns`, given that no record is on its way any more; the others may continue.
     pub fn settle(&mut self, now_ns: u64, observer: &mut impl Observer<Mark = M>) {
         let over = |&index: &u32| {
             self.flow(index).is_some_and(|flow| self.limits.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
@@ -127,7 +128,7 @@ impl<M: Default> Table<M> {
         }
     }
 
-    /// Ends all flows, as if all had fallen silent.
+    /// Ends all flows as if they had fallen silent.
     pub fn end_all(&mut self, observer: &mut impl Observer<Mark = M>) {
         let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
         for index in all {
@@ -135,8 +136,9 @@ impl<M: Default> Table<M> {
         }
     }
 
-    /// The flow that would be over first goes, so unanswered SYNs and idle flows before others. False if none went: there is none,
-    /// or many in turn had packets since they were put on the wheel, which have been put back; `sure`: then one of these goes.
+    /// Evicts the flow that would be over first, so unanswered SYNs and idle flows before others. False if none was
+    /// evicted: either there is none, or many in turn had packets since they were put on the wheel and have been put
+    /// back. With `sure`, one of these is evicted.
     fn evict(&mut self, sure: bool, observer: &mut impl Observer<Mark = M>) -> bool {
         let mut looks = 0;
         while let Some((due, index)) = self.wheel.pop(&mut self.flows) {
@@ -160,7 +162,7 @@ impl<M: Default> Table<M> {
         false
     }
 
-    /// The outcome, if it is not known yet. The flow stays for whoever wants to see it.
+    /// Sets and reports the outcome, if it is not known yet. The flow stays in the table, where it can still be seen.
     pub(super) fn end(&mut self, index: u32, observer: &mut impl Observer<Mark = M>) {
         let Some(marked) = self.flows.get_mut(index) else { return };
         if marked.flow.outcome.is_none() {
@@ -173,7 +175,7 @@ impl<M: Default> Table<M> {
     pub(super) fn remove(&mut self, index: u32, observer: &mut impl Observer<Mark = M>) {
         self.wheel.remove(&mut self.flows, index);
         let Some(mut marked) = self.flows.remove(index) else { return };
-        if marked.flow.naming == Naming::Awaited {
+        if marked.flow.naming == NameState::Awaited {
             give_up(&mut marked, observer);
         }
         marked.emit(FlowEvent::Removed, observer);

@@ -1,4 +1,4 @@
-//! How flows come into the table: who opened them, and what is known from before.
+//! How flows enter the table: who opened them, and what is remembered of their connection.
 
 use super::{Table, seconds, spread};
 use crate::bpf::Record;
@@ -6,11 +6,12 @@ use crate::flow::events::Marked;
 use crate::flow::past::Past;
 use crate::flow::wheel::Link;
 use crate::flow::{
-    BROADCAST, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, FlowEvent, Identity, Naming, Observer, roles,
+    BROADCAST, CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, FlowEvent, Identity, NameState, Observer, roles,
 };
 
 impl<M: Default> Table<M> {
-    /// Who opened it, and which way, as far as this record tells. What was counted under a wrong guess stays there.
+    /// Corrects who opened the flow, and in which direction, as far as this record shows. Counts under a wrong guess
+    /// stay where they are.
     pub(super) fn correct_roles(
         &mut self,
         index: u32,
@@ -36,9 +37,9 @@ impl<M: Default> Table<M> {
             if let Some(details) = &mut flow.details {
                 details.swap_roles();
             }
-            // Which of its ends is asked for as a server is another one now, where anybody knows names.
+            // The other end is looked up as the server now, if names are known at all.
             if flow.parties.is_some() {
-                flow.naming = Naming::Unasked;
+                flow.naming = NameState::Unasked;
             }
             roles::direction_of(&self.facing, client, sender, record)
         } else if roles::opened_by_workload(&self.facing, flow.client.into(), sender, record) {
@@ -55,15 +56,15 @@ impl<M: Default> Table<M> {
         marked.emit(FlowEvent::Reclassified, observer);
     }
 
-    /// What is known of the record's connection, if it is no new one by a SYN of its own. What may be one waits for no look.
+    /// What is remembered of the record's connection, unless a SYN of its own shows that it is a new one.
     fn past(&mut self, hash: u64, identity: &Identity, record: &Record) -> Option<Past> {
-        let told_as_repeated = || record.facts.as_ref().is_some_and(|facts| facts.retransmits > 0);
+        let reported_as_repeated = || record.facts.as_ref().is_some_and(|facts| facts.retransmits > 0);
         let past = self.pasts.take(hash, record.first_ns)?;
         let opens = record.syn || record.syn_ack;
-        (!opens || told_as_repeated() || past.has_sent(identity.sender, record)).then_some(past)
+        (!opens || reported_as_repeated() || past.has_sent(identity.sender, record)).then_some(past)
     }
 
-    /// A new flow, which may be of a connection that is known.
+    /// Opens a flow, which may continue a remembered connection. Returns its index.
     pub(super) fn open(
         &mut self,
         hash: u64,
@@ -88,7 +89,7 @@ impl<M: Default> Table<M> {
             marks: if evidence.is_some() { CLIENT_IS_KNOWN } else { 0 },
             first_ns: record.first_ns,
             parties: None,
-            naming: Naming::Unasked,
+            naming: NameState::Unasked,
             generation: self.generation,
             link: Link::default(),
         };
@@ -96,7 +97,7 @@ impl<M: Default> Table<M> {
             past.go_on(&mut flow);
         }
         *self.counts.entry((key.protocol, flow.direction)).or_default() += 1;
-        // It may prove to wait for an answer with the records that follow.
+        // The records that follow may show that it waits for an answer.
         let wait = self.limits.connect_timeout.min(self.limits.flow_timeout);
         let index = self.flows.insert(Marked { flow, mark: M::default() });
         self.index.insert_unique(spread(hash as u32), (hash as u32, index), |&(h, _)| spread(h));

@@ -19,14 +19,14 @@ const FIN: u8 = 1;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// Writes down what it is told.
+/// Collects the events that it receives.
 #[derive(Default)]
 struct Log {
     sent: u64,
     duplicate: u64,
     ended: Vec<Outcome>,
     evicted: Vec<u16>,
-    /// How often an end that has sent came to be counted, or to be counted as something else.
+    /// How often an end that has sent got labels, or other ones.
     classified: usize,
     errors: Vec<ErrorKind>,
     measured: Vec<Sample>,
@@ -117,7 +117,7 @@ fn run(records: &[Record]) -> (Table, Log) {
     (table, log)
 }
 
-/// The same, and what is over is judged.
+/// Like `run`, and flows that are over are judged.
 fn settled(records: &[Record]) -> (Table, Log) {
     let (mut table, mut log) = run(records);
     let last_ns = records.iter().map(|record| record.last_ns).max().unwrap_or_default();
@@ -141,11 +141,11 @@ fn the_opener_is_the_client_whatever_the_ports() {
     let odd = |r: Record| Record { destination: end(2, 50000), ..r };
     let (table, _) = run(&[odd(syn(1, 101))]);
     assert_eq!(table.iter().next().unwrap().from_client().packets, 1);
-    // Met in the middle, the lower port serves.
+    // First seen after its start: the lower port is the server's.
     let (table, _) = run(&[reply(packet(1, 101))]);
     let flow = table.iter().next().unwrap();
     assert_eq!((flow.from_server().packets, flow.direction), (1, Direction::Egress));
-    // Seen only by its answer, the opener is still the other end.
+    // If only the answer is seen, the client is still the other end.
     let (table, _) = run(&[Record { source: end(2, 50000), ..syn_ack(1, 101) }]);
     assert_eq!(table.iter().next().unwrap().from_server().packets, 1);
 }
@@ -162,7 +162,7 @@ fn the_handshake_corrects_a_guess() {
         assert_eq!((flow.from_client().packets, flow.from_server().packets, flow.direction), (2, 0, direction));
         assert_eq!(table.counts().values().sum::<u64>(), 1);
         assert_eq!(table.counts()[&(TCP, direction)], 1);
-        assert_eq!(log.classified, 2, "it has its series by direction");
+        assert_eq!(log.classified, 2, "its series have the direction as a label");
     }
 }
 
@@ -198,7 +198,7 @@ fn a_flow_that_goes_on_after_its_timeout_is_a_new_one() {
     assert_eq!(table.iter().next().unwrap().from_client().packets, 1);
 }
 
-/// A RST is told at once, what came before it waits for the sweep.
+/// A RST is reported at once, packets before it only by the next sweep.
 #[test]
 fn a_rst_may_come_before_what_led_to_it() {
     let refused = [flags(reply(packet(1, 101)), RST | ACK), syn(1, 101)];
@@ -222,17 +222,17 @@ fn a_port_used_again_is_a_new_flow() {
 fn a_port_used_again_within_a_jiffy_is_a_new_flow() {
     let reset = Record { syn: true, ..flags(packet(1, 101), RST | 2) };
     let (table, log) = run(&[reset.clone(), reset.clone(), reset.clone()]);
-    assert_eq!((table.len(), log.ended.len()), (1, 2), "the last may still turn out otherwise");
+    assert_eq!((table.len(), log.ended.len()), (1, 2), "the last one may still get another outcome");
     let [first_ns, last_ns] = [reset.first_ns, reset.last_ns].map(|ns| ns - 60_000);
     let better_known = Record { first_ns, last_ns, ..reset.clone() };
     let (table, log) = run(&[reset, better_known.clone(), better_known]);
-    assert_eq!((table.len(), log.ended.len()), (1, 2), "the same jiffy by a better reading of the clocks");
+    assert_eq!((table.len(), log.ended.len()), (1, 2), "the same jiffy by a better estimate");
 }
 
 #[test]
-fn late_records_of_a_closed_connection_are_of_it() {
+fn late_records_belong_to_the_closed_connection() {
     let close = [flags(packet(1, 102), FIN | ACK), flags(reply(packet(1, 102)), FIN | ACK)];
-    // Its begin was seen by another CPU; and all of it by another hook.
+    // Another CPU saw its start, and another hook saw all of it.
     let elsewhere = [syn(1, 101), syn_ack(1, 101)].map(|r| Record { ifindex: 8, ..r });
     let (table, log) = settled(&[&close[..], &[syn(1, 101), syn_ack(1, 101)], &elsewhere].concat());
     assert_eq!((table.len(), log.ended.as_slice()), (1, &[Outcome::Ok][..]));
@@ -259,7 +259,7 @@ fn silent_flows_expire_and_busy_ones_stay() {
     }
     assert_eq!((table.len(), log.ended.len()), (1, 1));
     table.expire(2000 * SECOND, &mut log);
-    assert_eq!((table.len(), log.ended.len()), (1, 2), "it stays a little to be seen");
+    assert_eq!((table.len(), log.ended.len()), (1, 2), "it stays for a moment, so that it can be seen");
     table.expire(2010 * SECOND, &mut log);
     assert!(table.is_empty());
     assert_eq!(table.counts()[&(TCP, Direction::Egress)], 0);
@@ -277,12 +277,12 @@ fn closed_flows_linger_for_late_packets() {
 }
 
 #[test]
-fn at_the_bound_the_least_alive_go_first() {
+fn at_the_bound_the_least_active_flows_go_first() {
     let (mut table, mut log) = (table(3), Log::default());
     table.merge(&packet(1, 101), &mut log);
     table.merge(&packet(2, 101), &mut log);
     table.merge(&syn(3, 101), &mut log); // waits for an answer: goes first
-    table.merge(&packet(1, 200), &mut log); // so the second is idle for longer
+    table.merge(&packet(1, 200), &mut log); // so the second flow is idle for longer
     table.merge(&packet(4, 201), &mut log);
     table.merge(&packet(5, 201), &mut log);
     assert_eq!((log.evicted.as_slice(), table.len()), (&[80, 80][..], 3));
@@ -302,10 +302,10 @@ fn a_flood_of_flows_stays_within_the_bound() {
     }
     assert_eq!((log.evicted.len(), log.sent), (199_003, 200_000), "some room is kept free");
     assert_eq!(size_of::<Flow>(), 160, "a million of them must stay below 200 MB with the index and the marks");
-    assert_eq!(size_of::<crate::flow::Details>(), 256, "more of a flow with times");
+    assert_eq!(size_of::<crate::flow::Details>(), 256, "in addition, for a flow with details");
 }
 
-/// Where ports do not tell, who spoke first does; of two directions, either may be reported first.
+/// If ports do not show it, the end that spoke first is the client; either direction may be reported first.
 #[test]
 fn who_spoke_first_is_the_client_of_equal_ports() {
     let (mut table, mut log) = (table(10), Log::default());
@@ -318,9 +318,9 @@ fn who_spoke_first_is_the_client_of_equal_ports() {
     assert_eq!((flow.from_client().packets, flow.from_server().packets), (1, 2));
 }
 
-/// A quoted packet is none.
+/// A packet that an error quotes was counted before.
 #[test]
-fn what_an_error_quotes_is_not_counted() {
+fn quoted_packets_are_not_counted() {
     let (mut table, mut log) = (table(10), Log::default());
     table.merge(&packet(0, 100), &mut log);
     for port in 0..2 {
@@ -344,14 +344,14 @@ fn a_workload_of_this_node_opened_it_whichever_end_was_seen_first() {
     }
     let mut table = table(10);
     table.face(Facing::new([2].into_iter().collect()));
-    // From outside: it enters the host at the uplink.
+    // From outside: the packet enters the host at the uplink.
     [&server, &client].into_iter().for_each(|record| table.merge(record, &mut Log::default()));
     assert_eq!(table.iter().next().unwrap().direction, Direction::Ingress);
 }
 
-/// The error is told at once, the SYNs sent before it only by the next sweep: they are no new connection.
+/// The error is reported at once, the SYNs sent before it only by the next sweep: they are no new connection.
 #[test]
-fn syns_reported_after_the_error_that_ended_them_are_of_the_same_flow() {
+fn syns_reported_after_the_error_that_ended_them_belong_to_the_same_flow() {
     let (mut table, mut log) = (table(10), Log::default());
     let syns = |first: u64, last: u64| Record { syn: true, tcp_flags: 2, last_ns: last * SECOND, ..packet(0, first) };
     let unreachable = Record { cause: Cause::Quoted, packets: 0, icmp_type: 3, icmp_code: 1, ..packet(0, 104) };
@@ -360,12 +360,12 @@ fn syns_reported_after_the_error_that_ended_them_are_of_the_same_flow() {
     table.merge(&syns(102, 103), &mut log);
     assert_eq!((table.len(), log.classified), (1, 1));
     table.merge(&syns(105, 105), &mut log);
-    assert_eq!((table.len(), log.classified, log.ended.len()), (1, 2, 1), "what comes after the error is a new try");
+    assert_eq!((table.len(), log.classified, log.ended.len()), (1, 2, 1), "a SYN after the error is a new attempt");
 }
 
-/// Each CPU has records of its own: that of the SYN may be the last.
+/// Each CPU has records of its own: the one with the SYN may come last.
 #[test]
-fn how_it_ended_waits_for_who_opened_it() {
+fn the_outcome_waits_until_the_client_is_known() {
     let (mut table, mut log) = (table(10), Log::default());
     // By its port, the server would be the client.
     let closed = |record: Record| flags(record, ACK | FIN);
@@ -377,7 +377,7 @@ fn how_it_ended_waits_for_who_opened_it() {
     table.expire(105 * SECOND, &mut log);
     assert_eq!((table.iter().next().unwrap().direction, &log.ended[..]), (Direction::Egress, &[Outcome::Ok][..]));
 
-    // Met in the middle: nobody tells.
+    // First seen after its start: no record shows it.
     let (mut table, mut log) = (self::table(10), Log::default());
     table.merge(&closed(packet(0, 100)), &mut log);
     table.merge(&closed(reply(packet(0, 100))), &mut log);

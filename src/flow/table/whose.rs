@@ -1,7 +1,7 @@
-//! Which flow a record belongs to.
+//! Finds the flow that a record belongs to.
 //!
-//! In a large table nothing of a flow is in a cache when its record comes: finding it waits for memory several times, one time after the
-//! other. Records that are prepared together wait together.
+//! In a large table, no part of a flow is in a cache when its record comes: finding it waits for memory several times
+//! in a row. Records that are prepared together wait together.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use super::{Table, spread};
 use crate::bpf::Record;
 use crate::flow::{Flow, FlowKey, Identity, Network, Networks};
 
-/// What was found out of a record.
+/// The result of looking up a record's flow.
 pub(super) struct Whose {
-    /// It is the flow that the record itself names, not the one that was asked for.
+    /// The identity by the record's own endpoints, if the one that was asked for is not in the table.
     pub(super) its_own: Option<Identity>,
     pub(super) network: Network,
     pub(super) hash: u64,
-    /// The flow, if it is there.
+    /// Index of the flow, if the table has it.
     pub(super) found: Option<u32>,
 }
 
-/// A record's flow, as it is looked up.
+/// The identity and hash of a record's flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepared {
     pub(super) identity: Identity,
@@ -28,12 +28,12 @@ pub struct Prepared {
 }
 
 impl<M: Default> Table<M> {
-    /// Looks up a flow ahead of merging a record of it. It changes nothing: what it reads is in a cache afterwards.
+    /// Looks up a flow before a record is merged into it. This changes nothing, but leaves what it reads in a cache.
     pub fn prepare(&self, identity: Identity) -> Prepared {
         let hash = self.hash(&identity.key);
         let found = self.index.find(spread(hash as u32), |&(h, _)| h == hash as u32);
         if let Some(flow) = found.and_then(|&(_, index)| self.flow(index)) {
-            // A field on each cache line of it.
+            // One field on each of its cache lines.
             black_box((flow.first_ns, flow.sent[0].packets, flow.sent[1].packets, flow.key.protocol));
         } else {
             self.pasts.warm(hash);
@@ -41,7 +41,7 @@ impl<M: Default> Table<M> {
         Prepared { identity, hash }
     }
 
-    /// From now on, addresses are unique in these networks.
+    /// Sets the networks in which addresses are unique.
     pub fn divide(&mut self, networks: Arc<Networks>) {
         self.networks = networks;
     }

@@ -1,4 +1,4 @@
-//! Captures written here, byte by byte as the formats' descriptions have them, and broken at every place.
+//! Captures written byte by byte as the formats' specifications say, and broken at every place.
 
 use std::io::{Cursor, Read, Write};
 
@@ -101,7 +101,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What can be read, and what then is wrong.
+/// The packets that can be read, and the error after them.
 fn read(file: impl Read + 'static) -> (Vec<Written>, Option<String>) {
     let (mut packets, mut packet) = (Vec::new(), Packet::default());
     let mut capture = match Stream::new(file).and_then(Capture::new) {
@@ -121,7 +121,7 @@ fn bytes(file: &[u8]) -> (Vec<Written>, Option<String>) {
     read(Cursor::new(file.to_vec()))
 }
 
-/// Gives one byte at a time, as a slow pipe may.
+/// Yields one byte at a time, as a slow pipe may.
 struct Slow(Cursor<Vec<u8>>);
 
 impl Read for Slow {
@@ -132,7 +132,7 @@ impl Read for Slow {
 }
 
 #[test]
-fn all_formats_say_the_same() {
+fn all_formats_yield_the_same_packets() {
     for w in Writer::both() {
         let mut files = vec![w.pcap(false, &packets()), w.pcap(true, &packets())];
         files.extend([6, 9].map(|exponent| w.pcapng(exponent, &packets())));
@@ -154,7 +154,8 @@ fn nanoseconds_survive() {
     }
 }
 
-/// Powers of two, an offset in seconds, and an interface of each section: of the second too, which has the other byte order.
+/// Clocks with powers of two and an offset in seconds, and interfaces in each of two sections, of which the second has
+/// the other byte order.
 #[test]
 fn clocks_and_sections_of_pcapng() {
     let [little, big] = Writer::both();
@@ -165,7 +166,7 @@ fn clocks_and_sections_of_pcapng() {
             w.option(14, &if w.big_endian { 100i64.to_be_bytes() } else { 100i64.to_le_bytes() }),
         ];
         file.extend([w.section(), w.interface(1, &[]), w.interface(113, &clock.concat())].concat());
-        // A block of unknown kind and one with names: of no interest.
+        // A block of an unknown kind and one with names, both of which are skipped.
         file.extend([w.block(0x0bad, b"whatever"), w.block(4, &w.words(&[0]))].concat());
         file.extend(w.packet(1, (5 << 20) | (1 << 19), b"0123", 4, &w.option(2, &w.u32(2))));
         file.extend(w.packet(0, 7_000_001, b"4567", 4, &w.option(2, &w.u32(1))));
@@ -183,7 +184,7 @@ fn clocks_and_sections_of_pcapng() {
     assert_eq!(seen, [of(1, left), of(0, right), of(3, left), of(2, right)]);
 }
 
-/// No time of their own, and no length but that on the wire.
+/// Simple packets have no time of their own, and only the length on the wire.
 #[test]
 fn simple_packets() {
     for w in Writer::both() {
@@ -201,7 +202,7 @@ fn simple_packets() {
     }
 }
 
-/// Cut at every byte: what is whole is read, and the message has the exact place.
+/// A file cut at any byte: complete packets are read, and the error has the exact offset.
 #[test]
 fn cut_off_anywhere() {
     for w in Writer::both() {
@@ -211,7 +212,7 @@ fn cut_off_anywhere() {
                 let whole = if first == 24 { 16 + data.len() } else { 32 + data.len().next_multiple_of(4) };
                 starts.push(starts[starts.len() - 1] + whole);
             }
-            assert_eq!(starts[4], file.len(), "the test knows where packets start");
+            assert_eq!(starts[4], file.len(), "the test calculates where packets start");
             for cut in 0..file.len() {
                 let whole = starts.iter().filter(|&&start| start <= cut).count().saturating_sub(1);
                 let (read, error) = bytes(&file[..cut]);
@@ -237,7 +238,7 @@ fn cut_off_anywhere() {
 }
 
 #[test]
-fn damage_is_placed() {
+fn damage_is_reported_with_its_offset() {
     for w in Writer::both() {
         let mut file = w.pcap(true, &packets());
         file[24 + 16 + 60 + 8..][..4].copy_from_slice(&w.u32(0x7fff_ffff));
@@ -255,7 +256,7 @@ fn damage_is_placed() {
             (
                 0,
                 2,
-                "block at offset 160 (ENDIAN-endian): packet blocks of this kind are obsolete: convert with editcap -F pcapng",
+                "block at offset 160 (ENDIAN-endian): packet blocks of this kind are obsolete: convert the file with editcap -F pcapng",
             ),
         ] {
             let mut file = w.pcapng(9, &packets());
@@ -272,7 +273,7 @@ fn damage_is_placed() {
 }
 
 #[test]
-fn damage_inside_gzip_is_placed_in_what_it_holds() {
+fn offsets_inside_gzip_are_those_of_the_uncompressed_data() {
     let [w, _] = Writer::both();
     let file = w.pcap(true, &packets());
     let (read, error) = bytes(&gzip(&file[..100 + 16 + 9]));
@@ -291,7 +292,7 @@ fn damage_inside_gzip_is_placed_in_what_it_holds() {
     let next = 24 + 416 * read.len();
     assert!((next..next + 416).contains(&end), "{error}, though packet {} starts at {next}", read.len() + 1);
 
-    // Damaged: its checksum is another one.
+    // Damaged: its checksum is wrong.
     let mut packed = packed;
     let checksum = packed.len() - 8;
     packed[checksum] ^= 1;
@@ -321,7 +322,7 @@ fn other_files_are_refused() {
     assert_eq!(bytes(&gzip(b"")).1.unwrap(), "the file is empty");
 }
 
-/// The programs get the start of a packet; the rest is a number.
+/// The BPF programs get the start of a packet and its length.
 #[test]
 fn long_packets_are_cut() {
     let long = vec![(1, vec![9; 60_000], 61_000)];

@@ -1,5 +1,5 @@
-//! Connections that change their protocol: what they started with names them, and what they changed to is noted, whichever end's record
-//! comes first and whichever CPU saw it.
+//! Connections that change their protocol are named after the first one, and the second is recorded, whichever end's
+//! record comes first and whichever CPU saw it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::needs_root;
 use crate::support::kernel::{Kernel, small};
 use crate::support::packet::*;
 
-/// From the client, or from the server.
+/// Data from the client or from the server.
 type Said = (bool, Vec<u8>);
 
 struct Talk {
@@ -115,7 +115,7 @@ fn talks() -> Vec<Talk> {
     all
 }
 
-/// Which CPU sees what the client sends, and what the server sends.
+/// The CPUs that see the client's and the server's packets.
 const CPUS: [[usize; 2]; 3] = [[0, 0], [0, 1], [1, 0]];
 
 fn hold(kernel: &Kernel, talk: &Talk, port: u16, cpus: [usize; 2], pieces: usize) {
@@ -160,7 +160,7 @@ fn judge(records: &[&Record]) -> (Option<App>, Option<App>, Option<&'static str>
     (flow.app, flow.app_next(), flow.tls_version())
 }
 
-fn is_told(pieces: usize) {
+fn assert_recognised(pieces: usize) {
     for cpus in CPUS {
         let mut kernel = Kernel::load(small()).unwrap();
         let talks = talks();
@@ -183,13 +183,13 @@ fn is_told(pieces: usize) {
 }
 
 #[test]
-fn what_came_first_names_the_connection() {
+fn the_first_protocol_names_the_connection() {
     needs_root!();
-    is_told(1);
+    assert_recognised(1);
 }
 
 #[test]
-fn hellos_in_two_segments_are_told_too() {
+fn hellos_in_two_segments_are_recognised() {
     needs_root!();
-    is_told(2);
+    assert_recognised(2);
 }

@@ -1,4 +1,4 @@
-//! What the specifications say of messages, for the oracle.
+//! Messages according to the specifications, for the oracle.
 
 use super::wire::hex;
 
@@ -14,20 +14,20 @@ pub fn le32(b: &[u8], at: usize) -> usize {
     b.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap()) as usize)
 }
 
-/// The first line, without control characters and without the CR LF or LF that ends it.
+/// The first line, without the CR LF or LF that ends it; it must not contain control characters.
 pub fn line(b: &[u8]) -> Option<String> {
     let end = b.iter().position(|c| *c == b'\n')?;
     let line = b[..end].strip_suffix(b"\r").unwrap_or(&b[..end]);
     line.iter().all(|c| *c >= 32).then(|| String::from_utf8_lossy(line).into_owned())
 }
 
-/// The same of ASCII and with CR LF, as RESP has it.
+/// The first line of ASCII text, ended by CR LF, as in RESP.
 pub fn crlf(b: &[u8]) -> Option<&str> {
     let end = b.windows(2).position(|w| w == b"\r\n")?;
     std::str::from_utf8(&b[..end]).ok().filter(|l| l.bytes().all(|c| (32..127).contains(&c)))
 }
 
-/// What is behind the header of PROXY, or what a client or a server of SOCKS says before; `None` if there is none.
+/// The offset behind a PROXY header, or behind the messages of a SOCKS client or server; `None` if there are none.
 pub fn behind(b: &[u8], client: bool, asked: Option<&[u8]>) -> Option<usize> {
     let address = |at: usize| match b.get(at)? {
         1 => Some(at + 7),
@@ -68,9 +68,9 @@ pub fn behind(b: &[u8], client: bool, asked: Option<&[u8]>) -> Option<usize> {
     }
 }
 
-/// By the parser that hyper uses.
+/// Uses the parser of hyper.
 pub fn http(b: &[u8]) -> bool {
-    // It takes UTF-8 only, and no DEL.
+    // The parser accepts only UTF-8, and no DEL.
     let b = &b.iter().map(|c| if *c < 0x7f { *c } else { b'x' }).collect::<Vec<u8>>()[..];
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
@@ -83,7 +83,7 @@ pub fn http(b: &[u8]) -> bool {
     request.version.is_some()
 }
 
-/// Type, flags, payload as far as it is there, and its length.
+/// Type, flags, the available payload, and its length.
 pub fn frames(b: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8], usize)> {
     let mut at = if b.starts_with(b"PRI") { 24 } else { 0 };
     std::iter::from_fn(move || {
@@ -95,7 +95,7 @@ pub fn frames(b: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8], usize)> {
     })
 }
 
-/// A connection that starts with SETTINGS of its own, and goes on with a frame.
+/// True for a connection that starts with its own SETTINGS and continues with a frame.
 pub fn settings(b: &[u8]) -> bool {
     let Some(length) = be32(b, 0).map(|n| n >> 8) else { return false };
     let known = |id: usize| (1..=9).contains(&id) || id == 0xfe03;
@@ -106,7 +106,7 @@ pub fn settings(b: &[u8]) -> bool {
         && (length > 0 || b.len() >= 18)
 }
 
-/// Does the first header block have a content-type of gRPC? `None`: it has none.
+/// Whether the first header block has a content-type of gRPC; `None` if it has no content-type.
 pub fn grpc(b: &[u8]) -> Option<bool> {
     let mut block = Vec::new();
     for (kind, flags, payload, length) in frames(b).skip_while(|f| f.0 != 1) {
@@ -147,7 +147,7 @@ pub fn grpc(b: &[u8]) -> Option<bool> {
         };
         let (huffman, value) = string(&block, &mut at)?;
         if content_type {
-            // The code of "application/grpc" ends with a byte; those of + and ; begin with these.
+            // The Huffman code of "application/grpc" ends at a byte boundary; those of + and ; begin with these bits.
             let (grpc, ends) = if huffman {
                 (hex("1d75d0620d263d4c4d6564"), [0xff, 0xfb])
             } else {
@@ -158,7 +158,7 @@ pub fn grpc(b: &[u8]) -> Option<bool> {
     }
 }
 
-/// An integer whose first byte has `bits` of it, RFC 7541 5.1.
+/// An integer with `bits` of it in the first byte, RFC 7541 5.1.
 pub fn hpack(b: &[u8], at: &mut usize, bits: u32) -> Option<usize> {
     let most = (1 << bits) - 1;
     let mut value = usize::from(*b.get(*at)?) & most;
@@ -179,13 +179,13 @@ pub fn hpack(b: &[u8], at: &mut usize, bits: u32) -> Option<usize> {
 pub fn string(b: &[u8], at: &mut usize) -> Option<(bool, Vec<u8>)> {
     let huffman = b.get(*at)? & 0x80 != 0;
     let length = hpack(b, at, 7)?;
-    // A value may end behind what has come.
+    // A value may end after the available data.
     let value = b[*at..(*at + length).min(b.len())].to_vec();
     *at += length;
     Some((huffman, value))
 }
 
-/// The size of the TLS record that starts here.
+/// The size of the TLS record at the start.
 pub fn record(b: &[u8]) -> Option<usize> {
     let length = be16(b, 3)?;
     let fine =
@@ -193,7 +193,7 @@ pub fn record(b: &[u8]) -> Option<usize> {
     fine.then_some(length + 5)
 }
 
-/// Cuts a vector of one or two bytes of length off.
+/// Takes a vector whose length has one or two bytes off the front.
 pub fn vector<'a>(b: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
     let length = if size == 1 { usize::from(*b.first()?) } else { be16(b, 0)? };
     let body = b.get(size..size + length)?;
@@ -201,7 +201,7 @@ pub fn vector<'a>(b: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
     Some(body)
 }
 
-/// Version, random and the rest of a hello, as far as it is there; true if it is all there.
+/// Version, the available rest after the random, and the length of a hello.
 pub fn hello(b: &[u8]) -> Option<(u32, &[u8], usize)> {
     let length = be32(b, 5)? & 0xff_ffff;
     let version = be16(b, 9)? as u32;
@@ -210,7 +210,7 @@ pub fn hello(b: &[u8]) -> Option<(u32, &[u8], usize)> {
 }
 
 pub fn client_hello(b: &[u8]) -> bool {
-    // The message may go on in another record.
+    // The message may continue in another record.
     let b = &b[..record(b).unwrap_or_default().min(b.len())];
     let Some((_, mut rest, length)) = hello(b) else { return false };
     let session = vector(&mut rest, 1).is_some_and(|s| s.len() <= 32);
@@ -220,7 +220,7 @@ pub fn client_hello(b: &[u8]) -> bool {
         return false;
     }
     if !there {
-        return true; // the lengths that are there agree
+        return true; // the available lengths agree
     }
     let rest = &mut rest;
     let fits = vector(rest, 2).is_some() && vector(rest, 1).is_some_and(|c| !c.is_empty());
@@ -252,7 +252,7 @@ pub fn server_hello(b: &[u8], version: u32) -> bool {
     version == legacy & 0xff || version == 0
 }
 
-/// A name at `at`, which pointers may end: what is behind it, and its labels.
+/// A name at `at`, which may end in a pointer: the offset behind it, and its labels.
 fn name(b: &[u8], mut at: usize) -> Option<(usize, Vec<&[u8]>)> {
     let mut labels = Vec::new();
     loop {
@@ -267,7 +267,7 @@ fn name(b: &[u8], mut at: usize) -> Option<(usize, Vec<&[u8]>)> {
     }
 }
 
-/// A message of `length` bytes, of which `b` are there.
+/// A message of `length` bytes, of which `b` are available.
 pub fn dns(b: &[u8], length: usize, tcp: bool) -> bool {
     let Some(counts) = (2..6).map(|n| be16(b, n * 2)).collect::<Option<Vec<_>>>() else { return false };
     let flags = be16(b, 2).unwrap_or_default();
@@ -304,7 +304,7 @@ pub fn dns(b: &[u8], length: usize, tcp: bool) -> bool {
     if at == length {
         return answer && truncated && counts[0] == 1;
     }
-    // The first of the records, if it is there.
+    // The first record, if it is available.
     let first = name(b, at).and_then(|(end, _)| Some((be16(b, end)?, be16(b, end + 2)?, end + 10 + be16(b, end + 8)?)));
     let fits = first.is_none_or(|(kind, of, end)| kind != 0 && (kind == 41 || class(of)) && end <= length);
     fits && (truncated || length >= at + 11 * records) && (counts[0] == 1 || first.is_some())
@@ -383,7 +383,7 @@ pub fn amqp(b: &[u8]) -> bool {
 }
 
 pub fn ssh(b: &[u8], server: bool) -> bool {
-    // Lines, of which the first that starts so counts; others may be before it if a server sends them.
+    // The first line that starts like this counts; a server may send other lines before it.
     let text = String::from_utf8_lossy(b);
     let Some(end) = text.rfind('\n') else { return false };
     let control = |c: char| c.is_ascii_control() && !"\r\n\t\x7f".contains(c);

@@ -1,4 +1,5 @@
-//! Payloads of chance, a million of them by `make test-all`: what the detector says of them must stand before the specifications.
+//! Random payloads, a million of them under `make test-all`: the detector's verdicts must agree with the
+//! specifications.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -18,7 +19,7 @@ use crate::support::{repeat, seed};
 
 const PORTS: [u16; 14] = [25, 53, 80, 443, 587, 1883, 3306, 4222, 5432, 6379, 9042, 9092, 11211, 33333];
 
-/// Bytes that mean something in one protocol or another.
+/// Bytes that have a meaning in some protocol.
 const TELLING: &[u8] = b"\0\0\0\x01\x02\x03\x04\x05\x08\x0a\x10\x16\x17\x20\x80\x81\xff\r\n \r\n $*+-:/{\"";
 
 const WORDS: [&str; 24] = [
@@ -48,7 +49,7 @@ fn text(rng: &mut StdRng) -> Vec<u8> {
 }
 
 fn mutate(rng: &mut StdRng, bytes: &mut Vec<u8>) {
-    // Where it hurts: mostly in the first bytes.
+    // Mutate mostly the first bytes, which matter most.
     let near = if rng.random() { bytes.len().min(24) } else { bytes.len() };
     let at = rng.random_range(0..near);
     match rng.random_range(0..7) {
@@ -76,7 +77,7 @@ fn generate(rng: &mut StdRng, pool: &[Sample]) -> (Kind, Vec<u8>) {
         2 => {
             let (a, b) = (&pool.choose(rng).unwrap().bytes, &pool.choose(rng).unwrap().bytes);
             let bytes = [&a[..rng.random_range(1..=a.len())], &b[rng.random_range(0..b.len())..]].concat();
-            // More than a page is no packet.
+            // A packet is not longer than a page.
             (Kind::Spliced, bytes[..bytes.len().min(3000)].to_vec())
         }
         _ => {
@@ -132,7 +133,7 @@ fn no_verdict_is_wrong() {
         } else if udp || bytes.len() < 2 || rng.random() {
             verdict = detector.ask(p, &bytes);
         } else {
-            // In pieces; what the verdict rests on is what came before it.
+            // In pieces: the verdict depends on everything up to it.
             let (mut at, mut step) = (0, rng.random_range(1..bytes.len()));
             while at < bytes.len() && verdict == Verdict::UNDECIDED {
                 let end = (at + step).min(bytes.len());
@@ -155,7 +156,7 @@ fn no_verdict_is_wrong() {
             let of_app = of_app.entry(app).or_default();
             *of_app += 1;
             if *of_app > 3 {
-                continue; // those of the others are worth more
+                continue; // those of other protocols are more useful
             }
             wrong.push(format!("{app:?} {} {reason} ({kind:?}): {said}", verdict.0 >> 8));
         } else if kind == Kind::Random {
@@ -164,9 +165,12 @@ fn no_verdict_is_wrong() {
     }
     eprintln!("{payloads} payloads in {:?}; payloads and verdicts {verdicts:?}; by protocol {apps:?}", begun.elapsed());
     assert!(wrong.is_empty(), "wrong verdicts {of_app:?}:\n{}", wrong.join("\n"));
-    // A generator that never comes near a protocol tests nothing.
+    // A generator that never produces a protocol tests nothing.
     for app in 1..=App::all().len() as u8 {
-        assert!(apps.get(&app).is_some_and(|n| *n > payloads / 10_000), "protocol {app} is told too rarely: {apps:?}");
+        assert!(
+            apps.get(&app).is_some_and(|n| *n > payloads / 10_000),
+            "protocol {app} is recognised too rarely: {apps:?}"
+        );
     }
     assert!(verdicts[&Kind::Random].0 > payloads / 10 && verdicts[&Kind::Random].1 <= 1, "{verdicts:?}");
 }

@@ -1,4 +1,4 @@
-//! What implementations send, where that is not the plainest form: by their sources, in versions of the last ten years.
+//! Less common messages of implementations, according to their sources, in versions of the last ten years.
 
 use netmon::bpf::App;
 
@@ -119,7 +119,7 @@ fn memcached_samples(all: &mut Vec<Sample>) {
     ] {
         all.push(cache("memcached reply", false, bytes).after(b"mg key v\r\n"));
     }
-    // Every opcode: key, extras, value of the request; key, extras, value of the answer.
+    // Every opcode, with key, extras and value of the request and of the answer.
     type Form<'a> = (&'a [u8], usize, &'a [u8]);
     let forms: [(u8, Form, Form); 33] = [
         (0x00, (b"key", 0, b""), (b"", 4, b"hello")),
@@ -156,7 +156,7 @@ fn memcached_samples(all: &mut Vec<Sample>) {
         (0x22, (b"SCRAM-SHA-1", 0, b"c=biws"), (b"", 0, b"v=rmF9")),
         (0x23, (b"key", 4, b""), (b"key", 4, b"hello")),
     ];
-    // Those whose answers are quiet unless they fail.
+    // Opcodes that are only answered if they fail.
     let quiet = [0x11, 0x12, 0x13, 0x14, 0x17, 0x18, 0x19, 0x15];
     for (opcode, (key, extras, value), answer) in forms {
         let bytes = memcached(0x80, opcode, key, &[0; 20][..extras], 0, value);
@@ -310,7 +310,7 @@ fn other_samples(all: &mut Vec<Sample>) {
     all.push(cassandra("Cassandra ERROR", false, &cql(0x85, 0, error)));
 }
 
-/// With what a load balancer or a proxy has put in front, or negotiated.
+/// Samples behind a header or a negotiation of a load balancer or a proxy.
 fn behind(all: &mut Vec<Sample>) {
     let clients: Vec<Sample> = all.iter().filter(|s| s.client && !s.udp && s.before.is_none()).cloned().collect();
     let one = b"PROXY TCP4 192.0.2.10 198.51.100.20 51234 443\r\n";
@@ -361,7 +361,7 @@ fn behind(all: &mut Vec<Sample>) {
     }
 }
 
-/// Added to what is known by the specifications.
+/// Adds these samples to those from the specifications.
 pub fn implementations(all: &mut Vec<Sample>) {
     mysql_samples(all);
     postgres_samples(all);

@@ -1,11 +1,11 @@
-//! What is none of the protocols, or could be two.
+//! Payload that is none of the protocols, or could be two.
 
 use netmon::bpf::App;
 
 use super::samples::Sample;
 use super::wire::*;
 
-/// `app` is what they look like.
+/// The samples; `app` is the protocol that they look like.
 pub fn lookalikes() -> Vec<Sample> {
     let tcp = Sample::tcp;
     let tls = captured("tls13-client");
@@ -66,7 +66,7 @@ pub fn lookalikes() -> Vec<Sample> {
         tcp("OPTIONS of Cassandra", App::Cassandra, true, &cql(4, 5, b"")),
         tcp("STARTUP of version 7", App::Cassandra, true, &cql(7, 1, b"\0\x01\0\x0bCQL_VERSION\0\x053.0.0")),
     ];
-    // Whole exchanges of neighbours: what the other end said, and the answer.
+    // Complete exchanges of similar protocols: what the other end sent, and the answer.
     all.extend([
         tcp("POP3's USER", App::Redis, true, b"USER bob\r\n").after(b"+OK POP3 server ready\r\n"),
         tcp("POP3's CAPA", App::Redis, true, b"CAPA\r\n").after(b"+OK Dovecot ready.\r\n"),

@@ -1,4 +1,5 @@
-//! Which application protocol payload is of: bytes of each protocol, in one piece and in many, and bytes that only look so.
+//! Application protocols of payload: bytes of each protocol, in one piece and in many, and bytes that only look
+//! similar.
 
 mod changes;
 mod formats;
@@ -18,18 +19,18 @@ use crate::needs_root;
 use crate::support::detect::{CONTINUES, Detector, EITHER, MIDSTREAM, Payload, Verdict};
 use crate::support::packet::{TCP, UDP};
 
-/// As enum nm_app: in the order of `App::all`, from 1 on.
+/// The number in enum nm_app: in the order of `App::all`, from 1 on.
 fn number(app: App) -> u8 {
-    // Not looked for by itself.
+    // It is not detected by itself.
     if app == App::Websocket { 24 } else { 1 + App::all().iter().position(|a| *a == app).unwrap() as u8 }
 }
 
-/// As nm_detect returns it.
+/// A verdict as nm_detect returns it.
 fn verdict(app: App, version: u32) -> Verdict {
     Verdict(u32::from(number(app)) | version << 8)
 }
 
-/// Hands out connections that nothing was said on yet.
+/// Hands out connections without any payload yet.
 struct Talk {
     detector: Detector,
     flow: u64,
@@ -60,7 +61,7 @@ impl Talk {
         }
     }
 
-    /// What is said of `pieces`, sent one after the other.
+    /// The verdicts on `pieces`, sent one after the other.
     fn say(&mut self, sample: &Sample, pieces: &[&[u8]]) -> Vec<Verdict> {
         if let Some(before) = &sample.before {
             let first = Sample { client: !sample.client, ..sample.clone() };
@@ -74,7 +75,7 @@ impl Talk {
             verdicts.push(self.detector.ask(p, piece));
             offset += piece.len();
             if *verdicts.last().unwrap() != Verdict::UNDECIDED {
-                break; // as in the core: no more questions
+                break; // as in the programs: the connection is decided
             }
         }
         verdicts
@@ -82,7 +83,7 @@ impl Talk {
 }
 
 #[test]
-fn each_protocol_is_told_by_its_first_payload() {
+fn each_protocol_is_recognised_by_its_first_payload() {
     needs_root!();
     let mut talk = Talk::new();
     for sample in samples() {
@@ -95,20 +96,20 @@ fn each_protocol_is_told_by_its_first_payload() {
     }
 }
 
-/// Who opened is not always known; it never changes a verdict, but may prevent one.
+/// The end that opened is not always known; that never changes a verdict, but may prevent one.
 #[test]
 fn a_client_that_is_not_known_changes_no_verdict() {
     needs_root!();
     let mut talk = Talk::new();
-    let mut told = 0;
+    let mut recognised = 0;
     for sample in samples().iter().filter(|s| s.before.is_none()) {
         talk.next();
         let p = Payload { client: EITHER, ..talk.payload(sample, 0) };
         let said = talk.detector.ask(p, &sample.bytes);
         assert!(said == sample.verdict() || said.app() == 0 || said == Verdict::UNKNOWN, "{}: {said:?}", sample.name);
-        told += u32::from(said == sample.verdict());
+        recognised += u32::from(said == sample.verdict());
     }
-    assert!(told >= 50, "{told}");
+    assert!(recognised >= 50, "{recognised}");
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn a_split_anywhere_changes_no_verdict() {
             let (a, b) = sample.bytes.split_at(at);
             let said = talk.say(sample, &[a, b]);
             let last = *said.last().unwrap();
-            // A ClientHello's last bytes are not waited for, nor is what a record or a value goes on with.
+            // The detector does not wait for the last bytes of a ClientHello, nor for the rest of a record or a value.
             assert_eq!(last, sample.verdict(), "{} split at {at}: {said:?}", sample.name);
         }
     }
@@ -160,19 +161,19 @@ fn overlapping_segments_change_no_verdict() {
     }
 }
 
-/// The second segment first: nothing is said of it, but for a call of gRPC that begins there, and the verdict comes when the hole is
-/// filled.
+/// The second segment first: there is no verdict on it, except for a gRPC call that begins there; the verdict comes
+/// when the hole is filled.
 #[test]
 fn a_hole_is_not_bridged() {
     needs_root!();
     let mut talk = Talk::new();
-    // Behind a PROXY header, segments that come in another order are not put together: docs/limits.md.
+    // Behind a PROXY header, segments in another order are not put together: docs/limits.md.
     let plain = |s: &Sample| !s.udp && s.before.is_none() && !s.name.starts_with("PROXY");
     for sample in samples().iter().filter(|s| plain(s)) {
         for at in (1..sample.bytes.len()).step_by(7) {
             talk.next();
             let (a, b) = sample.bytes.split_at(at);
-            // What is left for its turn is no longer than a window.
+            // A segment that is kept for later is no longer than a window.
             if b.len() > 256 {
                 continue;
             }
@@ -194,14 +195,14 @@ fn bytes_that_come_one_by_one_are_put_together() {
         talk.next();
         let pieces: Vec<&[u8]> = sample.bytes.chunks(1).collect();
         let last = *talk.say(sample, &pieces).last().unwrap();
-        // gRPC is waited for through so many packets only.
+        // The detector waits for gRPC only for a number of packets.
         let expected =
             if sample.app == App::Grpc && sample.bytes.len() > 60 { verdict(App::Http2, 0) } else { sample.verdict() };
         assert_eq!(last, expected, "{}", sample.name);
     }
 }
 
-/// Where the core knows only that payload follows payload.
+/// Cases in which the programs only know that payload follows payload.
 #[test]
 fn segments_that_follow_need_no_offset() {
     needs_root!();
@@ -218,14 +219,14 @@ fn segments_that_follow_need_no_offset() {
         }
         assert_eq!(said, sample.verdict(), "{}", sample.name);
     }
-    // Without a first one there is nothing to follow.
+    // Without a first segment, there is nothing to follow.
     let sample = Sample::tcp("", App::Http, true, b"GET / HTTP/1.1\r\n\r\n");
     talk.next();
     let p = Payload { offset: CONTINUES, ..talk.payload(&sample, 0) };
     assert_eq!(talk.detector.ask(p, &sample.bytes), Verdict::UNDECIDED);
 }
 
-/// A capture may have cut packets: what is there may not tell, but it tells nothing else.
+/// A capture may have cut packets: the rest may not be enough for a verdict, but it never yields a wrong one.
 #[test]
 fn cut_payload_is_its_protocol_or_none() {
     needs_root!();
@@ -242,7 +243,7 @@ fn cut_payload_is_its_protocol_or_none() {
 }
 
 #[test]
-fn lookalikes_are_not_told() {
+fn lookalikes_are_not_recognised() {
     needs_root!();
     let mut talk = Talk::new();
     for sample in lookalikes() {
@@ -264,12 +265,12 @@ fn lookalikes_are_not_told() {
     }
 }
 
-/// Greetings mean something at the start only; the middle of a connection may hold anything.
+/// Greetings count only at the start; the middle of a connection may contain anything.
 #[test]
-fn in_the_middle_only_whole_messages_tell() {
+fn in_the_middle_only_whole_messages_count() {
     needs_root!();
     let mut talk = Talk::new();
-    let mut told = 0;
+    let mut recognised = 0;
     for sample in samples().iter().filter(|s| !s.udp && s.before.is_none()) {
         talk.next();
         let p = Payload { offset: MIDSTREAM, ..talk.payload(sample, 0) };
@@ -292,14 +293,14 @@ fn in_the_middle_only_whole_messages_tell() {
         } else {
             let fits = said == Verdict::UNDECIDED || said.app() == sample.verdict().app();
             assert!(fits, "{}: {said:?}", sample.name);
-            told += u32::from(said != Verdict::UNDECIDED);
+            recognised += u32::from(said != Verdict::UNDECIDED);
         }
     }
-    assert!(told >= 20, "{told}");
+    assert!(recognised >= 20, "{recognised}");
 }
 
 #[test]
-fn tls_records_are_told_in_the_middle() {
+fn tls_records_are_recognised_in_the_middle() {
     needs_root!();
     let mut talk = Talk::new();
     let record = |length: usize| [&[23, 3, 3, (length >> 8) as u8, length as u8][..], &vec![0xa5; length]].concat();
@@ -320,7 +321,7 @@ fn tls_records_are_told_in_the_middle() {
 }
 
 #[test]
-fn a_protocol_that_is_not_looked_for_is_not_told() {
+fn a_protocol_that_is_not_enabled_is_not_recognised() {
     needs_root!();
     for app in App::all() {
         let mut talk = Talk::new();

@@ -1,17 +1,18 @@
-//! A second opinion on verdicts, by the specifications: slower, with all of the payload at hand, and in other words.
+//! An independent check of verdicts by the specifications: slower, with access to all of the payload, and implemented
+//! differently.
 
 use netmon::bpf::App;
 
 use super::formats::*;
 use super::wire::varint;
 
-/// All that a verdict can rest on.
+/// Everything that a verdict can depend on.
 pub struct Said<'a> {
-    /// What the sender has sent so far.
+    /// The bytes that the sender has sent so far.
     pub bytes: &'a [u8],
-    /// What the other end sent before.
+    /// The bytes that the other end sent before.
     pub before: Option<&'a [u8]>,
-    /// 1: from the client, 0: from the server, 2: not known.
+    /// 1 if the client sent them, 0 if the server did, 2 if that is not known.
     pub client: u8,
     pub sport: u16,
     pub dport: u16,
@@ -40,14 +41,14 @@ impl Said<'_> {
         self.client != 1
     }
 
-    /// One end has the port.
+    /// True if one end has the port.
     fn at(&self, port: u16) -> bool {
         (self.by_client() && self.dport == port) || (self.by_server() && self.sport == port)
     }
 
-    /// May the payload be said to be of `app`, version `version`? Why not, else.
+    /// Checks that the payload may be that of `app`, version `version`; the error says why not.
     pub fn allows(&self, app: App, version: u32, next: u32) -> Result<(), &'static str> {
-        // Either end may have a prefix.
+        // Either end may send a prefix first.
         let at = behind(self.bytes, self.by_client(), None).or(behind(self.bytes, !self.by_server(), self.before));
         let bytes = [Some(0), at, behind(self.bytes, false, self.before)];
         let other = self.before.map(|b| behind(b, true, None).filter(|at| *at < b.len()).unwrap_or(0));
@@ -98,7 +99,7 @@ impl Said<'_> {
             App::Ssh => ssh(b, self.by_server()),
             App::Smtp => self.smtp(),
             App::Quic => self.quic(),
-            App::Websocket | App::Vxlan | App::Geneve | App::Gre | App::Ipip | App::Sit => false, // not told from payload
+            App::Websocket | App::Vxlan | App::Geneve | App::Gre | App::Ipip | App::Sit => false, // not recognised by payload
         };
         if !fine {
             return Err("not by the specification");
@@ -121,7 +122,7 @@ impl Said<'_> {
         let b = self.bytes;
         let Some(record) = record(b) else { return false };
         if self.middle {
-            // Ends with the payload, or another one follows.
+            // The record ends with the payload, or another one follows.
             let rest = &b[record.min(b.len())..];
             return version == 0 && record <= b.len() && (rest.is_empty() || super::formats::record(rest).is_some());
         }
@@ -191,7 +192,7 @@ impl Said<'_> {
                     NOSCRIPT";
                 let line = line(b).unwrap_or_default();
                 let word = line.split(' ').next().unwrap_or_default().as_bytes();
-                // Of long words, the first eight letters and how many there are.
+                // Of long words, the detector compares the first eight letters and the length.
                 let same = |e: &[u8]| e.len() + 1 == word.len() && e[..e.len().min(8)] == word[1..word.len().min(9)];
                 let known = b.starts_with(b"+PONG\r\n")
                     || word == b"+FULLRESYNC"
@@ -203,7 +204,7 @@ impl Said<'_> {
         }
     }
 
-    /// The other end's first byte is one of these.
+    /// True if the other end's first byte is one of these.
     fn company(&self, first: &[u8]) -> bool {
         self.before.is_some_and(|b| first.contains(&b[0]))
     }
@@ -260,7 +261,7 @@ impl Said<'_> {
             };
         let words = |line: &str, list: &str| {
             let first = line.split([' ', '\r', '\n']).next().unwrap_or_default();
-            // Of long words, the first eight letters and how many there are.
+            // Of long words, the detector compares the first eight letters and the length.
             let same = |w: &str| w.len() == first.len() && w[..w.len().min(8)] == first[..first.len().min(8)];
             !first.is_empty() && first.is_ascii() && list.split_whitespace().any(same)
         };

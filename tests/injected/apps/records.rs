@@ -1,4 +1,4 @@
-//! Verdicts as they reach user space: whole packets through the programs, the protocol in the records.
+//! Verdicts as they reach user space: whole packets pass the programs, and the records have the protocol.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::support::detect::Verdict;
 use crate::support::kernel::{Kernel, small};
 use crate::support::packet::*;
 
-/// Connections that differ in the client's port.
+/// Connections that differ only in the client's port.
 struct Network {
     kernel: Kernel,
     injector: Injector,
@@ -27,7 +27,7 @@ impl Network {
         Network { kernel, injector, v6, port: 20000 }
     }
 
-    /// A packet of the present connection with `sample`'s server.
+    /// Sends a packet of the current connection with `sample`'s server.
     fn send(&self, sample: &Sample, client: bool, flags: u8, seq: u32, payload: &[u8]) {
         let (protocol, mut segment) = if sample.udp { (UDP, udp(payload)) } else { (TCP, tcp(flags, &[], payload)) };
         let ports = if client { [self.port, sample.port] } else { [sample.port, self.port] };
@@ -48,7 +48,8 @@ impl Network {
         self.injector.inject(&packet, Frame::default(), 1).unwrap();
     }
 
-    /// The sample's end says `pieces`, on a new connection whose start is seen if `whole`; its client's port.
+    /// Sends `pieces` from the sample's end on a new connection, whose start is seen if `whole`; returns the client's
+    /// port.
     fn talk(&mut self, sample: &Sample, whole: bool, pieces: &[&[u8]]) -> u16 {
         self.port += 1;
         if whole && !sample.udp {
@@ -64,18 +65,18 @@ impl Network {
         self.port
     }
 
-    /// What the records say, by the client's port.
-    fn told(&mut self) -> HashMap<u16, Verdict> {
-        let mut told = HashMap::new();
+    /// The verdicts in the records, by the client's port.
+    fn verdicts(&mut self) -> HashMap<u16, Verdict> {
+        let mut verdicts = HashMap::new();
         for record in self.kernel.flush() {
             let Some(facts) = record.facts.as_ref() else { continue };
             let Some(app) = facts.app else { continue };
             let next = facts.app_next.map_or(0, |next| u32::from(number(next)) << 24);
             let client = [record.source.port, record.destination.port].into_iter().find(|p| (20001..30000).contains(p));
-            let again = told.insert(client.unwrap(), Verdict(verdict(app, facts.tls.into()).0 | next));
-            assert_eq!(again, None, "told once");
+            let again = verdicts.insert(client.unwrap(), Verdict(verdict(app, facts.tls.into()).0 | next));
+            assert_eq!(again, None, "reported once");
         }
-        told
+        verdicts
     }
 }
 
@@ -83,7 +84,7 @@ fn plain_samples() -> Vec<Sample> {
     samples().into_iter().filter(|s| s.before.is_none() && (!s.udp || s.client || s.app == App::Dns)).collect()
 }
 
-fn are_told(name: &str, pieces: impl Fn(&[u8]) -> Vec<&[u8]>) {
+fn assert_recognised(name: &str, pieces: impl Fn(&[u8]) -> Vec<&[u8]>) {
     for v6 in [false, true] {
         let mut network = Network::new(v6, small());
         let all = plain_samples();
@@ -92,59 +93,60 @@ fn are_told(name: &str, pieces: impl Fn(&[u8]) -> Vec<&[u8]>) {
             let bytes = if sample.udp { vec![&sample.bytes[..]] } else { pieces(&sample.bytes) };
             expected.insert(network.talk(sample, true, &bytes), sample);
         }
-        let told = network.told();
+        let verdicts = network.verdicts();
         for (port, sample) in expected {
-            assert_eq!(told.get(&port), Some(&sample.verdict()), "{name}, IPv6 {v6}: {}", sample.name);
+            assert_eq!(verdicts.get(&port), Some(&sample.verdict()), "{name}, IPv6 {v6}: {}", sample.name);
         }
     }
 }
 
 #[test]
-fn records_tell_the_protocol_once() {
+fn records_report_the_protocol_once() {
     needs_root!();
-    are_told("whole", |bytes| vec![bytes]);
-    are_told("in two", |bytes| vec![&bytes[..bytes.len() / 2], &bytes[bytes.len() / 2..]]);
-    are_told("in five", |bytes| bytes.chunks(bytes.len().div_ceil(5)).collect());
+    assert_recognised("whole", |bytes| vec![bytes]);
+    assert_recognised("in two", |bytes| vec![&bytes[..bytes.len() / 2], &bytes[bytes.len() / 2..]]);
+    assert_recognised("in five", |bytes| bytes.chunks(bytes.len().div_ceil(5)).collect());
 }
 
 #[test]
 fn lookalikes_are_in_no_record() {
     needs_root!();
     let mut network = Network::new(false, small());
-    // Who opened is not seen of datagrams.
+    // For datagrams, it is not visible which end opened.
     for sample in lookalikes().into_iter().filter(|s| !s.udp || s.client) {
         network.talk(&sample, true, &[&sample.bytes]);
     }
-    assert_eq!(network.told(), HashMap::new());
+    assert_eq!(network.verdicts(), HashMap::new());
 }
 
-/// A connection met in its middle: messages that stand for themselves are told, greetings could be of anything.
+/// A connection that is first seen after its start: self-contained messages are recognised, greetings could belong to
+/// anything.
 #[test]
-fn the_middle_of_a_connection_is_told_by_whole_messages() {
+fn the_middle_of_a_connection_is_recognised_by_whole_messages() {
     needs_root!();
     let mut network = Network::new(false, small());
     let named = |name: &str| samples().into_iter().find(|s| s.name == name && !s.udp).unwrap();
     let [http, redis, ssh] = ["200", "Redis SET", "SSH server"].map(named);
     let ports = [&http, &redis, &ssh].map(|s| network.talk(s, false, &[&s.bytes]));
-    let told = network.told();
-    assert_eq!(told.get(&ports[0]), Some(&http.verdict()));
-    assert_eq!(told.get(&ports[1]), Some(&redis.verdict()));
-    assert_eq!(told.get(&ports[2]), None);
+    let verdicts = network.verdicts();
+    assert_eq!(verdicts.get(&ports[0]), Some(&http.verdict()));
+    assert_eq!(verdicts.get(&ports[1]), Some(&redis.verdict()));
+    assert_eq!(verdicts.get(&ports[2]), None);
 }
 
-/// Payload costs something only for a while.
+/// Payload is examined only for a while.
 #[test]
-fn nobody_is_asked_for_ever() {
+fn connections_are_not_examined_for_ever() {
     needs_root!();
     let mut network = Network::new(false, small());
     let http = samples().into_iter().find(|s| s.app == App::Http && s.client).unwrap();
     let drop_by_drop: Vec<&[u8]> = http.bytes.chunks(1).collect();
     network.talk(&http, true, &drop_by_drop);
-    assert_eq!(network.told(), HashMap::new());
+    assert_eq!(network.verdicts(), HashMap::new());
 }
 
 #[test]
-fn only_the_protocols_asked_for_are_told() {
+fn only_the_protocols_asked_for_assert_recognised() {
     needs_root!();
     let mut network = Network::new(false, Options { apps: vec![App::Redis], ..small() });
     let mut redis = Vec::new();
@@ -154,7 +156,7 @@ fn only_the_protocols_asked_for_are_told() {
             redis.push(port);
         }
     }
-    let mut told: Vec<u16> = network.told().into_keys().collect();
-    told.sort_unstable();
-    assert_eq!(told, redis);
+    let mut verdicts: Vec<u16> = network.verdicts().into_keys().collect();
+    verdicts.sort_unstable();
+    assert_eq!(verdicts, redis);
 }

@@ -1,4 +1,4 @@
-//! What clients and servers say first: by the specifications, or as recorded from real ones (captured.txt).
+//! The first messages of clients and servers, from the specifications or recorded from real ones (captured.txt).
 
 use netmon::bpf::App;
 
@@ -12,16 +12,16 @@ use crate::support::detect::Verdict;
 pub struct Sample {
     pub name: &'static str,
     pub app: App,
-    /// TLS: minor version.
+    /// Minor version of TLS.
     pub version: u32,
     pub udp: bool,
-    /// The client sends them.
+    /// True if the client sends them.
     pub client: bool,
-    /// The server's.
+    /// The server's port.
     pub port: u16,
-    /// What the other end said before, without which these do not tell.
+    /// What the other end sent before, without which these bytes are not recognised.
     pub before: Option<Vec<u8>>,
-    /// What the connection changes to with these bytes.
+    /// The protocol that the connection changes to with these bytes.
     pub next: Option<App>,
     pub bytes: Vec<u8>,
 }

@@ -1,11 +1,11 @@
-//! The messages of samples, written out plainly or as recorded.
+//! The messages of the samples, built byte by byte or recorded.
 
 pub fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     digits.chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()).collect()
 }
 
-/// As recorded.
+/// A recorded message.
 pub fn captured(name: &str) -> Vec<u8> {
     let line = include_str!("captured.txt").lines().find(|l| l.split(' ').next() == Some(name)).unwrap();
     hex(line.split(' ').nth(1).unwrap())
@@ -21,7 +21,7 @@ pub fn be32(head: &[u8], body: &[u8]) -> Vec<u8> {
     [&((head.len() + body.len()) as u32).to_be_bytes(), head, body].concat()
 }
 
-/// A message of PostgreSQL before there are types: its length counts itself.
+/// A PostgreSQL message without a type, as at the start of a connection; its length includes itself.
 pub fn postgres(body: &[u8]) -> Vec<u8> {
     [&(body.len() as u32 + 4).to_be_bytes(), body].concat()
 }
@@ -40,7 +40,7 @@ pub fn mysql(version: &str) -> Vec<u8> {
     [&(body.len() as u32).to_le_bytes()[..3], &[0], &body].concat()
 }
 
-/// A client's first packet, with a name and the answer to the salt.
+/// A client's first packet, with a name and the response to the salt.
 pub fn mysql_login(capabilities: u32, maria: u32) -> Vec<u8> {
     let mut body = mysql_ssl_body(capabilities, maria);
     body.extend([&b"app\0\x14"[..], &[b'z'; 20], b"mysql_native_password\0"].concat());
@@ -51,7 +51,7 @@ fn mysql_ssl_body(capabilities: u32, maria: u32) -> Vec<u8> {
     [&capabilities.to_le_bytes()[..], &[0, 0, 0, 1, 45], &[0; 19], &maria.to_le_bytes()].concat()
 }
 
-/// The same up to the name: TLS comes first.
+/// The same packet without the name, because TLS comes first.
 pub fn mysql_ssl() -> Vec<u8> {
     [&[32, 0, 0, 1][..], &mysql_ssl_body(0x00be_ae85, 0)].concat()
 }
@@ -96,7 +96,7 @@ pub const QUESTION: &[u8] = b"\x03www\x07example\x03org\0\0\x01\0\x01";
 pub const ANSWER: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x01";
 pub const OPT: &[u8] = b"\0\0\x29\x10\0\0\0\0\0\0\0";
 
-/// RFC 9001 A.2: what is encrypted is of no account.
+/// RFC 9001 A.2: the encrypted part does not matter.
 pub fn quic_initial(first: u8, version: u32, token: &[u8], size: usize) -> Vec<u8> {
     let mut bytes = vec![first];
     bytes.extend(version.to_be_bytes());
@@ -109,7 +109,7 @@ pub fn quic_initial(first: u8, version: u32, token: &[u8], size: usize) -> Vec<u
     bytes
 }
 
-/// Request headers by hand: the static table, Huffman codes, padding, priority.
+/// Request headers, encoded by hand: the static table, Huffman codes, padding, priority.
 pub fn http2(flags: u8, block: &[u8]) -> Vec<u8> {
     let mut payload = Vec::new();
     if flags & 8 != 0 {
@@ -125,12 +125,13 @@ pub fn http2(flags: u8, block: &[u8]) -> Vec<u8> {
     [PREFACE, &frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]), &frame(1, flags, 1, &payload)].concat()
 }
 
-/// :method POST, :scheme http, :path /, then a content-type whose name is in the table, Huffman-coded: application/grpc.
+/// :method POST, :scheme http, :path /, then a content-type whose name is in the table, Huffman-coded:
+/// application/grpc.
 pub fn grpc_block() -> Vec<u8> {
     hex("83 86 84 5f8b1d75d0620d263d4c4d6564 4002746508747261696c657273")
 }
 
-/// RFC 9000 16.
+/// A variable-length integer, RFC 9000 16.
 pub fn varint(b: &[u8], at: usize) -> Option<(usize, usize)> {
     let size = 1 << (b.get(at)? >> 6);
     let bytes = b.get(at..at + size)?;

@@ -1,17 +1,18 @@
-//! A node that translates, by nftables and by iptables, and who speaks through it.
+//! A node that translates addresses with nftables or iptables, and the hosts around it.
 
 use super::super::net::{End, connect, host};
 use super::super::traffic::plain_tcp;
 use crate::support::netns::Netns;
 use crate::support::sh;
 
-/// A node (10.8.0.1, fd08::1 on `up0`) that translates, a host `outside` (10.8.0.2, fd08::2) that knows no pod, and pods.
+/// A node (10.8.0.1, fd08::1 on `up0`) that translates addresses, a host `outside` (10.8.0.2, fd08::2) without routes
+/// to pods, and pods.
 pub struct Node {
     pub node: Netns,
     pub outside: Netns,
     /// 10.5.0.10 and .11, fd05::10 and ::11, on the bridge `br0`.
     pub bridged: [Netns; 2],
-    /// 10.6.0.10 and .11, fd06::10 and ::11, each by an interface of its own.
+    /// 10.6.0.10 and .11, fd06::10 and ::11, each on an interface of its own.
     pub routed: [Netns; 2],
 }
 
@@ -45,7 +46,7 @@ impl Node {
                  for f in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 >$f; done");
         let bridged = [0, 1].map(|i| {
             let pod = pod(&node, &format!("b{i}"));
-            // Hairpin mode, as container networks set it: a pod may be its own service's backend.
+            // Hairpin mode, as container networks use it: a pod may be a backend of its own service.
             node.sh(&format!("ip link set b{i} master br0 && ip link set b{i} type bridge_slave hairpin on"));
             pod.sh(&format!(
                 "ip addr add 10.5.0.1{i}/24 dev eth0
@@ -77,8 +78,8 @@ impl Node {
         Node { node, outside, bridged, routed }
     }
 
-    /// Service N at 10.96.0.N and fd96::N, by its backend; what pods send out is masqueraded, and so is what comes back to the
-    /// bridge that it came from.
+    /// Sets up service N at 10.96.0.N and fd96::N with its backend; packets that pods send out are masqueraded, and so
+    /// are those that return to the bridge that they came from.
     pub fn translate(&self, tool: Tool) {
         for (number, v4, v6) in BACKENDS {
             tool.service(&self.node, &format!("10.96.0.{number}"), v4, false);
@@ -89,11 +90,11 @@ impl Node {
     }
 }
 
-/// Services and who answers: a pod on its own interface, the host outside, a pod on the bridge.
+/// The services and their backends: a pod on its own interface, the host outside, a pod on the bridge.
 pub const BACKENDS: [(u8, &str, &str); 3] =
     [(1, "10.6.0.11", "fd06::11"), (2, "10.8.0.2", "fd08::2"), (3, "10.5.0.10", "fd05::10")];
 
-/// What translates.
+/// The tool that sets up the translation.
 #[derive(Clone, Copy, Debug)]
 pub enum Tool {
     Nft,
@@ -131,7 +132,7 @@ impl Tool {
         }
     }
 
-    /// Port 30080 of the node is service 1, port 30081 the node's own 8081.
+    /// Makes port 30080 of the node service 1, and port 30081 the node's own 8081.
     fn node_port(self, node: &Netns) {
         match self {
             Tool::Nft => node.sh("nft add rule ip nat pre iifname up0 tcp dport 30080 dnat to 10.6.0.11:8080

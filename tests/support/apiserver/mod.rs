@@ -1,8 +1,9 @@
-//! An API server: speaks the protocol of lists and watches over HTTP, about objects that a test gives it, and fails as the test wants.
+//! An API server that speaks the protocol of lists and watches over HTTP, about objects that a test gives it, and that
+//! fails as the test wants.
 //!
-//! Lists come in pages of one moment, watches tell what changed after a version, with bookmarks; a version that was compacted away
-//! is gone. Objects are JSON as `kubectl get -o json` prints them; of their metadata the server sets `resourceVersion` and, where it
-//! is missing, `uid` and `creationTimestamp`.
+//! The pages of a list are from one moment, watches report changes after a version, with bookmarks, and compacted
+//! versions are gone. Objects are JSON as `kubectl get -o json` prints them; of their metadata, the server sets
+//! `resourceVersion` and, if they are missing, `uid` and `creationTimestamp`.
 
 mod serve;
 mod tls;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
-/// What can be read, by plural name: the group's path, the kind, the API's version.
+/// The resources, by plural name: the group's path, the kind, the API version.
 const RESOURCES: [(&str, &str, &str, &str); 6] = [
     ("pods", "/api/v1", "Pod", "v1"),
     ("services", "/api/v1", "Service", "v1"),
@@ -28,48 +29,49 @@ const RESOURCES: [(&str, &str, &str, &str); 6] = [
     ("replicasets", "/apis/apps/v1", "ReplicaSet", "apps/v1"),
     ("jobs", "/apis/batch/v1", "Job", "batch/v1"),
 ];
-/// Changes that are remembered of a resource.
+/// Maximum number of remembered changes of a resource.
 const LOG_MOST: usize = 20_000;
 
-/// What a request is.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     List,
     Watch,
-    /// A watch that is to begin with all there is.
+    /// A watch that begins with all existing objects.
     Stream,
 }
 
-/// What becomes of watches that are to begin with all there is.
+/// How the server treats watches that should begin with all existing objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Streaming {
-    /// They do.
+    /// They begin with all objects.
     #[default]
     Known,
-    /// They are refused, as by a server that has them switched off.
+    /// They are refused, as by a server on which they are disabled.
     Refused,
-    /// They are watches like others, as of a server that has never heard of them: all there is comes first, but without an end.
+    /// They are plain watches, as on a server that does not know the parameter: all objects come first, but without the
+    /// end marker.
     Ignored,
 }
 
-/// What goes wrong with a request.
+/// A fault of a request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Answered with this status, `Retry-After` and body.
+    /// The answer has this status, `Retry-After` and body.
     Status(u16, Option<u64>, String),
-    /// The connection is closed instead of an answer.
+    /// The connection is closed without an answer.
     Drop,
-    /// The answer takes so long to begin.
+    /// The answer starts after this time.
     Slow(Duration),
     /// A list or a watch breaks off in the middle of a line.
     Cut,
-    /// A watch tells this `Status` and ends.
+    /// A watch reports this `Status` and ends.
     Error(u16, String),
-    /// What is told is no JSON.
+    /// The body is not JSON.
     Garbage,
 }
 
-/// A request that came.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub resource: String,
@@ -80,7 +82,7 @@ pub struct Asked {
     pub token: String,
     /// `User-Agent`.
     pub program: String,
-    /// Status of the answer.
+    /// Status code of the answer.
     pub answered: u16,
 }
 
@@ -104,7 +106,7 @@ struct Event {
 struct Resource {
     objects: BTreeMap<(String, String), Object>,
     log: VecDeque<Event>,
-    /// Changes up to this version are forgotten.
+    /// Changes up to this version have been compacted away.
     compacted: u64,
 }
 
@@ -112,19 +114,19 @@ struct Resource {
 struct State {
     version: u64,
     resources: HashMap<&'static str, Resource>,
-    /// Rests of lists, by the token that continues them.
+    /// Remaining pages of lists, by their continue token.
     pages: HashMap<String, (u64, VecDeque<Arc<str>>)>,
     faults: Vec<(String, Request, Fault)>,
     denied: HashSet<String>,
     tokens: HashSet<String>,
     asked: VecDeque<Asked>,
-    /// Connections of an older one are closed.
+    /// Connections from before the latest change of this number are closed.
     epoch: u64,
     down: bool,
     bookmark_every: Duration,
     watch_most: Option<Duration>,
     streaming: Streaming,
-    /// Of their own accord, whatever they are asked for.
+    /// Maximum duration of watches, whatever is requested.
     whole_from_cache: bool,
 }
 
@@ -145,17 +147,17 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Serves at a free port of loopback.
+    /// Serves on a free port of the loopback interface.
     pub fn start() -> ApiServer {
         ApiServer::on(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
-    /// The same by TLS, with an authority of its own.
+    /// Serves over TLS, with a certificate authority of its own.
     pub fn start_tls() -> ApiServer {
         ApiServer::serve(TcpListener::bind("127.0.0.1:0").unwrap(), true)
     }
 
-    /// Serves here: a listener may be in another namespace.
+    /// Serves on a listener, which may be in another namespace.
     pub fn on(listener: TcpListener) -> ApiServer {
         ApiServer::serve(listener, false)
     }
@@ -181,7 +183,7 @@ impl ApiServer {
         std::fs::create_dir_all(&folder).unwrap();
         let (kubeconfig, token) = (folder.join("kubeconfig.yaml"), folder.join("token"));
         std::fs::write(&token, "first").unwrap();
-        // A path in a kubeconfig is relative to it.
+        // A path in a kubeconfig is relative to the kubeconfig.
         let cluster = match authority {
             Some(authority) => {
                 std::fs::write(folder.join("ca.pem"), authority).unwrap();
@@ -211,17 +213,17 @@ impl ApiServer {
         self.address
     }
 
-    /// A kubeconfig that leads here.
+    /// Path of a kubeconfig for this server.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig.clone()
     }
 
-    /// Creates an object, or puts it in the place of the one with its name.
+    /// Creates an object, or replaces the one with its name.
     pub fn set(&self, object: Value) {
         self.set_all([object]);
     }
 
-    /// Many at once.
+    /// Creates or replaces many objects at once.
     pub fn set_all(&self, objects: impl IntoIterator<Item = Value>) {
         let mut state = self.state();
         objects.into_iter().for_each(|object| state.set(&self.shared, object));
@@ -235,35 +237,35 @@ impl ApiServer {
         self.wake();
     }
 
-    /// The objects there are.
+    /// The existing objects.
     pub fn objects(&self, resource: &str) -> Vec<Value> {
         let state = self.state();
         state.resources[resource].objects.values().map(|object| serde_json::from_str(&object.text).unwrap()).collect()
     }
 
-    /// The next request of this kind for this resource fails so; several in turn.
+    /// Makes the next request of this kind for this resource fail; several faults apply in turn.
     pub fn fail(&self, resource: &str, request: Request, fault: Fault) {
         self.state().faults.push((resource.to_owned(), request, fault));
     }
 
-    /// Failures that did not happen yet.
+    /// Number of faults that have not happened yet.
     pub fn faults_left(&self) -> usize {
         self.state().faults.len()
     }
 
-    /// Ends all connections.
+    /// Closes all connections.
     pub fn disconnect(&self) {
         self.state().epoch += 1;
         self.wake();
     }
 
-    /// Takes no connection while it is down.
+    /// While it is down, the server accepts no connections.
     pub fn set_down(&self, down: bool) {
         self.state().down = down;
         self.disconnect();
     }
 
-    /// Forgets all changes up to now, and the rests of lists.
+    /// Compacts all changes up to now away, and the remaining pages of lists.
     pub fn compact(&self) {
         let mut state = self.state();
         let version = state.version;
@@ -274,7 +276,7 @@ impl ApiServer {
         }
     }
 
-    /// Whether this resource may be read.
+    /// Allows or forbids reading a resource.
     pub fn deny(&self, resource: &str, denied: bool) {
         let mut state = self.state();
         if denied {
@@ -284,33 +286,33 @@ impl ApiServer {
         };
     }
 
-    /// These tokens alone are good from now on.
+    /// Accepts only these tokens from now on.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         self.state().tokens = tokens.iter().map(|&token| token.to_owned()).collect();
     }
 
-    /// Another token is the only good one from now on, and is in the token's file.
+    /// Accepts only this token from now on, and writes it to the token's file.
     pub fn rotate_token(&self, token: &str) {
         self.accept_tokens(&[token]);
         std::fs::write(&self.token, token).unwrap();
     }
 
-    /// A watch lasts so long at most, whatever is asked for.
+    /// Sets the maximum duration of a watch, whatever is requested.
     pub fn set_watch_most(&self, most: Duration) {
         self.state().watch_most = Some(most);
     }
 
-    /// What it does with watches that are to begin with all there is.
+    /// Sets how it treats watches that should begin with all existing objects.
     pub fn set_streaming(&self, streaming: Streaming) {
         self.state().streaming = streaming;
     }
 
-    /// Lists out of its cache have all there is, whatever limit is asked for: as of most servers.
+    /// Makes lists from its cache complete, whatever limit is requested, as on most servers.
     pub fn set_whole_from_cache(&self) {
         self.state().whole_from_cache = true;
     }
 
-    /// The requests that came, the latest last.
+    /// The received requests, the latest last.
     pub fn asked(&self) -> Vec<Asked> {
         self.state().asked.iter().cloned().collect()
     }
@@ -349,7 +351,7 @@ impl State {
         let version = self.version;
         let resource = self.resources.get_mut(resource).unwrap();
         let gone = resource.objects.remove(&(namespace.to_owned(), name.to_owned())).unwrap();
-        // What is deleted is told with the version of its deletion.
+        // A deleted object is reported with the version of its deletion.
         let again = |text: &str| -> Arc<str> {
             let mut object: Value = serde_json::from_str(text).unwrap();
             object["metadata"]["resourceVersion"] = json!(version.to_string());

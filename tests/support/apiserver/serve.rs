@@ -1,4 +1,4 @@
-//! The server's side of HTTP.
+//! The HTTP side of the API server.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use super::watching::watching;
 use super::{Asked, Fault, RESOURCES, Request, Shared, Streaming};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-/// Requests that are remembered.
+/// Maximum number of remembered requests.
 const ASKED_MOST: usize = 50_000;
 
 pub(super) fn run(
@@ -61,7 +61,7 @@ pub(super) fn run(
     });
 }
 
-/// Until either side has had enough.
+/// Serves a connection until either side closes it.
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let epoch = shared.state.lock().unwrap().epoch;
     let answering = Arc::clone(&shared);
@@ -192,7 +192,7 @@ fn review(shared: &Shared, body: &[u8]) -> Response<Body> {
     full(201, "application/json", review.to_string())
 }
 
-/// `spec.nodeName=…`, the only selector that is known.
+/// The node of `spec.nodeName=…`, the only selector that is supported.
 pub(super) fn selected(query: &HashMap<String, String>) -> Option<String> {
     let selector = query.get("fieldSelector")?;
     Some(selector.strip_prefix("spec.nodeName=").unwrap_or_else(|| panic!("selector {selector}")).to_owned())
@@ -209,7 +209,7 @@ fn list(
 ) -> Response<Body> {
     let mut state = shared.state.lock().unwrap();
     let (version, mut rest) = match query.get("continue") {
-        // It may be asked for again, in smaller pages.
+        // A page may be requested again, in smaller pages.
         Some(token) => match state.pages.get(token) {
             Some(rest) => rest.clone(),
             None => return refusal(410, "Expired", "The provided continue parameter is too old"),

@@ -1,4 +1,4 @@
-//! A certificate authority for one server.
+//! A certificate authority for the server.
 
 use std::net::IpAddr;
 use std::sync::Arc;

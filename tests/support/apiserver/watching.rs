@@ -1,4 +1,4 @@
-//! Watches: what has changed after a version, as it happens.
+//! Watches: changes after a version, as they happen.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::serve::{Body, kind_of, selected, status_text};
 use super::{Event, Fault, RESOURCES, Request, Shared, State, Streaming};
 
-/// A watch that goes on.
+/// An open watch.
 struct Watching {
     shared: Arc<Shared>,
     woken: watch::Receiver<u64>,
@@ -28,7 +28,7 @@ struct Watching {
     end: Instant,
     bookmark_every: Duration,
     bookmarks: bool,
-    /// All there is, before what happens.
+    /// All existing objects, before the changes.
     first: Option<String>,
     fault: Option<Fault>,
     ended: bool,
@@ -73,7 +73,7 @@ pub(super) fn watching(
     Response::new(StreamBody::new(frames).boxed_unsync())
 }
 
-/// All there is as lines of a watch, and if it is to be marked the line that says so.
+/// All existing objects as lines of a watch, followed by the end marker if `marked` is set.
 fn everything(state: &State, plural: &str, node: Option<&String>, metadata: bool, marked: bool) -> String {
     let mut lines = String::new();
     let objects = state.resources[plural].objects.values();
@@ -95,11 +95,11 @@ fn bookmark(plural: &str, version: u64, annotations: Value) -> String {
 }
 
 impl Watching {
-    /// Lines, as soon as there are some; `None` at the end.
+    /// Returns lines as soon as there are some; `None` at the end.
     async fn frame(&mut self) -> Option<Result<String, std::io::Error>> {
         match self.fault.take() {
             Some(Fault::Cut) => {
-                // What is cut off comes again: the version was not taken.
+                // The line that is cut off will be repeated: the version was not advanced.
                 let lines = self.wait_for_lines().await.unwrap_or_default();
                 self.fault = Some(Fault::Drop);
                 return Some(Ok(lines[..lines.len() / 2].to_owned()));
@@ -136,7 +136,7 @@ impl Watching {
             bookmark = bookmark.max(now);
             match select(pin!(self.woken.changed()), pin!(sleep_until(bookmark.min(self.end)))).await {
                 Either::Left((Err(_), _)) => return None,
-                // More may come within the moment; a line for each would be slow.
+                // More changes may come within a moment; a frame for each would be slow.
                 Either::Left(_) => drop(timeout(Duration::from_millis(1), std::future::pending::<()>()).await),
                 Either::Right(_) => {}
             }
@@ -165,7 +165,7 @@ impl Watching {
         lines
     }
 
-    /// None where something has happened in between.
+    /// `None` if something has happened in between.
     fn bookmark(&mut self) -> Option<String> {
         let state = self.shared.state.lock().unwrap();
         if state.resources[self.plural].log.back().is_some_and(|event| event.version > self.version) {

@@ -24,7 +24,7 @@ fn many(count: usize) -> Top<Value> {
     top((0..count).map(|n| row(&n.to_string(), 1000.0 - n as f64)).collect())
 }
 
-/// A model that shows so many flows in ten rows.
+/// A model that shows `count` flows in ten rows.
 fn model(count: usize) -> Model {
     let mut model = Model::new(View::Flows, None, false, String::new(), SECOND);
     model.fit(10);
@@ -55,7 +55,7 @@ fn tabs_keep_their_orders() {
     assert_eq!((model.query(false).view, model.query(false).order), (View::Flows, Order::Packets));
     press(&mut model, &[KeyCode::BackTab]);
     assert_eq!(model.view, View::Services);
-    // All the way around.
+    // All the way around the orders.
     let orders = orders(View::Flows).len();
     press(&mut model, &[KeyCode::Char('1')]);
     press(&mut model, &vec![KeyCode::Char('>'); orders]);
@@ -63,7 +63,7 @@ fn tabs_keep_their_orders() {
 }
 
 #[test]
-fn what_is_asked_has_changed_meanwhile() {
+fn answers_to_outdated_requests_are_ignored() {
     let mut model = model(3);
     let before = model.query(true);
     press(&mut model, &[KeyCode::Char('2')]);
@@ -80,7 +80,7 @@ fn the_selected_row_is_followed_and_stays_in_sight() {
     let mut model = model(100);
     press(&mut model, &[KeyCode::Down, KeyCode::Down]);
     assert_eq!((model.selected, model.offset), (2, 0));
-    // It falls behind.
+    // The selected row falls behind.
     let mut rows = many(100).rows;
     let selected = rows.remove(2);
     rows.insert(40, selected);
@@ -91,7 +91,7 @@ fn the_selected_row_is_followed_and_stays_in_sight() {
     let mut rows = many(100).rows;
     rows.swap(0, 50);
     model.take(&model.query(true), Ok(top(rows)));
-    assert_eq!(model.selected, 0, "the first place belongs to whoever is first");
+    assert_eq!(model.selected, 0, "the first place selects the first row");
     press(&mut model, &[KeyCode::PageDown, KeyCode::PageDown, KeyCode::Up]);
     assert_eq!((model.selected, model.offset), (19, 11));
     press(&mut model, &[KeyCode::End]);
@@ -104,7 +104,7 @@ fn the_selected_row_is_followed_and_stays_in_sight() {
 }
 
 #[test]
-fn more_rows_are_asked_for_as_one_goes_down() {
+fn more_rows_are_requested_further_down() {
     let mut model = model(50);
     assert_eq!(model.query(false).limit, 50);
     assert_eq!(press(&mut model, &[KeyCode::PageDown]), Wish::Nothing);
@@ -117,12 +117,12 @@ fn rates_become_trends() {
     let mut model = model(2);
     for n in 2..=5u32 {
         model.take(&model.query(true), Ok(top(vec![row("0", f64::from(n)), row(&n.to_string(), 1.0)])));
-        // What a key asked for is no step in time.
+        // An update that a key caused is no step in time.
         model.take(&model.query(false), Ok(top(vec![row("0", 77.0)])));
     }
     assert_eq!(model.history(&row("0", 0.0)), [1000.0, 2.0, 3.0, 4.0, 5.0]);
     assert_eq!(model.history(&row("5", 0.0)), [1.0]);
-    assert_eq!(model.history(&row("2", 0.0)), [] as [f64; 0], "it has gone");
+    assert_eq!(model.history(&row("2", 0.0)), [] as [f64; 0], "it is gone");
     assert_eq!(model.total().next_back(), Some(6.0));
     for _ in 0..2 * BACK {
         model.take(&model.query(true), Ok(many(1)));
@@ -138,14 +138,14 @@ fn a_filter_is_typed_and_checked() {
     let fault = model.edit.as_ref().unwrap().fault.clone().unwrap();
     assert_eq!(fault.column, 14);
     assert!(fault.message.contains("did you mean dst_port?"), "{}", fault.message);
-    assert_eq!(press(&mut model, &[KeyCode::Enter]), Wish::Nothing, "it is not taken");
+    assert_eq!(press(&mut model, &[KeyCode::Enter]), Wish::Nothing, "it is not accepted");
     assert_eq!(model.filter, "");
     press(&mut model, &[KeyCode::Left, KeyCode::Left, KeyCode::Left, KeyCode::Left]);
     type_text(&mut model, "o");
     assert_eq!(model.edit.as_ref().unwrap().text(), "proto=tcp and dst_port=1");
     assert_eq!(press(&mut model, &[KeyCode::Enter]), Wish::Ask);
     assert_eq!(model.query(false).filter, "proto=tcp and dst_port=1");
-    // q is a letter while one types, and Esc takes nothing.
+    // While typing, q is a letter, and Esc discards the change.
     press(&mut model, &[KeyCode::Char('/')]);
     model.press(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
     type_text(&mut model, "q q");

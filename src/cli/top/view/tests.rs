@@ -45,7 +45,7 @@ fn line_of<'a>(lines: &'a [String], part: &str) -> &'a str {
 }
 
 #[test]
-fn rows_and_what_they_come_to() {
+fn rows_and_their_sums() {
     let screen = drawn(&mut model(), 140, 24, COLOURS);
     let text = lines(&screen);
     assert!(text[0].starts_with("netmon") && text[0].contains("1 Flows") && text[0].ends_with("every 1s"), "{text:#?}");
@@ -58,7 +58,7 @@ fn rows_and_what_they_come_to() {
     }
     assert!(line_of(&text, "10.0.0.1:5000").contains("failed: refused"));
     assert!(text.last().unwrap().starts_with("? help"));
-    // The order is one of the eye too: highest line of the trend first.
+    // The highest line of the trend comes first.
     assert!(text[4].contains('█') || text[2].contains('█'), "{text:#?}");
 }
 
@@ -88,7 +88,7 @@ fn narrow_screens_keep_what_matters() {
         assert!(narrow.contains(part), "{part}: {narrow}");
     }
     assert!(!narrow.contains("RETR"), "{narrow}");
-    // A name that is too long shows that it is.
+    // A name that is too long ends in an ellipsis.
     let mut model = model();
     let mut long = row("1", 1.0);
     long.client = Some("a-namespace-of-some-length/a-workload-with-a-long-name:40000".to_owned());

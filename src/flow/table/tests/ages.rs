@@ -12,7 +12,7 @@ fn limits(max_flows: usize, timeout: u64, max_age: Option<u64>) -> Limits {
     }
 }
 
-/// The other way.
+/// A packet from the server to the client.
 fn answer(port: u16, second: u64) -> Record {
     let mut record = packet(port, second);
     std::mem::swap(&mut record.source, &mut record.destination);
@@ -24,7 +24,7 @@ fn answer(port: u16, second: u64) -> Record {
 fn an_old_flow_is_closed_and_goes_on_as_a_new_one() {
     let mut log = Log::default();
     let mut table = Table::new(limits(10, 300, Some(30)), 100 * SECOND);
-    // The server's port is the higher one: that it serves is known from the SYN alone.
+    // The server's port is the higher one: only the SYN shows that it is the server.
     let (mut first, mut back) = (packet(1, 100), answer(1, 100));
     first.destination.port = 9999;
     back.source.port = 9999;
@@ -45,7 +45,7 @@ fn an_old_flow_is_closed_and_goes_on_as_a_new_one() {
     }
     assert_eq!(log.ended.len(), 3, "{:?}", log.ended);
     assert!(log.ended.iter().all(|outcome| *outcome == Outcome::Ok), "{:?}", log.ended);
-    assert_eq!((log.sent, log.duplicate), (241, 0), "all packets are in the books");
+    assert_eq!((log.sent, log.duplicate), (241, 0), "all packets are accounted for");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_shorter_timeout_holds_for_flows_that_are_there() {
 }
 
 #[test]
-fn a_longer_timeout_does_too() {
+fn a_longer_timeout_holds_for_flows_that_are_there() {
     let mut log = Log::default();
     let mut table = Table::new(limits(10, 20, None), 100 * SECOND);
     table.merge(&packet(1, 100), &mut log);
@@ -104,5 +104,5 @@ fn a_lower_bound_makes_room_at_once() {
     table.set_limits(limits(4, 300, None), &mut log);
     let mut left: Vec<u16> = table.iter().map(|flow| flow.key.ends[0].port).collect();
     left.sort_unstable();
-    assert_eq!((left, log.evicted.len()), ((4006..4010).collect(), 6), "those go that were silent longest");
+    assert_eq!((left, log.evicted.len()), ((4006..4010).collect(), 6), "those that were silent longest go");
 }

@@ -1,4 +1,4 @@
-//! What is answered, what is not, and what ICMP errors make of it; records in every order.
+//! Flows that are answered, flows that are not, and the effect of ICMP errors on both, with records in every order.
 
 use super::*;
 use crate::bpf::{App, Facts};
@@ -15,7 +15,7 @@ fn udp() -> Record {
     Record { protocol: UDP, tcp_flags: 0, ..packet(1, 101) }
 }
 
-/// The client asks for a name.
+/// A DNS query of the client.
 fn dns() -> Record {
     let mut facts = Facts::default();
     facts.app = Some(App::Dns);
@@ -62,12 +62,13 @@ fn orders(records: &[Record]) -> Vec<Vec<Record>> {
     all
 }
 
-/// In every order, the flow ends so, after so many seconds at most, and the errors are counted once.
+/// Asserts that in every order, the flow ends with this outcome within this many seconds, and that its errors are
+/// counted once.
 fn assert_end(records: &[Record], seconds: u64, outcome: Outcome, state: State, errors: &[ErrorKind]) {
     for order in orders(records) {
         let (mut table, mut log) = run(&order);
         assert_eq!((table.len(), table.iter().next().unwrap().state()), (1, state), "{order:#?}");
-        // Nothing is judged before late records may have come.
+        // Nothing is judged before late records had time to arrive.
         table.expire(103 * SECOND, &mut log);
         assert_eq!(log.ended, [], "{order:#?}");
         for second in 103..101 + seconds {
@@ -81,7 +82,7 @@ fn assert_end(records: &[Record], seconds: u64, outcome: Outcome, state: State, 
 }
 
 const SOON: u64 = 8;
-/// Of `connect_timeout` and of `flow_timeout`, and time for late records.
+/// Seconds: `connect_timeout` and `flow_timeout`, plus the time for late records.
 const PATIENT: u64 = 37;
 const LONG: u64 = 310;
 
@@ -94,18 +95,18 @@ fn an_error_is_the_answer_to_an_opening() {
         (11, 0, failed(Reason::Unreachable), ErrorKind::TimeExceeded),
         (3, 3, failed(Reason::Refused), ErrorKind::PortUnreachable),
     ] {
-        let told = |opening: Record, state| {
+        let check = |opening: Record, state| {
             let error = error(&opening, icmp_type, icmp_code);
-            // It passes two interfaces, as the packet did.
+            // The error passes two interfaces, as the packet did.
             let all = [opening.clone(), elsewhere(opening), error.clone(), elsewhere(error)];
             assert_end(&all, SOON, outcome, state, &[kind]);
         };
-        told(syn(1, 101), State::SynSent);
-        told(udp(), State::Unanswered);
+        check(syn(1, 101), State::SynSent);
+        check(udp(), State::Unanswered);
     }
 }
 
-/// Whoever does not believe the error sends the SYN again: the same try.
+/// A sender that ignores the error repeats the SYN: that is the same attempt.
 #[test]
 fn a_syn_sent_again_after_the_error_is_no_new_flow() {
     let mut facts = Facts::default();
@@ -116,7 +117,7 @@ fn a_syn_sent_again_after_the_error_is_no_new_flow() {
     assert_eq!(log.ended, [failed(Reason::Unreachable)]);
     table.merge(&syn(1, 116), &mut log);
     table.expire(160 * SECOND, &mut log);
-    assert_eq!(log.ended, [failed(Reason::Unreachable), failed(Reason::Timeout)], "a new one is a new flow");
+    assert_eq!(log.ended, [failed(Reason::Unreachable), failed(Reason::Timeout)], "a new SYN is a new flow");
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn too_big_is_no_failure() {
         &[ErrorKind::TooBig],
     );
     assert_end(&[udp(), too_big(&udp())], LONG, OK, State::Unanswered, &[ErrorKind::TooBig]);
-    // Nor does it hide one.
+    // It does not hide a failure either.
     let both = [syn(1, 101), error(&syn(1, 101), 3, 1), too_big(&syn(1, 101))];
     for order in orders(&both) {
         let (mut table, mut log) = run(&order);
@@ -139,7 +140,7 @@ fn too_big_is_no_failure() {
     }
 }
 
-/// RFC 5461: to a connection errors are soft.
+/// RFC 5461: for an established connection, errors are soft.
 #[test]
 fn an_answer_overrules_an_error() {
     let gone = |about: &Record| error(about, 3, 3);
@@ -148,25 +149,25 @@ fn an_answer_overrules_an_error() {
     let connection = [syn(1, 101), syn_ack(1, 101), packet(1, 101), error(&packet(1, 101))];
     assert_end(&connection, LONG, OK, State::Established, kinds);
     assert_end(&[udp(), reply(udp()), error(&udp())], LONG, OK, State::Answered, kinds);
-    // A client that goes on was answered, seen or not.
+    // A client that continues was answered, whether the answer was seen or not.
     assert_end(&[syn(1, 101), packet(1, 101), error(&packet(1, 101))], LONG, OK, State::Established, kinds);
-    // The client of the datagrams has gone when the answer comes.
+    // The sender of the datagrams is gone when the answer comes.
     assert_end(&[udp(), reply(udp()), gone(&reply(udp()))], LONG, OK, State::Answered, &[ErrorKind::PortUnreachable]);
 }
 
 #[test]
-fn who_waits_for_an_answer_waits_in_vain() {
+fn a_question_without_an_answer_times_out() {
     assert_end(&[syn(1, 101)], PATIENT, failed(Reason::Timeout), State::SynSent, &[]);
     assert_end(&[dns(), udp()], PATIENT, failed(Reason::Timeout), State::Unanswered, &[]);
     assert_end(&[dns(), reply(udp())], LONG, OK, State::Answered, &[]);
     assert_end(&[echo(8)], PATIENT, failed(Reason::Timeout), State::Unanswered, &[]);
     assert_end(&[echo(8), echo(0)], LONG, OK, State::Answered, &[]);
-    // Datagrams may be for nobody in particular.
+    // Datagrams may need no answer.
     assert_end(&[udp()], LONG, OK, State::Unanswered, &[]);
 }
 
 #[test]
-fn the_client_of_a_tunnel_is_who_sends() {
+fn the_client_of_a_tunnel_is_the_sender() {
     for app in [App::Vxlan, App::Geneve] {
         let mut facts = Facts::default();
         facts.app = Some(app);
@@ -178,7 +179,7 @@ fn the_client_of_a_tunnel_is_who_sends() {
 }
 
 #[test]
-fn the_client_of_an_echo_is_who_asks() {
+fn the_client_of_an_echo_sends_the_request() {
     for order in orders(&[echo(8), echo(0)]) {
         let (table, _) = run(&order);
         let flow = table.iter().next().unwrap();
@@ -192,17 +193,17 @@ fn the_client_of_an_echo_is_who_asks() {
 }
 
 #[test]
-fn errors_about_nothing_known_make_no_flows() {
+fn errors_about_unknown_flows_make_no_flows() {
     let (mut table, mut log) = (table(100_000), Log::default());
     for port in 0..5000 {
         table.merge(&error(&packet(port, 101), 3, 1), &mut log);
     }
     assert_eq!((table.len(), table.errors_lost(), log.errors.len()), (0, 5000 - 4096, 0));
-    // Those that wait go with time.
+    // Errors that wait are dropped after a while.
     for port in 0..5000 {
         table.merge(&error(&packet(port, 110), 3, 1), &mut log);
     }
     assert_eq!(table.errors_lost(), 2 * (5000 - 4096));
     table.merge(&syn(1, 120), &mut log);
-    assert_eq!((table.len(), log.errors.len()), (1, 0), "an error of long ago is of another flow");
+    assert_eq!((table.len(), log.errors.len()), (1, 0), "an old error belongs to another flow");
 }

@@ -1,14 +1,14 @@
-//! TCP connections from the first segment to the last, with records cut and mixed as several CPUs, sweeps and hooks may cut and
-//! mix them: what a connection came to does not depend on it.
+//! TCP connections from the first segment to the last, with records cut and mixed as several CPUs, sweeps and hooks may
+//! cut and mix them: the outcome does not depend on that.
 
 use super::*;
 use crate::bpf::{Facts, Sequence};
 use crate::flow::State;
 
-/// Records have the time of a jiffy, here of 250 Hz.
+/// Records have the time of a jiffy, here at 250 Hz.
 const JIFFY: u64 = 4_000_000;
 
-/// xorshift64: the same numbers in every run.
+/// xorshift64, with the same numbers in every run.
 struct Chance(u64);
 
 impl Chance {
@@ -26,15 +26,15 @@ impl Chance {
     }
 }
 
-/// A segment of the client (0) or the server (1).
+/// A segment sent by the client (0) or the server (1).
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     at_ns: u64,
     from: usize,
     flags: u8,
-    /// Sent before.
+    /// It was sent before.
     again: bool,
-    /// Where it ends in what is sent, and what it acknowledges.
+    /// The sequence number behind it, and the one it acknowledges.
     end: u32,
     ack: Option<u32>,
 }
@@ -49,8 +49,9 @@ const PSH: u8 = 8;
 /// Bytes of a segment with data.
 const DATA: u32 = 100;
 
-/// `C:S S:SA C:A`: who sends, and flags by their first letters; with P it has data. A SYN sent again comes a second later, all else a
-/// millisecond. Each ACK is of all that the other end has sent so far, but for one of `a`, which is of nothing new.
+/// Parses `C:S S:SA C:A`: the sender, and flags by their first letters; P means that it has data. A repeated SYN comes
+/// a second later, everything else a millisecond. Each ACK covers all that the other end has sent so far, but for a
+/// lower-case `a`, which covers nothing new.
 fn conversation(text: &str) -> Vec<Segment> {
     let mut at_ns = 101 * SECOND;
     let mut segments: Vec<Segment> = Vec::new();
@@ -77,7 +78,7 @@ fn conversation(text: &str) -> Vec<Segment> {
     segments
 }
 
-/// What the program knows of one direction from these segments alone, as bpf/tcp.h has it.
+/// What the BPF program knows about one direction from these segments alone, as in bpf/tcp.h.
 fn sequence(segments: &[Segment]) -> Sequence {
     let mut known = Sequence::default();
     for segment in segments {
@@ -94,7 +95,7 @@ fn sequence(segments: &[Segment]) -> Sequence {
     known
 }
 
-/// One record of what one CPU saw of one direction.
+/// One record of the segments that one CPU saw in one direction.
 fn record(segments: &[Segment]) -> Record {
     let first = segments[0];
     let any = |f: fn(&Segment) -> bool| segments.iter().any(f);
@@ -116,7 +117,7 @@ fn record(segments: &[Segment]) -> Record {
     if first.from == 0 { sent } else { Record { first_ns: sent.first_ns, ..reply(sent) } }
 }
 
-/// The records of a conversation: each segment goes by one of `cpus`, whose entry is reported now and then.
+/// The records of a conversation: each segment is seen by one of `cpus`, whose cache entry is reported now and then.
 fn records(segments: &[Segment], cpus: usize, chance: &mut Chance) -> Vec<Record> {
     let mut entries = vec![[vec![], vec![]]; cpus];
     let mut records = Vec::new();
@@ -132,7 +133,7 @@ fn records(segments: &[Segment], cpus: usize, chance: &mut Chance) -> Vec<Record
     records
 }
 
-/// What became of a connection: how it ended, how far it came, who reset it, what its two ends sent.
+/// The result of a connection: its outcome, its state, who reset it, what its two ends sent.
 type Fate = (Vec<Outcome>, State, Option<u8>, [u64; 2]);
 
 fn fate(records: &[Record]) -> Fate {
@@ -143,17 +144,18 @@ fn fate(records: &[Record]) -> Fate {
         }
         table.expire(second * SECOND, &mut log);
     }
-    assert_eq!(table.len(), 1, "one connection, and it stays to be seen");
+    assert_eq!(table.len(), 1, "one connection, which is still in the table");
     let flow = table.iter().next().unwrap();
     (log.ended, flow.state(), flow.reset_by(), [flow.from_client().packets, flow.from_server().packets])
 }
 
-/// Many ways to cut and mix the records of one conversation. A record may be late by less than it takes to judge.
+/// One of many ways to cut and mix the records of a conversation. A record may be late by less than the time until a
+/// flow is judged.
 fn mixed(segments: &[Segment], chance: &mut Chance) -> Vec<Record> {
     let cpus = 1 + chance.below(3);
     let mut all = records(segments, cpus, chance);
     if chance.below(2) == 0 {
-        // Another hook sees it all.
+        // Another hook sees all of it.
         all.extend(records(segments, cpus, chance).into_iter().map(|r| Record { ifindex: 8, ..r }));
     }
     chance.shuffle(&mut all);
@@ -181,14 +183,14 @@ fn closed() {
     for text in [
         "C:S S:SA C:A C:PA S:A S:PA C:A C:FA S:FA C:A",
         "C:S S:SA C:A C:PA S:PA S:FA C:A C:FA S:A",
-        // Both at once, RFC 9293 3.6.
+        // Both close at once, RFC 9293 3.6.
         "C:S S:SA C:A C:FA S:FA C:A S:A",
-        // SYNs sent again, of either side.
+        // Repeated SYNs of either side.
         "C:S C:S C:S S:SA C:A C:FA S:FA C:A",
         "C:S S:SA S:SA C:A C:FA S:FA C:A",
         // Data on the SYN, RFC 7413.
         "C:SP S:SA C:A S:PA C:FA S:FA C:A",
-        // A RST after the close, and one after the own or the other's FIN.
+        // A RST after the close, one after the other end's FIN, and one after its own.
         "C:S S:SA C:A C:FA S:FA C:A S:R",
         "C:S S:SA C:A C:PA S:FPA C:A C:FA C:R",
     ] {
@@ -200,7 +202,7 @@ fn closed() {
 
 #[test]
 fn opened_by_both() {
-    // RFC 9293 3.5. Who is called the client is a matter of chance, how it went is not.
+    // RFC 9293 3.5. Which end is called the client is a matter of chance, the outcome is not.
     let segments = conversation("C:S S:S C:SA S:SA C:PA S:PA C:FA S:FA C:A");
     for seed in 1..=1000 {
         let fate = fate(&mixed(&segments, &mut Chance(seed)));
@@ -220,9 +222,9 @@ fn timed_out() {
     for text in ["C:S", "C:S C:S C:S"] {
         assert_fate(text, failed(Reason::Timeout), State::SynSent, None);
     }
-    // The client never came back: a flood of SYNs, or a filter behind us.
+    // The client never answered: a flood of SYNs, or a filter on the way back.
     assert_fate("C:S S:SA S:SA S:SA", failed(Reason::Timeout), State::SynReceived, None);
-    // It gave up.
+    // The client gave up.
     assert_fate("C:S C:S C:R", failed(Reason::Timeout), State::Reset, Some(0));
 }
 
@@ -234,12 +236,12 @@ fn reset() {
         ("C:S S:SA C:A C:PA S:A S:R", 1),
         ("C:S S:SA C:A C:PA S:RA", 1),
         ("C:S S:SA C:A C:PA S:PA C:A C:PA S:A S:RA", 1),
-        // An answer that did not arrive whole, as far as anybody knows.
+        // An answer that did not arrive completely, as far as the packets show.
         ("C:S S:SA C:A C:PA S:PA S:PA C:R", 0),
         ("C:S S:SA C:A C:PA S:PA C:A S:PA S:RA", 1),
         // A scan that looks no further than the SYN-ACK.
         ("C:S S:SA C:R", 0),
-        // Met in the middle.
+        // First seen after its start.
         ("C:PA S:A S:RA", 1),
         ("C:PA S:A C:RA", 0),
         // Only the client's side is seen.
@@ -250,19 +252,19 @@ fn reset() {
     }
 }
 
-/// A RST that cuts nothing off is how some close.
+/// Some programs close with a RST, which cuts nothing off.
 #[test]
 fn closed_by_rst() {
     for (text, by) in [
         ("C:S S:SA C:A S:RA", 1),
-        ("C:S S:SA C:RA", 0), // a health check that wants to know no more
+        ("C:S S:SA C:RA", 0), // a health check that needs no more
         ("C:S S:SA C:A C:PA S:PA C:A S:RA", 1),
         ("C:S S:SA C:A C:PA S:PA C:A C:R", 0),
-        // The RST acknowledges what it does not read.
+        // The RST acknowledges data that the client does not read.
         ("C:S S:SA C:A C:PA S:PA C:RA", 0),
-        // A last word that waits for nothing.
+        // A last message that waits for nothing.
         ("C:S S:SA C:A C:PA S:PA C:PA C:Ra", 0),
-        // Of a connection that nobody here knows.
+        // A RST of a connection that is not known.
         ("C:R", 0),
         ("S:RA", 1),
         ("S:SA C:R", 0),
@@ -278,7 +280,7 @@ fn still_open_when_it_fell_silent() {
         ("C:PA S:A S:PA C:A", State::Established),
         ("C:S S:SA C:A C:FA S:A S:PA C:A", State::HalfClosed),
         ("C:S S:SA C:A S:FA C:A C:PA", State::HalfClosed),
-        // One direction takes another way. The client goes on, so it was answered.
+        // One direction takes another path. The client continues, so it was answered.
         ("C:S C:A C:PA", State::Established),
         ("C:S C:A C:PA C:FA C:A", State::HalfClosed),
         ("S:SA S:PA S:A S:FA", State::HalfClosed),
@@ -287,7 +289,7 @@ fn still_open_when_it_fell_silent() {
     }
 }
 
-/// Conversations of chance, sensible or not.
+/// Random conversations, sensible or not.
 #[test]
 fn the_order_of_records_changes_nothing() {
     let mut chance = Chance(0x1234_5678);
@@ -296,7 +298,7 @@ fn the_order_of_records_changes_nothing() {
         let mut words = vec!["C:S"];
         for _ in 0..chance.below(8) {
             let word = ["S:SA", "C:A", "C:PA", "C:FA", "C:R", "S:A", "S:PA", "S:FA", "S:RA"][chance.below(9)];
-            // A SYN-ACK after the end would be of another connection.
+            // A SYN-ACK after the end would belong to another connection.
             let over = words.iter().any(|word| word.contains(['F', 'R']));
             words.push(if over && word == "S:SA" { "S:A" } else { word });
         }
@@ -315,5 +317,5 @@ fn the_order_of_records_changes_nothing() {
             assert_eq!((&fate.0, fate.1, fate.3), (&expected.0, expected.1, expected.3), "{words:?} as {records:#?}");
         }
     }
-    assert!(fates.len() == 5 && fates.values().all(|count| *count > 50), "each outcome came: {fates:?}");
+    assert!(fates.len() == 5 && fates.values().all(|count| *count > 50), "each outcome occurred: {fates:?}");
 }

@@ -1,4 +1,4 @@
-//! The same packet at several places counts once, different packets at several places each.
+//! The same packet seen at several places counts once; different packets at several places count separately.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::bpf::{Endpoint, Link};
 use crate::flow::Networks;
 use crate::flow::outcome::{ICMP, UDP};
 
-/// Two bridges, 10 and 20, each with ports 1 and 2 more; an uplink, 1.
+/// Two bridges, 10 and 20, with ports 11, 12 and 21, 22; and an uplink, 1.
 fn divided(addressed: bool) -> (Table, Log) {
     let mut links = BTreeMap::new();
     let mut add = |index: u32, kind: &str, master: Option<u32>| {
@@ -30,12 +30,12 @@ fn at(ifindex: u32, hook: Hook, record: &Record) -> Record {
     Record { ifindex, hook, ..record.clone() }
 }
 
-/// Comes in at the first port of a bridge, leaves by the second.
+/// The record as it comes in at the first port of a bridge and leaves by the second.
 fn bridged(bridge: u32, record: &Record) -> [Record; 2] {
     [at(bridge + 1, Hook::Ingress, record), at(bridge + 2, Hook::Egress, record)]
 }
 
-/// In every order that keeps nothing of the other.
+/// All rotations of the records.
 fn orders(records: &[Record]) -> Vec<Vec<Record>> {
     (0..records.len()).map(|n| records[n..].iter().chain(&records[..n]).cloned().collect()).collect()
 }
@@ -61,7 +61,7 @@ fn tenants_with_the_same_addresses_are_two_flows() {
 }
 
 #[test]
-fn what_the_host_routes_from_one_bridge_to_the_other_counts_once() {
+fn packets_routed_between_bridges_count_once() {
     let record = packet(1, 101);
     let both = [bridged(10, &record), bridged(20, &record)].concat();
     for records in orders(&both) {
@@ -69,7 +69,7 @@ fn what_the_host_routes_from_one_bridge_to_the_other_counts_once() {
     }
 }
 
-/// As in a tunnel, or under a tag that nobody has taken off.
+/// For example in a tunnel, or under a VLAN tag that was not removed.
 #[test]
 fn an_uplink_may_carry_the_packets_of_any_network() {
     let record = packet(1, 101);
@@ -80,10 +80,10 @@ fn an_uplink_may_carry_the_packets_of_any_network() {
 }
 
 #[test]
-fn clients_without_an_address_are_counted_each() {
+fn clients_without_an_address_are_counted_separately() {
     let source = Endpoint { address: [0; 16], port: 68 };
     let record = Record { protocol: UDP, tcp_flags: 0, source, destination: end(255, 67), ..packet(1, 101) };
-    // Both ports of a bridge send, and each gets what the other sends; so does the bridge itself.
+    // Both ports of a bridge send, and each receives what the other sends; so does the bridge itself.
     let all = [
         at(11, Hook::Ingress, &record),
         at(12, Hook::Ingress, &record),
@@ -118,7 +118,7 @@ fn errors_count_where_they_come_in() {
     let tracked = Some(crate::flow::Tracked { client: sender, nat, translated: true });
     let translated = Identity { key, sender, tracked, only_if_known: false };
     let (mut table, mut log) = (table(100), Log::default());
-    table.merge_as(&translated, &at(7, Hook::Egress, &icmp(1, 1)), &mut log); // it may be told first
+    table.merge_as(&translated, &at(7, Hook::Egress, &icmp(1, 1)), &mut log); // it may be reported first
     for pod in [1, 2] {
         table.merge_as(&untranslated, &came, &mut log);
         table.merge_as(&translated, &at(7 + u32::from(pod), Hook::Egress, &icmp(pod, 5)), &mut log);
@@ -126,7 +126,7 @@ fn errors_count_where_they_come_in() {
     let flow = table.iter().next().unwrap();
     assert_eq!((table.len(), log.sent, log.duplicate), (1, 6, 15));
     assert_eq!((flow.from_client().ifindex, flow.nat()), (1, None));
-    // Of this host itself: there is no such flow.
+    // An error of this host itself: there is no such flow.
     let maybe = Identity { only_if_known: true, ..translated };
     let (mut table, mut log) = (super::table(100), Log::default());
     table.merge_as(&maybe, &at(7, Hook::Egress, &icmp(1, 1)), &mut log);

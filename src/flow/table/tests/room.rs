@@ -1,22 +1,22 @@
-//! The table's memory is that of the flows that are in it, whatever came by.
+//! The table's memory is that of the flows in it, whatever was in it before.
 
 use super::*;
 
-/// Of one flow among very many: a SYN that nobody answers.
+/// The record of one flow among very many: a SYN without an answer.
 fn one_of_many(number: u32, second: u64) -> Record {
     let mut record = syn(0, second);
     record.source.address[4..8].copy_from_slice(&number.to_ne_bytes());
     Record { v6: true, ..record }
 }
 
-/// What it has room for, of all that grows with traffic.
+/// The capacity of everything that grows with traffic, in entries.
 fn room(table: &Table) -> usize {
     let Table { flows, index, young, unnamed, .. } = table;
     [flows.capacity(), index.capacity(), young.capacity(), unnamed.capacity()].into_iter().max().unwrap()
 }
 
 #[test]
-fn a_flood_takes_no_more_than_what_is_there() {
+fn a_flood_takes_no_more_memory_than_its_flows() {
     const FLOWS: usize = 2000;
     let (mut table, mut log) = (table(FLOWS), Log::default());
     let mut most = 0;
@@ -34,9 +34,9 @@ fn a_flood_takes_no_more_than_what_is_there() {
     assert!(room(&table) <= 2048, "{}", room(&table));
 }
 
-/// The same ports again and again: each time one flow begins, and the one before it goes.
+/// The same ports are used again and again: each time a flow begins and the one before it goes.
 #[test]
-fn what_is_gone_is_waited_for_no_more() {
+fn flows_that_are_gone_take_no_room_in_queues() {
     let (mut table, mut log) = (table(1000), Log::default());
     for number in 0..20_000u32 {
         let at_ns = 100 * SECOND + u64::from(number) * SECOND / 20;
@@ -54,13 +54,13 @@ fn what_is_gone_is_waited_for_no_more() {
 }
 
 #[test]
-fn a_burst_leaves_the_room_of_what_outlives_it() {
+fn a_burst_leaves_only_the_memory_of_flows_that_outlive_it() {
     let (mut table, mut log) = (table(1 << 20), Log::default());
     for number in 0..100_000 {
         table.merge(&one_of_many(number, 100), &mut log);
     }
     assert!(room(&table) >= 100_000);
-    // Some are answered, and go on.
+    // Some are answered, and continue.
     for number in (0..100_000).step_by(1000) {
         let mut answer = reply(one_of_many(number, 101));
         (answer.tcp_flags, answer.syn_ack) = (2 | ACK, true);
@@ -74,9 +74,9 @@ fn a_burst_leaves_the_room_of_what_outlives_it() {
     assert!(table.flows.capacity() <= 100 * 64 && room(&table) <= 100 * 64, "{}", room(&table));
 }
 
-/// However many there are: they are looked at, and go on. What makes room is the flood.
+/// However many busy connections there are: they are examined and stay. The flood's own flows make room.
 #[test]
-fn a_flood_displaces_itself_and_no_busy_connection() {
+fn a_flood_displaces_its_own_flows_not_busy_connections() {
     const BUSY: u16 = 500;
     let (mut table, mut log) = (table(2000), Log::default());
     for port in 0..BUSY {
@@ -97,5 +97,5 @@ fn a_flood_displaces_itself_and_no_busy_connection() {
     assert_eq!(busy, usize::from(BUSY));
     assert!(table.iter().filter(|flow| !flow.key.v6).all(|flow| flow.from_client().packets == 80));
     table.bound(usize::from(BUSY) + 10, &mut log);
-    assert_eq!((table.len(), table.iter().filter(|flow| !flow.key.v6).count()), (510, 500), "nor does a lower bound");
+    assert_eq!((table.len(), table.iter().filter(|flow| !flow.key.v6).count()), (510, 500), "nor by a lower bound");
 }

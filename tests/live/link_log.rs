@@ -1,4 +1,5 @@
-//! What the log says of interfaces that come and go, with a pod's manners: its link is made on the host, and given to it then.
+//! Log lines about interfaces that come and go in the way of pods: a link is created on the host, and then moved to the
+//! pod.
 
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use super::net::host;
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// Pods with these numbers, each behind a veth of the bridge.
+/// Adds pods with these numbers, each behind a veth of the bridge.
 fn plug(node: &Netns, pods: &Netns, numbers: std::ops::Range<u32>) {
     let mut lines = String::new();
     for number in numbers {
@@ -31,14 +32,14 @@ fn node() -> Netns {
     node
 }
 
-/// Lines that speak of interfaces.
-fn told(log: &[String]) -> Vec<&String> {
+/// The lines about interfaces.
+fn about_interfaces(log: &[String]) -> Vec<&String> {
     let speaks = |line: &&String| ["watching", "workload"].iter().any(|word| line.contains(word));
     log.iter().filter(speaks).collect()
 }
 
 #[test]
-fn a_burst_of_pods_is_a_line_that_knows_whose_they_are() {
+fn a_burst_of_pods_is_one_line_with_their_owner() {
     needs_root!();
     let (node, pods) = (node(), host("pods"));
     let mut program = Program::start(&node, &["--socket", "none"], false);
@@ -52,17 +53,17 @@ fn a_burst_of_pods_is_a_line_that_knows_whose_they_are() {
     program.wait_for("not watching any more");
     program.signal("TERM");
     let (_, _, log) = program.end();
-    let said = told(&log[before..]);
+    let said = about_interfaces(&log[before..]);
     assert_eq!(said.len(), 2, "{said:#?}");
     let (names, what) = said[0].split_once(" (veth, ").unwrap();
-    // Their other ends were on the host for a moment, too.
+    // Their other ends were also on the host for a moment.
     let what = what.split(';').next().unwrap();
     assert!(what.ends_with("face a workload)"), "{said:#?}");
     assert!((1..25).all(|number| names.contains(&format!("veth{number}"))), "{names}");
 }
 
 #[test]
-fn status_says_it_of_each() {
+fn status_shows_each_interface() {
     needs_root!();
     let (node, pods) = (node(), host("pods"));
     node.sh("ip link add vb type veth peer name va && ip link set vb up");
