@@ -219,7 +219,7 @@ fn the_sweep_writes_busy_flows_when_they_are_due() {
         let (mut kernel, injector) = load(Options { report: Duration::ZERO, ..patient() });
         for n in 1..4 {
             injector.inject(&packet, Frame::default(), n).unwrap();
-            assert_eq!(summaries(&sweep_until_summaries(&mut kernel)), [(Cause::Swept, n.into(), ACK)]);
+            assert_eq!(summaries(&sweep_until_records(&mut kernel)), [(Cause::Swept, n.into(), ACK)]);
         }
         assert!(!kernel.sweeper().is_empty(), "it stays in the cache");
         kernel.sweeper().sweep(Sweep::Due).unwrap();

@@ -3,7 +3,7 @@
 use netmon::names::{Enabled, Kind, Options, Scope, State};
 
 use super::clusters::{Template, sample, small, with_small};
-use super::{TCP, UDP, Universe, Watched, end, eventually, now, options};
+use super::{TCP, UDP, Universe, Watched, described, end, eventually, now, options};
 use crate::support::apiserver::{ApiServer, Request, Streaming};
 
 const WEB_A: &str = "shop/web-6c5d9b7f4d-4xk2p Deployment/web @node-a(eu-1a)";

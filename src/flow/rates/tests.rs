@@ -15,7 +15,7 @@ fn look(rates: &mut Rates<u32>, at_ns: u64, flow: FlowTotals) -> Rate {
 /// 1000 bytes in 10 packets a second from `first_ns` on, reported up to `last_ns`.
 fn steady(first_ns: u64, last_ns: u64) -> FlowTotals {
     let ms = (last_ns - first_ns) / 1_000_000;
-    let reported = Totals { packets: ms / 100, bytes: ms, last_ns: last_ns };
+    let reported = Totals { packets: ms / 100, bytes: ms, last_ns };
     FlowTotals { sent: [reported, Totals::default()], first_ns, ended: false }
 }
 
