@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod filter;
 pub mod flow;
 pub mod http;
+mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod names;
