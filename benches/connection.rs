@@ -51,7 +51,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let start = Instant::now();
     loop {
         calm.inline.drain();
-        let ended = calm.inline.snapshot().context("there are no workers")?.sums.ended_flows();
+        let ended = calm.inline.reading().context("there are no workers")?.sums.ended_flows();
         if ended >= all {
             break;
         }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::bounded;
 use netmon::agent;
+use netmon::agent::InterfaceStatus;
 use netmon::bpf::{LinkMonitor, Wait, Wakeup};
 use netmon::config::Config;
-use netmon::metrics::InterfaceStatus;
 
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::support::netns::Netns;

@@ -1,22 +1,26 @@
 //! Pairs with every time measured, as many as the default configuration has series for.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample, TimestampSource};
+use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use netmon::config::Config;
 use netmon::flow::{Limits, Table};
-use netmon::metrics::{Aggregates, Build, Keys, MetricsPage, Processing, SeriesIndex, Snapshot, Source, Telling};
+use netmon::metrics::{Aggregates, FigureList, Identification, Keys, MetricsPage, Reading, SeriesIndex, Source};
 
 const MEASURES: [Measure; 5] =
     [Measure::Connect, Measure::HandshakeClient, Measure::HandshakeServer, Measure::Rtt, Measure::Response];
 
-struct Pairs(Aggregates);
+struct Pairs {
+    sums: Aggregates,
+    index: Arc<SeriesIndex>,
+}
 
 /// The metrics page over these pairs.
 pub fn page(config: &Config) -> MetricsPage {
-    let telling = Telling { labels: config.labels, grouped: false };
-    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), telling));
+    let identification = Identification { labels: config.labels, grouped: false };
+    let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), identification));
     let mut sums = Aggregates::new(Arc::clone(&index));
     let limits = Limits {
         max_flows: config.max_flows,
@@ -34,16 +38,11 @@ pub fn page(config: &Config) -> MetricsPage {
     }
     // New flows are counted only after a few seconds.
     table.expire(Duration::from_secs(10).as_nanos() as u64, &mut sums);
-    let build = Build { version: "", commit: "", arch: "", node: String::new() };
-    MetricsPage::new(Arc::new(Pairs(sums)), index, build)
+    MetricsPage::new(Arc::new(Pairs { sums, index }), FigureList::default().with(|pairs: &Pairs| &*pairs.index))
 }
 
 fn record(client: u32, facts: Facts) -> Record {
-    let endpoint = |address: u32, port| {
-        let mut wide = [0; 16];
-        wide[..4].copy_from_slice(&address.to_be_bytes());
-        Endpoint { address: wide, port }
-    };
+    let endpoint = |address: u32, port| Endpoint::of(Ipv4Addr::from_bits(address).into(), port);
     Record {
         v6: false,
         source: endpoint(0x0a00_0000 | client, 40_000),
@@ -68,28 +67,8 @@ fn record(client: u32, facts: Facts) -> Record {
 }
 
 impl Source for Pairs {
-    fn snapshot(&self) -> Option<Snapshot> {
-        Some(Snapshot {
-            sums: self.0.sums().clone(),
-            keys: Keys::default(),
-            active: Default::default(),
-            forgotten: 0,
-            errors_lost: 0,
-            books: Default::default(),
-            records: Default::default(),
-            misses: Default::default(),
-            sampling_rate: 1.0,
-            reloads: Default::default(),
-            saved: Default::default(),
-            timestamps: TimestampSource::Kernel,
-            processing: Processing::new(0),
-            interfaces: Default::default(),
-            coverage: Default::default(),
-            hooks: Default::default(),
-            names: None,
-            nat: Default::default(),
-            programs: Vec::new(),
-        })
+    fn read(&self) -> Option<Reading> {
+        Some(Reading::new(self.sums.sums().clone(), Keys::default()))
     }
 
     fn unhealthy(&self) -> Option<String> {

@@ -105,17 +105,17 @@ impl Subject {
 
     /// Flows in the tables.
     pub fn flows(&self) -> u64 {
-        self.inline.snapshot().map_or(0, |s| s.active.values().sum())
+        self.inline.reading().map_or(0, |s| s.active.values().sum())
     }
 
     /// Records dropped because their ring was full.
     pub fn lost(&self) -> u64 {
-        self.inline.snapshot().map_or(0, |s| s.records.lost)
+        self.inline.report().records.lost
     }
 
     /// Time to handle one record, in nanoseconds.
     pub fn p99(&self) -> f64 {
-        self.inline.snapshot().map_or(f64::NAN, |s| s.processing.quantile(0.99) * 1e9)
+        self.inline.reading().map_or(f64::NAN, |s| s.processing.quantile(0.99) * 1e9)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod filter;
 pub mod flow;
 pub mod http;
 pub mod line;
+mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod names;

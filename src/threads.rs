@@ -1,10 +1,12 @@
 //! The list of threads that last until they are stopped. One that ends earlier, by an error or a panic, is reported with the reason.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::lock;
 
 /// All threads of an agent. Clones are the same list.
 #[derive(Clone, Debug)]
@@ -16,10 +18,6 @@ struct List {
     /// Why the first of those ended that were not stopped: other deaths often follow from it.
     death: Mutex<Option<String>>,
     report: Sender<String>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Threads {
@@ -41,7 +39,7 @@ impl Threads {
         act: impl FnOnce(&Receiver<()>) -> Result<T> + Send + 'static,
     ) -> Result<Thread<T>> {
         let (stop, stopped) = bounded(0);
-        lock(&self.0.running).push(name.to_owned());
+        lock::ignoring_poison(&self.0.running).push(name.to_owned());
         let listed = Listed { name: name.to_owned(), threads: self.clone() };
         let thread = Builder::new()
             .name(name.to_owned())
@@ -59,12 +57,12 @@ impl Threads {
 
     /// Why the first thread died, if any did.
     pub fn death(&self) -> Option<String> {
-        lock(&self.0.death).clone()
+        lock::ignoring_poison(&self.0.death).clone()
     }
 
     /// The threads that have not ended.
     pub fn running(&self) -> Vec<String> {
-        lock(&self.0.running).clone()
+        lock::ignoring_poison(&self.0.running).clone()
     }
 }
 
@@ -76,7 +74,7 @@ struct Listed {
 
 impl Listed {
     fn died(&self, reason: &str) {
-        let mut death = lock(&self.threads.0.death);
+        let mut death = lock::ignoring_poison(&self.threads.0.death);
         if death.is_none() {
             let text = format!("the thread {} has ended: {reason}", self.name);
             *death = Some(text.clone());
@@ -91,7 +89,7 @@ impl Drop for Listed {
         if std::thread::panicking() {
             self.died("it panicked");
         }
-        let mut running = lock(&self.threads.0.running);
+        let mut running = lock::ignoring_poison(&self.threads.0.running);
         if let Some(place) = running.iter().position(|name| *name == self.name) {
             running.swap_remove(place);
         }

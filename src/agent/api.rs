@@ -1,4 +1,4 @@
-//! What the control socket is answered.
+//! The answers of the control socket and the debug server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 use crossbeam_channel::RecvTimeoutError;
 
+use super::board::{Interface, InterfaceStatus};
 use super::lines::Lines;
 use super::objects::objects;
 use super::ranking::Ranking;
@@ -24,12 +25,12 @@ use crate::flow::{Flow, protocol_name};
 use crate::http::Body;
 use crate::line::Line;
 use crate::logging;
-use crate::metrics::{Build, Interface, InterfaceStatus, MetricSpread, MetricsPage, Source, resident_bytes};
+use crate::metrics::{Build, MetricUsage, MetricsPage, Source, resident_bytes};
 use crate::sinks::{Happened, WATCH_BYTES, Watched};
 
-/// Between the two looks that rates are made of.
+/// Time between the two readings that rates are computed from.
 const RATE_TIME: Duration = Duration::from_millis(500);
-/// Flows that are looked at, and copied, under one lock.
+/// Most flows that are looked at, and that are copied, under one lock.
 const LOOKED: usize = 2048;
 const COPIED: usize = 128;
 
@@ -38,13 +39,12 @@ pub(super) struct Operated {
     served: Arc<Served>,
     ranking: Arc<Ranking>,
     page: Arc<MetricsPage>,
-    build: Build,
     started: SystemTime,
 }
 
 impl Operated {
-    pub(super) fn new(served: Arc<Served>, ranking: Arc<Ranking>, page: Arc<MetricsPage>, build: Build) -> Operated {
-        Operated { served, ranking, page, build, started: SystemTime::now() }
+    pub(super) fn new(served: Arc<Served>, ranking: Arc<Ranking>, page: Arc<MetricsPage>) -> Operated {
+        Operated { served, ranking, page, started: SystemTime::now() }
     }
 
     fn lines(&self) -> Lines {
@@ -66,7 +66,7 @@ impl Events for Watch {
             match self.watched.events.recv_deadline(end) {
                 Ok(Happened { event, shard, flow }) => {
                     let flow = self.lines.line(shard, &flow);
-                    // What could be told without the line was.
+                    // The feed has filtered only by what is known without the line.
                     if self.filter.matches(&flow) {
                         return Next::Event(Event { event, flow });
                     }
@@ -124,11 +124,12 @@ impl Api for Operated {
                 programs_before: interface.before.iter().flatten().cloned().collect(),
             }
         };
+        let Build { version, commit, arch, node } = served.process.build().clone();
         Status {
-            version: self.build.version,
-            commit: self.build.commit,
-            arch: self.build.arch,
-            node: self.build.node.clone(),
+            version,
+            commit,
+            arch,
+            node,
             pid: std::process::id(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             started: humantime::format_rfc3339_seconds(self.started).to_string(),
@@ -155,8 +156,8 @@ impl Api for Operated {
             memory_bytes: resident_bytes().unwrap_or_default(),
             memory_limit_bytes: config.memory_limit,
             cpu_limit_milli: config.cpu_limit_milli,
-            cpu_limit_level: served.throttle.saved().cpu_level,
-            series: served.pipeline.series().spread().iter().map(|spread| spread.lines).sum(),
+            cpu_limit_level: served.throttle.actions().cpu_level,
+            series: served.pipeline.series().usage().iter().map(|usage| usage.lines).sum(),
             series_limit: served.pipeline.series().limit(),
             nat_translations: served.pipeline.translations().translations,
             names: served.names.as_ref().map(super::names::state),
@@ -178,7 +179,7 @@ impl Api for Operated {
             let mut from = Some(0);
             while let Some(next) = from {
                 let mut copied: Vec<(u32, Flow)> = Vec::new();
-                // A worker waits for a copy of those that may pass, not for what becomes of it.
+                // A worker waits until the flows that may pass are copied, not until they are sent.
                 from = pipeline
                     .look(number, |table| {
                         let mut looked = 0;
@@ -229,7 +230,7 @@ impl Api for Operated {
         let mut taken = Vec::new();
         for number in from.shard..self.served.pipeline.workers() {
             let index = if number == from.shard { from.index } else { 0 };
-            // One more shows that there are more.
+            // One more than wanted shows whether there are more.
             let wanted = most + 1 - taken.len();
             let flows: Option<Vec<(u32, Flow)>> = self.served.pipeline.look(number, |table| {
                 table.places(index).take(wanted).map(|(index, flow)| (index, flow.clone())).collect()
@@ -252,7 +253,7 @@ impl Api for Operated {
         let clients = &self.served.clients;
         let Some(share) = clients.budget.take(WATCH_BYTES) else {
             clients.control.count(Reason::Memory);
-            bail!("clients hold all of the memory that they may together: come again when others have ended");
+            bail!("clients together hold all of the memory that they may: try again when others have ended");
         };
         let watched = self.served.pipeline.feed().watch(filter.clone())?;
         Ok(Box::new(Watch { lines: self.lines(), filter, watched, _share: share }))
@@ -268,7 +269,7 @@ impl Api for Operated {
         };
         let pipeline = &self.served.pipeline;
         for number in 0..pipeline.workers() {
-            // A page at a time: the worker waits for no more than that.
+            // A page at a time, so that the worker waits for no more than that.
             let is_there = |page| pipeline.look(number, |table| stats_of(&mut stats, table.page(page))).flatten();
             (0..).map_while(is_there).for_each(drop);
         }
@@ -279,14 +280,11 @@ impl Api for Operated {
     }
 
     fn series(&self) -> Vec<SeriesUse> {
-        let use_of = |spread: MetricSpread| SeriesUse {
-            metric: spread.metric,
-            series: spread.lines,
-            overflow: spread.refused,
-            expired: spread.expired,
-            labels: spread.labels,
+        let shown = |usage: MetricUsage| {
+            let MetricUsage { metric, lines, refused, expired, labels } = usage;
+            SeriesUse { metric, series: lines, overflow: refused, expired, labels }
         };
-        self.served.pipeline.series().spread().into_iter().map(use_of).collect()
+        self.served.pipeline.series().usage().into_iter().map(shown).collect()
     }
 
     fn config(&self) -> Vec<ConfigValue> {

@@ -1,12 +1,19 @@
-//! The interfaces of the host, whether the programs are where they are to be, and how much they see there.
+//! The interfaces of the host, whether the programs are where they should be, and how much they see there.
+
+mod coverage;
+mod figures;
+mod interface;
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::bpf::{self, Books, Disturbed};
-use crate::metrics::{Coverage, Covered, HookCounts, Interface, InterfaceStatus};
+use self::coverage::Coverage;
+pub(super) use self::coverage::{Covered, LOOK_EVERY as COVERAGE_EVERY};
+pub use self::interface::{Interface, InterfaceStatus};
+use crate::bpf::{self, Books, Disturbed, TimestampSource};
+use crate::lock;
 
 /// What is known of the interfaces.
 pub(super) struct Board {
@@ -14,20 +21,28 @@ pub(super) struct Board {
     interfaces: Mutex<BTreeMap<u32, Interface>>,
     /// The kernel's side of the accounts.
     books: Books,
+    /// The clock that was asked for.
+    timestamps: TimestampSource,
     coverage: Mutex<Coverage>,
     hooks_lost: AtomicU64,
     hooks_restored: AtomicU64,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Hooks that netmon's program was taken from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HookCounts {
+    /// Times that somebody had removed it.
+    pub(super) lost: u64,
+    /// Times that it was put back at once.
+    pub(super) restored: u64,
 }
 
 impl Board {
-    pub(super) fn new(books: Books) -> Board {
+    pub(super) fn new(books: Books, timestamps: TimestampSource) -> Board {
         Board {
             interfaces: Mutex::default(),
             books,
+            timestamps,
             coverage: Mutex::default(),
             hooks_lost: AtomicU64::new(0),
             hooks_restored: AtomicU64::new(0),
@@ -40,40 +55,45 @@ impl Board {
 
     /// The interfaces of the host, by index.
     pub(super) fn interfaces(&self) -> BTreeMap<u32, Interface> {
-        lock(&self.interfaces).clone()
+        lock::ignoring_poison(&self.interfaces).clone()
     }
 
     /// Their names, by index.
     pub(super) fn names(&self) -> BTreeMap<u32, String> {
-        lock(&self.interfaces).iter().map(|(index, interface)| (*index, interface.name.clone())).collect()
+        lock::ignoring_poison(&self.interfaces)
+            .iter()
+            .map(|(index, interface)| (*index, interface.name.clone()))
+            .collect()
     }
 
     /// The name of one that is known.
     pub(super) fn name_of(&self, index: u32) -> Option<String> {
-        lock(&self.interfaces).get(&index).map(|interface| interface.name.clone())
+        lock::ignoring_poison(&self.interfaces).get(&index).map(|interface| interface.name.clone())
     }
 
     /// Whether any interface is watched.
     pub(super) fn watches(&self) -> bool {
-        lock(&self.interfaces).values().any(|interface| matches!(interface.status, InterfaceStatus::Watched(_)))
+        lock::ignoring_poison(&self.interfaces)
+            .values()
+            .any(|interface| matches!(interface.status, InterfaceStatus::Watched(_)))
     }
 
     /// An interface is there, or has changed.
     pub(super) fn put(&self, interface: &Interface) {
-        lock(&self.interfaces).insert(interface.index, interface.clone());
+        lock::ignoring_poison(&self.interfaces).insert(interface.index, interface.clone());
     }
 
     /// An interface is gone; records of it may still come.
     pub(super) fn remove(&self, index: u32) {
-        lock(&self.interfaces).remove(&index);
+        lock::ignoring_poison(&self.interfaces).remove(&index);
     }
 
-    /// How often programs were taken from their hooks.
+    /// How often programs were removed from their hooks.
     pub(super) fn hooks(&self) -> HookCounts {
         HookCounts { lost: self.hooks_lost.load(Relaxed), restored: self.hooks_restored.load(Relaxed) }
     }
 
-    /// Counts and logs interfaces whose hooks somebody has disturbed; what is wrong with those that could not be repaired.
+    /// Counts and logs interfaces whose hooks somebody has disturbed. Returns what is wrong with those that could not be repaired.
     pub(super) fn disturbed(&self, disturbed: &[Disturbed]) -> Vec<String> {
         disturbed.iter().filter_map(|one| self.disturbed_one(one)).collect()
     }
@@ -95,11 +115,11 @@ impl Board {
         Some(format!("{name} is not watched any more: {error:#}"))
     }
 
-    /// Compares what was seen with what the interfaces counted; to be called every [`crate::metrics::COVERAGE_EVERY`].
+    /// Compares what was seen with what the interfaces counted; to be called every [`COVERAGE_EVERY`].
     pub(super) fn look_at_coverage(&self) {
         let interfaces = self.interfaces();
-        // Held while numbers are read: they come in the order of their time.
-        let mut coverage = lock(&self.coverage);
+        // Held while the numbers are read, so that they come in the order of their time.
+        let mut coverage = lock::ignoring_poison(&self.coverage);
         // What cannot be read now is part of the next look.
         if let Ok(counters) = bpf::interface_counters() {
             coverage.look(&interfaces, &self.books.interfaces(), &counters, Instant::now());
@@ -109,7 +129,7 @@ impl Board {
     /// The part of the packets that was seen, by interface, for ingress and egress.
     pub(super) fn coverage(&self) -> BTreeMap<u32, [Covered; 2]> {
         let interfaces = self.interfaces();
-        let coverage = lock(&self.coverage);
+        let coverage = lock::ignoring_poison(&self.coverage);
         // If they cannot be read, the page lacks what is made of them and nothing else.
         let counters = bpf::interface_counters().unwrap_or_default();
         coverage.read(&interfaces, &self.books.interfaces(), &counters, Instant::now())

@@ -1,23 +1,24 @@
-//! The way of the records without the agent's threads, for benchmarks.
+//! The path of the records without the agent's threads, for benchmarks.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::figures::figures;
 use super::names::NamesSource;
+use super::report::Report;
 use super::served::Served;
-use super::start::{Owners, build};
+use super::start::Owners;
 use crate::bpf::{Bpf, Clock, Record, RingReader};
 use crate::clients::Clients;
 use crate::config::{Config, Settings, Sources};
-use crate::metrics::{Build, MetricsPage, Snapshot, Source};
+use crate::metrics::{MetricsPage, Reading, Source};
 use crate::pipeline::{ShardWorker, worker};
 use crate::threads::Threads;
 
-/// The workers of an agent as one value that the calling thread runs: it does what they do, when it is asked to.
+/// The workers of an agent as one value, which the calling thread runs when it wants to.
 pub struct Inline {
     served: Arc<Served>,
-    build: Build,
     workers: Vec<(RingReader, ShardWorker)>,
     records: Vec<Record>,
 }
@@ -35,7 +36,7 @@ impl Inline {
         let workers = rings.iter().enumerate().map(worker).collect::<Result<_>>()?;
         let (threads, _) = Threads::new();
         let served = owners.served(config, Clients::default(), &NamesSource::default(), &threads);
-        Ok(Inline { served: Arc::new(served), build: build(config), workers, records: Vec::new() })
+        Ok(Inline { served: Arc::new(served), workers, records: Vec::new() })
     }
 
     /// Merges all that waits in the rings; how many records that was.
@@ -44,19 +45,23 @@ impl Inline {
         workers.iter_mut().map(|(reader, consumer)| worker::drain(reader, records, consumer, Clock::now_ns)).sum()
     }
 
-    /// What a scrape would find; `None` without rings.
-    pub fn snapshot(&self) -> Option<Snapshot> {
-        self.served.snapshot()
+    /// What the workers hold; `None` without rings.
+    pub fn reading(&self) -> Option<Reading> {
+        self.served.read()
     }
 
-    /// Does something while all workers are stuck with what they have in hand.
+    /// The books as they stand; what is in caches and rings is missing.
+    pub fn report(&self) -> Report {
+        self.served.report()
+    }
+
+    /// Runs `act` while all workers are stuck.
     pub fn stuck<T>(&self, act: impl FnOnce() -> T) -> T {
         self.served.pipeline.while_stuck(act)
     }
 
     /// The pages over it.
     pub fn page(&self) -> MetricsPage {
-        let source = Arc::clone(&self.served) as Arc<dyn Source>;
-        MetricsPage::new(source, Arc::clone(self.served.pipeline.series()), self.build.clone())
+        MetricsPage::new(Arc::clone(&self.served), figures())
     }
 }

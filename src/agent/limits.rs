@@ -1,4 +1,4 @@
-//! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`: by doing less, before it would take more.
+//! Keeps the agent within `resources.memory_limit` and `resources.cpu_limit`, by doing less before it would exceed them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use super::reload::{InForce, ProgramTimes};
 use crate::bpf::{Sampler, give_back_memory};
 use crate::clients::Budget;
 use crate::config::Config;
-use crate::metrics::{Saved, resident_bytes};
+use crate::metrics::{Families, Family, Figures, Reading, resident_bytes};
 use crate::pipeline::Pipeline;
 use crate::threads::{Thread, Threads};
 
@@ -26,25 +26,36 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const CPU_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks for series that nothing is counted in any more.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
-/// Share of the limit that flows may fill: the rest is for what comes and goes, a scrape above all.
+/// Share of the limit that flows may fill: the rest is for what is needed for a short time, above all by a scrape.
 const FILL: f64 = 0.85;
-/// What a flow takes at most, its times and its place in the index included.
+/// Most bytes that a flow takes, with its times and its entry in the index.
 const FLOW_BYTES: f64 = 640.0;
-/// Fewer flows would free nothing worth it.
+/// Fewer flows than this are never enforced: that would free too little.
 const FLOWS_LEAST: usize = 1000;
-/// Between two times that the allocator is asked for what it keeps.
+/// Between two times that the allocator gives memory back.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
-/// More than this is worth asking for.
+/// Less than this is not worth giving back.
 const WORTH_BYTES: u64 = 16 << 20;
-/// Looks at CPU time above the limit, or well below it, that change what is done.
+/// How many looks in a row at CPU time above the limit, or well below it, change the level.
 const PATIENCE: [u32; 2] = [3, 10];
-/// Well below the limit.
+/// Below this share of the limit is well below it.
 const RELAXED: f64 = 0.7;
-/// Steps of doing less; from `SAMPLING` on, each halves the share of flows that is tracked.
+/// The highest level. From `SAMPLING` on, each level halves the share of flows that is tracked.
 const LEVEL_MOST: u32 = 8;
 const SAMPLING: u32 = 3;
 
-/// How much less is done at the moment, and how often that changed.
+/// What was done to stay within the limits of memory and CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LimitActions {
+    /// Times that flows made room.
+    pub(super) shed: u64,
+    /// Times that work was slowed down, or fewer flows were tracked.
+    pub(super) slowed: u64,
+    /// Steps of the latter in force.
+    pub(super) cpu_level: u64,
+}
+
+/// How much less is done at the moment, and how often that has changed.
 pub(super) struct Throttle {
     sampler: Sampler,
     level: AtomicU64,
@@ -61,7 +72,7 @@ impl Throttle {
         throttle
     }
 
-    /// From now on this share of the flows is wanted; what is tracked may be less. The share that is tracked.
+    /// Sets the share of flows that is wanted. Returns the share that is tracked, which may be less.
     pub(super) fn set_sampling(&self, wanted: f64) -> f64 {
         let rate = wanted * share(self.level());
         self.sampler.set(rate);
@@ -78,22 +89,46 @@ impl Throttle {
     }
 
     /// What was done to stay within the limits.
-    pub(super) fn saved(&self) -> Saved {
-        Saved { shed: self.shed.load(Relaxed), slowed: self.slowed.load(Relaxed), cpu_level: self.level.load(Relaxed) }
+    pub(super) fn actions(&self) -> LimitActions {
+        let [shed, slowed, cpu_level] = [&self.shed, &self.slowed, &self.level].map(|count| count.load(Relaxed));
+        LimitActions { shed, slowed, cpu_level }
     }
 
-    /// Between two sweeps. Longer, and flows would be judged before all is known of them.
+    /// Time between two sweeps. If it were longer, flows would be judged before everything is known of them.
     pub(super) fn sweep_every(&self) -> Duration {
         if self.level() == 0 { SWEEP_EVERY } else { 2 * SWEEP_EVERY }
     }
 
-    /// A page of metrics may be so old.
+    /// How old a page of metrics may be.
     pub(super) fn page_age(&self) -> Duration {
         [Duration::ZERO, Duration::from_secs(2), Duration::from_secs(10)][self.level().min(2) as usize]
     }
 }
 
-/// What is left at this level of the share of flows that was asked for.
+impl Figures for Throttle {
+    const FAMILIES: &'static [Family] = &[
+        Family::gauge("netmon_sampling_rate", "Share of flows that is tracked."),
+        Family::counter(
+            "netmon_limit_actions_total",
+            "Times that flows were shed or work was slowed down to stay within a limit.",
+        ),
+        Family::gauge(
+            "netmon_cpu_limit_level",
+            "Steps taken to stay within the CPU limit: 1 and 2 slow down, from 3 on flows are sampled.",
+        ),
+    ];
+
+    fn collect(&self, _: &Reading, families: &mut Families) {
+        families.add("netmon_sampling_rate", &[], self.sampling_rate());
+        let LimitActions { shed, slowed, cpu_level } = self.actions();
+        for (resource, count) in [("memory", shed), ("cpu", slowed)] {
+            families.add("netmon_limit_actions_total", &[("resource", resource)], count as f64);
+        }
+        families.add("netmon_cpu_limit_level", &[], cpu_level as f64);
+    }
+}
+
+/// The part of the wanted share of flows that is tracked at this level.
 fn share(level: u32) -> f64 {
     0.5f64.powi(level.saturating_sub(SAMPLING - 1) as i32)
 }
@@ -101,12 +136,12 @@ fn share(level: u32) -> f64 {
 /// How many flows there may be.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Resident when flows were shed last: memory that is free inside the process stays resident.
+    /// Resident bytes when flows were shed last: memory that is free inside the process stays resident.
     shed_at: f64,
 }
 
 impl Memory {
-    /// A bound for `flows`, of which there are so many, and whether some have to go.
+    /// A bound for the table, which has `flows` flows, and whether some have to be evicted.
     fn bound(&mut self, limit: u64, resident: u64, flows: usize) -> (usize, bool) {
         let room = limit as f64 * FILL - resident as f64;
         if room >= 0.0 {
@@ -122,13 +157,13 @@ impl Memory {
     }
 }
 
-/// When the allocator is to give back what was freed: it keeps it for what it might be used for.
+/// Decides when the allocator gives back what was freed: by itself it keeps that for later use.
 #[derive(Debug)]
 struct Heap {
     asked: Instant,
-    /// Resident after that.
+    /// Resident bytes after that.
     left: u64,
-    /// The most flows since.
+    /// The most flows since then.
     most: usize,
 }
 
@@ -137,7 +172,7 @@ impl Heap {
         Heap { asked: now, left: 0, most: 0 }
     }
 
-    /// Many flows are gone, or much has become resident that may have been given up since.
+    /// Whether many flows are gone, or much has become resident that may have been freed since.
     fn is_due(&mut self, flows: usize, resident: u64, now: Instant) -> bool {
         self.most = self.most.max(flows);
         let gone = (self.most - flows) as f64 * FLOW_BYTES > (WORTH_BYTES as f64).max(resident as f64 / 4.0);
@@ -151,7 +186,7 @@ impl Heap {
     }
 }
 
-/// Which step of doing less it takes.
+/// Decides the level by CPU time.
 #[derive(Debug, Default)]
 struct Cpu {
     above: u32,
@@ -159,7 +194,7 @@ struct Cpu {
 }
 
 impl Cpu {
-    /// The next level, after a while in which `used` of `limit` was taken.
+    /// The next level, after an interval in which `used` CPUs of `limit` were taken.
     fn next(&mut self, level: u32, used: f64, limit: f64) -> u32 {
         (self.above, self.below) = match used {
             used if used > limit => (self.above + 1, 0),
@@ -184,13 +219,13 @@ pub(super) struct Limiter {
     pub(super) pipeline: Arc<Pipeline>,
     /// What slows down when CPU time is short.
     pub(super) throttle: Arc<Throttle>,
-    /// What clients take: flows do not pay for it.
+    /// What clients take: no flows are evicted for it.
     pub(super) budget: Arc<Budget>,
     /// The limits.
     pub(super) config: Arc<InForce>,
     /// What the programs take.
     pub(super) programs: Arc<ProgramTimes>,
-    /// Lets go of its memory if nobody has looked for a while.
+    /// Frees its memory if nobody has asked for a while.
     pub(super) ranking: Arc<Ranking>,
 }
 
@@ -230,7 +265,7 @@ impl Limiter {
         cpu_time() + self.programs.packet_time()
     }
 
-    /// True if the table is smaller than it was asked to be.
+    /// True if the table is bounded more tightly than the configuration asks for.
     fn keep_memory(&self, config: &Config, memory: &mut Memory, heap: &mut Heap, bounded: bool) -> bool {
         self.budget.fit(config.memory_limit);
         let (flows, now) = (self.pipeline.flow_count(), Instant::now());
@@ -244,7 +279,7 @@ impl Limiter {
             }
             return false;
         };
-        // What clients take is a part of what flows leave: they do not pay for it.
+        // What clients take comes out of the part that flows leave free: no flows are evicted for it.
         let (bound, shed) = memory.bound(limit, resident.saturating_sub(self.budget.peak() as u64), flows);
         let bound = bound.min(config.max_flows);
         if shed {
@@ -263,7 +298,7 @@ impl Limiter {
         }
         self.pipeline.bound_flows(bound);
         if shed {
-            // Else nobody could say whether that was enough.
+            // Else it could not be seen whether that was enough.
             heap.give_back(self.pipeline.flow_count(), now);
         }
         tight
@@ -339,7 +374,7 @@ mod tests {
             *level
         };
         assert_eq!(run(&mut cpu, &mut level, 1.5, 2), 0);
-        assert_eq!(run(&mut cpu, &mut level, 0.9, 1), 0, "a peak is none");
+        assert_eq!(run(&mut cpu, &mut level, 0.9, 1), 0, "a short peak does not count");
         assert_eq!(run(&mut cpu, &mut level, 1.5, 3), 1);
         assert_eq!(run(&mut cpu, &mut level, 1.5, 300), LEVEL_MOST);
         assert_eq!(run(&mut cpu, &mut level, 0.8, 300), LEVEL_MOST, "neither too much nor well below");

@@ -1,4 +1,4 @@
-//! Makes lines of flows, for clients.
+//! Makes lines of flows for clients.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Lines of flows of so many workers.
+    /// For the flows of so many workers.
     pub(super) fn new(board: &Arc<Board>, workers: usize) -> Lines {
-        // It is known wherever the programs run.
+        // The kernel tick is known wherever the programs run.
         let tick_ns = Clock::kernel_tick().map_or(1_000_000, |tick| tick.as_nanos() as u64);
         Lines {
             board: Arc::clone(board),

@@ -2,6 +2,7 @@
 
 mod api;
 mod board;
+mod figures;
 mod inline;
 mod limits;
 mod lines;
@@ -16,6 +17,8 @@ mod start;
 mod stop;
 mod watch;
 
+pub use board::{Interface, InterfaceStatus};
+pub use figures::metric_names;
 pub use inline::Inline;
 pub use report::{Conservation, Report};
 pub use served::Handle;

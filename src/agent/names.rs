@@ -1,4 +1,4 @@
-//! Where names come from, and how reading them fares.
+//! Where names come from, and the state of reading them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,11 @@ use anyhow::Result;
 
 use crate::config::Config;
 use crate::control::{NamesKind, NamesState};
+use crate::metrics::{Families, Family, Figures, Reading};
 use crate::names::{self, Names, Options, Progress, Watcher};
 use crate::threads::Threads;
 
-/// What all agents of a cluster ask for at their start is spread over this.
+/// The first requests of all agents of a cluster are spread over this time.
 const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// Names, and the thread that reads them from a cluster if there is one. It ends with the value.
@@ -36,12 +37,12 @@ impl NamesSource {
         Ok(NamesSource { names, watcher })
     }
 
-    /// Who is who; `None` if nobody has a name.
+    /// The index of names; `None` if nobody has a name.
     pub(super) fn names(&self) -> Option<Arc<Names>> {
         self.names.clone()
     }
 
-    /// How it fares, if there is a cluster.
+    /// The state of reading them, if there is a cluster.
     pub(super) fn progress(&self) -> Option<Progress> {
         self.watcher.as_ref().map(Watcher::progress)
     }
@@ -52,7 +53,28 @@ impl NamesSource {
     }
 }
 
-/// For the control socket.
+impl Figures for Progress {
+    const FAMILIES: &'static [Family] = &[
+        Family::gauge("netmon_names_age_seconds", "Time since the API server last answered for every kind of object."),
+        Family::gauge("netmon_names_objects", "Objects of the cluster that names come from."),
+        Family::counter(
+            "netmon_names_errors_total",
+            "Requests to the API server that failed, and watches that broke off.",
+        ),
+    ];
+
+    fn collect(&self, _: &Reading, families: &mut Families) {
+        let status = self.read();
+        families.add("netmon_names_age_seconds", &[], status.age.as_secs_f64());
+        for kind in &status.kinds {
+            let labels = [("kind", kind.kind.name())];
+            families.add("netmon_names_objects", &labels, kind.objects as f64);
+            families.add("netmon_names_errors_total", &labels, kind.errors as f64);
+        }
+    }
+}
+
+/// The state of reading names, as the control socket shows it.
 pub(super) fn state(progress: &Progress) -> NamesState {
     let status = progress.read();
     let seconds = |age: Duration| age.as_millis() as f64 / 1000.0;

@@ -1,10 +1,10 @@
-//! What the kernel has of the agent's, for the control socket.
+//! The agent's programs and maps in the kernel, for the control socket.
 
 use super::reload::Reload;
 use crate::bpf::{MapInfo, ProgramInfo};
 use crate::control::{MapObject, Objects, ProgramObject};
 
-/// Programs and maps.
+/// The programs and maps.
 pub(super) fn objects(reload: &Reload) -> Objects {
     let program = |info: ProgramInfo| {
         let ProgramInfo { name, id, tag, bytes, compiled_bytes, runs, run_ns } = info;

@@ -1,30 +1,31 @@
-//! How fast flows are, for clients that look again and again.
+//! Rates of flows, for clients that ask again and again.
 
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use super::lines::Lines;
 use crate::bpf::Clock;
 use crate::clients::{Budget, Share};
 use crate::control::Busy;
 use crate::flow::{Flow, FlowTotals, Rates};
+use crate::lock;
 use crate::pipeline::Pipeline;
 
-/// What is remembered from one look to the next, while anybody looks.
+/// Keeps what rates are computed from, while clients ask for them.
 pub(super) struct Ranking {
     pipeline: Arc<Pipeline>,
     budget: Arc<Budget>,
-    looks: Mutex<Looks>,
+    history: Mutex<RateHistory>,
 }
 
 #[derive(Default)]
-struct Looks {
+struct RateHistory {
     /// By shard and id.
     rates: Rates<(usize, u32)>,
-    /// It is for clients, and a part of what they may hold.
+    /// The memory counts as that of clients.
     share: Option<Share>,
 }
 
-impl Looks {
+impl RateHistory {
     fn rest(&mut self) {
         self.rates.rest(Clock::now_ns());
         if self.rates.rests() {
@@ -33,28 +34,28 @@ impl Looks {
     }
 }
 
-/// Flows that are copied under one lock.
+/// Most flows that are copied under one lock.
 const COPIED: usize = 512;
 
 impl Ranking {
     pub(super) fn new(pipeline: Arc<Pipeline>, budget: Arc<Budget>) -> Ranking {
-        Ranking { pipeline, budget, looks: Mutex::default() }
+        Ranking { pipeline, budget, history: Mutex::default() }
     }
 
-    /// Lets go of everything if nobody has looked for a while. It waits for no look.
+    /// Frees everything if nobody has asked for a while. It does not wait for an answer in the making.
     pub(super) fn rest(&self) {
-        match self.looks.try_lock() {
-            Ok(mut looks) => looks.rest(),
-            Err(TryLockError::Poisoned(looks)) => looks.into_inner().rest(),
+        match self.history.try_lock() {
+            Ok(mut history) => history.rest(),
+            Err(TryLockError::Poisoned(history)) => history.into_inner().rest(),
             Err(TryLockError::WouldBlock) => {}
         }
     }
 
-    /// Gives every flow to `take`, with its rate; how many are fast, but it is not known how fast.
+    /// Gives every flow to `take`, with its rate. Returns the number of flows that are fast at a rate that is not known.
     pub(super) fn look(&self, mut lines: Lines, take: &mut dyn FnMut(Busy<'_>)) -> u64 {
-        // Two that look at once look one after the other.
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        let Looks { rates, share } = &mut *looks;
+        // Two clients that ask at once are answered one after the other.
+        let mut history = lock::ignoring_poison(&self.history);
+        let RateHistory { rates, share } = &mut *history;
         if rates.rests() {
             *share = Some(self.budget.hold(rates.fit(self.budget.most() / 2)));
         }
@@ -64,7 +65,7 @@ impl Ranking {
             let mut from = 0;
             loop {
                 some.clear();
-                // A worker waits for a copy, not for what becomes of it.
+                // A worker waits until flows are copied, not until they are sent.
                 self.pipeline.look(number, |table| {
                     some.extend(table.places(from).take(COPIED).map(|(index, flow)| (index, flow.clone())));
                 });

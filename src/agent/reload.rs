@@ -1,10 +1,10 @@
-//! What of a running agent can change, and how it does: its configuration, and the programs that watch.
+//! Changes of a running agent: its configuration, and the programs that watch.
 
 mod ledger;
 mod trace;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,18 +17,19 @@ use super::limits::Throttle;
 use super::start::identification;
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
-use crate::metrics::Reloads;
+use crate::lock;
+use crate::metrics::{Families, Family, Figures, Reading};
 use crate::pipeline::{Pipeline, bounds};
 
-/// Orders that wait for a thread: it takes them within seconds, and programs wait in them.
+/// Most orders that wait for a thread. It takes them within seconds, and they hold programs.
 const WAITING_MOST: usize = 16;
 
-/// What the threads that attach programs are to do.
+/// An order for the threads that attach programs.
 #[derive(Clone)]
 pub(super) enum Order {
     /// Watch these interfaces.
     Select(Selection),
-    /// Attach these programs in place of the ones there are, and answer what does not have them, and why.
+    /// Attach these programs in place of the present ones, and answer which interfaces do not have them, and why.
     Replace(Arc<Programs>, Sender<Vec<String>>),
 }
 
@@ -43,18 +44,18 @@ struct Recipient {
 }
 
 impl Orders {
-    /// Orders for the calling thread's own loop, from now on; `wakeup` is raised for each.
+    /// Receives orders for the calling thread from now on; `wakeup` is raised for each.
     pub(super) fn take(&self, wakeup: Option<Arc<Wakeup>>) -> Receiver<Order> {
         let (orders, taken) = bounded(WAITING_MOST);
-        lock(&self.0).push(Recipient { orders, wakeup });
+        lock::ignoring_poison(&self.0).push(Recipient { orders, wakeup });
         taken
     }
 
-    /// An error if a thread does not take orders any more, though it has not ended.
+    /// Fails if a thread has stopped taking orders without having ended.
     fn give(&self, order: &Order) -> Result<()> {
         let mut stuck = false;
         // Drop recipients whose thread has ended.
-        lock(&self.0).retain(|recipient| {
+        lock::ignoring_poison(&self.0).retain(|recipient| {
             let given = recipient.orders.try_send(order.clone());
             if let Some(wakeup) = &recipient.wakeup {
                 wakeup.raise();
@@ -70,7 +71,7 @@ impl Orders {
     }
 }
 
-/// Threads that attach have replaced all programs by then.
+/// Threads that attach have replaced all programs within this time.
 const PLACE_TIME: Duration = Duration::from_secs(15);
 
 /// The configuration in force.
@@ -79,8 +80,17 @@ pub(super) struct InForce(Mutex<Config>);
 impl InForce {
     /// A copy of it.
     pub(super) fn get(&self) -> Config {
-        lock(&self.0).clone()
+        lock::ignoring_poison(&self.0).clone()
     }
+}
+
+/// How often the configuration was read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ReloadCounts {
+    /// Times that it was taken.
+    pub(super) taken: u64,
+    /// Times that it was refused, because something was wrong with it.
+    pub(super) failed: u64,
 }
 
 /// Owns the configuration and the loaded programs, and changes both while the agent runs.
@@ -96,7 +106,7 @@ pub(super) struct Reload {
     times: Arc<ProgramTimes>,
     /// The trace that runs, if one does.
     trace: Mutex<Option<ActiveTrace>>,
-    /// As read last. Held while anything changes.
+    /// The configuration as read last. Held while anything changes.
     given: Mutex<GivenSettings>,
     reloads: AtomicU64,
     failures: AtomicU64,
@@ -105,10 +115,6 @@ pub(super) struct Reload {
 struct GivenSettings {
     sources: Sources,
     settings: Settings,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reload {
@@ -143,20 +149,20 @@ impl Reload {
 
     /// The configuration as it was read last.
     pub(super) fn settings(&self) -> Settings {
-        lock(&self.given).settings.clone()
+        lock::ignoring_poison(&self.given).settings.clone()
     }
 
     /// How often the configuration was read again.
-    pub(super) fn counts(&self) -> Reloads {
-        Reloads { taken: self.reloads.load(Relaxed), failed: self.failures.load(Relaxed) }
+    pub(super) fn counts(&self) -> ReloadCounts {
+        ReloadCounts { taken: self.reloads.load(Relaxed), failed: self.failures.load(Relaxed) }
     }
 
-    /// What the kernel says of the maps.
+    /// What the kernel reports of the maps.
     pub(super) fn maps(&self) -> Vec<MapInfo> {
         self.loader.map_infos()
     }
 
-    /// CPU time of the programs, and what the kernel says of them.
+    /// CPU time of the programs, and what else the kernel reports of them.
     pub(super) fn program_times(&self) -> &Arc<ProgramTimes> {
         &self.times
     }
@@ -166,24 +172,24 @@ impl Reload {
         &self.orders
     }
 
-    /// How the programs are to be loaded now.
+    /// The options that programs have to be loaded with now.
     fn options(&self) -> crate::bpf::Options {
         self.in_force.get().program_options(self.cpus)
     }
 
     /// The programs that watch when no packets are traced.
     fn own_programs(&self) -> Arc<Programs> {
-        Arc::clone(&lock(&self.own))
+        Arc::clone(&lock::ignoring_poison(&self.own))
     }
 
     /// Neither configuration nor programs change while the value lives.
     fn hold(&self) -> impl Drop + '_ {
-        lock(&self.given)
+        lock::ignoring_poison(&self.given)
     }
 
     /// Reads the configuration again and takes what a running agent can take. If anything is wrong, nothing changes.
     pub(super) fn reload(&self) -> Result<()> {
-        let mut given = lock(&self.given);
+        let mut given = lock::ignoring_poison(&self.given);
         let taken = Settings::read(&given.sources).and_then(|settings| {
             let placed = self.apply(&settings.config)?;
             log_changes(&given.settings, &settings, &self.in_force.get());
@@ -196,10 +202,10 @@ impl Reload {
         everywhere
     }
 
-    /// Gives a key another value until the agent ends, or takes that back; one that takes a restart is refused.
+    /// Gives a key another value until the agent ends; `None` takes that back. A key that takes a restart is refused.
     pub(super) fn set(&self, key: &'static Key, value: Option<Given>) -> Result<()> {
         ensure!(key.live, "{} takes a restart: set it in the file, by {} or by --set", key.path, key.variable(),);
-        let mut given = lock(&self.given);
+        let mut given = lock::ignoring_poison(&self.given);
         let mut sources = given.sources.clone();
         match &value {
             Some(value) => drop(sources.set.insert(key.path, value.clone())),
@@ -207,12 +213,13 @@ impl Reload {
         }
         let settings = Settings::read(&sources)?;
         let placed = self.apply(&settings.config)?;
-        log::info!("{} is {} now, as asked for by the control socket", key.path, settings.value(key).0);
+        log::info!("{} is {} now, set through the control socket", key.path, settings.value(key).0);
         *given = GivenSettings { sources, settings };
         placed
     }
 
-    /// Takes what a running agent can take of `wanted`. What can fail comes first. If it was taken: whether it is in force everywhere.
+    /// Takes what a running agent can take of `wanted`. What can fail comes first. The inner result says whether it is in force
+    /// everywhere.
     fn apply(&self, wanted: &Config) -> Result<Result<()>> {
         let before = self.in_force.get();
         let config = before.with_live(wanted);
@@ -220,10 +227,10 @@ impl Reload {
         let mut placed = Ok(());
         if wanted != before.program_options(self.cpus) {
             let own = Arc::new(self.loader.load(&wanted)?);
-            let trace = lock(&self.trace).as_ref().map(|active| Arc::clone(&active.trace));
+            let trace = lock::ignoring_poison(&self.trace).as_ref().map(|active| Arc::clone(&active.trace));
             let tracing = trace.map(|trace| self.loader.load_tracing(&wanted, Some(trace))).transpose()?;
             let programs = tracing.map_or_else(|| Arc::clone(&own), |(programs, _)| Arc::new(programs));
-            *lock(&self.own) = own;
+            *lock::ignoring_poison(&self.own) = own;
             placed = self.put_in_place(programs).context("the configuration was taken, but not everywhere");
         }
         self.pipeline.limit(bounds(&config, self.pipeline.workers()));
@@ -241,12 +248,12 @@ impl Reload {
         if config.log_level != before.log_level {
             log::set_max_level(config.log_level);
         }
-        *lock(&self.in_force.0) = config;
+        *lock::ignoring_poison(&self.in_force.0) = config;
         Ok(placed)
     }
 
-    /// Attaches programs in place of those that are, and waits until that is done. An error names each interface that does not have
-    /// them; it gets them as soon as it can.
+    /// Attaches programs in place of the present ones, and waits until that is done. An error names each interface that does not have
+    /// them; it gets them as soon as possible.
     fn put_in_place(&self, programs: Arc<Programs>) -> Result<()> {
         self.times.begin(Arc::clone(&programs));
         let (answer, answers) = unbounded();
@@ -270,7 +277,30 @@ impl Reload {
     }
 }
 
-/// One line for what changed, and one for each value that has to wait.
+impl Figures for Reload {
+    const FAMILIES: &'static [Family] = &[
+        Family::counter("netmon_config_reloads_total", "Times that a changed configuration was taken."),
+        Family::counter(
+            "netmon_config_reload_failures_total",
+            "Times that a changed configuration was refused, because something was wrong with it.",
+        ),
+        Family::counter("netmon_ebpf_program_seconds_total", "CPU time of the programs (kernel.bpf_stats_enabled=1)."),
+        Family::counter("netmon_ebpf_program_runs_total", "Times the programs ran (kernel.bpf_stats_enabled=1)."),
+    ];
+
+    fn collect(&self, _: &Reading, families: &mut Families) {
+        let ReloadCounts { taken, failed } = self.counts();
+        families.add("netmon_config_reloads_total", &[], taken as f64);
+        families.add("netmon_config_reload_failures_total", &[], failed as f64);
+        for program in self.times.read() {
+            let pairs = [("program", program.name.as_str())];
+            families.add("netmon_ebpf_program_seconds_total", &pairs, program.run_ns as f64 / 1e9);
+            families.add("netmon_ebpf_program_runs_total", &pairs, program.runs as f64);
+        }
+    }
+}
+
+/// Logs what changed in one line, and each value that has to wait in another.
 fn log_changes(before: &Settings, settings: &Settings, in_force: &Config) {
     let changed = Key::all().filter(|key| key.live && before.value(key).0 != settings.value(key).0);
     let names: Vec<String> = changed.map(|key| format!("{}={}", key.path, settings.value(key).0)).collect();

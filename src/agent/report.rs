@@ -1,4 +1,4 @@
-//! The books of kernel and user space side by side.
+//! The kernel's books and those of user space, side by side.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::metrics::Accounted;
 pub struct Report {
     /// The kernel's side.
     pub books: BTreeMap<u32, InterfaceBooks>,
-    /// Of what came in records.
+    /// User space's side: what came in records.
     pub accounted: HashMap<u32, Accounted>,
     /// Records written and lost.
     pub records: RecordCounts,
@@ -50,22 +50,22 @@ impl Report {
 /// Every packet is in one of these: seen + decapsulated = accounted + duplicate + ignored + lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conservation {
-    /// Came by a hook.
+    /// Packets that passed a hook.
     pub seen: Tally,
-    /// Was in a tunnel's packet that did.
+    /// Packets inside tunnelled packets that did.
     pub decapsulated: Tally,
-    /// Belongs to a flow.
+    /// Packets that belong to a flow.
     pub accounted: Tally,
-    /// Belongs to a flow whose packets another hook accounts.
+    /// Packets of a flow that another hook accounts.
     pub duplicate: Tally,
-    /// Belongs to no flow.
+    /// Packets that belong to no flow.
     pub ignored: Tally,
-    /// Its record could not be written.
+    /// Packets whose record could not be written.
     pub lost: Tally,
 }
 
 impl Conservation {
-    /// Nothing vanished and nothing was made up.
+    /// Whether every packet and byte is accounted for exactly once.
     pub fn holds(&self) -> bool {
         let mut sum = self.accounted;
         sum += self.duplicate;

@@ -1,4 +1,4 @@
-//! The agent as its servers show it: pages of metrics, the control socket, whoever embeds it.
+//! The agent as its servers show it: to Prometheus, to the operator, and to programs that embed it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,20 +7,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::board::Board;
+use super::board::{Board, Interface};
 use super::limits::Throttle;
 use super::reload::Reload;
 use super::report::Report;
-use crate::bpf::TimestampSource;
 use crate::clients::Clients;
 use crate::config::{Config, Given, Key, Settings};
 use crate::flow::Flow;
-use crate::metrics::{Interface, Snapshot, Source};
+use crate::metrics::{OwnProcess, Reading, Source};
 use crate::names::{Denied, Progress};
-use crate::pipeline::{Pipeline, Reading};
+use crate::pipeline::Pipeline;
 use crate::threads::Threads;
 
-/// Handles of all owners, for reading. Nothing but servers has them all.
+/// All owners of the agent's state, to be read. Only the servers have all of them.
 pub(super) struct Served {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) board: Arc<Board>,
@@ -29,8 +28,7 @@ pub(super) struct Served {
     pub(super) clients: Clients,
     /// How the names of a cluster are read, if there is one.
     pub(super) names: Option<Progress>,
-    /// The clock that was asked for.
-    pub(super) timestamps: TimestampSource,
+    pub(super) process: OwnProcess,
     pub(super) threads: Threads,
 }
 
@@ -48,39 +46,12 @@ pub(super) fn report(pipeline: &Pipeline, board: &Board) -> Report {
 }
 
 impl Source for Served {
-    fn snapshot(&self) -> Option<Snapshot> {
-        let Reading { sums, keys, active, forgotten, errors_lost, processing } = self.pipeline.read()?;
-        let coverage = self.board.coverage();
-        let books = self.board.books();
-        Some(Snapshot {
-            sums,
-            keys,
-            active,
-            forgotten,
-            errors_lost,
-            books: books.interfaces(),
-            records: books.records(),
-            misses: books.misses(),
-            timestamps: self.timestamps,
-            processing,
-            interfaces: self.board.interfaces(),
-            coverage,
-            hooks: self.board.hooks(),
-            programs: self.reload.program_times().read(),
-            sampling_rate: self.throttle.sampling_rate(),
-            reloads: self.reload.counts(),
-            saved: self.throttle.saved(),
-            nat: self.pipeline.translations(),
-            names: self.names.as_ref().map(Progress::read),
-        })
+    fn read(&self) -> Option<Reading> {
+        self.pipeline.read()
     }
 
     fn page_age(&self) -> Duration {
         self.throttle.page_age()
-    }
-
-    fn clients(&self) -> Option<&Clients> {
-        Some(&self.clients)
     }
 
     fn unhealthy(&self) -> Option<String> {
@@ -91,7 +62,7 @@ impl Source for Served {
         if !self.board.watches() {
             return Some("no interface is watched yet".to_owned());
         }
-        // Later on the last known names are served, however old.
+        // After the first time, the last known names are used, however old.
         let names = self.names.as_ref().map(Progress::read).filter(|status| !status.synced)?;
         if let Some(denied) = names.denied.filter(Denied::is_serious) {
             return Some(format!("{denied}. {}", Denied::REMEDY));

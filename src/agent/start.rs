@@ -1,4 +1,4 @@
-//! Starts the agent, and waits until it is to stop.
+//! Starts the agent, and waits until it has to stop.
 
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use super::Report;
 use super::api::Operated;
 use super::board::Board;
+use super::figures::figures;
 use super::limits::{Limiter, Throttle};
 use super::names::NamesSource;
 use super::ranking::Ranking;
@@ -26,13 +27,13 @@ use crate::clients::Clients;
 use crate::config::{Config, External, Settings, Sources};
 use crate::control::Api;
 use crate::http::{Limits as HttpLimits, Pages, Running, Server};
-use crate::metrics::{self, Build, MetricsPage, SeriesIndex, Source, Telling};
+use crate::metrics::{self, Build, Identification, MetricsPage, OwnProcess, SeriesIndex};
 use crate::names::{Cluster, Names};
 use crate::pipeline::Pipeline;
 use crate::pipeline::worker::Worker;
 use crate::threads::{Thread, Threads};
 
-/// Runs an agent with a configuration that stays.
+/// Runs an agent with a configuration that is not read again.
 ///
 /// # Errors
 ///
@@ -41,12 +42,12 @@ pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> 
     run_with(Settings::of(config.clone()), Sources::default(), stop, ready)
 }
 
-/// Runs an agent until something comes by `stop`, or it is closed. `ready` is called once packets are being watched. The
+/// Runs an agent until `stop` receives something or is closed. `ready` is called once packets are being watched. The
 /// `settings` are what the `sources` had; a reload reads them again.
 ///
 /// # Errors
 ///
-/// The first thing that went wrong: the host lacks what the agent needs, or a thread of it has ended.
+/// The first thing that went wrong: the host lacks what the agent needs, or one of its threads has ended.
 pub fn run_with(
     settings: Settings,
     sources: Sources,
@@ -95,9 +96,7 @@ pub fn run_with(
     let debug_server = debug_server.map(|server| server.count(&clients.debug, &clients.budget));
     let control = control.map(|control| control.count(&clients.control, &clients.budget));
     let served = Arc::new(owners.served(config, clients, &names, &threads));
-    let series = Arc::clone(owners.pipeline.series());
-    let page = MetricsPage::new(Arc::clone(&served) as Arc<dyn Source>, series, build(config));
-    let page = Arc::new(page);
+    let page = Arc::new(MetricsPage::new(Arc::clone(&served), figures()));
     let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
     match &server {
         Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
@@ -115,9 +114,9 @@ pub fn run_with(
         names,
         metrics: server,
     };
-    let api: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&served), ranking, page, build(config)));
+    let api: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&served), ranking, page));
     let mut trouble = Trouble::default();
-    // Whatever fails from here on: packets that were seen are to be in the books, and nothing is to stay attached.
+    // Whatever fails from here on, packets that were seen have to be in the books, and nothing may stay attached.
     let operator = trouble.take(OperatorServers::start(control, debug_server, api));
     let mut config_watch = None;
     if let Some(operator) = &operator {
@@ -137,13 +136,13 @@ pub fn run_with(
     trouble.0.map_or(Ok(report), Err)
 }
 
-/// Has the agent reload whenever its configuration file changes. Without that a SIGHUP does.
+/// Makes the agent reload whenever its configuration file changes. If the file cannot be watched, a SIGHUP is needed.
 fn watch_config(file: Option<&Path>, handle: &Handle) -> Option<ConfigWatch> {
     let watch = ConfigWatch::start(file?, handle.clone());
     watch.inspect_err(|error| log::warn!("changes of the configuration take a SIGHUP: {error:#}")).ok()
 }
 
-/// Those that own the state of an agent.
+/// The owners of an agent's state.
 pub(super) struct Owners {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) board: Arc<Board>,
@@ -164,8 +163,9 @@ impl Owners {
         let series = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), labels));
         let pipeline = Arc::new(Pipeline::new(config, bpf.spread(), workers, series, names));
         let throttle = Arc::new(Throttle::new(bpf.sampler()?, config.sampling_rate));
+        let board = Board::new(bpf.books()?, config.features.timestamps);
         let reload = Reload::new(settings, sources, bpf, Arc::clone(&pipeline), Arc::clone(&throttle))?;
-        Ok(Owners { pipeline, board: Arc::new(Board::new(bpf.books()?)), reload: Arc::new(reload), throttle })
+        Ok(Owners { pipeline, board: Arc::new(board), reload: Arc::new(reload), throttle })
     }
 
     /// What the servers show.
@@ -177,7 +177,7 @@ impl Owners {
             throttle: Arc::clone(&self.throttle),
             clients,
             names: names.progress(),
-            timestamps: config.features.timestamps,
+            process: OwnProcess::new(build(config)),
             threads: threads.clone(),
         }
     }
@@ -220,7 +220,7 @@ fn start_sweeps(sweeper: Sweeper, throttle: Arc<Throttle>, threads: &Threads) ->
     })
 }
 
-/// Sleeps until the agent is to stop; what failed, if that is why.
+/// Sleeps until the agent has to stop. Returns what failed, if that is why.
 fn wait(stop: &Receiver<()>, deaths: &Receiver<String>, ended: impl Fn() -> Option<&'static str>) -> Option<Error> {
     loop {
         select! {
@@ -235,17 +235,17 @@ fn wait(stop: &Receiver<()>, deaths: &Receiver<String>, ended: impl Fn() -> Opti
 }
 
 /// How the ends of series are identified.
-pub(super) fn identification(config: &Config, names: Option<&Arc<Names>>) -> Telling {
+pub(super) fn identification(config: &Config, names: Option<&Arc<Names>>) -> Identification {
     let cluster = names.is_some_and(|names| names.load().cluster() != Cluster::Absent);
     let grouped = match config.external {
         External::Auto => cluster,
         External::Group => true,
         External::Address => false,
     };
-    Telling { labels: config.labels, grouped }
+    Identification { labels: config.labels, grouped }
 }
 
-pub(super) fn build(config: &Config) -> Build {
+fn build(config: &Config) -> Build {
     Build {
         version: env!("CARGO_PKG_VERSION"),
         commit: env!("NETMON_COMMIT"),

@@ -1,5 +1,5 @@
 //! Stops the agent: detaches, brings everything that is still on its way into the books, and ends all threads. Every step is taken
-//! whatever fails before it, and the first cause is the one that is reported.
+//! whatever fails before it, and the first failure is the one that is returned.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::threads::Thread;
 /// The caches must be empty this long after the programs are detached.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 
-/// What went wrong first: the rest often follows from it.
+/// The first failure: others often follow from it.
 #[derive(Default)]
 pub(super) struct Trouble(pub(super) Option<Error>);
 
@@ -74,7 +74,7 @@ impl Stopping {
             trouble.take(bpf.wait_for_programs(ring));
         }
         let sweeper = trouble.take(sweeps.stop()).or_else(|| trouble.take(bpf.sweeper()));
-        // A full ring makes the sweep leave entries where they are: it comes again while the workers empty the ring.
+        // A sweep leaves entries where they are if a ring is full: it is repeated while the workers empty the rings.
         workers.iter().for_each(Worker::hurry);
         if let Some(sweeper) = sweeper {
             while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
@@ -90,7 +90,7 @@ impl Stopping {
         pipeline.end_flows();
         let report = report(pipeline, board);
         trouble.take(names.stop());
-        // Last, so that the end can be scraped until there is nothing more to come.
+        // Last, so that the final figures can still be scraped.
         if let Some(server) = metrics {
             trouble.take(server.stop());
         }

@@ -1,10 +1,10 @@
-//! What a worker adds up, so that a scrape costs by series and not by flows.
+//! The sums of a worker, so that the cost of a scrape depends on series and not on flows.
 
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use super::ends::{End, Labeller, Role, Telling};
-use super::held::{Held, Mark, Place};
+use super::ends::{End, Identification, Labeller, Role};
+use super::held::{CountedAt, Held, Mark};
 use super::pairs::Pairs;
 use super::series::{Counter, SeriesIndex, SeriesKey};
 use super::sums::{Line, Sums};
@@ -20,12 +20,12 @@ pub struct Aggregates {
     sums: Sums,
 }
 
-/// What became of the packets in records, for one interface.
+/// What became of the packets in the records of one interface.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Accounted {
-    /// Belong to a flow.
+    /// They belong to a flow.
     pub accounted: Tally,
-    /// Belong to a flow whose packets another hook accounts.
+    /// They belong to a flow whose packets another hook accounts.
     pub duplicate: Tally,
 }
 
@@ -41,18 +41,18 @@ fn tally(record: &Record) -> Tally {
 }
 
 impl Aggregates {
-    /// Nothing seen yet.
+    /// Empty sums.
     pub fn new(index: Arc<SeriesIndex>) -> Aggregates {
-        let (sums, labeller) = (Sums::new(index.buckets()), Labeller::new(index.telling()));
+        let (sums, labeller) = (Sums::new(index.buckets()), Labeller::new(index.identification()));
         Aggregates { index, labeller, held: Held::default(), sums }
     }
 
-    /// What was added up so far, but for what waits until it is settled what it is to be counted as.
+    /// The sums so far, without what waits until it is settled what it counts as.
     pub fn sums(&self) -> &Sums {
         &self.sums
     }
 
-    /// Begins to count times anew, with the buckets that the index has now.
+    /// Starts counting times from zero, with the buckets that the index has now.
     pub fn renew_buckets(&mut self) {
         self.sums.pairs.set_buckets(self.index.buckets());
     }
@@ -62,7 +62,7 @@ impl Aggregates {
         self.sums.records += records;
     }
 
-    /// Counts what was in the ring and no record.
+    /// Counts pieces in the ring that were no records.
     pub fn count_undecodable(&mut self, count: u64) {
         self.sums.undecodable += count;
     }
@@ -74,17 +74,17 @@ impl Aggregates {
         }
     }
 
-    /// Ends are told from each other in another way from now on: all series begin anew. The flows are to be recounted then.
-    pub fn renew_labels(workers: &mut [&mut Aggregates], telling: Telling) {
+    /// From now on ends are identified in another way, and all series start again from zero. The flows have to be recounted then.
+    pub fn renew_labels(workers: &mut [&mut Aggregates], identification: Identification) {
         let Some(index) = workers.first().map(|worker| Arc::clone(&worker.index)) else { return };
         Aggregates::expire(workers, u64::MAX, true);
-        index.set_telling(telling);
+        index.set_identification(identification);
         for worker in workers {
-            worker.labeller = Labeller::new(telling);
+            worker.labeller = Labeller::new(identification);
         }
     }
 
-    /// Lets go of the series that no flow is counted in, in no worker, since `since_ns`. No worker may count meanwhile.
+    /// Drops the series in which no worker has counted a flow since `since_ns`. No worker may count meanwhile.
     pub fn expire_idle(workers: &mut [&mut Aggregates], since_ns: u64) {
         Aggregates::expire(workers, since_ns, false);
     }
@@ -129,14 +129,14 @@ impl Aggregates {
     }
 
     /// A direction of a flow is counted elsewhere from now on.
-    fn leave(&mut self, place: Place, flow: &Flow) {
-        let Place::Series(number) = place else { return };
+    fn leave(&mut self, place: CountedAt, flow: &Flow) {
+        let CountedAt::Series(number) = place else { return };
         let line = self.line(number);
         line.flows = line.flows.saturating_sub(1);
         line.last_ns = line.last_ns.max(flow.last_ns());
     }
 
-    /// Where traffic from the end `sender` is counted.
+    /// The number of the series that traffic from the end `sender` is counted in.
     fn number(&mut self, flow: &Flow, sender: usize) -> u32 {
         let ends = &flow.key.ends;
         let mut end = |role, end: usize| self.labeller.end(role, ends[end].ip(flow.key.v6), flow.party(end));
@@ -165,8 +165,8 @@ impl Aggregates {
     }
 
     fn count_sample(&mut self, flow: &Flow, sender: usize, sample: Sample) {
-        // What a client takes to go on is no response, and QUIC's packets answer each other at any time. Neither may have been known
-        // when it was measured.
+        // The time until a client goes on is no response time, and QUIC packets answer each other at any time. Neither may have been
+        // known when the sample was measured.
         let no_response = sender == usize::from(flow.client & 1) || flow.app == Some(App::Quic);
         if sample.measure == Measure::Response && no_response {
             return;
@@ -175,7 +175,7 @@ impl Aggregates {
         self.sums.pairs.measured(&self.index, ends, flow, sample);
     }
 
-    /// What waited of the end `sender` goes to where it belongs.
+    /// Counts in series `number` what waited of the end `sender`.
     fn release(&mut self, flow: &Flow, sender: usize, mark: &Mark, number: u32) {
         let waiting = self.held.take(mark.of(sender));
         let line = self.line(number);
@@ -196,12 +196,12 @@ impl Aggregates {
         let before = mark.of(sender);
         if flow.is_held() {
             match before {
-                Place::Nowhere => mark.set(sender, Place::Waiting),
-                Place::Series(_) => {
+                CountedAt::Nowhere => mark.set(sender, CountedAt::Waiting),
+                CountedAt::Series(_) => {
                     self.leave(before, flow);
                     mark.set(sender, self.held.again());
                 }
-                Place::Waiting | Place::Held(_) => {}
+                CountedAt::Waiting | CountedAt::Held(_) => {}
             }
             return;
         }
@@ -212,31 +212,31 @@ impl Aggregates {
         } else {
             self.leave(before, flow);
         }
-        mark.set(sender, Place::Series(number));
+        mark.set(sender, CountedAt::Series(number));
     }
 
     fn reclassify(&mut self, flow: &Flow, mark: &mut Mark) {
         for sender in 0..2 {
-            if mark.of(sender) != Place::Nowhere {
+            if mark.of(sender) != CountedAt::Nowhere {
                 self.classify(flow, sender, mark);
             }
         }
     }
 
-    /// All series have begun anew: the flow is counted in those of now on.
+    /// All series have started again: the flow is counted in the new ones.
     pub fn recount(&mut self, flow: &Flow, mark: &mut Mark) {
         for sender in 0..2 {
-            if let Place::Series(_) = mark.of(sender) {
+            if let CountedAt::Series(_) = mark.of(sender) {
                 let number = self.number(flow, sender);
                 self.line(number).flows += 1;
-                mark.set(sender, Place::Series(number));
+                mark.set(sender, CountedAt::Series(number));
             }
         }
     }
 
     fn sent(&mut self, flow: &Flow, sender: usize, record: &Record, mark: &mut Mark) {
         self.sums.interfaces.entry(record.ifindex).or_default().accounted += tally(record);
-        let Place::Series(number) = mark.of(sender) else { return self.held.add(mark, sender, record) };
+        let CountedAt::Series(number) = mark.of(sender) else { return self.held.add(mark, sender, record) };
         self.line(number).tally += tally(record);
         if let Some(facts) = &record.facts {
             self.count(flow, Counter::Retransmits, facts.retransmits.into());
@@ -256,7 +256,7 @@ impl Aggregates {
     }
 }
 
-/// Without names, as in tests and measurements.
+/// Nobody has a name, as in tests and measurements.
 impl Directory for Aggregates {}
 
 impl Sink for Aggregates {

@@ -1,5 +1,5 @@
-//! The series of all metrics whose labels come from packets share one budget. What finds it used up is counted in a series
-//! `other` of its metric, so that totals stay exact.
+//! The series of all metrics whose labels come from packets share one budget. Once it is used up, new keys are counted in the series
+//! `other` of their metric, so that totals stay exact.
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -46,23 +46,23 @@ pub(super) struct Numbers<K> {
 #[derive(Debug)]
 struct Numbered<K> {
     numbers: HashMap<K, u32>,
-    /// `None`: the number is free.
+    /// In the order of their numbers. `None`: the number is free.
     keys: Vec<Option<K>>,
     free: Vec<u32>,
 }
 
-/// The number of the series for all that has none of its own.
+/// The number of the series for all keys that have none of their own.
 pub(super) const OTHER: u32 = 0;
 
 impl<K: Clone + Eq + Hash> Numbers<K> {
-    /// For keys that take so many lines each.
+    /// No keys yet; each will take `lines` lines of the budget.
     pub(super) fn new(lines: usize) -> Numbers<K> {
         let numbered = RwLock::new(Numbered { numbers: HashMap::new(), keys: Vec::new(), free: Vec::new() });
         let [refused, expired] = [(); 2].map(|()| AtomicU64::new(0));
         Numbers { lines: AtomicUsize::new(lines), numbered, refused, expired }
     }
 
-    /// From now on each key takes so many lines.
+    /// From now on each key takes `lines` lines.
     pub(super) fn set_lines(&self, lines: usize, budget: &Budget) {
         let numbered = self.numbered.write().unwrap_or_else(PoisonError::into_inner);
         let before = self.lines.swap(lines, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
             return number;
         }
         drop(numbered);
-        // While it is full nobody is to wait for the writers' lock.
+        // While the budget is used up, nobody has to wait for the write lock.
         let lines = self.lines.load(Ordering::Relaxed);
         if budget.used.load(Ordering::Relaxed) + lines <= budget.limit {
             let mut numbered = self.numbered.write().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +97,7 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         OTHER
     }
 
-    /// Takes these keys back: they have left the page.
+    /// Removes these keys, which have expired.
     pub(super) fn expire<'a>(&self, keys: impl IntoIterator<Item = &'a K>, budget: &Budget)
     where
         K: 'a,
@@ -124,17 +124,17 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         self.numbered.read().unwrap_or_else(PoisonError::into_inner).numbers.len()
     }
 
-    /// Lines that these take.
+    /// Lines that the keys take.
     pub(super) fn lines(&self) -> usize {
         self.len() * self.lines.load(Ordering::Relaxed)
     }
 
-    /// How often a key found no room.
+    /// Times a key found no room.
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Keys that were taken back.
+    /// Keys that have expired.
     pub(super) fn expired(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
     }
@@ -156,7 +156,7 @@ impl<K: Clone + Eq + Hash> Numbered<K> {
         number
     }
 
-    /// Lets go of the room of those that have left.
+    /// Frees the memory of keys that have been removed.
     fn cut(&mut self) {
         let used = self.keys.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.keys.truncate(used);
@@ -201,7 +201,11 @@ mod tests {
         pairs.expire([&2, &7], &budget);
         assert_eq!((pairs.len(), pairs.lines(), pairs.expired()), (2, 4, 1));
         assert_eq!(pairs.keys(), [Some(1), None, Some(3)]);
-        assert_eq!([4, 5, 2].map(|key| pairs.number(&key, &budget)), [2, OTHER, OTHER], "it has the free number");
+        assert_eq!(
+            [4, 5, 2].map(|key| pairs.number(&key, &budget)),
+            [2, OTHER, OTHER],
+            "the key takes the free number"
+        );
         assert_eq!(pairs.number(&3, &budget), 3, "others keep theirs");
     }
 }

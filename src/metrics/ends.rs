@@ -15,15 +15,15 @@ use crate::flow::Party;
 pub(super) enum Role {
     /// It sent the traffic.
     Source,
-    /// It was sent the traffic.
+    /// It received the traffic.
     Destination,
     /// It opened the flows.
     Client,
-    /// It was asked.
+    /// It was connected to.
     Server,
 }
 
-/// What can be told of an end, in the order of its values.
+/// What may be known of an end, in the order of its values.
 const VALUES: usize = 6;
 const IP: usize = 0;
 const WORKLOAD: usize = 2;
@@ -54,7 +54,7 @@ impl Role {
         }
     }
 
-    /// Where an address stands if there are no names.
+    /// The place of an address that has no name.
     fn place_of_address(self) -> usize {
         match self {
             Role::Source | Role::Destination => IP,
@@ -90,12 +90,12 @@ impl std::fmt::Display for Value {
     }
 }
 
-/// Who is at an end, as far as the labels tell.
+/// Who is at an end, as far as the labels show.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum End {
-    /// No label tells.
+    /// No label identifies it.
     Anybody,
-    /// Without names.
+    /// It has no name.
     Address(IpAddr),
     Named(Arc<Values>),
 }
@@ -103,7 +103,7 @@ pub(super) enum End {
 /// The values of its labels, those that are kept.
 #[derive(Debug)]
 pub(super) struct Values {
-    /// Of the rest: keys are hashed often.
+    /// Hash of the values: keys are hashed often.
     hash: u64,
     values: [Option<Value>; VALUES],
 }
@@ -123,7 +123,7 @@ impl Hash for Values {
 }
 
 impl End {
-    /// Its labels with their values; those without one only where the metric always has them.
+    /// Gives each label with its value to `take`. A label without a value is given only if the metric always has it.
     pub(super) fn each(&self, role: Role, labels: Labels, mut take: impl FnMut(&'static str, String)) {
         for (place, name) in role.kept(labels) {
             match self.value(role, place) {
@@ -144,20 +144,20 @@ impl End {
     }
 }
 
-/// How ends are told from each other.
+/// How ends are identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Telling {
-    /// By these labels.
+pub struct Identification {
+    /// The labels that are kept.
     pub labels: Labels,
-    /// Addresses in a network that has a name are told by that name.
+    /// An address in a network that has a name appears as that name.
     pub grouped: bool,
 }
 
-/// Makes ends of addresses and parties; the same one of the same.
+/// Makes ends of addresses and parties: always the same end of the same address and party.
 #[derive(Debug)]
 pub(super) struct Labeller {
-    telling: Telling,
-    /// By role, address, and where the party is, which stays there as long as it is kept here.
+    identification: Identification,
+    /// By role, IP address, and where the party is in memory: it stays there as long as it is kept here.
     made: HashMap<(Role, IpAddr, usize), (Arc<Party>, End)>,
 }
 
@@ -165,13 +165,14 @@ pub(super) struct Labeller {
 const MADE_MOST: usize = 1 << 14;
 
 impl Labeller {
-    pub(super) fn new(telling: Telling) -> Labeller {
-        Labeller { telling, made: HashMap::new() }
+    pub(super) fn new(identification: Identification) -> Labeller {
+        Labeller { identification, made: HashMap::new() }
     }
 
     pub(super) fn end(&mut self, role: Role, ip: IpAddr, party: Option<&Arc<Party>>) -> End {
         let Some(party) = party else {
-            let kept = role.labels()[role.place_of_address()].is_some_and(|label| self.telling.labels.has(label));
+            let kept =
+                role.labels()[role.place_of_address()].is_some_and(|label| self.identification.labels.has(label));
             return if kept { End::Address(ip) } else { End::Anybody };
         };
         let key = (role, ip, Arc::as_ptr(party) as usize);
@@ -188,12 +189,12 @@ impl Labeller {
 
     fn make(&self, role: Role, ip: IpAddr, party: &Party) -> End {
         let address = match &party.name {
-            Some(network) if self.telling.grouped => Value::Name(Arc::clone(network)),
+            Some(network) if self.identification.grouped => Value::Name(Arc::clone(network)),
             _ => Value::Address(ip),
         };
         let name = |name: Option<&Arc<str>>| name.map(|name| Value::Name(Arc::clone(name)));
         let workload = name(party.title()).or_else(|| {
-            // A metric that has no address needs something to tell it by.
+            // A metric without addresses needs something to identify the end by.
             (role.place_of_address() == WORKLOAD && party.service.is_none()).then(|| address.clone())
         });
         let values = [
@@ -207,7 +208,7 @@ impl Labeller {
         let mut places = 0..VALUES;
         let values = values.map(|value| {
             let label = role.labels()[places.next()?]?;
-            value.filter(|_| self.telling.labels.has(label))
+            value.filter(|_| self.identification.labels.has(label))
         });
         End::Named(Arc::new(Values { hash: FixedState::default().hash_one(&values), values }))
     }
@@ -238,27 +239,28 @@ mod tests {
     const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     #[test]
-    fn labels_that_are_not_kept_tell_nothing() {
-        let all = Telling { labels: Labels::default(), grouped: true };
+    fn labels_that_are_not_kept_identify_nothing() {
+        let all = Identification { labels: Labels::default(), grouped: true };
         let named = Labeller::new(all).end(Role::Destination, IP, Some(&party("web")));
         let expected = ["dst_ip=10.0.0.1", "dst_namespace=shop", "dst_workload=web", "dst_service=front"];
         assert_eq!(shown(&named, Role::Destination, all.labels), expected);
-        let few = Telling { labels: Labels::new(&["dst_node".to_owned()]).unwrap(), grouped: true };
+        let few = Identification { labels: Labels::new(&["dst_node".to_owned()]).unwrap(), grouped: true };
         let mut labeller = Labeller::new(few);
         let other = IpAddr::from([10, 0, 0, 2]);
         let ends =
             [(IP, "web"), (other, "db")].map(|(ip, name)| labeller.end(Role::Destination, ip, Some(&party(name))));
-        assert_eq!(ends[0], ends[1], "they differ in what is not told");
+        assert_eq!(ends[0], ends[1], "they differ in what no label shows");
         assert_eq!(shown(&ends[0], Role::Destination, few.labels), ["dst_node=n1"]);
         assert_eq!(labeller.end(Role::Destination, IP, None), End::Anybody);
     }
 
     #[test]
-    fn networks_are_told_by_name_or_by_address() {
+    fn networks_appear_by_name_or_by_address() {
         let corp = Arc::new(Party { name: Some("corp".into()), ..Party::default() });
-        let telling = |grouped| Telling { labels: Labels::default(), grouped };
-        let of =
-            |grouped, role| shown(&Labeller::new(telling(grouped)).end(role, IP, Some(&corp)), role, Labels::default());
+        let identification = |grouped| Identification { labels: Labels::default(), grouped };
+        let of = |grouped, role| {
+            shown(&Labeller::new(identification(grouped)).end(role, IP, Some(&corp)), role, Labels::default())
+        };
         assert_eq!(of(true, Role::Source), ["src_ip=corp", "src_workload=corp"]);
         assert_eq!(of(false, Role::Source), ["src_ip=10.0.0.1", "src_workload=corp"]);
         assert_eq!(of(true, Role::Client), ["src_workload=corp"]);
@@ -266,7 +268,7 @@ mod tests {
 
     #[test]
     fn without_names_an_address_stands_for_the_workload() {
-        let mut labeller = Labeller::new(Telling { labels: Labels::default(), grouped: true });
+        let mut labeller = Labeller::new(Identification { labels: Labels::default(), grouped: true });
         let server = labeller.end(Role::Server, IP, None);
         let expected = ["dst_service=", "dst_workload=10.0.0.1", "dst_namespace="];
         assert_eq!(shown(&server, Role::Server, Labels::default()), expected);

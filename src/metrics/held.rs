@@ -1,27 +1,27 @@
-//! What is counted of flows that are new, or whose ends may get names soon: it waits until it is settled what it is to be counted as,
-//! because it cannot leave a series once it is in one.
+//! Counts of flows that are new, or whose ends may get names soon. They wait until it is settled what they count as, because they cannot
+//! leave a series once they are in it.
 //!
-//! The packets of a direction that has waited since its first packet are in the flow itself. Only what the flow does not add up, and
-//! what waits again later, needs room here.
+//! The packets of a direction that has waited since its first packet are in the flow itself. Room here is needed only for what the flow
+//! does not add up, and for what waits again later.
 
 use crate::bpf::{Facts, Record, Sample, Tally};
 use crate::flow::{Flow, Slab};
 
-/// Times that wait in one place; those beyond are counted at once.
+/// Most times that wait in one place. More are counted at once.
 const SAMPLES_MOST: usize = 32;
-/// Times that wait in all of them.
+/// Most times that wait in all places together.
 const ALL_SAMPLES_MOST: usize = 1 << 18;
 
 /// Where a direction of a flow is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum CountedAt {
     /// Nothing was sent yet.
     Nowhere,
-    /// All that the flow has of this direction waits, and nothing else does.
+    /// All packets that the flow has of this direction wait, and nothing else does.
     Waiting,
-    /// Something waits in the place with this number.
+    /// Something waits in the place with this number in [`Held`].
     Held(u32),
-    /// In the series with this number.
+    /// It is counted in the series with this number.
     Series(u32),
 }
 
@@ -31,27 +31,27 @@ pub struct Mark([u32; 2]);
 
 /// One bit more than the numbers of places and series have.
 const HELD: u32 = 1 << 31;
-/// The flow's outcome waits too, until this direction does not.
+/// The flow's outcome waits with this direction.
 const ENDED: u32 = 1 << 30;
 const NUMBER: u32 = ENDED - 1;
 
 impl Mark {
-    pub(super) fn of(&self, sender: usize) -> Place {
+    pub(super) fn of(&self, sender: usize) -> CountedAt {
         match (self.0[sender] & HELD != 0, self.0[sender] & NUMBER) {
-            (false, 0) => Place::Nowhere,
-            (false, number) => Place::Series(number - 1),
-            (true, 0) => Place::Waiting,
-            (true, number) => Place::Held(number - 1),
+            (false, 0) => CountedAt::Nowhere,
+            (false, number) => CountedAt::Series(number - 1),
+            (true, 0) => CountedAt::Waiting,
+            (true, number) => CountedAt::Held(number - 1),
         }
     }
 
-    pub(super) fn set(&mut self, sender: usize, place: Place) {
+    pub(super) fn set(&mut self, sender: usize, place: CountedAt) {
         let ended = self.0[sender] & ENDED;
         self.0[sender] = match place {
-            Place::Nowhere => 0,
-            Place::Series(number) => number + 1,
-            Place::Waiting => HELD | ended,
-            Place::Held(number) => HELD | ended | (number + 1),
+            CountedAt::Nowhere => 0,
+            CountedAt::Series(number) => number + 1,
+            CountedAt::Waiting => HELD | ended,
+            CountedAt::Held(number) => HELD | ended | (number + 1),
         };
     }
 
@@ -73,7 +73,7 @@ impl Mark {
 /// What waits of one direction of a flow.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// Packets, unless they are all that the flow has.
+    /// The packets that wait; `None`: all that the flow has.
     tally: Option<Tally>,
     pub(super) samples: Vec<Sample>,
     pub(super) retransmits: u64,
@@ -88,7 +88,7 @@ impl Waiting {
     }
 }
 
-/// All that waits and is not in flows. The table of flows bounds how much that is.
+/// All that waits and is not in flows. The size of the flow table bounds how much that is.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     places: Slab<Waiting>,
@@ -97,36 +97,36 @@ pub(super) struct Held {
 
 impl Held {
     /// A place for a direction that was counted before, and waits from now on.
-    pub(super) fn again(&mut self) -> Place {
-        Place::Held(self.places.insert(Waiting { tally: Some(Tally::default()), ..Waiting::default() }))
+    pub(super) fn again(&mut self) -> CountedAt {
+        CountedAt::Held(self.places.insert(Waiting { tally: Some(Tally::default()), ..Waiting::default() }))
     }
 
     /// The direction's place, made if it has none yet; `None` if it does not wait.
     fn room(&mut self, mark: &mut Mark, sender: usize) -> Option<&mut Waiting> {
         let number = match mark.of(sender) {
-            Place::Held(number) => number,
-            Place::Waiting => {
+            CountedAt::Held(number) => number,
+            CountedAt::Waiting => {
                 let number = self.places.insert(Waiting::default());
-                mark.set(sender, Place::Held(number));
+                mark.set(sender, CountedAt::Held(number));
                 number
             }
-            Place::Nowhere | Place::Series(_) => return None,
+            CountedAt::Nowhere | CountedAt::Series(_) => return None,
         };
         self.places.get_mut(number)
     }
 
-    /// What waits there: nothing does any more.
-    pub(super) fn take(&mut self, place: Place) -> Waiting {
-        let Place::Held(number) = place else { return Waiting::default() };
+    /// Removes and returns what waits there.
+    pub(super) fn take(&mut self, place: CountedAt) -> Waiting {
+        let CountedAt::Held(number) = place else { return Waiting::default() };
         let waiting = self.places.remove(number).unwrap_or_default();
         self.samples -= waiting.samples.len();
         waiting
     }
 
-    /// The record's packets wait, which the flow has too.
+    /// Makes the packets of a record wait, which the flow has added up too.
     pub(super) fn add(&mut self, mark: &mut Mark, sender: usize, record: &Record) {
         let facts = record.facts.as_ref().filter(|facts: &&Facts| facts.retransmits > 0 || facts.resets > 0);
-        if mark.of(sender) == Place::Waiting && facts.is_none() {
+        if mark.of(sender) == CountedAt::Waiting && facts.is_none() {
             return;
         }
         let Some(place) = self.room(mark, sender) else { return };
@@ -139,7 +139,7 @@ impl Held {
         }
     }
 
-    /// False if there is no room, or the direction does not wait.
+    /// Makes a sample wait. False if there is no room, or the direction does not wait.
     pub(super) fn measured(&mut self, mark: &mut Mark, sender: usize, sample: Sample) -> bool {
         let room = self.samples < ALL_SAMPLES_MOST;
         match self.room(mark, sender) {

@@ -2,31 +2,27 @@
 
 mod aggregates;
 mod budget;
-mod collector;
-mod coverage;
 mod ends;
-mod families;
+mod figures;
 mod held;
-mod interfaces;
 mod own;
 mod page;
 mod pair_page;
 mod pairs;
 mod series;
-mod spread;
+mod series_page;
 mod sums;
+mod usage;
 
 pub use aggregates::{Accounted, Aggregates};
-pub use coverage::{Coverage, Covered, LOOK_EVERY as COVERAGE_EVERY, Part};
-pub use ends::Telling;
-pub use families::metric_names;
+pub use ends::Identification;
+pub use figures::{Families, Family, FigureList, Figures};
 pub use held::Mark;
-pub use interfaces::{Interface, InterfaceStatus};
-pub use own::{Processing, SAMPLE, resident_bytes};
-pub use page::{Build, HookCounts, MetricsPage, NatCounts, ProgramTime, Reloads, SERVER, Saved, Snapshot, Source};
+pub use own::{Build, OwnProcess, Processing, SAMPLE, resident_bytes};
+pub use page::{MetricsPage, Reading, SERVER, Source};
 pub use series::{Keys, SeriesIndex};
-pub use spread::MetricSpread;
 pub use sums::Sums;
+pub use usage::MetricUsage;
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,9 @@
 use prometheus::proto::{Bucket, Histogram as Proto};
 
 use super::ends::Role;
-use super::families::Families;
+use super::figures::Families;
 use super::pairs::{Histogram, Pairs};
-use super::series::{COUNTERS, More, PairKey, TIMED};
+use super::series::{COUNTERS, ExtraLabels, PairKey, TIMED};
 use crate::bpf::App;
 use crate::config::{Buckets, Labels};
 use crate::flow::{Reason, protocol_name};
@@ -38,11 +38,11 @@ fn labelled(key: &PairKey, labels: Labels, f: impl FnOnce(&[(&str, &str)])) {
             pair.extend(kept.map(|(_, name)| (name, "other".to_owned())));
         }
     }
-    match key.more {
-        More::Nothing => {}
-        More::Side(side) => pair.push(("side", side.to_owned())),
-        More::App(app) => pair.push(("app_protocol", app.map_or("", App::name).to_owned())),
-        More::Ended { protocol, direction, outcome } => {
+    match key.extra {
+        ExtraLabels::Nothing => {}
+        ExtraLabels::Side(side) => pair.push(("side", side.to_owned())),
+        ExtraLabels::App(app) => pair.push(("app_protocol", app.map_or("", App::name).to_owned())),
+        ExtraLabels::Ended { protocol, direction, outcome } => {
             let reason = outcome.reason().map_or("", Reason::label);
             let protocol = protocol_name(protocol);
             let values = [&*protocol, direction.name(), outcome.status().name(), reason];

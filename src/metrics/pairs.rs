@@ -6,15 +6,15 @@ use foldhash::HashMap;
 
 use super::budget::Numbers;
 use super::ends::End;
-use super::series::{Counter, More, PairKey, SeriesIndex, Timed};
+use super::series::{Counter, ExtraLabels, PairKey, SeriesIndex, Timed};
 use crate::bpf::{Measure, Sample};
 use crate::config::Buckets;
 use crate::flow::Flow;
 
-/// How often something took so long.
+/// Times by bucket.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Histogram {
-    /// One a bucket; the last is above all bounds.
+    /// One for each bucket; the last is above all bounds.
     counts: Box<[u64]>,
     /// Nanoseconds: five centuries of waiting fit.
     sum_ns: u64,
@@ -40,17 +40,17 @@ impl Histogram {
         self.sum_ns += other.sum_ns;
     }
 
-    /// How often at all.
+    /// Number of times.
     pub(super) fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All times together.
+    /// Their sum.
     pub(super) fn sum_seconds(&self) -> f64 {
         self.sum_ns as f64 / 1e9
     }
 
-    /// Each bound in nanoseconds, and how often it took no longer.
+    /// Each bound in nanoseconds, and how many times are not above it.
     pub(super) fn cumulative(&self, buckets: &Buckets) -> impl Iterator<Item = (u64, u64)> {
         let sums = self.counts.iter().scan(0, |sum, count| {
             *sum += count;
@@ -64,7 +64,7 @@ impl Histogram {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted<T> {
     pub(super) count: T,
-    /// When that was the last time.
+    /// When it was counted last.
     last_ns: u64,
 }
 
@@ -84,7 +84,7 @@ impl Pairs {
         Pairs { buckets, timed: Default::default(), counters: Default::default() }
     }
 
-    /// Begins to count times anew, with other buckets.
+    /// Starts counting times from zero, with other buckets.
     pub(super) fn set_buckets(&mut self, buckets: Arc<Buckets>) {
         self.buckets = buckets;
         self.timed = Default::default();
@@ -92,12 +92,12 @@ impl Pairs {
 
     /// Counts what was measured of a flow between these ends.
     pub(super) fn measured(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, sample: Sample) {
-        let (timed, more) = match sample.measure {
-            Measure::Connect => (Timed::Connect, More::Nothing),
-            Measure::HandshakeClient => (Timed::Handshake, More::Side("client")),
-            Measure::HandshakeServer => (Timed::Handshake, More::Side("server")),
-            Measure::Rtt | Measure::RttLone | Measure::RttWaited | Measure::Echo => (Timed::Rtt, More::Nothing),
-            Measure::Response => (Timed::Response, More::App(flow.app)),
+        let (timed, extra) = match sample.measure {
+            Measure::Connect => (Timed::Connect, ExtraLabels::Nothing),
+            Measure::HandshakeClient => (Timed::Handshake, ExtraLabels::Side("client")),
+            Measure::HandshakeServer => (Timed::Handshake, ExtraLabels::Side("server")),
+            Measure::Rtt | Measure::RttLone | Measure::RttWaited | Measure::Echo => (Timed::Rtt, ExtraLabels::Nothing),
+            Measure::Response => (Timed::Response, ExtraLabels::App(flow.app)),
         };
         let histograms = &mut self.timed[timed as usize];
         let buckets = &self.buckets;
@@ -105,7 +105,7 @@ impl Pairs {
             counted.count.record(buckets, sample.ns);
             counted.last_ns = counted.last_ns.max(flow.last_ns());
         };
-        let key = PairKey { ends: Some(ends), more };
+        let key = PairKey { ends: Some(ends), extra };
         if let Some(counted) = histograms.get_mut(&key) {
             return record(counted);
         }
@@ -115,18 +115,18 @@ impl Pairs {
 
     /// Counts what went wrong between these ends, or how their flow ended.
     pub(super) fn count(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, counter: Counter, count: u64) {
-        let more = match (counter, flow.outcome) {
+        let extra = match (counter, flow.outcome) {
             (Counter::Ended, Some(outcome)) => {
-                More::Ended { protocol: flow.key.protocol, direction: flow.direction, outcome }
+                ExtraLabels::Ended { protocol: flow.key.protocol, direction: flow.direction, outcome }
             }
-            _ => More::Nothing,
+            _ => ExtraLabels::Nothing,
         };
         let counters = &mut self.counters[counter as usize];
         let add = |counted: &mut Counted<u64>| {
             counted.count += count;
             counted.last_ns = counted.last_ns.max(flow.last_ns());
         };
-        let key = PairKey { ends: Some(ends), more };
+        let key = PairKey { ends: Some(ends), extra };
         match counters.get_mut(&key) {
             Some(counted) => add(counted),
             None => add(counters.entry(index.count_key(counter, key)).or_default()),
@@ -135,7 +135,7 @@ impl Pairs {
 
     /// Adds another worker's sums.
     pub(super) fn add(&mut self, other: &Pairs) {
-        // While they change, one worker has begun anew already.
+        // While the buckets change, one worker may have the new ones already.
         let alike = self.buckets == other.buckets;
         for (sums, more) in self.timed.iter_mut().zip(&other.timed).filter(|_| alike) {
             for (key, counted) in more {
@@ -149,7 +149,7 @@ impl Pairs {
         }
     }
 
-    /// Lets go of what no worker has counted since `since_ns`.
+    /// Drops what no worker has counted since `since_ns`.
     pub(super) fn expire(workers: &mut [&mut Pairs], index: &SeriesIndex, since_ns: u64) {
         for (i, numbers) in index.timed.iter().enumerate() {
             expire(

@@ -1,25 +1,26 @@
-//! The series of `/metrics` whose labels come from packets, and what tells them from each other.
+//! The series of `/metrics` whose labels come from packets, and what distinguishes them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::budget::{Budget, Numbers, OTHER};
-use super::ends::{End, Telling};
+use super::ends::{End, Identification};
 use crate::bpf::App;
 use crate::config::Buckets;
 use crate::flow::{Direction, Outcome};
+use crate::lock;
 
 /// What distinguishes the series of bytes and packets: one direction of traffic between two ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SeriesKey {
     /// IP protocol number.
     pub(super) protocol: u8,
-    /// Of the flow.
+    /// The flow's direction.
     pub(super) direction: Direction,
     /// Sender.
     pub(super) source: End,
     /// Receiver.
     pub(super) destination: End,
-    /// What the flow speaks, once that is known.
+    /// The application protocol, once it is known.
     pub(super) app: Option<App>,
 }
 
@@ -28,12 +29,12 @@ pub(super) struct SeriesKey {
 pub(super) struct PairKey {
     /// Client and server; `None`: all pairs that have no series of their own.
     pub(super) ends: Option<(End, End)>,
-    pub(super) more: More,
+    pub(super) extra: ExtraLabels,
 }
 
 /// The labels that a metric has besides those of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum More {
+pub(super) enum ExtraLabels {
     Nothing,
     Side(&'static str),
     App(Option<App>),
@@ -57,7 +58,7 @@ pub(super) enum Counter {
     Ended,
 }
 
-/// In the order of the enumerations.
+/// Names of the metrics, in the order of [`Timed`] and [`Counter`].
 pub(super) const TIMED: [&str; 4] =
     ["netmon_latency_seconds", "netmon_handshake_seconds", "netmon_rtt_seconds", "netmon_response_seconds"];
 pub(super) const COUNTERS: [&str; 3] = ["netmon_retransmits_total", "netmon_resets_total", "netmon_flows_total"];
@@ -66,14 +67,14 @@ const TRAFFIC: [&str; 2] = ["netmon_bytes_total", "netmon_packets_total"];
 
 /// What a metric takes of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Use {
-    /// Its name.
+pub(super) struct LinesUsed {
+    /// The metric's name.
     pub(super) metric: &'static str,
     /// Lines in use.
     pub(super) lines: usize,
-    /// How often something found no room.
+    /// Times something found no room.
     pub(super) refused: u64,
-    /// Series that have left.
+    /// Series that have expired.
     pub(super) expired: u64,
 }
 
@@ -82,7 +83,7 @@ pub(super) struct Use {
 pub struct Keys(Vec<Option<SeriesKey>>);
 
 impl Keys {
-    /// The one with this number.
+    /// The key with this number.
     pub(super) fn get(&self, number: usize) -> Option<&SeriesKey> {
         self.0.get(number.checked_sub(1)?)?.as_ref()
     }
@@ -93,24 +94,20 @@ impl Keys {
 pub struct SeriesIndex {
     budget: Budget,
     buckets: Mutex<Arc<Buckets>>,
-    telling: Mutex<Telling>,
+    identification: Mutex<Identification>,
     pub(super) traffic: Numbers<SeriesKey>,
     pub(super) timed: [Numbers<PairKey>; 4],
     pub(super) counters: [Numbers<PairKey>; 3],
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl SeriesIndex {
     /// Room for `limit` lines in all metrics together, those of histograms with `buckets` included.
-    pub fn new(limit: usize, buckets: Buckets, telling: Telling) -> SeriesIndex {
+    pub fn new(limit: usize, buckets: Buckets, identification: Identification) -> SeriesIndex {
         let lines = lines_of(&buckets);
         SeriesIndex {
             budget: Budget::new(limit),
             buckets: Mutex::new(Arc::new(buckets)),
-            telling: Mutex::new(telling),
+            identification: Mutex::new(identification),
             traffic: Numbers::new(TRAFFIC.len()),
             timed: TIMED.map(|_| Numbers::new(lines)),
             counters: COUNTERS.map(|_| Numbers::new(1)),
@@ -119,24 +116,24 @@ impl SeriesIndex {
 
     /// Bounds of the histograms that are made from now on.
     pub(super) fn buckets(&self) -> Arc<Buckets> {
-        Arc::clone(&lock(&self.buckets))
+        Arc::clone(&lock::ignoring_poison(&self.buckets))
     }
 
-    /// From now on histograms have these. What that takes more of the budget is taken, even if the budget is used up.
+    /// From now on histograms have these buckets. If they need more of the budget, they get it even if it is used up.
     pub fn set_buckets(&self, buckets: Buckets) {
         for numbers in &self.timed {
             numbers.set_lines(lines_of(&buckets), &self.budget);
         }
-        *lock(&self.buckets) = Arc::new(buckets);
+        *lock::ignoring_poison(&self.buckets) = Arc::new(buckets);
     }
 
-    /// How ends are told from each other.
-    pub fn telling(&self) -> Telling {
-        *lock(&self.telling)
+    /// How ends are identified.
+    pub fn identification(&self) -> Identification {
+        *lock::ignoring_poison(&self.identification)
     }
 
-    pub(super) fn set_telling(&self, telling: Telling) {
-        *lock(&self.telling) = telling;
+    pub(super) fn set_identification(&self, identification: Identification) {
+        *lock::ignoring_poison(&self.identification) = identification;
     }
 
     /// Which series of traffic there are.
@@ -154,12 +151,12 @@ impl SeriesIndex {
         admitted(&self.timed[timed as usize], key, &self.budget)
     }
 
-    /// Likewise for a count.
+    /// The key to count something under: its own, or that of all others.
     pub(super) fn count_key(&self, counter: Counter, key: PairKey) -> PairKey {
         admitted(&self.counters[counter as usize], key, &self.budget)
     }
 
-    /// These have left the page.
+    /// These have expired.
     pub(super) fn expire<'a, K: Clone + Eq + std::hash::Hash + 'a>(
         &self,
         numbers: &Numbers<K>,
@@ -173,14 +170,14 @@ impl SeriesIndex {
         self.budget.limit()
     }
 
-    /// By metric.
-    pub(super) fn usage(&self) -> Vec<Use> {
+    /// What each metric takes of the budget.
+    pub(super) fn lines_used(&self) -> Vec<LinesUsed> {
         let traffic = TRAFFIC.iter().map(|metric| {
             let traffic = &self.traffic;
-            Use { metric, lines: traffic.len(), refused: traffic.refused(), expired: traffic.expired() }
+            LinesUsed { metric, lines: traffic.len(), refused: traffic.refused(), expired: traffic.expired() }
         });
         let pairs = TIMED.iter().zip(&self.timed).chain(COUNTERS.iter().zip(&self.counters));
-        let pairs = pairs.map(|(metric, numbers)| Use {
+        let pairs = pairs.map(|(metric, numbers)| LinesUsed {
             metric,
             lines: numbers.lines(),
             refused: numbers.refused(),
@@ -190,7 +187,7 @@ impl SeriesIndex {
     }
 }
 
-/// Besides its bounds, a histogram has a bucket for what is above, a sum and a count.
+/// Besides its bounds, a histogram has a bucket for what is above them, a sum and a count.
 fn lines_of(buckets: &Buckets) -> usize {
     buckets.bounds_ns().len() + 3
 }

@@ -1,4 +1,4 @@
-//! What one worker has added up, or all of them together.
+//! The sums of one worker, or of all of them together.
 
 use std::sync::Arc;
 
@@ -11,29 +11,29 @@ use crate::bpf::Tally;
 use crate::config::Buckets;
 use crate::flow::{ErrorKind, Outcome};
 
-/// A series of traffic.
+/// Sums of a series of traffic.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Line {
     pub(super) tally: Tally,
-    /// Directions of flows that are counted in it.
+    /// Directions of flows that are counted in it now.
     pub(super) flows: u32,
-    /// The last packet of those that are not any more.
+    /// Time of the last packet of directions that no longer are.
     pub(super) last_ns: u64,
 }
 
-/// Sums over everything that was seen. They only grow, but for series that leave.
+/// Sums over everything that was seen. They only grow, except that series expire.
 #[derive(Clone, Debug)]
 pub struct Sums {
     /// By number of series.
     pub(super) series: Vec<Line>,
-    /// What those had that have left.
+    /// Sums of the series that have expired.
     pub(super) expired: Tally,
     pub(super) pairs: Pairs,
     /// Flows whose outcome is known.
     ended: HashMap<Outcome, u64>,
-    /// ICMP errors, one a flow and kind.
+    /// ICMP errors, one for each flow and kind.
     pub(super) errors: HashMap<ErrorKind, u64>,
-    /// By interface index; 0: interfaces that are gone.
+    /// By interface index; 0 stands for interfaces that are gone.
     pub(super) interfaces: HashMap<u32, Accounted>,
     pub(super) evicted: u64,
     /// Flows counted before it was settled what they are.
@@ -45,7 +45,8 @@ pub struct Sums {
 }
 
 impl Sums {
-    pub(super) fn new(buckets: Arc<Buckets>) -> Sums {
+    /// Nothing yet.
+    pub fn new(buckets: Arc<Buckets>) -> Sums {
         Sums {
             series: Vec::new(),
             expired: Tally::default(),
@@ -61,7 +62,7 @@ impl Sums {
         }
     }
 
-    /// Flows that had to go for lack of room.
+    /// Flows that were evicted for lack of room.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -71,7 +72,12 @@ impl Sums {
         self.records
     }
 
-    /// Flows whose outcome is known.
+    /// Pieces in the rings that were no records.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+
+    /// Flows whose outcome is known, by outcome.
     pub fn ended(&self) -> impl Iterator<Item = (Outcome, u64)> {
         self.ended.iter().map(|(&outcome, &count)| (outcome, count))
     }
@@ -80,7 +86,7 @@ impl Sums {
         *self.ended.entry(outcome).or_default() += 1;
     }
 
-    /// Of these, those whose series has left.
+    /// Flows whose outcome is known and whose series has expired.
     pub(super) fn expired_flows(&self) -> u64 {
         let there: u64 = self.pairs.counters[Counter::Ended as usize].values().map(|counted| counted.count).sum();
         self.ended_flows().saturating_sub(there)

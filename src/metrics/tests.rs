@@ -2,25 +2,21 @@
 
 mod names;
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::bpf::{App, Cause, Endpoint, Facts, Hook, Measure, Misses, Record, RecordCounts, Sample, TimestampSource};
+use crate::bpf::{App, Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use crate::config::{Buckets, Labels};
 use crate::flow::{Limits, Table};
 
 const MS: u64 = 1_000_000;
 
 fn endpoint(ip: &str, port: u16) -> Endpoint {
-    let mut address = [0; 16];
-    address[..4].copy_from_slice(&ip.parse::<Ipv4Addr>().unwrap().octets());
-    Endpoint { address, port }
+    Endpoint::of(ip.parse().unwrap(), port)
 }
 
-/// The first packet of a connection to 10.0.0.9:80, and what the programs tell with it.
+/// The first packet of a connection to 10.0.0.9:80, with these facts.
 fn record(client: &str, port: u16, facts: Facts) -> Record {
     Record {
         v6: false,
@@ -49,39 +45,19 @@ fn took(measure: Measure, ns: u64) -> Facts {
     Facts::of_samples(&[Sample { measure, ns }])
 }
 
-fn with(mut facts: Facts, tell: impl FnOnce(&mut Facts)) -> Facts {
-    tell(&mut facts);
+fn with(mut facts: Facts, change: impl FnOnce(&mut Facts)) -> Facts {
+    change(&mut facts);
     facts
 }
 
 struct Fixed {
     sums: Sums,
-    keys: Keys,
+    index: Arc<SeriesIndex>,
 }
 
 impl Source for Fixed {
-    fn snapshot(&self) -> Option<Snapshot> {
-        Some(Snapshot {
-            sums: self.sums.clone(),
-            keys: self.keys.clone(),
-            active: Default::default(),
-            forgotten: 0,
-            errors_lost: 0,
-            books: BTreeMap::new(),
-            records: RecordCounts::default(),
-            misses: Misses::default(),
-            timestamps: TimestampSource::Kernel,
-            processing: Processing::new(0),
-            interfaces: BTreeMap::new(),
-            coverage: Default::default(),
-            hooks: Default::default(),
-            names: None,
-            nat: Default::default(),
-            sampling_rate: 1.0,
-            reloads: Default::default(),
-            saved: Default::default(),
-            programs: Vec::new(),
-        })
+    fn read(&self) -> Option<Reading> {
+        Some(Reading::new(self.sums.clone(), self.index.keys()))
     }
 
     fn unhealthy(&self) -> Option<String> {
@@ -93,7 +69,7 @@ impl Source for Fixed {
     }
 }
 
-/// Merges `records`, the same number by each worker; the page.
+/// The page after `records`, of which each worker has merged the same number.
 fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> String {
     let index = index(limit, buckets, Labels::default());
     let timeout = Duration::from_secs(30);
@@ -110,16 +86,16 @@ fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> S
 
 fn index(limit: usize, buckets: &str, labels: Labels) -> Arc<SeriesIndex> {
     let buckets = Buckets::new(&buckets.split(',').collect::<Vec<_>>()).unwrap();
-    Arc::new(SeriesIndex::new(limit, buckets, Telling { labels, grouped: true }))
+    Arc::new(SeriesIndex::new(limit, buckets, Identification { labels, grouped: true }))
 }
 
 fn shown(index: &Arc<SeriesIndex>, sums: Sums) -> String {
-    let build = Build { version: "", commit: "", arch: "", node: String::new() };
-    let page = MetricsPage::new(Arc::new(Fixed { sums, keys: index.keys() }), Arc::clone(index), build);
+    let figures = FigureList::default().with(|fixed: &Fixed| &*fixed.index);
+    let page = MetricsPage::new(Arc::new(Fixed { sums, index: Arc::clone(index) }), figures);
     String::from_utf8(page.make().unwrap()).unwrap()
 }
 
-/// By two workers.
+/// The page of two workers.
 fn page(limit: usize, buckets: &str, records: &[Record]) -> String {
     page_of(2, limit, buckets, records)
 }
@@ -129,7 +105,7 @@ fn value(page: &str, series: &str) -> f64 {
     line.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().unwrap()
 }
 
-/// Of all series of a metric.
+/// The sum over all series of a metric.
 fn total(page: &str, name: &str) -> f64 {
     let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
     page.lines().filter(of).map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
@@ -170,8 +146,8 @@ fn each_measure_has_its_metric() {
         let asked = record("10.0.0.1", 1, Facts::default());
         let answer = Record { source: asked.destination, destination: asked.source, syn: false, ..asked.clone() };
         let by_server = [Measure::HandshakeServer, Measure::Response].contains(&measure);
-        let told = Record { facts: Some(facts), ..if by_server { answer } else { asked.clone() } };
-        let page = page_of(1, 1000, "1", &[asked, told]);
+        let measured = Record { facts: Some(facts), ..if by_server { answer } else { asked.clone() } };
+        let page = page_of(1, 1000, "1", &[asked, measured]);
         let line = page.lines().find(|line| line.contains(name)).unwrap();
         assert!(line.contains(label) && line.ends_with(" 1"), "{line}");
     }

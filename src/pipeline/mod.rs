@@ -1,30 +1,33 @@
-//! The way of the records: a worker for each ring merges them into its shard of the flow table, names the ends of the flows, and
+//! The path of the records: a worker for each ring merges them into its shard of the flow table, names the ends of the flows, and
 //! reports to the sinks what happens to them.
 
+mod figures;
 mod naming;
 mod nat;
 mod shard;
 pub mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
 use foldhash::HashMapExt;
 
 use self::nat::Nat;
+pub use self::nat::NatCounts;
+use self::shard::Shard;
 pub use self::shard::ShardWorker;
-use self::shard::{Shard, lock};
 use crate::bpf::{Clock, Spread};
 use crate::config::{Buckets, Config};
 use crate::flow::{Counts, Facing, Flow, Limits, Networks, Table};
-use crate::metrics::{Aggregates, Keys, NatCounts, Processing, SeriesIndex, Sums, Telling};
+use crate::lock;
+use crate::metrics::{Aggregates, Identification, Processing, Reading, SeriesIndex, Sums};
 use crate::names::Names;
-use crate::sinks::{Feed, Marks};
+use crate::sinks::{Feed, Marks, Shared};
 use crate::threads::{Thread, Threads};
 
-/// A worker that did not come by for this long is stuck.
+/// A worker that has not ticked for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
 /// Bounds of the flow table of each of so many workers.
@@ -40,31 +43,13 @@ pub fn bounds(config: &Config, workers: usize) -> Limits {
 /// Owns the flow tables of all workers, and what the workers share.
 pub struct Pipeline {
     shards: Arc<[Arc<Mutex<Shard>>]>,
-    /// When each worker came by last.
+    /// When each worker ticked last.
     ticked_ns: Vec<Arc<AtomicU64>>,
     nat: Arc<Nat>,
     names: Option<Arc<Names>>,
-    series: Arc<SeriesIndex>,
-    /// Held while series leave.
-    leaving: Mutex<()>,
-    feed: Arc<Feed>,
-}
-
-/// What the tables and their sinks hold at one moment.
-#[derive(Debug)]
-pub struct Reading {
-    /// Sums of all workers.
-    pub sums: Sums,
-    /// Which series they are.
-    pub keys: Keys,
-    /// Flows in the tables.
-    pub active: Counts,
-    /// Connections that fell silent and were forgotten to make room for others.
-    pub forgotten: u64,
-    /// ICMP errors that found no flow, because too many waited for theirs.
-    pub errors_lost: u64,
-    /// How long workers take for a record.
-    pub processing: Processing,
+    sinks: Shared,
+    /// Held while series expire.
+    expiring: Mutex<()>,
 }
 
 impl Pipeline {
@@ -77,23 +62,19 @@ impl Pipeline {
         names: Option<Arc<Names>>,
     ) -> Pipeline {
         let limits = bounds(config, workers);
-        let feed = Arc::<Feed>::default();
-        let shard = |number| {
-            let (series, feed, names) = (Arc::clone(&series), Arc::clone(&feed), names.clone());
-            Shard::new(number, limits, series, feed, names, Clock::now_ns())
-        };
+        let sinks = Shared::new(series);
+        let shard = |number| Shard::new(limits, sinks.of_shard(number), names.clone(), Clock::now_ns());
         Pipeline {
             shards: (0..workers).map(shard).collect(),
             ticked_ns: (0..workers).map(|_| Arc::new(AtomicU64::new(Clock::now_ns()))).collect(),
             nat: Nat::new(config, spread, workers),
             names,
-            series,
-            leaving: Mutex::default(),
-            feed,
+            sinks,
+            expiring: Mutex::default(),
         }
     }
 
-    /// What the worker of ring `own` does with its records.
+    /// The consumer of the records that the worker of ring `own` reads.
     pub fn worker(&self, own: usize) -> ShardWorker {
         ShardWorker::new(Arc::clone(&self.shards), own, Arc::clone(&self.ticked_ns[own]), Arc::clone(&self.nat))
     }
@@ -108,14 +89,19 @@ impl Pipeline {
         self.shards.len()
     }
 
+    /// What the sinks of all shards share.
+    pub fn sinks(&self) -> &Shared {
+        &self.sinks
+    }
+
     /// Reports flows that start and end.
     pub fn feed(&self) -> &Arc<Feed> {
-        &self.feed
+        &self.sinks.feed
     }
 
     /// Which series there are, and what they take of their budget.
     pub fn series(&self) -> &Arc<SeriesIndex> {
-        &self.series
+        &self.sinks.series
     }
 
     /// Who the ends of flows are; `None` if nobody has a name.
@@ -128,26 +114,26 @@ impl Pipeline {
         self.nat.counts()
     }
 
-    /// The addresses of this host.
+    /// Sets the addresses of this host.
     pub fn set_own_addresses(&self, addresses: impl Iterator<Item = std::net::IpAddr>) {
         self.nat.own_addresses(addresses);
     }
 
-    /// New bounds for all tables.
+    /// Sets new bounds for all tables.
     pub fn limit(&self, limits: Limits) {
         self.nat.bound(limits.max_flows.saturating_mul(self.shards.len()));
         for shard in &*self.shards {
-            let mut shard = lock(shard);
+            let mut shard = lock::ignoring_poison(shard);
             let (table, mut observing, _) = shard.parts();
             table.set_limits(limits, &mut observing);
         }
     }
 
-    /// At most so many flows in all tables together; those above it leave at once.
+    /// At most so many flows may be in all tables together; those above it are evicted at once.
     pub fn bound_flows(&self, most: usize) {
         self.nat.bound(most);
         for shard in &*self.shards {
-            let mut shard = lock(shard);
+            let mut shard = lock::ignoring_poison(shard);
             let (table, mut observing, _) = shard.parts();
             table.bound(most.div_ceil(self.shards.len().max(1)), &mut observing);
         }
@@ -155,33 +141,36 @@ impl Pipeline {
 
     /// Flows in all tables.
     pub fn flow_count(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).table.len()).sum()
+        self.shards.iter().map(|shard| lock::ignoring_poison(shard).table.len()).sum()
     }
 
     /// Copies of all flows.
     pub fn flows(&self) -> Vec<Flow> {
-        self.shards.iter().flat_map(|shard| lock(shard).table.iter().cloned().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|shard| lock::ignoring_poison(shard).table.iter().cloned().collect::<Vec<_>>())
+            .collect()
     }
 
-    /// Looks at the table of a worker, who waits meanwhile: `look` is to copy, not to work. `None`: there is no such table.
+    /// Gives `look` the table of a worker, which waits meanwhile: `look` should copy and not work. `None`: there is no such table.
     pub fn look<T>(&self, shard: usize, look: impl FnOnce(&Table<Marks>) -> T) -> Option<T> {
-        self.shards.get(shard).map(|shard| look(&lock(shard).table))
+        self.shards.get(shard).map(|shard| look(&lock::ignoring_poison(shard).table))
     }
 
-    /// New buckets for all histograms, which start again from zero.
+    /// Sets new buckets for all histograms, which start again from zero.
     pub fn set_buckets(&self, buckets: &Buckets) {
-        self.series.set_buckets(buckets.clone());
+        self.series().set_buckets(buckets.clone());
         for shard in &*self.shards {
-            lock(shard).sinks.metrics.renew_buckets();
+            lock::ignoring_poison(shard).sinks.metrics.renew_buckets();
         }
     }
 
     /// From now on the ends of series are identified in this way. All series start again from zero.
-    pub fn relabel(&self, telling: Telling) {
-        let _leaving = self.leaving();
-        let mut shards: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
+    pub fn relabel(&self, identification: Identification) {
+        let _expiring = lock::ignoring_poison(&self.expiring);
+        let mut shards: Vec<_> = self.shards.iter().map(|shard| lock::ignoring_poison(shard)).collect();
         let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.sinks.metrics).collect();
-        Aggregates::renew_labels(&mut workers, telling);
+        Aggregates::renew_labels(&mut workers, identification);
         for shard in &mut shards {
             let (table, observing, _) = shard.parts();
             table.visit(|flow, marks| observing.sinks.metrics.recount(flow, &mut marks.metrics));
@@ -191,9 +180,9 @@ impl Pipeline {
     /// Drops series in which nothing was counted for this long.
     pub fn expire_series(&self, idle: Duration) {
         let since_ns = Clock::now_ns().saturating_sub(idle.as_nanos() as u64);
-        let _leaving = self.leaving();
-        // All are held at once in this order alone: anyone else takes one after the other.
-        let mut shards: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
+        let _expiring = lock::ignoring_poison(&self.expiring);
+        // Whoever locks all shards at once does so in this order; anyone else locks one after the other.
+        let mut shards: Vec<_> = self.shards.iter().map(|shard| lock::ignoring_poison(shard)).collect();
         let mut workers: Vec<_> = shards.iter_mut().map(|shard| &mut shard.sinks.metrics).collect();
         Aggregates::expire_idle(&mut workers, since_ns);
     }
@@ -201,28 +190,28 @@ impl Pipeline {
     /// No record of an interface will come any more.
     pub fn retire(&self, ifindex: u32) {
         for shard in &*self.shards {
-            lock(shard).sinks.metrics.retire(ifindex);
+            lock::ignoring_poison(shard).sinks.metrics.retire(ifindex);
         }
     }
 
-    /// Which interfaces face a workload.
+    /// Sets which interfaces face a workload.
     pub fn face(&self, workloads: &Facing) {
         for shard in &*self.shards {
-            lock(shard).table.face(Facing::clone(workloads));
+            lock::ignoring_poison(shard).table.face(Facing::clone(workloads));
         }
     }
 
-    /// In which networks addresses are unique.
+    /// Sets in which networks addresses are unique.
     pub fn divide(&self, networks: &Arc<Networks>) {
         for shard in &*self.shards {
-            lock(shard).table.divide(Arc::clone(networks));
+            lock::ignoring_poison(shard).table.divide(Arc::clone(networks));
         }
     }
 
-    /// Ends all flows: the last metrics have their outcomes.
+    /// Ends all flows, so that the last metrics have their outcomes.
     pub fn end_flows(&self) {
         for shard in &*self.shards {
-            let mut shard = lock(shard);
+            let mut shard = lock::ignoring_poison(shard);
             let (table, mut observing, _) = shard.parts();
             table.end_all(&mut observing);
         }
@@ -230,19 +219,21 @@ impl Pipeline {
 
     /// The sums of all workers; `None` without workers.
     pub fn sums(&self) -> Option<Sums> {
-        self.shards.iter().map(|shard| lock(shard).sinks.metrics.sums().clone()).reduce(|mut sum, more| {
-            sum.add(&more);
-            sum
-        })
+        self.shards.iter().map(|shard| lock::ignoring_poison(shard).sinks.metrics.sums().clone()).reduce(
+            |mut sum, more| {
+                sum.add(&more);
+                sum
+            },
+        )
     }
 
-    /// What the tables and their sinks hold now; `None` without workers.
+    /// What the workers hold now; `None` without workers.
     pub fn read(&self) -> Option<Reading> {
         let mut active = Counts::new();
         let (mut forgotten, mut errors_lost) = (0, 0);
         let mut processing = Processing::new(Clock::now_ns());
         for shard in &*self.shards {
-            let shard = lock(shard);
+            let shard = lock::ignoring_poison(shard);
             for (&key, count) in shard.table.counts() {
                 *active.entry(key).or_default() += count;
             }
@@ -250,14 +241,14 @@ impl Pipeline {
             errors_lost += shard.table.errors_lost();
             processing.add(&shard.processing);
         }
-        // Between the two no series may leave, and its number go to another.
-        let leaving = self.leaving();
-        let (sums, keys) = (self.sums()?, self.series.keys());
-        drop(leaving);
+        // Between the two no series may expire, because its number could go to another.
+        let expiring = lock::ignoring_poison(&self.expiring);
+        let (sums, keys) = (self.sums()?, self.series().keys());
+        drop(expiring);
         Some(Reading { sums, keys, active, forgotten, errors_lost, processing })
     }
 
-    /// What is wrong with the workers, if something is. Waits for none of them.
+    /// What is wrong with the workers, if something is. It waits for none of them.
     pub fn unhealthy(&self) -> Option<String> {
         let now = Clock::now_ns();
         let stuck = |at: &&Arc<AtomicU64>| now.saturating_sub(at.load(Ordering::Relaxed)) > STUCK.as_nanos() as u64;
@@ -265,13 +256,9 @@ impl Pipeline {
         (stuck > 0).then(|| format!("{stuck} of {} workers do not progress", self.ticked_ns.len()))
     }
 
-    /// Does something while all workers are stuck with what they have in hand.
+    /// Runs `act` while all workers are stuck.
     pub fn while_stuck<T>(&self, act: impl FnOnce() -> T) -> T {
-        let _held: Vec<_> = self.shards.iter().map(|shard| lock(shard)).collect();
+        let _held: Vec<_> = self.shards.iter().map(|shard| lock::ignoring_poison(shard)).collect();
         act()
-    }
-
-    fn leaving(&self) -> MutexGuard<'_, ()> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,27 +11,27 @@ use crate::names::{Answer, End, Names};
 
 /// Between two looks for news.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Pairs of parties that are kept to be shared by the flows between them.
+/// Most pairs of parties that are kept to be shared by the flows between them.
 const SHARED_MOST: usize = 1 << 14;
-/// Addresses that are remembered as nameless.
+/// Most addresses that are remembered as nameless.
 const STRANGERS_MOST: usize = 1 << 14;
-/// And for how long.
+/// How long they are remembered.
 const STRANGE_FOR: Duration = Duration::from_secs(300);
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
-/// What a worker asks.
+/// What a worker asks for names.
 pub(super) struct Namer {
-    /// `None`: nobody knows any names.
+    /// `None`: nobody has a name.
     names: Option<Arc<Names>>,
     generation: u64,
     looked: Instant,
     /// From the flows' clock to nanoseconds since 1970.
     clock_offset_ns: i64,
-    /// By where the two parties are, which stay there as long as they are in the value.
+    /// By the addresses of both parties in memory, where they stay as long as the value has them.
     shared: HashMap<[usize; 2], Arc<Parties>>,
-    /// Waited for in vain, and until when nobody waits for them again.
+    /// Addresses that got no name in time, and until when no flow waits for them again.
     strangers: HashMap<IpAddr, Instant>,
-    /// When those were last let go that are none any more.
+    /// When expired strangers were dropped last.
     tidied: Instant,
 }
 
@@ -48,7 +48,7 @@ impl Namer {
         }
     }
 
-    /// Time has passed. `Some` if it is time to look at the flows without names, true if there is news for them.
+    /// `Some` if it is time to look at the flows without names again; true if there are new names.
     pub(super) fn look(&mut self) -> Option<bool> {
         let names = self.names.as_ref()?;
         if self.looked.elapsed() < LOOK_EVERY {
@@ -59,13 +59,13 @@ impl Namer {
         let generation = names.generation();
         let news = generation != std::mem::replace(&mut self.generation, generation);
         if news {
-            // Parties that are no more would stay in memory.
+            // Else parties that no longer exist would stay in memory.
             self.shared = HashMap::new();
         }
         Some(news)
     }
 
-    /// Client and server, and the addresses that tell.
+    /// Who client and server are, and the addresses that decided it.
     fn ask(&self, flow: &Flow) -> Option<([Answer; 2], [IpAddr; 2])> {
         let index = self.names.as_ref()?.load();
         let (protocol, at) = (flow.key.protocol, flow.first_ns.saturating_add_signed(self.clock_offset_ns));
@@ -137,15 +137,10 @@ mod tests {
     }
 
     fn record(client: [u8; 4], port: u16, at_ns: u64) -> Record {
-        let end = |ip: [u8; 4], port| {
-            let mut address = [0; 16];
-            address[..4].copy_from_slice(&ip);
-            Endpoint { address, port }
-        };
         Record {
             v6: false,
-            source: end(client, port),
-            destination: end([10, 1, 0, 9], 80),
+            source: Endpoint::of(client.into(), port),
+            destination: Endpoint::of([10, 1, 0, 9].into(), 80),
             protocol: 6,
             ifindex: 1,
             hook: Hook::Ingress,

@@ -11,52 +11,60 @@ use crossbeam_channel::RecvTimeoutError;
 use crate::bpf::{Clock, Conntrack, ConntrackQueue, Endpoint, Record, Spread, Tracking, list_translated};
 use crate::config::Config;
 use crate::flow::{Identity, Lookup, NatErrors, News, Translations};
-use crate::metrics::NatCounts;
+use crate::lock;
 use crate::threads::{Thread, Threads};
 
-/// Between two looks for what the thread has to do: rare things that must not hold up a worker.
+/// Between two rounds of the thread, which does what is rare and must not hold up a worker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The kernel may not tell of the end of a connection that began before netmon asked (net.netfilter.nf_conntrack_events=2): those
-/// are looked for in a new list.
+/// The kernel may not report the end of a connection that began before netmon subscribed (net.netfilter.nf_conntrack_events=2). A new
+/// list shows which of those have ended.
 const LIST_EVERY: Duration = Duration::from_secs(300);
-/// If some were not in it: the kernel may leave out what is there, while its table changes. What the next one lacks too has ended.
+/// Until the next list if some were missing: the kernel may leave out connections while its table changes. Those missing from the next
+/// one too have ended.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
 
-/// What all workers share. On a record's way there is no lock that all of them take: each looks up the connections whose records come
-/// to it in a place of its own, and only who finds that the kernel has told something takes the others' locks.
+/// What all workers share. On a record's way there is no lock that all of them take: each looks up the connections of its own records in
+/// a table of its own, and takes the others' locks only if it finds events of the kernel.
 pub(super) struct Nat {
-    /// `None`: the kernel does not tell of translations, or is not to.
-    told: Option<Told>,
+    /// `None`: the kernel does not report translations, or netmon is not to follow them.
+    events: Option<ConntrackEvents>,
     translations: Mutex<Translations>,
-    /// How many there are.
+    /// How many translations there are.
     known: AtomicUsize,
-    /// One a worker, of the keys whose records come by its ring.
+    /// One for each worker, with the keys whose records come by its ring.
     lookups: Box<[Mutex<Lookup>]>,
     /// ICMP errors may come by any ring; they are few.
     errors: RwLock<NatErrors>,
     spread: Spread,
     resyncs: AtomicU64,
-    /// Some were missed: all are to be read anew.
+    /// Some events were missed: all translations have to be read again.
     missed: AtomicBool,
 }
 
-/// What the kernel tells.
-struct Told {
+/// Events of the kernel about connections that have translated addresses.
+struct ConntrackEvents {
     conntrack: Mutex<Conntrack>,
     queue: ConntrackQueue,
-    /// Somebody has taken something from the queue, and it is not known to all yet.
+    /// A worker has taken events from the queue, and not all workers know them yet.
     in_hand: AtomicBool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Translations of addresses by NAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatCounts {
+    /// Connections that have one.
+    pub translations: u64,
+    /// Those that found no room.
+    pub refused: u64,
+    /// Times that all had to be read again, because more came at once than the kernel could report.
+    pub resyncs: u64,
 }
 
 impl Nat {
     /// Knows every translation that is in force, and at most so many.
     pub(super) fn new(config: &Config, spread: Spread, workers: usize) -> Arc<Nat> {
         let mut nat = Nat {
-            told: None,
+            events: None,
             translations: Mutex::new(Translations::new(config.max_flows)),
             known: AtomicUsize::new(0),
             lookups: (0..workers).map(|_| Mutex::default()).collect(),
@@ -67,36 +75,37 @@ impl Nat {
         };
         if config.nat {
             match nat.begin(config.nat_queue_bytes) {
-                Ok(told) => nat.told = Some(told),
+                Ok(events) => nat.events = Some(events),
                 Err(error) => log::warn!("what NAT translates is counted under both addresses: {error:#}"),
             }
         }
         Arc::new(nat)
     }
 
-    fn begin(&self, queue_bytes: usize) -> Result<Told> {
+    fn begin(&self, queue_bytes: usize) -> Result<ConntrackEvents> {
         let list = self.translations().begin_list();
         let mut conntrack = Conntrack::new(queue_bytes)?;
         conntrack.follow_ipvs()?;
         let all = list_translated()?;
         self.change(|translations, news| translations.end_list(list, &all, Clock::now_ns(), news));
-        log::info!("conntrack tells of translated addresses: {} connections have such", all.len());
+        log::info!("following translated addresses through conntrack: {} connections have some now", all.len());
         let queue = conntrack.queue()?;
-        Ok(Told { conntrack: Mutex::new(conntrack), queue, in_hand: AtomicBool::new(false) })
+        Ok(ConntrackEvents { conntrack: Mutex::new(conntrack), queue, in_hand: AtomicBool::new(false) })
     }
 
-    /// To be called after records were read and before they are merged: the translations of all of them are known then.
+    /// Reads new events. To be called after records were read and before they are merged: the translations of all of them are known
+    /// then.
     pub(super) fn refresh(&self, now_ns: u64) {
-        let Some(told) = &self.told else { return };
-        if told.queue.is_empty() {
-            // What was in the queue when the records were read may be in somebody's hands.
+        let Some(events) = &self.events else { return };
+        if events.queue.is_empty() {
+            // Another worker may have taken, but not applied, what was in the queue when the records were read.
             fence(Ordering::SeqCst);
-            if !told.in_hand.load(Ordering::SeqCst) {
+            if !events.in_hand.load(Ordering::SeqCst) {
                 return;
             }
         }
-        let mut conntrack = lock(&told.conntrack);
-        told.in_hand.store(true, Ordering::SeqCst);
+        let mut conntrack = lock::ignoring_poison(&events.conntrack);
+        events.in_hand.store(true, Ordering::SeqCst);
         let mut read: Vec<Tracking> = Vec::new();
         let whole = conntrack.read(|tracking| read.push(tracking)).unwrap_or_else(|error| {
             log::debug!("{error:#}");
@@ -107,14 +116,14 @@ impl Nat {
                 read.iter().for_each(|tracking| translations.apply(tracking, now_ns, news));
             });
         }
-        told.in_hand.store(false, Ordering::SeqCst);
+        events.in_hand.store(false, Ordering::SeqCst);
         if !whole {
             self.resyncs.fetch_add(1, Ordering::Relaxed);
             self.missed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Changes what is in force, and tells all who look it up.
+    /// Changes the translations, and passes the changes on to all lookup tables.
     fn change(&self, change: impl FnOnce(&mut Translations, &mut Vec<News>)) {
         let mut translations = self.translations();
         let mut news = Vec::new();
@@ -123,7 +132,7 @@ impl Nat {
             return;
         }
         for (ring, lookup) in self.lookups.iter().enumerate() {
-            let mut lookup = lock(lookup);
+            let mut lookup = lock::ignoring_poison(lookup);
             for news in &news {
                 lookup.learn(news, |key| self.spread.ring(&key.ends, key.v6) == ring);
             }
@@ -133,13 +142,13 @@ impl Nat {
         self.known.store(translations.len(), Ordering::Relaxed);
     }
 
-    /// Whose records these are, which came by ring `ring`, in `identities`, which is empty if none has translated addresses.
+    /// Fills `identities` with the connections of records that came by ring `ring`; empty if no connection has translated addresses.
     pub(super) fn identify(&self, ring: usize, records: &[Record], identities: &mut Vec<Option<Identity>>) {
         identities.clear();
         if self.known.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let lookup = lock(&self.lookups[ring]);
+        let lookup = lock::ignoring_poison(&self.lookups[ring]);
         identities.extend(records.iter().map(|record| lookup.identify(record).or_else(|| self.of_error(record))));
     }
 
@@ -150,26 +159,30 @@ impl Nat {
 
     /// The addresses of this host.
     pub(super) fn own_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
-        if self.told.is_some() {
+        if self.events.is_some() {
             let own = addresses.map(|address| Endpoint::of(address, 0).address).collect();
             self.errors.write().unwrap_or_else(PoisonError::into_inner).own(own);
         }
     }
 
-    /// So many translations may be known; those above it go on.
+    /// At most so many translations may be known from now on. Those above stay until they end.
     pub(super) fn bound(&self, most: usize) {
         self.translations().bound(most);
     }
 
-    /// `list_at` is when the next list is due.
-    fn look(&self, told: &Told, list_at: &mut Instant) -> Result<()> {
+    /// A round of the thread. `list_at` is when the next list is due.
+    fn look(&self, events: &ConntrackEvents, list_at: &mut Instant) -> Result<()> {
         let missed = self.missed.swap(false, Ordering::Relaxed);
         if missed {
-            log::warn!("more connections were translated at once than the kernel could tell of: reading all anew");
+            log::warn!(
+                "more connections were translated at once than the kernel could report: reading all of them again"
+            );
         }
-        let balanced = lock(&told.conntrack).follow_ipvs()?;
+        let balanced = lock::ignoring_poison(&events.conntrack).follow_ipvs()?;
         if balanced {
-            log::info!("IPVS balances here: following all connections, for it does not mark those it translates");
+            log::info!(
+                "IPVS balances load on this host: following all connections, because it does not mark those it translates"
+            );
         }
         let now = Instant::now();
         let due = *list_at <= now && {
@@ -177,7 +190,7 @@ impl Nat {
             translations.has_listed() || translations.has_missing()
         };
         if missed || balanced || due {
-            // Also if it fails.
+            // Also if the list cannot be read.
             *list_at = now + LIST_AGAIN;
             let list = self.translations().begin_list();
             let all = list_translated()?;
@@ -199,25 +212,25 @@ impl Nat {
         }
     }
 
-    /// The ring, and so the worker, of a flow.
+    /// Finds the ring, and so the worker, of a flow.
     pub(super) fn spread(&self) -> Spread {
         self.spread
     }
 
     fn translations(&self) -> MutexGuard<'_, Translations> {
-        lock(&self.translations)
+        lock::ignoring_poison(&self.translations)
     }
 }
 
-/// Starts the thread for what takes long. `None` if there is nothing to keep up.
+/// Starts the thread that does what takes long. `None` if there is nothing to follow.
 pub(super) fn follow(nat: Arc<Nat>, threads: &Threads) -> Result<Option<Thread<()>>> {
-    if nat.told.is_none() {
+    if nat.events.is_none() {
         return Ok(None);
     }
     let upkeep = threads.start("nm-conntrack", move |stopped| {
         let mut list_at = Instant::now() + LIST_EVERY;
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-            let looked = nat.told.as_ref().map_or(Ok(()), |told| nat.look(told, &mut list_at));
+            let looked = nat.events.as_ref().map_or(Ok(()), |events| nat.look(events, &mut list_at));
             if let Err(error) = looked {
                 log::warn!("{error:#}");
             }
@@ -251,7 +264,7 @@ mod tests {
             .iter()
             .enumerate()
             .filter(|(other, _)| *other != ring)
-            .map(|(_, lookup)| lock(lookup))
+            .map(|(_, lookup)| lock::ignoring_poison(lookup))
             .collect();
         let _errors = nat.errors.write().unwrap();
         let (asking, (done, answer)) = (Arc::clone(&nat), bounded(1));

@@ -1,7 +1,7 @@
 //! What one worker owns: its part of the flow table and its sums.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::naming::Namer;
@@ -9,14 +9,15 @@ use super::nat::Nat;
 use super::worker::Consumer;
 use crate::bpf::{Clock, Record};
 use crate::flow::{Identity, Limits, Observing, Prepared, Table};
-use crate::metrics::{Aggregates, Processing, SAMPLE, SeriesIndex};
+use crate::lock;
+use crate::metrics::{Processing, SAMPLE};
 use crate::names::Names;
-use crate::sinks::{Feed, Marks, Reporter, Sinks};
+use crate::sinks::{Marks, Sinks};
 
-/// Records that are looked up together, so that they wait for memory together.
+/// Records that are looked up together, so that their cache misses overlap.
 const TOGETHER: usize = 16;
 
-/// A worker's state. Others look at it under a short lock.
+/// A worker's state. Others read it under a short lock.
 pub(super) struct Shard {
     pub(super) table: Table<Marks>,
     pub(super) sinks: Sinks,
@@ -25,46 +26,34 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(
-        number: usize,
-        limits: Limits,
-        index: Arc<SeriesIndex>,
-        feed: Arc<Feed>,
-        names: Option<Arc<Names>>,
-        now_ns: u64,
-    ) -> Arc<Mutex<Shard>> {
+    pub(super) fn new(limits: Limits, sinks: Sinks, names: Option<Arc<Names>>, now_ns: u64) -> Arc<Mutex<Shard>> {
         Arc::new(Mutex::new(Shard {
             table: Table::new(limits, now_ns),
-            sinks: Sinks { metrics: Aggregates::new(index), reporter: Reporter::new(feed, number) },
+            sinks,
             processing: Processing::new(now_ns),
             namer: Namer::new(names),
         }))
     }
 
-    /// The table, those that surround it, and how long records take.
+    /// The table, its directory and sinks, and how long records take.
     pub(super) fn parts(&mut self) -> (&mut Table<Marks>, Observing<'_, Namer, Sinks>, &mut Processing) {
         let Shard { table, sinks, processing, namer } = self;
         (table, Observing { directory: namer, sinks }, processing)
     }
 }
 
-/// A worker that panicked has said so; its sums are still true.
-pub(super) fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Merges a worker's records into its shard, and those of translated connections into the shard of the connection.
 pub struct ShardWorker {
     shards: Arc<[Arc<Mutex<Shard>>]>,
     own: usize,
-    /// When the worker came by last. Not under the shard's lock: it is to be seen that a worker waits for that.
+    /// When the worker ticked last. Not under the shard's lock: a worker that waits for the lock has to be noticed.
     ticked_ns: Arc<AtomicU64>,
     nat: Arc<Nat>,
-    /// Whose the records are that are being merged, if they have translated addresses.
+    /// Connections of the records that are being merged, if any have translated addresses.
     identities: Vec<Option<Identity>>,
-    /// The next of them, if they belong to this shard.
+    /// The next records; `None` for those that belong to another shard.
     prepared: Vec<Option<Prepared>>,
-    /// Of other shards: which, the record's number, whose it is.
+    /// Records of other shards: the shard, the record's number, its connection.
     elsewhere: Vec<(usize, usize, Identity)>,
     until_sample: usize,
 }
@@ -90,7 +79,7 @@ impl ShardWorker {
 
     fn merge_own(&mut self, records: &[Record]) {
         self.nat.identify(self.own, records, &mut self.identities);
-        let mut shard = lock(&self.shards[self.own]);
+        let mut shard = lock::ignoring_poison(&self.shards[self.own]);
         let (table, mut observing, processing) = shard.parts();
         for (first, records) in (0..).step_by(TOGETHER).zip(records.chunks(TOGETHER)) {
             let sampled = (self.until_sample < records.len()).then(Instant::now);
@@ -128,8 +117,8 @@ impl ShardWorker {
     fn merge_elsewhere(&mut self, records: &[Record]) {
         self.elsewhere.sort_by_key(|(ring, ..)| *ring); // stable: records stay in their order
         for same in self.elsewhere.chunk_by(|a, b| a.0 == b.0) {
-            // No other lock is held: two workers that hand records to each other do not wait for each other.
-            let mut shard = lock(&self.shards[same[0].0]);
+            // No other lock is held, so that two workers that hand records to each other do not wait for each other.
+            let mut shard = lock::ignoring_poison(&self.shards[same[0].0]);
             let (table, mut observing, _) = shard.parts();
             for (_, number, identity) in same {
                 table.merge_as(identity, &records[*number], &mut observing);
@@ -149,11 +138,11 @@ impl Consumer for ShardWorker {
     }
 
     fn undecodable(&mut self, count: u64) {
-        lock(&self.shards[self.own]).sinks.metrics.count_undecodable(count);
+        lock::ignoring_poison(&self.shards[self.own]).sinks.metrics.count_undecodable(count);
     }
 
     fn tick(&mut self, now_ns: u64) {
-        let mut shard = lock(&self.shards[self.own]);
+        let mut shard = lock::ignoring_poison(&self.shards[self.own]);
         let (table, mut observing, processing) = shard.parts();
         if let Some(news) = observing.directory.look() {
             table.name_again(news, now_ns, &mut observing);

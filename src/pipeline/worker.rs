@@ -11,21 +11,21 @@ use crate::threads::{Thread, Threads};
 
 /// What a worker does with its records.
 pub trait Consumer: Send + 'static {
-    /// The next records, in the order in which the ring had them.
+    /// Takes the next records, in the order in which the ring had them.
     fn records(&mut self, records: &[Record]);
-    /// So many pieces in the ring were no records.
+    /// Counts pieces in the ring that were no records.
     fn undecodable(&mut self, count: u64);
-    /// Comes about every [`TICK`], and after each batch.
+    /// Called about every [`TICK`], and after each batch.
     fn tick(&mut self, now_ns: u64);
 }
 
-/// A worker sleeps at most this long; records that are too few to wake it wait as long.
+/// A worker sleeps at most this long, and so long wait records that are too few to wake it.
 pub const TICK: Duration = Duration::from_millis(200);
 
 /// The same while the agent stops.
 const HURRIED: Duration = Duration::from_millis(1);
 
-/// Records handed on at once: bounds how long a sink's lock is held.
+/// Most records handed on at once: bounds how long a shard's lock is held.
 const BATCH: usize = 256;
 
 /// A running worker. It ends with the value, once the ring is empty.
@@ -52,13 +52,13 @@ impl Worker {
         Ok(Worker { thread: Some(thread), wakeup, hurry })
     }
 
-    /// From now on it looks for records all the time: a ring that holds fewer than wake it would else be emptied once a
-    /// [`TICK`] only, while whoever writes to it waits for room.
+    /// From now on it polls its ring. Else a ring with fewer records than wake it would be emptied only once a [`TICK`], while whoever
+    /// writes to it waits for room.
     pub fn hurry(&self) {
         self.hurry.store(true, Ordering::Relaxed);
     }
 
-    /// Lets it finish its ring; to be called when nothing writes to it any more.
+    /// Lets it empty its ring, and ends it. To be called when nothing writes to the ring any more.
     pub fn finish(mut self) -> Result<()> {
         self.wakeup.raise();
         self.thread.take().map_or(Ok(()), Thread::stop)
@@ -84,7 +84,7 @@ fn run(ring: &Ring, clock: Arc<Clock>, mut sink: impl Consumer, wakeup: &Wakeup,
     }
 }
 
-/// Hands on all that waits in a ring, and the time that it is `now`; how many records that was. `records` is room to work in.
+/// Hands on all that waits in a ring, with the time that `now_ns` returns. Returns the number of records. `records` is a buffer.
 pub fn drain(
     reader: &mut RingReader,
     records: &mut Vec<Record>,

@@ -1,8 +1,7 @@
-//! Reports flows that start and end to whoever watches, and only those that may pass the watcher's filter, so that the others cost
-//! no copy.
+//! Reports flows that start and end to whoever watches. Only those that may pass a watcher's filter are copied for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, ensure};
 use arc_swap::ArcSwap;
@@ -11,12 +10,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::filter::Filter;
 use crate::flow::{Details, Flow, FlowEvent, Sink, Status};
 use crate::line::Line;
+use crate::lock;
 
-/// Watchers at a time.
+/// Most watchers at a time.
 const WATCHERS: usize = 8;
-/// Events that wait for one of them.
+/// Most events that wait for a watcher.
 const WAITING: usize = 4096;
-/// What they take.
+/// Memory that the waiting events of one watcher may take.
 pub const WATCH_BYTES: usize = WAITING * (size_of::<Happened>() + size_of::<Details>());
 
 /// What happened to a flow.
@@ -42,14 +42,18 @@ struct Watcher {
 pub struct Feed {
     any: AtomicBool,
     watchers: ArcSwap<Vec<Watcher>>,
-    /// Held while they change.
+    /// Held while the list of watchers changes.
     changing: Mutex<()>,
 }
 
 impl Feed {
-    /// Events from now on, of flows that may pass.
+    /// Events from now on, of flows that may pass the filter.
+    ///
+    /// # Errors
+    ///
+    /// As many watch already as may.
     pub fn watch(self: &Arc<Feed>, filter: Filter) -> Result<Watched> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = lock::ignoring_poison(&self.changing);
         let mut watchers = Vec::clone(&self.watchers.load());
         ensure!(watchers.len() < WATCHERS, "{WATCHERS} watch already: end one of them");
         let (events, received) = bounded(WAITING);
@@ -61,7 +65,7 @@ impl Feed {
     }
 
     fn forget(&self, gone: &Arc<AtomicU64>) {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = lock::ignoring_poison(&self.changing);
         let mut watchers = Vec::clone(&self.watchers.load());
         watchers.retain(|watcher| !Arc::ptr_eq(&watcher.lost, gone));
         self.any.store(!watchers.is_empty(), Relaxed);
@@ -71,7 +75,7 @@ impl Feed {
     fn report(&self, event: &'static str, shard: usize, flow: &Flow) {
         let early = Line::early(flow, true);
         for watcher in self.watchers.load().iter().filter(|watcher| watcher.filter.may_match(&early)) {
-            // A worker waits for nobody, and copies for nobody who has no room.
+            // A worker waits for no watcher, and copies nothing for one that has no room.
             if watcher.events.is_full()
                 || watcher.events.try_send(Happened { event, shard, flow: flow.clone() }).is_err()
             {
@@ -81,7 +85,7 @@ impl Feed {
     }
 }
 
-/// The watcher's end of it; dropping it ends that.
+/// The watcher's end of the feed. Dropping it ends the watch.
 pub struct Watched {
     feed: Arc<Feed>,
     /// What happened, oldest first.
@@ -90,7 +94,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// How many found no room since the last call.
+    /// How many events found no room since the last call.
     pub fn lost(&self) -> u64 {
         self.lost.swap(0, Relaxed)
     }
@@ -164,8 +168,12 @@ mod tests {
         for _ in 0..WAITING + 5 {
             feed.report("start", 0, &flow);
         }
-        let told = watchers.each_ref().map(|watcher| (watcher.events.len(), watcher.lost()));
-        assert_eq!(told, [(WAITING, 5), (0, 0), (WAITING, 5), (WAITING, 5)], "what lines alone tell is not known yet");
+        let received = watchers.each_ref().map(|watcher| (watcher.events.len(), watcher.lost()));
+        assert_eq!(
+            received,
+            [(WAITING, 5), (0, 0), (WAITING, 5), (WAITING, 5)],
+            "what only a line has is not known yet"
+        );
         assert_eq!(watchers[0].lost(), 0, "since the last call");
     }
 

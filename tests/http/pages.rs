@@ -4,8 +4,8 @@ use std::mem::MaybeUninit;
 
 use netmon::agent::Inline;
 use netmon::bpf::{Bpf, possible_cpus};
-use netmon::config::{Buckets, Config};
-use netmon::metrics::{Build, MetricsPage, SeriesIndex, Snapshot, Source, Telling};
+use netmon::config::Config;
+use netmon::metrics::{FigureList, MetricsPage, Reading, Source};
 
 use super::*;
 use crate::needs_root;
@@ -18,7 +18,7 @@ struct Slow {
 }
 
 impl Source for Slow {
-    fn snapshot(&self) -> Option<Snapshot> {
+    fn read(&self) -> Option<Reading> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         until("the page may be made", || self.open.load(Ordering::SeqCst));
         None
@@ -35,10 +35,7 @@ impl Source for Slow {
 
 fn server() -> (Arc<Slow>, Running) {
     let source = Arc::new(Slow::default());
-    let telling = Telling { labels: Config::default().labels, grouped: false };
-    let index = Arc::new(SeriesIndex::new(1000, Buckets::default(), telling));
-    let build = Build { version: "", commit: "", arch: "", node: String::new() };
-    let page = MetricsPage::new(Arc::clone(&source) as Arc<dyn Source>, index, build);
+    let page = MetricsPage::new(Arc::clone(&source), FigureList::default());
     (source, Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(page)).unwrap())
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use netmon::agent::InterfaceStatus;
 use netmon::config::Config;
-use netmon::metrics::InterfaceStatus;
 
 use crate::live::agent::{Agent, watching};
 use crate::live::nat::node::Node;

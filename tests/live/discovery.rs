@@ -2,9 +2,9 @@
 
 use std::net::UdpSocket;
 
+use netmon::agent::InterfaceStatus;
 use netmon::bpf::InterfaceBooks;
 use netmon::config::Config;
-use netmon::metrics::InterfaceStatus;
 
 use super::agent::{Agent, watching};
 use super::binary::{NETMON, Program};

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use netmon::metrics::metric_names;
+use netmon::agent::metric_names;
 use serde_json::Value;
 
 use super::agent::{Agent, watching};

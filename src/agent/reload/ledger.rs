@@ -1,15 +1,24 @@
-//! CPU time of the BPF programs: of those that run, and of those whose place others have taken.
+//! CPU time of the BPF programs: those that run, and those that others have replaced.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::lock;
 use crate::bpf::{ProgramInfo, Programs, Sweeper};
-use crate::metrics::ProgramTime;
+use crate::lock;
 
-/// Run-time statistics over all loads. A program is known by the kernel's id: one that gives its place to another and gets it back has
-/// counted on.
+/// Runs of a program and their time (`sysctl kernel.bpf_stats_enabled=1`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::agent) struct ProgramTime {
+    /// The program's name.
+    pub(super) name: String,
+    /// Times it ran.
+    pub(super) runs: u64,
+    /// Time it took in all.
+    pub(super) run_ns: u64,
+}
+
+/// Run-time statistics over all loads. A program is known by the kernel's id: one that is replaced and comes back has gone on counting.
 pub(in crate::agent) struct ProgramTimes {
     sweeper: Sweeper,
     loads: Mutex<Loads>,
@@ -24,14 +33,14 @@ struct Loads {
 /// What each program came to.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// Of programs that may run, by id.
+    /// Times of programs that may run, by id.
     running: BTreeMap<u32, ProgramTime>,
-    /// Of all others, by name.
+    /// Times of all others, by name.
     past: BTreeMap<String, ProgramTime>,
 }
 
 impl Ledger {
-    /// What the kernel says of those that may run: others do so no more.
+    /// Takes what the kernel reports of the programs that may run. All others do not run any more.
     fn take(&mut self, infos: &[ProgramInfo]) {
         let Ledger { running, past } = self;
         running.retain(|id, time| {
@@ -46,7 +55,7 @@ impl Ledger {
         }
     }
 
-    /// Of the programs that were measured at all.
+    /// By name, without programs that were never measured.
     fn sums(&self) -> Vec<ProgramTime> {
         let mut sums = self.past.clone();
         self.running.values().for_each(|time| add(&mut sums, time));
@@ -62,37 +71,38 @@ fn add(sums: &mut BTreeMap<String, ProgramTime>, more: &ProgramTime) {
 }
 
 impl ProgramTimes {
-    /// The sweep program stays, whatever takes the place of the others.
+    /// The sweep program stays, whatever replaces the others.
     pub(super) fn of(sweeper: Sweeper, programs: Arc<Programs>) -> ProgramTimes {
         ProgramTimes { sweeper, loads: Mutex::new(Loads { running: vec![programs], ledger: Ledger::default() }) }
     }
 
-    /// These are about to take the place of others, which may go on running meanwhile.
+    /// These are about to replace others, which may still run meanwhile.
     pub(super) fn begin(&self, programs: Arc<Programs>) {
-        let running = &mut lock(&self.loads).running;
+        let running = &mut lock::ignoring_poison(&self.loads).running;
         running.retain(|other| !Arc::ptr_eq(other, &programs));
         running.push(programs);
     }
 
-    /// The latest have taken all places. Others that somebody holds may come back.
+    /// The latest have replaced all others. Those that somebody still holds may come back.
     pub(super) fn placed(&self) {
-        let mut loads = lock(&self.loads);
-        // While those that go can still be asked.
+        let mut loads = lock::ignoring_poison(&self.loads);
+        // While those that leave can still be read.
         self.update(&mut loads);
         let latest = loads.running.len().saturating_sub(1);
         let mut number = 0..;
         loads.running.retain(|programs| number.next() == Some(latest) || Arc::strong_count(programs) > 1);
     }
 
-    /// What the kernel says of the programs that see packets, the latest alone, and of the sweep.
+    /// What the kernel reports of the sweep program and of the latest programs that see packets.
     pub(in crate::agent) fn infos(&self) -> Vec<ProgramInfo> {
-        let latest = lock(&self.loads).running.last().map(|programs| programs.infos()).unwrap_or_default();
+        let latest =
+            lock::ignoring_poison(&self.loads).running.last().map(|programs| programs.infos()).unwrap_or_default();
         latest.into_iter().chain(self.sweeper.info()).collect()
     }
 
     /// Run-time statistics by program, if the kernel records them.
     pub(in crate::agent) fn read(&self) -> Vec<ProgramTime> {
-        let mut loads = lock(&self.loads);
+        let mut loads = lock::ignoring_poison(&self.loads);
         self.update(&mut loads);
         loads.ledger.sums()
     }

@@ -1,4 +1,4 @@
-//! Traces packets for a client: other programs take the place of the agent's own, and give it back.
+//! Traces packets for a client: for that time other programs replace the agent's own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Reload, lock};
+use super::Reload;
 use crate::agent::board::Board;
 use crate::bpf::{Clock, Trace, TraceCounts, TraceReader, TracedPacket};
 use crate::control::{PacketTrace, TraceNext};
 use crate::filter::PacketFilter;
+use crate::lock;
 use crate::output::PacketLine;
 
-/// Packets reported in a second, and at once after a silence.
+/// Packets reported per second, and at once after a pause.
 const RATE: u64 = 1000;
 /// Between two looks for packets.
 const LOOK: Duration = Duration::from_millis(20);
@@ -47,7 +48,7 @@ pub(in crate::agent) struct Tracing {
 impl Reload {
     /// Ends the trace that runs, soon.
     pub(in crate::agent) fn end_trace(&self) -> Result<()> {
-        let active = lock(&self.trace);
+        let active = lock::ignoring_poison(&self.trace);
         let active = active.as_ref().context("no packet trace runs")?;
         active.stop.store(true, Relaxed);
         Ok(())
@@ -55,16 +56,16 @@ impl Reload {
 }
 
 impl Tracing {
-    /// Traces packets that pass the filter, for so long.
+    /// Traces packets that pass the filter for `time`.
     pub(in crate::agent) fn start(
         reload: &Arc<Reload>,
         board: &Arc<Board>,
         filter: PacketFilter,
         time: Duration,
     ) -> Result<Tracing> {
-        // Nothing else changes the programs meanwhile.
+        // So that nothing else changes the programs meanwhile.
         let held = reload.hold();
-        if lock(&reload.trace).is_some() {
+        if lock::ignoring_poison(&reload.trace).is_some() {
             bail!("a packet trace runs already: netmon-cli debug packet-trace off ends it");
         }
         let names = board.names();
@@ -74,8 +75,9 @@ impl Tracing {
         trace.set_filter(&tests)?;
         let reader = trace.reader()?;
         let stop = Arc::new(AtomicBool::new(false));
-        *lock(&reload.trace) = Some(ActiveTrace { trace: Arc::clone(&trace), stop: Arc::clone(&stop) });
-        log::info!("packets are traced for {}", humantime::format_duration(time));
+        *lock::ignoring_poison(&reload.trace) =
+            Some(ActiveTrace { trace: Arc::clone(&trace), stop: Arc::clone(&stop) });
+        log::info!("tracing packets for {}", humantime::format_duration(time));
         let now = Instant::now();
         trace.allow(RATE);
         let tracing = Tracing {
@@ -95,23 +97,23 @@ impl Tracing {
         };
         let placed = reload.put_in_place(Arc::new(programs));
         drop(held);
-        // If that fails, what was placed goes with the value.
+        // If that fails, dropping the value replaces what was placed.
         placed.map(|()| tracing)
     }
 
-    /// The agent's own programs come back.
+    /// Puts the agent's own programs back.
     fn end(&mut self) {
         if self.ended {
             return;
         }
         self.ended = true;
         let _held = self.reload.hold();
-        *lock(&self.reload.trace) = None;
+        *lock::ignoring_poison(&self.reload.trace) = None;
         if let Err(error) = self.reload.put_in_place(self.reload.own_programs()) {
             log::error!("end the packet trace: {error:#}");
         }
         let TraceCounts { matched, held_back, lost } = self.trace.counts();
-        log::info!("packets are traced no more: {matched} matched, {held_back} were left out, {lost} lost");
+        log::info!("packet trace ended: {matched} packets matched, {held_back} were left out, {lost} lost");
     }
 
     fn allow(&mut self) {
@@ -130,7 +132,7 @@ impl Tracing {
         if names == self.names {
             return;
         }
-        // Those that have gone may still have packets on their way.
+        // Packets of interfaces that are gone may still be on their way.
         self.names.extend(names.clone());
         let tests = self.filter.compile(&names).map_err(anyhow::Error::msg);
         if let Err(error) = tests.and_then(|tests| self.trace.set_filter(&tests)) {

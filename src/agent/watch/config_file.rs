@@ -1,5 +1,5 @@
-//! The thread that sees the configuration file change: written in place, renamed into its place, or, as Kubernetes does with a
-//! ConfigMap, by a symlink on the way to it. That it cannot be read is a change too.
+//! The thread that sees the configuration file change: written in place, replaced by a rename, or, as Kubernetes does with a ConfigMap,
+//! by a symlink on the way to it. That it cannot be read is a change too.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ use crate::threads::Thread;
 const HOPS: usize = 16;
 /// What Kubernetes swaps to change all files of a ConfigMap at once.
 const CONFIG_MAP_LINK: &str = "..data";
-/// Between two renames there may be no file. If it stays away for longer, that is told.
+/// Between two renames there may be no file. If it is missing for longer than this, that is reported.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// The running thread. It ends with the value.
@@ -33,7 +33,7 @@ pub(in crate::agent) struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// Has `handle` reload whenever the file has another content.
+    /// Makes `handle` reload whenever the content of the file has changed.
     pub(in crate::agent) fn start(path: &Path, handle: Handle) -> Result<ConfigWatch> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("create an eventfd")?);
         let mut file = File::watch(path)?;
@@ -73,17 +73,17 @@ enum Event {
 struct File {
     path: PathBuf,
     inotify: Inotify,
-    /// Of the file, and of links to it, in the folders that are watched.
+    /// Names of the file, and of links to it, in the folders that are watched.
     names: BTreeSet<OsString>,
-    /// Or why it cannot be read.
+    /// Its content, or why it cannot be read.
     content: Result<Vec<u8>, String>,
-    /// When to look again without being told to.
+    /// When to look again without an event.
     again: Option<Instant>,
 }
 
 impl File {
     fn watch(path: &Path) -> Result<File> {
-        let path = std::path::absolute(path).with_context(|| format!("the place of {}", path.display()))?;
+        let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("watch files")?;
         let mut file = File { path, inotify, names: BTreeSet::new(), content: Ok(Vec::new()), again: None };
         file.follow()?;
@@ -108,7 +108,7 @@ impl File {
         for hop in 0..HOPS {
             let (Some(folder), Some(name)) = (at.parent(), at.file_name()) else { break };
             match self.inotify.add_watch(folder, flags) {
-                // Of a link that leads nowhere, for the moment: to read it says so.
+                // The link leads nowhere for the moment: reading the file reports that.
                 Err(_) if hop > 0 => break,
                 watched => watched.with_context(|| format!("watch {}", folder.display()))?,
             };
@@ -137,14 +137,14 @@ impl File {
         let events = match self.inotify.read_events() {
             Ok(events) => events,
             Err(Errno::EAGAIN) => Vec::new(),
-            Err(errno) => return Err(errno).context("read what changed"),
+            Err(errno) => return Err(errno).context("read changes of files"),
         };
         let is_time = self.again.is_some_and(|again| again <= Instant::now());
         let concerned = events.iter().any(|event| self.concerns(event));
         Ok(if is_time || concerned { self.look(is_time) } else { Event::Other })
     }
 
-    /// Whether it is another; `settled` if it had time to become what it is.
+    /// Whether the content has changed; `settled` if a missing file had time to come back.
     fn look(&mut self, settled: bool) -> Event {
         let followed = self.follow();
         let content = self.read();
@@ -159,22 +159,22 @@ impl File {
                 event = Event::Changed;
             }
         }
-        // Nobody tells when a folder comes back.
+        // There is no event when a folder comes back.
         if followed.is_err() {
             self.again = self.again.or(Some(soon));
         }
         event
     }
 
-    /// A file that was just made is empty, unless it is another name of one; a link that was just made leads to the file, and a FIFO
-    /// is all that it will be.
+    /// Whether an event may mean another content. A file that was just created is empty, unless it is a hard link; a symlink or a FIFO
+    /// that was just created is complete.
     fn concerns(&self, event: &InotifyEvent) -> bool {
-        // The folder itself is gone, if it is not watched any more.
+        // If a folder is not watched any more, it is gone.
         let lost = event.mask.intersects(AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED);
         let made = event.mask.contains(AddWatchFlags::IN_CREATE);
         let named = event.name.as_ref().is_some_and(|name| self.names.contains(name));
         let is_empty = || self.path.symlink_metadata().is_ok_and(|there| there.is_file() && there.nlink() == 1);
-        // Of a file that is being written, another mode may be told before its end.
+        // A change of mode may come before a file is completely written.
         let is_mode = event.mask.contains(AddWatchFlags::IN_ATTRIB);
         let differs = || self.content.is_ok() != self.read().is_ok();
         lost || named && (!made || !is_empty()) && (!is_mode || differs())

@@ -1,4 +1,4 @@
-//! The thread that follows the interfaces of the host: attaches to those that come, lets go of those that go.
+//! The thread that follows the interfaces of the host: it attaches to those that come and detaches from those that go.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,27 +8,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use crossbeam_channel::Receiver;
 
-use super::news::News;
-use crate::agent::board::Board;
+use super::news::InterfaceNews;
+use crate::agent::board::{Board, COVERAGE_EVERY, Interface, InterfaceStatus};
 use crate::agent::reload::{Order, Orders};
 use crate::bpf::{self, Attachments, Disturbed, LinkMonitor, Wait, Wakeup};
 use crate::config::{Choice, Config, Selection};
 use crate::flow::{Facing, Networks};
-use crate::metrics::{COVERAGE_EVERY, Interface, InterfaceStatus};
 use crate::pipeline::Pipeline;
 use crate::threads::{Thread, Threads};
 
-/// What could not be attached is tried again after this long.
+/// A failed attachment is tried again after this long.
 const RETRY: Duration = Duration::from_secs(10);
-/// Between two looks at who has packets before us.
+/// Between two checks for programs that get packets before netmon's.
 const LOOK: Duration = Duration::from_secs(10);
-/// All hooks are looked at within this time: the kernel does not tell of TCX links that somebody detaches.
+/// All hooks are checked within this time: the kernel does not report TCX links that somebody detaches.
 const ROUND: Duration = Duration::from_secs(3);
-/// So many interfaces at once: each look takes the lock that every change of an interface waits for.
+/// Interfaces that are checked at once: each check takes the lock that every change of an interface waits for.
 const ROUND_PART: usize = 64;
-/// Between two looks at hooks of which the kernel has told that something was taken from them: somebody may not leave off.
+/// Between two checks of hooks for which the kernel has reported a removal: somebody may go on removing programs.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// By then every record of an interface that is gone has come.
+/// After this time no record of an interface that is gone comes any more.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// The interfaces of the host, and what is attached to them.
@@ -45,11 +44,11 @@ struct Interfaces {
     networks: Arc<Networks>,
     retry_at: Option<Instant>,
     gone: VecDeque<(Instant, u32)>,
-    news: News,
+    news: InterfaceNews,
     look_at: Instant,
     cover_at: Instant,
     round_at: Instant,
-    /// Something was taken from these, and when they are looked at.
+    /// Indexes of interfaces that something was removed from, and when they are checked.
     stripped: BTreeSet<u32>,
     stripped_at: Instant,
 }
@@ -84,7 +83,7 @@ impl InterfaceWatch {
             networks: Arc::default(),
             retry_at: None,
             gone: VecDeque::new(),
-            news: News::default(),
+            news: InterfaceNews::default(),
             look_at: now,
             cover_at: now,
             round_at: now + ROUND,
@@ -131,7 +130,7 @@ impl Interfaces {
             );
         }
         self.reconcile();
-        for line in self.news.tell_at_once(&self.known, Instant::now()) {
+        for line in self.news.report_at_once(&self.known, Instant::now()) {
             log::info!("{line}");
         }
         self.look();
@@ -164,7 +163,7 @@ impl Interfaces {
                 Wait::Same => {}
             }
             self.retire();
-            for line in self.news.tell(&self.known, Instant::now()) {
+            for line in self.news.report(&self.known, Instant::now()) {
                 log::info!("{line}");
             }
             self.look_at_hooks()?;
@@ -178,7 +177,7 @@ impl Interfaces {
         }
     }
 
-    /// When there is something to do.
+    /// When the next thing is due.
     fn due(&self) -> Instant {
         let stripped_at = (!self.stripped.is_empty()).then_some(self.stripped_at);
         let gone_at = self.gone.front().map(|(at, _)| *at);
@@ -186,7 +185,7 @@ impl Interfaces {
         due.into_iter().flatten().fold(self.look_at, Instant::min)
     }
 
-    /// Is everything still attached? Whatever somebody has taken away is put back.
+    /// Checks whether everything is still attached, and attaches again what somebody has removed.
     fn look_at_hooks(&mut self) -> Result<()> {
         let now = Instant::now();
         let stripped = self.monitor.take_stripped();
@@ -209,7 +208,7 @@ impl Interfaces {
         Ok(())
     }
 
-    /// What is wrong with interfaces that are not as they are to be.
+    /// Takes note of disturbed interfaces. Returns what is wrong with those that are not as they should be.
     fn disturbed(&mut self, disturbed: &[Disturbed]) -> Vec<String> {
         let troubles = self.board.disturbed(disturbed);
         for one in disturbed {
@@ -236,7 +235,7 @@ impl Interfaces {
             Order::Select(selection) => {
                 let missing = selection.missing(self.monitor.links()).join(", ");
                 if !missing.is_empty() {
-                    log::warn!("no interface {missing} yet: it is watched when it comes");
+                    log::warn!("no interface {missing} yet: it is watched as soon as there is one");
                 }
                 self.selection = selection;
                 self.reconcile();
@@ -250,11 +249,11 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Who has packets before us? It may change at any time, and nobody tells.
+    /// Looks for programs that get packets before netmon's. They may change at any time, and the kernel does not report it.
     fn look(&mut self) {
         self.look_at = Instant::now() + LOOK;
         for interface in self.known.values_mut() {
-            // An interface that is about to vanish is no news.
+            // The interface may be about to vanish.
             let Ok(before) = self.attachments.programs_before(interface.index) else { continue };
             if before == interface.before {
                 continue;
@@ -262,7 +261,7 @@ impl Interfaces {
             for (hook, programs) in ["ingress", "egress"].into_iter().zip(&before) {
                 if !programs.is_empty() {
                     let programs = programs.join(", ");
-                    log::warn!("packets at {hook} of {} come by {programs} before netmon sees them", interface.name);
+                    log::warn!("packets at {hook} of {} pass {programs} before netmon sees them", interface.name);
                 }
             }
             interface.before = before;
@@ -300,7 +299,7 @@ impl Interfaces {
                 (Choice::Watch, Some(watched @ InterfaceStatus::Watched(_))) => watched.clone(),
                 (Choice::Watch, Some(failed @ InterfaceStatus::Failed(_))) if !retry => failed.clone(),
                 (Choice::Watch, before) => match self.attachments.attach(link, self.clsact) {
-                    Ok(None) => continue, // vanished meanwhile: the kernel is about to tell
+                    Ok(None) => continue, // vanished meanwhile: the kernel is about to report it
                     Ok(Some(mode)) => {
                         self.news.came(link.index, Instant::now());
                         InterfaceStatus::Watched(mode)
@@ -345,7 +344,7 @@ impl Interfaces {
         matches!(known.status, InterfaceStatus::Watched(_)).then_some(known.name)
     }
 
-    /// Gives up the books of interfaces that are gone for good.
+    /// Retires the books of interfaces that are gone for good.
     fn retire(&mut self) {
         while let Some(&(_, index)) = self.gone.front().filter(|(at, _)| *at <= Instant::now()) {
             self.gone.pop_front();

@@ -1,40 +1,41 @@
-//! What the log says of interfaces that come and go. Pods do so in numbers, and the log is to stay readable: what comes together is
-//! told together, when it is settled whose they are. Pure: time is an argument.
+//! Log lines about interfaces that come and go. Pods do so in large numbers, and the log has to stay readable: interfaces that come
+//! together are reported together, once it is settled whose they are. Pure: time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::metrics::{Interface, InterfaceStatus};
+use crate::agent::board::{Interface, InterfaceStatus};
 
-/// A pod's link is made first, and given to the pod a moment later: only then it is known to face a workload.
+/// A pod's link is created first, and moved to the pod a moment later: only then is it known to face a workload.
 const SETTLED: Duration = Duration::from_secs(1);
-/// Whoever keeps on coming is not waited for.
+/// A report waits no longer than this, even if more interfaces keep coming.
 const WAIT_MOST: Duration = Duration::from_secs(5);
-/// Between two reports, the longer the more of them there are.
+/// Shortest and longest time between two reports: it doubles with each one.
 const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
-/// After this long without news the next one is told soon again.
+/// After this long without a report the next one is soon again.
 const CALM: Duration = Duration::from_secs(120);
-/// Names of interfaces that are alike, in one line; `netmon-cli status` has all.
+/// Most names of similar interfaces in one line; `netmon-cli status` has all.
 const NAMES: usize = 32;
 
 type Known = BTreeMap<u32, Interface>;
 
-/// What has come and gone since the log spoke of it.
+/// Interfaces that have come or gone and are not in the log yet.
 #[derive(Default)]
-pub(super) struct News {
+pub(super) struct InterfaceNews {
     came: BTreeSet<u32>,
     left: Vec<String>,
-    /// Came and went, untold.
+    /// How many came and went without being reported.
     brief: usize,
-    /// Whether each that the log spoke of was said to face a workload.
+    /// By index of each reported interface, whether it was reported to face a workload.
     faces: BTreeMap<u32, bool>,
-    /// When the first and the latest of it was.
+    /// When the first and the latest of these changes were.
     since: Option<(Instant, Instant)>,
-    told: Option<Instant>,
+    /// When the last report was.
+    reported: Option<Instant>,
     pause: Duration,
 }
 
-impl News {
+impl InterfaceNews {
     /// An interface is watched from now on.
     pub(super) fn came(&mut self, index: u32, now: Instant) {
         self.came.insert(index);
@@ -52,7 +53,7 @@ impl News {
         self.stamp(now);
     }
 
-    /// Looks whether any faces a workload now, or not any more.
+    /// Checks whether any faces a workload now, or no longer does.
     pub(super) fn look(&mut self, known: &Known, now: Instant) {
         let otherwise = |index, faces| known.get(index).is_some_and(|interface| interface.workload != faces);
         let changed = self.faces.iter().any(|(index, faces)| otherwise(index, *faces));
@@ -66,27 +67,27 @@ impl News {
         self.since = Some((first, now));
     }
 
-    /// When there is something to be told.
+    /// When the next report is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let (first, latest) = self.since?;
         let settled = (latest + SETTLED).min(first + WAIT_MOST);
-        Some(self.told.map_or(settled, |told| settled.max(told + self.pause)))
+        Some(self.reported.map_or(settled, |reported| settled.max(reported + self.pause)))
     }
 
-    /// The lines for the log, if it is time.
-    pub(super) fn tell(&mut self, known: &Known, now: Instant) -> Vec<String> {
+    /// The lines for the log, if a report is due.
+    pub(super) fn report(&mut self, known: &Known, now: Instant) -> Vec<String> {
         if self.due().is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.tell_at_once(known, now)
+        self.report_at_once(known, now)
     }
 
-    /// Even if more may be about to come.
-    pub(super) fn tell_at_once(&mut self, known: &Known, now: Instant) -> Vec<String> {
+    /// The lines for the log, even if more changes may be about to come.
+    pub(super) fn report_at_once(&mut self, known: &Known, now: Instant) -> Vec<String> {
         self.since = None;
-        let calm = self.told.is_none_or(|told| now.saturating_duration_since(told) >= CALM);
+        let calm = self.reported.is_none_or(|reported| now.saturating_duration_since(reported) >= CALM);
         self.pause = if calm { PAUSES[0] } else { (2 * self.pause).clamp(PAUSES[0], PAUSES[1]) };
-        self.told = Some(now);
+        self.reported = Some(now);
         let mut lines = Vec::new();
         let mut groups: BTreeMap<(&str, &str, bool), Vec<&str>> = BTreeMap::new();
         let mut turned: [Vec<&str>; 2] = Default::default();
@@ -146,7 +147,7 @@ mod tests {
     use crate::bpf::{Link, Mode};
 
     struct Log {
-        news: News,
+        news: InterfaceNews,
         known: Known,
         start: Instant,
         lines: Vec<(u64, String)>,
@@ -154,7 +155,7 @@ mod tests {
 
     impl Log {
         fn new() -> Log {
-            Log { news: News::default(), known: Known::new(), start: Instant::now(), lines: Vec::new() }
+            Log { news: InterfaceNews::default(), known: Known::new(), start: Instant::now(), lines: Vec::new() }
         }
 
         /// An interface of this number comes, or faces a workload or not.
@@ -177,7 +178,7 @@ mod tests {
         /// Time goes on.
         fn until(&mut self, ms: u64) -> Vec<String> {
             let now = self.start + Duration::from_millis(ms);
-            let lines = self.news.tell(&self.known, now);
+            let lines = self.news.report(&self.known, now);
             self.lines.extend(lines.iter().map(|line| (ms, line.clone())));
             lines
         }
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_when_it_is_known() {
+    fn a_workload_is_reported_once_it_is_known() {
         let mut log = Log::new();
         log.set(1, false, 0);
         assert_eq!(log.until(1000), ["watching veth1 (veth, tcx)"]);
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn whoever_keeps_on_coming_does_not_fill_the_log() {
         let mut log = Log::new();
-        // A pod comes each 8 seconds, and the one before it goes, for a quarter of an hour.
+        // For a quarter of an hour a pod comes every 8 seconds, and the one before it goes.
         let mut lines = 0;
         for second in 0..900u64 {
             if second % 8 == 0 {
@@ -248,7 +249,7 @@ mod tests {
             }
         }
         assert!((10..50).contains(&lines), "{lines}: {:#?}", log.lines);
-        // Without an end it is told after some seconds all the same.
+        // If they do not stop coming, there is a report after some seconds all the same.
         let mut log = Log::new();
         for ms in (0..7000).step_by(500) {
             log.set(ms as u32 + 1, true, ms);

@@ -1,4 +1,4 @@
-//! The thread that watches pods which have no link on the host: their interfaces, in their own network namespaces.
+//! The thread that watches pods without a link on the host: their interfaces, in their own network namespaces.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,16 +8,15 @@ use anyhow::Result;
 use crossbeam_channel::select;
 
 use super::interfaces::LINGER;
-use super::news::News;
-use crate::agent::board::Board;
+use super::news::InterfaceNews;
+use crate::agent::board::{Board, Interface, InterfaceStatus};
 use crate::agent::reload::{Order, Orders};
 use crate::bpf::{Attachments, Disturbed, Link, Namespace, Programs, list_links, list_namespaces};
 use crate::config::Config;
-use crate::metrics::{Interface, InterfaceStatus};
 use crate::pipeline::Pipeline;
 use crate::threads::{Thread, Threads};
 
-/// Nobody tells of namespaces that come and go.
+/// Between two looks for namespaces that have come or gone: the kernel does not report them.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The interfaces of pods that are watched.
@@ -28,15 +27,15 @@ struct Pods {
     clsact: bool,
     /// By namespace.
     watched: BTreeMap<u64, Attachments>,
-    /// Complained about: namespace and index.
+    /// Failures that were logged: namespace and index.
     refused: BTreeSet<(u64, u32)>,
     gone: VecDeque<(Instant, u32)>,
     /// What is known of those that are watched, by index.
     known: BTreeMap<u32, Interface>,
-    news: News,
+    news: InterfaceNews,
 }
 
-/// Looks for pods from now on, on a thread; everything is detached when that ends. `None` if it is not asked for.
+/// Starts the thread that looks for pods. Everything is detached when it ends. `None` if the configuration does not ask for it.
 pub(in crate::agent) fn start(
     config: &Config,
     programs: Arc<Programs>,
@@ -57,7 +56,7 @@ pub(in crate::agent) fn start(
         refused: BTreeSet::new(),
         gone: VecDeque::new(),
         known: BTreeMap::new(),
-        news: News::default(),
+        news: InterfaceNews::default(),
     };
     let orders = orders.take(None);
     let watching = threads.start("nm-pods", move |stopped| {
@@ -91,11 +90,11 @@ impl Pods {
         Ok(())
     }
 
-    /// What is wrong with interfaces that are not as they are to be.
+    /// Takes note of disturbed interfaces. Returns what is wrong with those that are not as they should be.
     fn disturbed(&mut self, inode: u64, disturbed: &[Disturbed]) -> Vec<String> {
         let troubles = self.board.disturbed(disturbed);
         for one in disturbed.iter().filter(|one| !one.lost.is_empty() && one.error.is_some()) {
-            // Tried again with each look; what is wrong was said.
+            // It is tried again with each look; the log has what is wrong.
             self.refused.insert((inode, one.index));
             self.leave(one.index);
         }
@@ -121,7 +120,7 @@ impl Pods {
         self.refused.retain(|(inode, _)| namespaces.contains_key(inode));
         for namespace in namespaces.values() {
             let Some(links) = namespace.within(list_links)? else { continue };
-            // It may be on its way out.
+            // The namespace may be about to vanish.
             let Ok(links) = links else { continue };
             let wanted = links.into_iter().filter(|link| link.framing.is_some() && link.is_unlinked());
             let wanted: Vec<Link> = wanted.collect();
@@ -139,13 +138,13 @@ impl Pods {
             self.pipeline.retire(index);
             self.board.books().retire(index);
         }
-        for line in self.news.tell(&self.known, Instant::now()) {
+        for line in self.news.report(&self.known, Instant::now()) {
             log::info!("{line}");
         }
         Ok(())
     }
 
-    /// Lets go of those in a namespace that are not there any more.
+    /// Detaches from interfaces of a namespace that are not `there` any more.
     fn keep(&mut self, inode: u64, there: &BTreeSet<u32>) {
         let Some(attachments) = self.watched.get_mut(&inode) else { return };
         let left: Vec<u32> = attachments.indexes().filter(|index| !there.contains(index)).collect();
@@ -169,8 +168,8 @@ impl Pods {
             return;
         }
         link.name = format!("{}@{}", link.name, namespace.name);
-        // Packets are told apart by the index of their interface. The devices of the CNIs meant here are made on the host and moved,
-        // so that theirs are unique.
+        // Packets are told apart by the index of their interface. The CNIs meant here create devices on the host and move them, so that
+        // their indexes are unique.
         if let Some(other) = self.board.name_of(link.index) {
             if self.refused.insert((namespace.inode, link.index)) {
                 log::warn!("cannot watch {}: its index {} is that of {other}", link.name, link.index);

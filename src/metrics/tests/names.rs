@@ -1,4 +1,6 @@
-//! Series by who the ends are, as names tell or do not tell yet.
+//! Series by who the ends are, before and after they have names.
+
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::flow::{Directory, Flow, FlowEvent, Named, Parties, Party, Sink};
@@ -8,11 +10,11 @@ const SECOND: u64 = 1_000_000_000;
 /// Sums of a worker that learns names.
 struct Worker {
     table: Table<Mark>,
-    observer: Naming,
+    observer: NamedAggregates,
     now_s: u64,
 }
 
-struct Naming {
+struct NamedAggregates {
     aggregates: Aggregates,
     /// By last byte of the address; those that are missing may come.
     known: BTreeMap<u8, Arc<Party>>,
@@ -20,7 +22,7 @@ struct Naming {
     others: Option<Arc<Party>>,
 }
 
-impl Directory for Naming {
+impl Directory for NamedAggregates {
     fn identify(&mut self, flow: &Flow) -> Named {
         let parties: Parties =
             flow.key.ends.map(|end| self.known.get(&end.address[3]).or(self.others.as_ref()).cloned());
@@ -29,7 +31,7 @@ impl Directory for Naming {
     }
 }
 
-impl Sink for Naming {
+impl Sink for NamedAggregates {
     type Mark = Mark;
 
     fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut Mark) {
@@ -51,15 +53,15 @@ impl Worker {
         let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
         let aggregates = Aggregates::new(Arc::clone(index));
         let known = known.iter().cloned().collect();
-        Worker { table: Table::new(limits, 0), observer: Naming { aggregates, known, others: None }, now_s: 0 }
+        Worker { table: Table::new(limits, 0), observer: NamedAggregates { aggregates, known, others: None }, now_s: 0 }
     }
 
     /// From 10.0.0.`client` to 10.0.0.9.
     fn sends(&mut self, client: u8, at_s: u64) {
-        self.tells(client, at_s, Facts::default());
+        self.sends_with(client, at_s, Facts::default());
     }
 
-    fn tells(&mut self, client: u8, at_s: u64, facts: Facts) {
+    fn sends_with(&mut self, client: u8, at_s: u64, facts: Facts) {
         let (first_ns, last_ns) = (at_s * SECOND, at_s * SECOND);
         let record = Record { first_ns, last_ns, ..record(&format!("10.0.0.{client}"), 1, facts) };
         self.table.merge(&record, &mut self.observer);
@@ -91,11 +93,12 @@ fn packets(page: &str, labels: &str) -> Option<f64> {
 fn what_comes_before_the_name_is_counted_under_it() {
     let index = index(1000, "1", Labels::default());
     let mut worker = Worker::new(&index, &[(9, party("web"))]);
-    worker.tells(1, 1, with(took(Measure::Connect, MS), |facts| facts.retransmits = 2));
+    worker.sends_with(1, 1, with(took(Measure::Connect, MS), |facts| facts.retransmits = 2));
     worker.sends(1, 2);
     let page = worker.page(&index);
     assert_eq!((total(&page, "netmon_packets_total"), total(&page, "netmon_latency_seconds_count")), (0.0, 0.0));
-    assert_eq!(total(&page, "netmon_packets_accounted_total"), 2.0, "the books do not wait");
+    let accounted = worker.observer.aggregates.sums().interfaces()[&1].accounted;
+    assert_eq!(accounted.packets, 2, "the books do not wait");
     worker.learns(1, party("client"), 3);
     worker.sends(1, 4);
     let page = worker.page(&index);
@@ -142,9 +145,9 @@ fn nothing_is_lost_of_flows_that_leave_before_they_have_names() {
 fn idle_series_leave_and_totals_stay_exact() {
     let index = index(1000, "1", Labels::default());
     let mut workers = [1, 2].map(|_| Worker::new(&index, &[(1, party("a")), (2, party("b")), (9, party("web"))]));
-    workers[0].tells(1, 1, took(Measure::Connect, MS));
+    workers[0].sends_with(1, 1, took(Measure::Connect, MS));
     workers[1].sends(2, 1);
-    workers[1].tells(2, 200, took(Measure::Connect, MS));
+    workers[1].sends_with(2, 200, took(Measure::Connect, MS));
     let expire = |workers: &mut [Worker; 2], since_s: u64| {
         let mut all: Vec<_> = workers.iter_mut().map(|worker| &mut worker.observer.aggregates).collect();
         Aggregates::expire_idle(&mut all, since_s * SECOND);
@@ -187,7 +190,7 @@ fn labels_that_are_dropped_aggregate_also_while_packets_flow() {
     (1..=4).for_each(|client| worker.sends(client, 1));
     assert_eq!(worker.page(&index).lines().filter(|line| line.starts_with("netmon_packets_total{")).count(), 4);
     let labels = Labels::new(&["src_workload".to_owned(), "dst_workload".to_owned()]).unwrap();
-    Aggregates::renew_labels(&mut [&mut worker.observer.aggregates], Telling { labels, grouped: true });
+    Aggregates::renew_labels(&mut [&mut worker.observer.aggregates], Identification { labels, grouped: true });
     let Worker { table, observer, .. } = &mut worker;
     table.visit(|flow, mark| observer.aggregates.recount(flow, mark));
     (1..=4).for_each(|client| worker.sends(client, 2));
@@ -204,7 +207,7 @@ fn a_scan_from_outside_leaves_the_page_as_it_is() {
     const ADDRESSES: u32 = 100_000;
     for (grouped, limit) in [(true, 20_000), (false, 1_000)] {
         let buckets = Buckets::new(&["1"]).unwrap();
-        let index = Arc::new(SeriesIndex::new(limit, buckets, Telling { labels: Labels::default(), grouped }));
+        let index = Arc::new(SeriesIndex::new(limit, buckets, Identification { labels: Labels::default(), grouped }));
         let mut worker = Worker::new(&index, &[(9, party("web"))]);
         worker.observer.others = Some(network("external"));
         worker.sends(9, 1);

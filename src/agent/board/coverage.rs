@@ -1,37 +1,37 @@
-//! What part of the packets that interfaces counted themselves was seen. Pure: time is an argument.
+//! The part of the packets counted by the interfaces themselves that was seen. Pure: time is an argument.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::interfaces::Interface;
+use super::Interface;
 use crate::bpf::InterfaceBooks;
 
-/// To be looked at so often: what a look finds is judged by itself, so that a hole shows whatever was seen before it.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// What is said to be so lately.
+/// Between two looks. Each interval is judged by itself, so that a gap shows whatever was seen before it.
+pub(in crate::agent) const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How far back `lately` reaches.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// Of one hook of an interface.
+/// Coverage of one hook of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Covered {
+pub(in crate::agent) struct Covered {
     /// Since the interface became known.
-    pub all: Part,
+    pub(in crate::agent) all: Part,
     /// In the last minute.
-    pub lately: Part,
+    pub(in crate::agent) lately: Part,
 }
 
 /// Packets by the interface's own count, and those of them that were seen. More may have been seen, if some were dropped afterwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Part {
-    /// By the interface's own count.
-    pub counted: u64,
-    /// Seen.
-    pub seen: u64,
+pub(in crate::agent) struct Part {
+    /// Packets by the interface's own count.
+    pub(in crate::agent) counted: u64,
+    /// Packets that were seen.
+    pub(in crate::agent) seen: u64,
 }
 
 impl Part {
     /// `None`: there were no packets.
-    pub fn ratio(self) -> Option<f64> {
+    pub(in crate::agent) fn ratio(self) -> Option<f64> {
         (self.counted > 0).then(|| self.seen as f64 / self.counted as f64)
     }
 
@@ -68,7 +68,7 @@ impl Counts {
         let counted = self.counted.saturating_sub(before.counted);
         let whole = self.whole.saturating_sub(before.whole);
         let segments = self.segments.saturating_sub(before.segments).max(whole);
-        // Drivers differ in whether they count before or after segments were put together: both are everything.
+        // Drivers differ in whether they count before or after segments are merged: either is full coverage.
         let seen = counted.clamp(whole, if counts_whole { whole } else { segments });
         Part { counted, seen }
     }
@@ -76,20 +76,20 @@ impl Counts {
 
 struct Known {
     counts_whole: bool,
-    /// At the last look.
+    /// Counts at the last look.
     counts: [Counts; 2],
     parts: [Part; 2],
-    /// At the looks of the last minute, and the last one before that.
+    /// Parts at the looks of the last minute, and at the last one before that.
     past: VecDeque<(Instant, [Part; 2])>,
 }
 
 /// The coverage of all interfaces that have counters.
 #[derive(Default)]
-pub struct Coverage(BTreeMap<u32, Known>);
+pub(super) struct Coverage(BTreeMap<u32, Known>);
 
 impl Coverage {
-    /// Takes note of what there is. `counters` are the interfaces' own, by index: packets received and sent.
-    pub fn look(
+    /// Takes the present counts. `counters` are the interfaces' own, by index: packets received and sent.
+    pub(super) fn look(
         &mut self,
         interfaces: &BTreeMap<u32, Interface>,
         books: &BTreeMap<u32, InterfaceBooks>,
@@ -108,8 +108,8 @@ impl Coverage {
         }
     }
 
-    /// What it comes to, what happened since the last look included. By index, for ingress and egress.
-    pub fn read(
+    /// The coverage up to now, with what happened since the last look. By index, for ingress and egress.
+    pub(super) fn read(
         &self,
         interfaces: &BTreeMap<u32, Interface>,
         books: &BTreeMap<u32, InterfaceBooks>,
@@ -161,8 +161,8 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::InterfaceStatus;
     use crate::bpf::{Link, Mode, Tally};
-    use crate::metrics::InterfaceStatus;
 
     struct Host {
         interfaces: BTreeMap<u32, Interface>,

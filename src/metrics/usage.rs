@@ -1,23 +1,23 @@
-//! Which metric takes how much of the budget, and which label makes it so many.
+//! How much of the budget each metric takes, and which of its labels cause that.
 
 use std::collections::HashSet;
 
 use super::ends::{End, Role};
-use super::series::{COUNTERS, PairKey, SeriesIndex, TIMED};
+use super::series::{COUNTERS, LinesUsed, PairKey, SeriesIndex, TIMED};
 use crate::config::Labels;
 
 /// What a metric takes of the budget.
 #[derive(Clone, Debug)]
-pub struct MetricSpread {
-    /// Its name.
+pub struct MetricUsage {
+    /// The metric's name.
     pub metric: &'static str,
     /// Lines in use.
     pub lines: usize,
-    /// How often something found no room.
+    /// Times something found no room.
     pub refused: u64,
-    /// Series that have left.
+    /// Series that have expired.
     pub expired: u64,
-    /// Values that each label has, the one with most first.
+    /// How many values each label has, the largest number first.
     pub labels: Vec<(&'static str, usize)>,
 }
 
@@ -25,7 +25,7 @@ fn distinct<T: Eq + std::hash::Hash>(values: impl Iterator<Item = T>) -> usize {
     values.collect::<HashSet<T>>().len()
 }
 
-/// Values of each kept label of these ends.
+/// How many values each kept label of these ends has.
 fn of_ends<'a>(
     ends: impl Iterator<Item = &'a End> + Clone,
     role: Role,
@@ -35,9 +35,9 @@ fn of_ends<'a>(
 }
 
 impl SeriesIndex {
-    /// By metric, what takes how much of the budget.
-    pub fn spread(&self) -> Vec<MetricSpread> {
-        let labels = self.telling().labels;
+    /// What each metric takes of the budget.
+    pub fn usage(&self) -> Vec<MetricUsage> {
+        let labels = self.identification().labels;
         let traffic: Vec<_> = self.traffic.keys().into_iter().flatten().collect();
         let mut of_traffic: Vec<_> = of_ends(traffic.iter().map(|key| &key.source), Role::Source, labels)
             .chain(of_ends(traffic.iter().map(|key| &key.destination), Role::Destination, labels))
@@ -50,15 +50,15 @@ impl SeriesIndex {
                 .chain(of_ends(ends.iter().map(|ends| &ends.1), Role::Server, labels))
                 .collect()
         };
-        let spread = |used: super::series::Use| {
+        let usage = |used: LinesUsed| {
             let pairs = TIMED.iter().zip(&self.timed).chain(COUNTERS.iter().zip(&self.counters));
             let of_metric = pairs.into_iter().find(|(name, _)| **name == used.metric);
             let mut labels: Vec<_> =
                 of_metric.map_or_else(|| of_traffic.clone(), |(_, numbers)| of_pairs(numbers.keys()));
             labels.sort_by_key(|(_, values)| std::cmp::Reverse(*values));
-            let super::series::Use { metric, lines, refused, expired } = used;
-            MetricSpread { metric, lines, refused, expired, labels }
+            let LinesUsed { metric, lines, refused, expired } = used;
+            MetricUsage { metric, lines, refused, expired, labels }
         };
-        self.usage().into_iter().map(spread).collect()
+        self.lines_used().into_iter().map(usage).collect()
     }
 }
