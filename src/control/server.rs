@@ -193,7 +193,9 @@ impl Connection {
     fn close(&self, was: Phase) {
         let refusal = match was {
             Phase::Silent | Phase::Asking => Some(Refusal(408, "nothing was asked for, and others wait".to_owned())),
-            Phase::Making => Some(Refusal(503, "the answer took too long to make, and others wait: come again".to_owned())),
+            Phase::Making => {
+                Some(Refusal(503, "the answer took too long to make, and others wait: come again".to_owned()))
+            }
             Phase::Idle | Phase::Answering | Phase::Gone => None,
         };
         if let Some(refusal) = refusal {

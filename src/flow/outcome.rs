@@ -3,6 +3,7 @@
 use super::quotes::ErrorKind;
 use super::{Flow, Sent};
 use crate::bpf::App;
+use crate::bpf::numbers::ALERT_BYTES;
 
 /// Whether a flow did what it was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,9 +168,6 @@ fn judge_error(flow: &Flow) -> Option<Reason> {
         _ => Some(Reason::Unreachable),
     }
 }
-
-/// The longest alert of TLS that ciphers in use make, NM_ALERT of bpf/types.h.
-const ALERT_BYTES: u32 = 31;
 
 /// A RST ended it before either end had closed. That is a failure if it cut something off.
 fn judge_reset(flow: &Flow) -> Outcome {

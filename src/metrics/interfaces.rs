@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::coverage::Part;
 use super::families::Families;
 use super::page::Snapshot;
+use crate::bpf::numbers::BOOKED_INTERFACES;
 use crate::bpf::{Link, Mode};
 use crate::config::Choice;
 
@@ -76,7 +77,7 @@ impl Interface {
 }
 
 /// Interfaces with lines of their own; the others share one in the books, and have none of what only a single one can have.
-pub(super) const MOST_INTERFACES: usize = 1024;
+pub(super) const MOST_INTERFACES: usize = BOOKED_INTERFACES;
 
 /// Which interfaces there are, and what part of the packets that they counted themselves was seen.
 pub(super) fn coverage(families: &mut Families, snapshot: &Snapshot) {

@@ -8,14 +8,9 @@ use etherparse::{
     TransportSlice, UdpHeaderSlice, ether_type, ip_number,
 };
 use netmon::bpf::Endpoint;
+use netmon::bpf::numbers::{MOST_EXTENSIONS, MOST_SHIMS};
 
 use super::{Expect, Flags, Key};
-
-/// Extension headers walked. As NM_EXTENSIONS.
-const EXTENSIONS: usize = 8;
-
-/// Tags, labels and the like besides two tags. As NM_SHIMS.
-const SHIMS: usize = 6;
 
 /// Tells what to expect of packets, in their order: the first fragment of a datagram speaks for the others.
 #[derive(Default)]
@@ -103,7 +98,7 @@ impl Oracle {
             ethertype = tag.ether_type();
             rest = &rest[4..];
         }
-        for _ in 0..SHIMS {
+        for _ in 0..MOST_SHIMS {
             match (ethertype, rest) {
                 (tag, [_, _, high, low, ..]) if is_tag(tag) => {
                     ethertype = EtherType(u16::from_be_bytes([*high, *low]));
@@ -219,7 +214,7 @@ impl Oracle {
         mut next: IpNumber,
         mut datagram: Option<(u32, IpNumber)>,
     ) -> Result<Expect, Broken> {
-        for _ in 0..EXTENSIONS {
+        for _ in 0..MOST_EXTENSIONS {
             let length;
             match next {
                 // RFC 4302: twelve bytes at least. The kernel's own walk (ipv6_skip_exthdr) takes eight too.
