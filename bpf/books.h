@@ -2,8 +2,6 @@
 /* The books: every packet is in one of them. */
 #pragma once
 
-#define NM_PROBES 8
-
 /*
  * Where the books of an interface are on `cpu`, the present one, if its first slot is taken by another: in one of the next ones,
  * or in the one that all others share.

@@ -24,9 +24,9 @@ static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet 
 	d->last = p->now;
 	d->seq_end = 0;
 	d->ack = 0;
-	d->window = 0;
+	d->kept.window = 0;
 	d->probed = nm_units(p) - nm_probe_every; /* due */
-	d->worth = 0;
+	d->kept.worth = 0;
 	d->cause = 0;
 	d->icmp = p->icmp;
 	d->tcp_flags = p->tcp_flags;
@@ -62,7 +62,7 @@ static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet 
 			d->state |= NM_TRACKED | NM_ACKED | NM_HEARD;
 			d->seq_end = p->seq + !!(p->tcp_flags & NM_TCP_FIN);
 			d->ack = p->ack;
-			d->window = p->window;
+			d->kept.window = p->window;
 		}
 	} else if (nm_name_tunnel(d, p)) {
 		return false;
@@ -86,7 +86,7 @@ static __always_inline bool nm_is_repeated(const struct nm_delta *d, const struc
 static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, void *entry, const __u32 key_size,
 				   struct nm_packet *p)
 {
-	struct nm_delta *d = NM_DELTA(entry, key_size);
+	struct nm_delta *d = NM_DELTA(entry);
 	const bool v6 = key_size == sizeof(struct nm_key6);
 	__u8 protocol = nm_protocol(p, key_size);
 	__u32 last = d->last;
@@ -138,7 +138,7 @@ static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, _
 		return 0;
 	if (now - d->last > nm_idle || (!d->packets && d->first))
 		return 1;
-	return 2 + d->packets + d->worth;
+	return 2 + d->packets + d->kept.worth;
 }
 
 /*
@@ -157,7 +157,7 @@ static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u
 #pragma unroll
 	for (__u32 w = 0; w < NM_WAYS; w++) {
 		void *entry = set + w * NM_ENTRY_SIZE(key_size);
-		__u64 worth = (__u64)nm_worth(NM_DELTA(entry, key_size), nm_ifindex(entry, key_size), p->now) * NM_WAYS + w;
+		__u64 worth = (__u64)nm_worth(NM_DELTA(entry), nm_ifindex(NM_KEY(entry), key_size), p->now) * NM_WAYS + w;
 
 		if (worth < least)
 			least = worth;
@@ -165,13 +165,13 @@ static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u
 	p->slot += least % NM_WAYS;
 	least /= NM_WAYS;
 	victim = set + p->slot % NM_WAYS * NM_ENTRY_SIZE(key_size);
-	d = NM_DELTA(victim, key_size);
+	d = NM_DELTA(victim);
 	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
 		if (d->packets > p->packets) {
 			nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 			return NM_FATE_LOST;
 		}
-		nm_count_lost(p->cpu, nm_ifindex(victim, key_size), d->packets, d->bytes);
+		nm_count_lost(p->cpu, nm_ifindex(NM_KEY(victim), key_size), d->packets, d->bytes);
 		return NM_FATE_OUSTED;
 	}
 	return least <= 1 ? NM_FATE_NEW : NM_FATE_DISPLACED;
@@ -182,12 +182,12 @@ static __always_inline int nm_install_in(struct nm_cpu *cpu, void *set, const __
 	struct nm_packet *p = nm_packet_of(cpu);
 	int fate = nm_make_room(cpu, set, key_size);
 	void *entry = set + p->slot % NM_WAYS * NM_ENTRY_SIZE(key_size);
-	struct nm_delta *d = NM_DELTA(entry, key_size);
+	struct nm_delta *d = NM_DELTA(entry);
 	bool look;
 
 	if (fate == NM_FATE_LOST)
 		return NM_BECOMES(NM_FATE_LOST, 0);
-	__builtin_memcpy(entry, p->word, key_size);
+	__builtin_memcpy(NM_KEY(entry), p->word, key_size);
 	nm_start(d, p);
 	look = nm_begin(d, p, nm_protocol(p, key_size), fate == NM_FATE_NEW);
 	if (p->urgent)
@@ -219,18 +219,16 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 		struct nm_entry4 v4;
 		struct nm_entry6 v6;
 	} entry = {};
-	struct nm_delta *d;
+	struct nm_delta *d = NM_DELTA(&entry);
+	__u8 kind = key_size == sizeof(struct nm_key6) ? NM_KIND_FLOW6 : NM_KIND_FLOW4;
 
-	if (key_size == sizeof(struct nm_key6)) {
+	if (kind == NM_KIND_FLOW6)
 		entry.v6.key = p->key6;
-		d = &entry.v6.delta;
-	} else {
+	else
 		entry.v4.key = p->key4;
-		d = &entry.v4.delta;
-	}
 	nm_start(d, p);
 	d->cause = NM_BYPASSED;
-	if (nm_emit(cpu, &entry, key_size, NM_ENTRY_SIZE(key_size)))
+	if (nm_emit(cpu, d, kind, key_size, NM_ENTRY_SIZE(key_size)))
 		return NM_BECOMES(NM_FATE_PAST, 0);
 	nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 	return NM_BECOMES(NM_FATE_PAST_LOST, 0);
@@ -254,7 +252,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 	for (int w = 0; w < NM_WAYS; w++) {
 		void *entry = set + w * NM_ENTRY_SIZE(key_size);
 
-		if (nm_same(entry, p, key_size)) {
+		if (nm_same(NM_KEY(entry), p->word, key_size)) {
 			p->slot += w;
 			return nm_hit(skb, cpu, entry, key_size, p);
 		}

@@ -10,8 +10,6 @@
 
 #define nm_barrier() asm volatile("" ::: "memory")
 
-#define NM_DELTA(entry, key_size) ((struct nm_delta *)((void *)(entry) + (key_size)))
-#define NM_ENTRY_SIZE(key_size) ((key_size) + sizeof(struct nm_delta))
 #define NM_SHARERS (NM_WAYS << NM_FACTS_SHIFT) /* entries that share facts */
 
 static __always_inline bool nm_same(const void *a, const void *b, const __u32 key_size)
@@ -82,15 +80,25 @@ static __always_inline void nm_facts_told(struct nm_facts *f)
 
 static __always_inline void nm_delta_told(struct nm_delta *d)
 {
-	__u32 worth = d->worth / 2 + d->packets;
+	__u32 worth = d->kept.worth / 2 + d->packets;
 
-	d->worth = worth > 0xffff ? 0xffff : worth;
+	d->kept.worth = worth > 0xffff ? 0xffff : worth;
 	d->packets = 0;
 	d->bytes = 0;
 	d->first = 0;
 	d->cause &= NM_SHORT;
 	d->tcp_flags = 0;
 	d->state &= ~(NM_OPENING | NM_NOTED);
+}
+
+/* Write an entry where it stands, without a copy: the head is there for only as long as that takes. */
+static __always_inline bool nm_emit_entry(struct nm_cpu *cpu, struct nm_delta *d, __u8 kind, const __u32 key_size)
+{
+	struct nm_kept kept = d->kept;
+	bool written = nm_emit(cpu, d, kind, key_size, NM_ENTRY_SIZE(key_size));
+
+	d->kept = kept;
+	return written;
 }
 
 static __always_inline bool nm_report4(struct nm_cpu *cpu, __u32 slot, __u8 cause)
@@ -108,10 +116,10 @@ static __always_inline bool nm_report4(struct nm_cpu *cpu, __u32 slot, __u8 caus
 			return false;
 		noted->entry = *entry;
 		noted->facts = *f;
-		if (!nm_emit(cpu, noted, sizeof(entry->key), sizeof(*noted)))
+		if (!nm_emit(cpu, &noted->entry.delta, NM_KIND_NOTED4, sizeof(entry->key), sizeof(*noted)))
 			return false;
 		nm_facts_told(f);
-	} else if (!nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry))) {
+	} else if (!nm_emit_entry(cpu, &entry->delta, NM_KIND_FLOW4, sizeof(entry->key))) {
 		return false;
 	}
 	nm_delta_told(&entry->delta);
@@ -133,10 +141,10 @@ static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 slot, __u8 caus
 			return false;
 		noted->entry = *entry;
 		noted->facts = *f;
-		if (!nm_emit(cpu, noted, sizeof(entry->key), sizeof(*noted)))
+		if (!nm_emit(cpu, &noted->entry.delta, NM_KIND_NOTED6, sizeof(entry->key), sizeof(*noted)))
 			return false;
 		nm_facts_told(f);
-	} else if (!nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry))) {
+	} else if (!nm_emit_entry(cpu, &entry->delta, NM_KIND_FLOW6, sizeof(entry->key))) {
 		return false;
 	}
 	nm_delta_told(&entry->delta);
@@ -266,5 +274,5 @@ __noinline int nm_add_sample(__u32 id, __u32 slot, __u32 v6, __u64 sample)
 
 static __always_inline void nm_sample(const struct nm_packet *p, __u64 kind, __u64 ns)
 {
-	nm_add_sample(p->cpu, p->slot, p->v6, kind << 56 | ns);
+	nm_add_sample(p->cpu, p->slot, p->v6, kind << NM_KIND_SHIFT | ns);
 }

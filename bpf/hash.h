@@ -2,9 +2,9 @@
 /* Hashes of a key: one that spreads entries over the cache, one that is the same for both directions of a flow. */
 #pragma once
 
-#define NM_K1 0x9e3779b97f4a7c15ull
-#define NM_K2 0xff51afd7ed558ccdull
-#define NM_K3 0xc4ceb9fe1a85ec53ull
+#define NM_K1 ((__u64)NM_K1_HIGH << 32 | NM_K1_LOW)
+#define NM_K2 ((__u64)NM_K2_HIGH << 32 | NM_K2_LOW)
+#define NM_K3 ((__u64)NM_K3_HIGH << 32 | NM_K3_LOW)
 #define NM_K4 0x2545f4914f6cdd1dull
 
 static __always_inline __u32 nm_fold(__u64 h)

@@ -5,9 +5,6 @@
  */
 #pragma once
 
-#define NM_MIDSTREAM 0xffffffffu
-#define NM_CONTINUES 0xfffffffeu
-
 struct nm_payload {
 	__u64 flow;     /* names the connection: the same for both directions, never 0 */
 	__u32 at;       /* of the payload in the packet */
@@ -17,7 +14,7 @@ struct nm_payload {
 	__u16 dport;
 	__u8 protocol;  /* TCP or UDP */
 	__u8 side;      /* 0 or 1: which end sends */
-	__u8 client;    /* 1: the sender opened the connection, 0: the other end did, 2: not known */
+	__u8 client;    /* 1: the sender opened the connection, 0: the other end did; or NM_EITHER */
 	__u8 told;      /* 1: what this side speaks was told, and may become another protocol */
 	__u32 isn;      /* of this side: tells connections apart that have the same ports; 0: not known */
 };

@@ -10,10 +10,6 @@
 #define NM_LOOKS_TOLD (NM_LOOKS_NEXT | 6)
 #define NM_LOOKS_NAMED 255 /* a tunnel, and that was told */
 
-/* `app_version` of DNS. */
-#define NM_ASKS 1
-#define NM_ANSWERS 2
-
 /*
  * Which protocols go on with TLS in the same connection: SMTP and NATS where the ends agree, PostgreSQL and MySQL where the client asks.
  * Others say so with a mark.
@@ -87,7 +83,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	payload->flow = p->tag;
 	payload->isn = 0;
 	payload->side = p->side & 1;
-	payload->client = 2;
+	payload->client = NM_EITHER;
 	payload->told = !!(d->looks & NM_LOOKS_NEXT);
 	bit = 1 << payload->side;
 	tcp = payload->protocol == IPPROTO_TCP;
@@ -112,7 +108,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 		/* An entry of another CPU than that which saw the beginning; and the last look of those. */
 		if (pair->flags & NM_PAIR_HTTP2 && payload->offset != NM_MIDSTREAM && d->looks <= NM_LOOKS_MIDWAY + 1)
 			d->looks = d->looks == NM_LOOKS_MIDWAY ? NM_LOOKS_HTTP2 : 1;
-		payload->client = nm_pair_client(pair) == 2 ? 2 : nm_pair_client(pair) == payload->side;
+		payload->client = nm_pair_client(pair) == NM_EITHER ? NM_EITHER : nm_pair_client(pair) == payload->side;
 	} else if (d->looks > NM_LOOKS_MIDWAY && !payload->told) {
 		/* Another connection has the pair's place, but this entry saw the SYN, and all that follows it so far. */
 		payload->offset = d->looks == NM_LOOKS ? 0 : NM_CONTINUES;

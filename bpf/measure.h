@@ -150,7 +150,7 @@ static __always_inline void nm_probe(struct nm_cpu *cpu, struct nm_pair *pair, s
 static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p, __u32 before)
 {
 	__u8 peer = !p->side;
-	__u64 probe = pair->probe[peer], stamp = pair->probe_time[peer], ns, kind;
+	__u64 probe = pair->probe[peer], stamp, ns, kind;
 	__u32 end = probe >> 32;
 /* Read again each time: what is kept takes room on the stack. */
 #define later pair->later[peer]
@@ -160,7 +160,10 @@ static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p
 	if (!probe || (__s32)(p->ack - end) < 0)
 		return false;
 	pair->probe[peer] = 0;
-	if ((__s32)(end - before) <= 0 || (__u32)stamp != (__u32)probe)
+	if ((__s32)(end - before) <= 0)
+		return false;
+	stamp = pair->probe_time[peer]; /* not before: it would be kept on the stack */
+	if ((__u32)stamp != (__u32)probe)
 		return false;
 	ns = nm_since(stamp, p);
 	both = later && (__s32)(p->ack - (__u32)(later >> 32)) >= 0;

@@ -164,6 +164,14 @@ int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* The skeleton exports types that something names. */
+static const enum nm_number *nm_export_number __attribute__((used));
+static const enum nm_kind *nm_export_kind __attribute__((used));
+static const enum nm_state *nm_export_state __attribute__((used));
+static const enum nm_ignored *nm_export_ignored __attribute__((used));
+static const struct nm_head *nm_export_head __attribute__((used));
+static const struct nm_noted4 *nm_export_noted4 __attribute__((used));
+static const struct nm_noted6 *nm_export_noted6 __attribute__((used));
+static const struct nm_traced *nm_export_traced __attribute__((used));
 static const struct nm_entry4 *nm_export_entry4 __attribute__((used));
 static const struct nm_entry6 *nm_export_entry6 __attribute__((used));
 static const enum nm_cause *nm_export_cause __attribute__((used));

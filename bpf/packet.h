@@ -18,7 +18,6 @@
 #define NM_IP_MORE_FRAGMENTS 0x2000
 #define NM_IP6_OFFSET 0xfff8
 #define NM_IP6_MORE_FRAGMENTS 0x0001
-#define NM_EXTENSIONS 8 /* extension headers walked; a longer chain is a flow without ports */
 
 #define NM_HOPOPTS 0
 #define NM_ROUTING 43

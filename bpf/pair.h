@@ -78,8 +78,8 @@ static __always_inline struct nm_pair *nm_pair_again(const struct nm_packet *p)
 	return pair && pair->tag == p->tag ? pair : 0;
 }
 
-/* The side that opened; 2: not known. */
+/* The side that opened, or NM_EITHER. */
 static __always_inline __u8 nm_pair_client(const struct nm_pair *pair)
 {
-	return !(pair->flags & NM_PAIR_OPENED) ? 2 : pair->flags & NM_PAIR_CLIENT1 ? 1 : 0;
+	return !(pair->flags & NM_PAIR_OPENED) ? NM_EITHER : pair->flags & NM_PAIR_CLIENT1 ? 1 : 0;
 }

@@ -74,7 +74,7 @@ static __always_inline int nm_quote4(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	entry->delta.cause = NM_QUOTED;
 	if (nm_is_left_out(&entry->key, sizeof(entry->key), cpu->sample))
 		return 0;
-	return !nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry));
+	return !nm_emit(cpu, &entry->delta, NM_KIND_FLOW4, sizeof(entry->key), sizeof(*entry));
 }
 
 static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
@@ -102,7 +102,7 @@ static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	entry->delta.cause = NM_QUOTED;
 	if (nm_is_left_out(&entry->key, sizeof(entry->key), cpu->sample))
 		return 0;
-	return !nm_emit(cpu, entry, sizeof(entry->key), sizeof(*entry));
+	return !nm_emit(cpu, &entry->delta, NM_KIND_FLOW6, sizeof(entry->key), sizeof(*entry));
 }
 
 /* Tell the flow that the ICMP error in `cpu->packet` is about. What cannot be told is counted. */

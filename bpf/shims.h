@@ -2,7 +2,6 @@
 /* What lies between Ethernet and IP. */
 #pragma once
 
-#define NM_SHIMS 6           /* tags, labels and the like that are walked besides two tags */
 #define NM_SHIMS_CUT -1
 
 static __always_inline bool nm_is_vlan(__be16 type)

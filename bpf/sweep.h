@@ -14,12 +14,12 @@
  */
 static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 key_size, __u32 slot, __u32 now, bool all)
 {
-	struct nm_delta *d = NM_DELTA(entry, key_size);
+	struct nm_delta *d = NM_DELTA(entry);
 
-	if (!nm_ifindex(entry, key_size))
+	if (!nm_ifindex(NM_KEY(entry), key_size))
 		return false;
 	if (nm_has_news(d)) {
-		if (!all && now - d->last < nm_idle && d->worth && now - d->first < nm_report)
+		if (!all && now - d->last < nm_idle && d->kept.worth && now - d->first < nm_report)
 			return true;
 		if (!nm_report_entry(id, slot, key_size == sizeof(struct nm_key6), NM_SWEPT))
 			return true; /* ring full: later */
@@ -28,7 +28,7 @@ static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 ke
 	}
 	if (!all && d->first < nm_forget)
 		return true;
-	__builtin_memset(entry, 0, key_size);
+	__builtin_memset(NM_KEY(entry), 0, key_size);
 	return false;
 }
 

@@ -98,7 +98,7 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 			d->icmp = nm_units(p);
 		d->ack = p->ack;
 		d->state |= NM_HEARD;
-	} else if (!advance && !p->payload && p->window == d->window && p->window && p->seq == d->seq_end &&
+	} else if (!advance && !p->payload && p->window == d->kept.window && p->window && p->seq == d->seq_end &&
 		   !(flags & (NM_TCP_SYN | NM_TCP_FIN))) {
 		f = nm_note(d, p);
 		if (f)
@@ -191,7 +191,7 @@ __noinline int nm_judge(__u32 id, __u32 again)
 	fresh = nm_sequence(d, pair, p);
 	if (flags & NM_TCP_ACK)
 		nm_acknowledge(d, pair, p);
-	d->window = p->window;
+	d->kept.window = p->window;
 	if (flags & NM_TCP_SYN) {
 		d->state = flags & NM_TCP_ACK ? d->state & ~NM_SHAKING : d->state | NM_SHAKING;
 		d->looks = nm_apps ? NM_LOOKS : 0;
@@ -272,18 +272,18 @@ static __always_inline bool nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu,
 			if (p->ack == d->ack && !(d->state & NM_HEARD) && !(flags & NM_TCP_PSH) && !d->looks &&
 			    !(nm_latency && nm_probe_due(d, p))) {
 				d->seq_end = p->seq + p->payload;
-				d->window = p->window;
+				d->kept.window = p->window;
 				return false;
 			}
 		} else if ((__s32)(p->ack - d->ack) > 0) {
 			if (!(nm_latency && nm_answer_due(d, p))) {
 				d->ack = p->ack;
-				d->window = p->window;
+				d->kept.window = p->window;
 				d->state |= NM_HEARD;
 				return false;
 			}
-		} else if (p->window != d->window) {
-			d->window = p->window;
+		} else if (p->window != d->kept.window) {
+			d->kept.window = p->window;
 			return false;
 		}
 	}

@@ -23,8 +23,6 @@ enum nm_view_word {
 	NM_VIEW_WORDS,
 };
 
-#define NM_NO_PROTOCOL 256
-
 struct nm_view {
 	__u32 word[NM_VIEW_WORDS];
 	__u32 pad;
@@ -34,9 +32,10 @@ struct nm_view {
 
 /* A packet, as user space is told of it. */
 struct nm_traced {
+	struct nm_head head;
+	__u32 packets;
 	__u64 ns;        /* as bpf_ktime_get_ns, or of the capture */
 	__u64 bytes;     /* as accounted */
-	__u32 packets;
 	__u32 length;    /* of the packet as it was handed around */
 	__u32 seq;       /* TCP; ICMP echo: of the message */
 	__u32 ack;
@@ -47,10 +46,12 @@ struct nm_traced {
 	__u8 views;      /* 2: there is one inside, in a tunnel */
 	__u8 ethernet;   /* `header` starts with that, else with IP */
 	__u8 tunnel;     /* enum nm_app */
-	__u8 pad[5];
+	__u8 pad[1];
 	struct nm_view view[2];
 	__u8 header[NM_SNAP];
 };
+
+_Static_assert(sizeof(struct nm_view) == 80 && sizeof(struct nm_traced) == 464, "as in src/bpf/traced.rs and event.rs");
 
 /* What a CPU keeps for it. */
 struct nm_tracer {
@@ -70,11 +71,6 @@ struct nm_trace_control {
 	__u32 filter;  /* the one in force */
 	__u32 pad;
 };
-
-#define NM_TESTS 64
-/* Numbers of tests that are none: */
-#define NM_PASSES 254
-#define NM_FAILS 255
 
 enum nm_trace_op {
 	NM_MASKED,   /* the word and set[0] is set[1] */
@@ -243,6 +239,7 @@ static __always_inline int nm_trace_tell(struct __sk_buff *skb, struct nm_tracer
 		return 0;
 	}
 	__sync_fetch_and_add(&control->told, 1);
+	traced->head = NM_HEAD(NM_KIND_TRACED, NM_TRACED_VERSION, sizeof(*traced));
 	traced->ns = nm_clock == NM_CLOCK_CAPTURE ? p->now : bpf_ktime_get_ns();
 	traced->bytes = p->bytes;
 	traced->packets = p->packets;

@@ -2,14 +2,14 @@
 /* What the programs keep and what user space reads: one layout, exported to Rust by the skeleton. */
 #pragma once
 
+#include "numbers.h"
+
 /* Where a packet was seen, from the point of view of the interface. */
 enum nm_hook {
 	NM_INGRESS = 0,
 	NM_EGRESS = 1,
 	NM_HOOKS = 2,
 };
-
-#define NM_INNER 2 /* in `hook` of a key: the packet was in a tunnel's packet that came by that hook */
 
 /* One direction of a flow as seen at one hook. Addresses and ports are in network byte order. */
 struct nm_key4 {
@@ -38,6 +38,24 @@ struct nm_key6 {
 	__u16 pad;
 };
 
+/* What a record is. A new kind is a number here, a struct that starts with a head, and an arm of `Event::decode` in src/bpf/event.rs. */
+enum nm_kind {
+	NM_KIND_FLOW4 = 1,  /* struct nm_entry4 */
+	NM_KIND_FLOW6 = 2,  /* struct nm_entry6 */
+	NM_KIND_NOTED4 = 3, /* struct nm_noted4 */
+	NM_KIND_NOTED6 = 4, /* struct nm_noted6 */
+	NM_KIND_TRACED = 5, /* struct nm_traced */
+};
+
+/* How every record in a ring starts. */
+struct nm_head {
+	__u8 kind;    /* enum nm_kind */
+	__u8 version; /* of the kind's layout: NM_FLOW_VERSION and so on */
+	__u16 length; /* bytes of the record, this head included */
+};
+
+#define NM_HEAD(what, of, bytes) ((struct nm_head){ .kind = (what), .version = (of), .length = (bytes) })
+
 /* Why a record was written. */
 enum nm_cause {
 	NM_DISPLACED = 0, /* another flow needed the slot */
@@ -50,53 +68,58 @@ enum nm_cause {
 	NM_UNJUDGED = 0x80, /* beside one of these: nothing was known by which to judge whether the first segment was sent before */
 };
 
-/* Bytes of the longest alert of TLS: 5 of header, 8 of nonce, 2, 16 of tag (RFC 5288). */
-#define NM_ALERT 31
+/* What only the cache needs: where an entry keeps it, a record has its head. */
+struct nm_kept {
+	__u16 window; /* TCP: as announced, unscaled */
+	__u16 worth;  /* packets of earlier records, halved with each: keeps busy flows in the cache; 0: never reported */
+};
 
 /* What was seen of a key since its last record, and what must be known of it to judge the next packet. */
 struct nm_delta {
-	__u64 bytes;   /* on the wire from the link-layer header on, repeated headers of segments included */
+	union {
+		struct nm_head head; /* of a record */
+		struct nm_kept kept; /* of an entry */
+	};
 	__u32 packets; /* on the wire: each segment of a GSO or GRO packet counts */
+	__u64 bytes;   /* on the wire from the link-layer header on, repeated headers of segments included */
 	__u32 first;   /* low half of jiffies64; without packets: sweeps that found none */
 	__u32 last;    /* low half of jiffies64 */
 	__u32 seq_end; /* TCP: behind the highest sequence number sent */
 	__u32 ack;     /* TCP: the latest, whichever is furthest on */
-	__u16 window;  /* TCP: as announced, unscaled */
 	__u16 probed;  /* time of the latest RTT probe, in units of nm_probe_every */
-	__u16 worth;   /* packets of earlier records, halved with each: keeps busy flows in the cache; 0: never reported */
 	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
-	__u8 state;   /* NM_SYN and so on */
+	__u8 state;   /* enum nm_state */
 	__u8 cause;   /* enum nm_cause; of an entry only what stands beside one */
 	__u8 looks;   /* payloads that may still be looked at for the application protocol */
 };
 
-/* Of a record. */
-#define NM_SYN 0x01     /* SYN without ACK: the flags alone do not tell who opened; SCTP: INIT */
-#define NM_SYN_ACK 0x02 /* SYN with ACK; SCTP: INIT ACK */
-#define NM_OPENING (NM_SYN | NM_SYN_ACK)
-/* The same bits, of other protocols. */
-#define NM_FIRST 0x01     /* nothing was seen of the other end before, for as long as that is remembered */
-#define NM_BROADCAST 0x02 /* the frame was sent to everybody */
-/* Of an entry. */
-#define NM_URGED 0x04     /* an urgent record was written: one is enough */
-#define NM_NOTED 0x08     /* has facts */
-#define NM_TRACKED 0x10   /* TCP: `seq_end` is known */
-#define NM_ACKED 0x20     /* TCP: `ack` is known */
-#define NM_HEARD 0x40     /* the other end has sent since this one sent last */
-#define NM_SHAKING 0x80   /* TCP: opened, and the ACK that ends the handshake has not come */
+/* Bits of `nm_delta.state`. */
+enum nm_state {
+	NM_SYN = 0x01,     /* SYN without ACK: the flags alone do not say who opened; SCTP: INIT */
+	NM_SYN_ACK = 0x02, /* SYN with ACK; SCTP: INIT ACK */
+	NM_OPENING = NM_SYN | NM_SYN_ACK,
+	/* The same bits in other protocols. */
+	NM_FIRST = 0x01,     /* the other end was not seen before, as far back as that is remembered */
+	NM_BROADCAST = 0x02, /* the frame was sent to everybody */
+	NM_URGED = 0x04,     /* an urgent record was written: one is enough */
+	NM_NOTED = 0x08,     /* has facts */
+	NM_TRACKED = 0x10,   /* TCP: `seq_end` is known */
+	NM_ACKED = 0x20,     /* TCP: `ack` is known */
+	NM_HEARD = 0x40,     /* the other end has sent since this one sent last */
+	NM_SHAKING = 0x80,   /* TCP: opened, and the ACK that ends the handshake has not come */
+};
 
+/* The delta comes first, so that it is found without knowing the family, and a record starts with its head. */
 struct nm_entry4 {
-	struct nm_key4 key;
 	struct nm_delta delta;
+	struct nm_key4 key;
 };
 
 struct nm_entry6 {
-	struct nm_key6 key;
 	struct nm_delta delta;
+	struct nm_key6 key;
 };
-
-#define NM_WAYS 4
 
 struct nm_set4 {
 	struct nm_entry4 way[NM_WAYS];
@@ -162,13 +185,9 @@ enum nm_sample {
 	NM_OPENED = 9,           /* no time: the first SYN of the other end, which the sender refuses, was when NM_OPENED_SHIFT says */
 };
 
-#define NM_SAMPLES 4
-#define NM_OPENED_SHIFT 38 /* the time below is 274 s at most: a SYN is not tried for as long */
-#define NM_OPENED_UNIT 8   /* without so many of its low bits, the point in time has room for 18 */
-
 /* What is rare: kept beside the entries, one for several sets, and written with its entry's record. */
 struct nm_facts {
-	__u64 sample[NM_SAMPLES]; /* enum nm_sample in the upper 8 bits, nanoseconds in the others */
+	__u64 sample[NM_SAMPLES]; /* enum nm_sample above NM_KIND_SHIFT, nanoseconds below */
 	__u32 hole_start; /* sequence numbers that were skipped: they may come late */
 	__u32 hole_end;
 	__u32 hole_at;    /* low half of jiffies64 */
@@ -197,7 +216,9 @@ struct nm_noted6 {
 	struct nm_facts facts;
 };
 
-#define NM_FACTS_SHIFT 1 /* facts have room for one entry of 2^n sets */
+_Static_assert(sizeof(struct nm_head) == 4 && sizeof(struct nm_kept) == sizeof(struct nm_head), "a head takes the place of what is kept");
+_Static_assert(sizeof(struct nm_entry4) == 64 && sizeof(struct nm_entry6) == 88, "as in src/bpf/event.rs");
+_Static_assert(sizeof(struct nm_noted4) == 128 && sizeof(struct nm_noted6) == 152, "as in src/bpf/event.rs");
 
 /*
  * A time, in one word so that it is read whole: tag of the connection (16 bits), which clock (1), nanoseconds (47, they
@@ -246,8 +267,6 @@ struct nm_pair {
 #define NM_PAIR_REFUSED 0x40 /* the SYN had data, and the SYN-ACK does not acknowledge them: they come again */
 #define NM_PAIR_HTTP2 0x80   /* speaks HTTP/2: not every payload asks or answers */
 
-#define NM_PAIRS 2048 /* a CPU, all in one table */
-
 /* Packets that belong to no flow. */
 enum nm_ignored {
 	NM_NOT_IP = 0,
@@ -268,14 +287,10 @@ struct nm_books {
 	__u64 align[7];        /* to whole cache lines */
 };
 
-#define NM_INTERFACES 1024 /* slots on each CPU, a power of two; interfaces that find none share one more */
-
 /* Which of them are in use: whoever reads the books need not look at all. */
 struct nm_books_used {
 	__u8 slot[NM_INTERFACES];
 };
-
-#define NM_MAX_RINGS 64
 
 /* What one CPU keeps for itself, in whole cache lines. */
 struct nm_cpu {
@@ -301,14 +316,6 @@ struct nm_cpu {
 	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
 	__u64 align[6];
 };
-
-#define NM_GROUPS_SHIFT 6
-#define NM_GROUPS (1 << NM_GROUPS_SHIFT) /* the sets of a cache in as many groups; those not in use are not swept */
-#define NM_GROUP_MAX 1024                /* sets of a group */
-
-/* Return values of nm_sweep besides the set to go on with. */
-#define NM_SWEEP_DONE 0xfffffffeu
-#define NM_SWEEP_BUSY 0xffffffffu
 
 /* A fragmented datagram's ports, for the fragments without a transport header. */
 struct nm_fragment {

@@ -5,9 +5,9 @@ use std::ops::AddAssign;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
-use super::load::INTERFACES;
 use super::mapped::Mapped;
-use super::skel::types::{nm_books, nm_books_used, nm_cpu, nm_tally};
+use super::numbers::BOOKED_INTERFACES;
+use super::skel::types::{nm_books, nm_books_used, nm_cpu, nm_hook, nm_ignored, nm_tally};
 
 /// Packets and their bytes, on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,12 +64,14 @@ impl InterfaceBooks {
 
 impl From<nm_books> for InterfaceBooks {
     fn from(b: nm_books) -> InterfaceBooks {
+        let seen = |hook: nm_hook| b.seen[hook.0 as usize].into();
+        let ignored = |why: nm_ignored| b.ignored[why.0 as usize].into();
         InterfaceBooks {
-            ingress: b.seen[0].into(),
-            egress: b.seen[1].into(),
+            ingress: seen(nm_hook::NM_INGRESS),
+            egress: seen(nm_hook::NM_EGRESS),
             whole: b.whole,
-            not_ip: b.ignored[0].into(),
-            malformed: b.ignored[1].into(),
+            not_ip: ignored(nm_ignored::NM_NOT_IP),
+            malformed: ignored(nm_ignored::NM_MALFORMED),
             left_out: b.left_out.into(),
             ring_full: b.lost.into(),
             decapsulated: b.inner.into(),
@@ -161,20 +163,23 @@ impl Books {
                 // Once it is all zeros another interface may take it, and is to find it marked as it left it.
                 self.used.store_byte(cpu, slot, 0);
                 fence(Ordering::SeqCst);
-                self.interfaces.clear(cpu * (INTERFACES + 1) + slot);
+                self.interfaces.clear(cpu * (BOOKED_INTERFACES + 1) + slot);
             }
         }
     }
 
     fn read(&self, cpu: usize, slot: usize) -> Option<nm_books> {
-        self.interfaces.read(cpu * (INTERFACES + 1) + slot)
+        self.interfaces.read(cpu * (BOOKED_INTERFACES + 1) + slot)
     }
 
     /// What is in use: CPU, and the place there. The one that interfaces without a place share always is.
     fn slots(&self) -> impl Iterator<Item = (usize, usize)> {
         let of_cpu = |cpu: usize| {
-            let used = self.used.read(cpu).map_or([0; INTERFACES], |used| used.slot);
-            (0..INTERFACES).filter(move |slot| used[*slot] != 0).chain([INTERFACES]).map(move |slot| (cpu, slot))
+            let used = self.used.read(cpu).map_or([0; BOOKED_INTERFACES], |used| used.slot);
+            (0..BOOKED_INTERFACES)
+                .filter(move |slot| used[*slot] != 0)
+                .chain([BOOKED_INTERFACES])
+                .map(move |slot| (cpu, slot))
         };
         (0..self.cpus).flat_map(of_cpu)
     }

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 
 use super::clock::Clock;
 use super::mapped::Mapped;
+use super::numbers::MOST_CACHE_SETS;
 use super::objects::{self, ProgramInfo};
-use super::skel::types::nm_cpu;
+use super::skel::types::{nm_cpu, nm_number};
 
 /// What a sweep is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,9 @@ pub enum Sweep {
     All,
 }
 
-/// As in bpf/types.h.
-const NO_SET: u32 = 1 << 16; // NM_GROUPS * NM_GROUP_MAX
-const SWEEP_DONE: u32 = 0xffff_fffe;
-const SWEEP_BUSY: u32 = 0xffff_ffff;
+/// What the sweep program returns besides the set to go on with.
+const SWEEP_DONE: u32 = nm_number::NM_SWEEP_DONE.0;
+const SWEEP_BUSY: u32 = nm_number::NM_SWEEP_BUSY.0;
 
 /// A packet takes microseconds, and some milliseconds where a virtual machine's processor is taken away meanwhile.
 const BUSY_MOST: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ impl Sweeper {
         let start = Clock::now_ns();
         loop {
             // Whichever CPU runs this will do, and there is no such set to sweep.
-            self.run(0, false, false, NO_SET, Sweep::Due)?;
+            self.run(0, false, false, MOST_CACHE_SETS, Sweep::Due)?;
             self.read_clocks(0);
             if Clock::now_ns() - start > 2 * self.clock.tick_ns() {
                 return Ok(());

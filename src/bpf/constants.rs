@@ -7,19 +7,14 @@ use anyhow::{Context, Result};
 use super::clock::Clock;
 use super::load::{Options, TimestampSource};
 use super::namespaces::own_namespace;
+use super::numbers::MOST_CACHE_SETS;
 use super::skel::OpenNetmonSkel;
-use super::skel::types::nm_clock_source;
+use super::skel::types::{nm_clock_source, nm_number};
 
-/// As NM_WAYS.
-const WAYS: u32 = 4;
-/// As NM_PAIRS.
-const PAIRS: u32 = 2048;
 /// A connection that was silent for this long yields its place in the pairing table.
 const PAIR_STALE: Duration = Duration::from_secs(1);
 /// Of one flow, at most a record in this time is written only because it has many samples.
 const SAMPLE_GAP: Duration = Duration::from_millis(16);
-/// As NM_GROUPS and NM_GROUP_MAX.
-const SETS: std::ops::RangeInclusive<u32> = 64..=64 * 1024;
 
 /// Gives the opened programs their constants.
 pub(super) fn set(
@@ -72,12 +67,12 @@ pub(super) fn sets(options: &Options) -> [u32; 2] {
 
 /// Slots of the pairing table.
 pub(super) fn pairs(cpus: usize) -> u32 {
-    (cpus as u32 * PAIRS).next_power_of_two()
+    (cpus as u32 * nm_number::NM_PAIRS.0).next_power_of_two()
 }
 
 /// Sets for so many slots, within what the programs can take.
 fn sets_for(slots: u32) -> u32 {
-    slots.div_ceil(WAYS).next_power_of_two().clamp(*SETS.start(), *SETS.end())
+    slots.div_ceil(nm_number::NM_WAYS.0).next_power_of_two().clamp(nm_number::NM_GROUPS.0, MOST_CACHE_SETS)
 }
 
 #[cfg(test)]

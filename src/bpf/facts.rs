@@ -3,14 +3,10 @@
 use std::num::NonZeroU32;
 
 use super::app::App;
-use super::skel::types::{nm_facts, nm_sample};
-
-// SAFETY: repr(C) of integers only, without padding (asserted below): any bytes are a value.
-unsafe impl plain::Plain for nm_facts {}
-const _: () = assert!(size_of::<nm_facts>() == 64);
+use super::skel::types::{nm_facts, nm_number, nm_sample};
 
 /// `nm_facts.app_version` of DNS.
-const ASKS: u8 = 1;
+const ASKS: u8 = nm_number::NM_ASKS.0 as u8;
 
 /// What a sample measured. "The sender" is that of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +30,12 @@ pub enum Measure {
     Echo,
 }
 
-/// Parts of a sample, bpf/types.h.
-const KIND_SHIFT: u32 = 56;
-const OPENED_SHIFT: u32 = 38;
-const OPENED_UNIT: u32 = 8;
+/// Parts of a sample.
+const KIND_SHIFT: u32 = nm_number::NM_KIND_SHIFT.0;
+const OPENED_SHIFT: u32 = nm_number::NM_OPENED_SHIFT.0;
+const OPENED_UNIT: u32 = nm_number::NM_OPENED_UNIT.0;
+/// Samples of a record, at most.
+const SAMPLES: usize = nm_number::NM_SAMPLES.0 as usize;
 
 /// A point in time of a packet that opens or closes a TCP connection, by its low bits: the record's ticks tell
 /// the others.
@@ -123,7 +121,7 @@ pub struct Facts {
     pub asks: Option<bool>,
     /// When the first SYN of a connection was that is open now, or refused.
     pub opened: Option<Moment>,
-    samples: [Option<Sample>; 4],
+    samples: [Option<Sample>; SAMPLES],
 }
 
 impl Facts {
@@ -132,10 +130,9 @@ impl Facts {
         self.samples.iter().flatten().copied()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Facts> {
-        let facts = plain::from_bytes::<nm_facts>(bytes).ok()?;
-        let (mut samples, mut opened) = ([None; 4], None);
-        for (slot, sample) in samples.iter_mut().zip(&facts.sample[..usize::from(facts.samples).min(4)]) {
+    pub(super) fn decode(facts: &nm_facts) -> Option<Facts> {
+        let (mut samples, mut opened) = ([None; SAMPLES], None);
+        for (slot, sample) in samples.iter_mut().zip(facts.sample).take(facts.samples.into()) {
             let ns = sample & ((1 << KIND_SHIFT) - 1);
             match nm_sample(u32::try_from(sample >> KIND_SHIFT).ok()?) {
                 nm_sample::NM_OPENED => opened = Moment::of_opening(ns),

@@ -16,18 +16,16 @@ use super::cache_sweep::Sweeper;
 use super::clock::Clock;
 use super::constants::{self, pairs};
 use super::mapped::Mapped;
+use super::numbers::{BOOKED_INTERFACES, MOST_RINGS};
 use super::programs::{Loader, Programs, choose_first, trace_maps};
 use super::ring::Ring;
 use super::sampling::Sampler;
+use super::skel::types::nm_number;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::spread::Spread;
 
-/// Slots of an interface's books on a CPU; one more is shared. As NM_INTERFACES in bpf/types.h.
-pub(super) const INTERFACES: usize = 1024;
-/// As 2^NM_FACTS_SHIFT.
-const FACTS_SETS: u32 = 2;
-/// As NM_MAX_RINGS.
-const RINGS: std::ops::RangeInclusive<usize> = 1..=64;
+/// Sets of the flow cache that share facts.
+const FACTS_SETS: u32 = 1 << nm_number::NM_FACTS_SHIFT.0;
 
 /// The target of libbpf's messages in the log. They come in numbers when programs are loaded, and only then.
 pub const LOG_TARGET: &str = "libbpf";
@@ -120,8 +118,8 @@ impl<'obj> Bpf<'obj> {
             TimestampSource::Kernel | TimestampSource::Hardware => Clock::of_kernel()?,
         };
         let [sets4, sets6] = constants::sets(options);
-        if !RINGS.contains(&options.rings) {
-            bail!("{} workers: from {} to {} are possible", options.rings, RINGS.start(), RINGS.end());
+        if !(1..=MOST_RINGS).contains(&options.rings) {
+            bail!("{} workers: from 1 to {MOST_RINGS} are possible", options.rings);
         }
 
         let mut open = NetmonSkelBuilder::default().open(storage).context("open the BPF object")?;
@@ -138,7 +136,7 @@ impl<'obj> Bpf<'obj> {
         open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
         open.maps.nm_books_used.set_max_entries(count)?;
-        open.maps.nm_interfaces.set_max_entries(count * (INTERFACES as u32 + 1))?;
+        open.maps.nm_interfaces.set_max_entries(count * (BOOKED_INTERFACES as u32 + 1))?;
         last(open.open_object_mut());
         let skel = open.load().map_err(super::preflight::explain_load_error)?;
 
@@ -184,7 +182,7 @@ impl<'obj> Bpf<'obj> {
 
     /// A handle to read the books with.
     pub fn books(&self) -> Result<Books> {
-        let interfaces = Mapped::new(&self.skel.maps.nm_interfaces, self.cpus * (INTERFACES + 1))?;
+        let interfaces = Mapped::new(&self.skel.maps.nm_interfaces, self.cpus * (BOOKED_INTERFACES + 1))?;
         let used = Mapped::new(&self.skel.maps.nm_books_used, self.cpus)?;
         Ok(Books::new(interfaces, used, Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::clock::Clock;
 use super::facts::{Facts, Moment};
-use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_facts, nm_hook};
+use super::skel::types::{nm_cause, nm_delta, nm_entry4, nm_entry6, nm_facts, nm_hook, nm_noted6, nm_number, nm_state};
 
 /// The hook that saw a packet, named from the interface's point of view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,6 +22,14 @@ impl Hook {
         match self {
             Hook::Ingress => "ingress",
             Hook::Egress => "egress",
+        }
+    }
+
+    pub(super) fn decode(value: u8) -> Option<Hook> {
+        match nm_hook(value.into()) {
+            nm_hook::NM_INGRESS => Some(Hook::Ingress),
+            nm_hook::NM_EGRESS => Some(Hook::Egress),
+            _ => None,
         }
     }
 }
@@ -138,127 +146,99 @@ pub struct Record {
     pub facts: Option<Facts>,
 }
 
-// SAFETY: repr(C) of integers only, without padding (asserted below): any bytes are a value.
-unsafe impl plain::Plain for nm_entry4 {}
-// SAFETY: as above.
-unsafe impl plain::Plain for nm_entry6 {}
-
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
-/// Bits of `nm_delta.state`, bpf/types.h.
-const SYN: u8 = 1;
-const SYN_ACK: u8 = 2;
-const FIRST: u8 = 1;
-const BROADCAST: u8 = 2;
-const TRACKED: u8 = 0x10;
-const ACKED: u8 = 0x20;
-const HEARD: u8 = 0x40;
-/// `nm_delta.cause`.
-const UNJUDGED: u8 = 0x80;
-const SHORT: u8 = 0x40;
-const STAMPED: u8 = 0x20;
-/// As NM_INNER, of a key's `hook`.
-const INNER: u8 = 2;
+/// What `nm_delta.cause` has beside the cause.
+const FLAGS: u32 = nm_cause::NM_UNJUDGED.0 | nm_cause::NM_SHORT.0 | nm_cause::NM_STAMPED.0;
+/// In a key's `hook`.
+const INNER: u8 = nm_number::NM_INNER.0 as u8;
 
-// The layout that bpf/types.h promises; a record's size tells its family.
-const _: () = assert!(size_of::<nm_delta>() == 40 && size_of::<nm_entry4>() == 64 && size_of::<nm_entry6>() == 88);
-
-/// The largest record in a ring, its header included.
-pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_entry6>() + size_of::<nm_facts>() + 8;
-
-const ENTRY4: usize = size_of::<nm_entry4>();
-const ENTRY6: usize = size_of::<nm_entry6>();
-const ENTRY4_FACTS: usize = ENTRY4 + size_of::<nm_facts>();
-const ENTRY6_FACTS: usize = ENTRY6 + size_of::<nm_facts>();
+/// The largest record in a ring, with the ring's own header.
+pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_noted6>() + 8;
 
 impl Record {
-    /// Decodes what came out of a ring; `None` if it is no record.
-    pub(super) fn decode(bytes: &[u8], clock: &Clock) -> Option<Record> {
-        let (v6, facts) = match bytes.len() {
-            ENTRY4 => (false, None),
-            ENTRY6 => (true, None),
-            ENTRY4_FACTS => (false, Some(Facts::decode(&bytes[ENTRY4..])?)),
-            ENTRY6_FACTS => (true, Some(Facts::decode(&bytes[ENTRY6..])?)),
-            _ => return None,
+    /// Of a flow over IPv4; `None` if something in it is unknown.
+    pub(super) fn of4(entry: &nm_entry4, facts: Option<&nm_facts>, clock: &Clock) -> Option<Record> {
+        let key = &entry.key;
+        let wide = |address: u32| {
+            let mut wide = [0; 16];
+            wide[..4].copy_from_slice(&address.to_ne_bytes());
+            wide
         };
-        Some(if v6 {
-            let entry = plain::from_bytes::<nm_entry6>(bytes).ok()?;
-            let key = &entry.key;
-            Record {
-                v6,
-                source: Endpoint { address: key.saddr, port: u16::from_be(key.sport) },
-                destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
-                protocol: key.protocol,
-                ifindex: key.ifindex,
-                hook: hook(key.hook & !INNER)?,
-                inner: key.hook & INNER != 0,
-                vlan: key.vlan,
-                inner_vlan: key.inner_vlan,
-                facts,
-                ..Record::of_delta(&entry.delta, clock)?
-            }
-            .of_protocol(&entry.delta)
-        } else {
-            let entry = plain::from_bytes::<nm_entry4>(bytes).ok()?;
-            let key = &entry.key;
-            let wide = |address: u32| {
-                let mut wide = [0; 16];
-                wide[..4].copy_from_slice(&address.to_ne_bytes());
-                wide
-            };
-            Record {
-                v6,
-                source: Endpoint { address: wide(key.saddr), port: u16::from_be(key.sport) },
-                destination: Endpoint { address: wide(key.daddr), port: u16::from_be(key.dport) },
-                protocol: key.protocol,
-                ifindex: key.ifindex,
-                hook: hook(key.hook & !INNER)?,
-                inner: key.hook & INNER != 0,
-                vlan: key.vlan,
-                inner_vlan: key.inner_vlan,
-                facts,
-                ..Record::of_delta(&entry.delta, clock)?
-            }
-            .of_protocol(&entry.delta)
-        })
+        let record = Record {
+            v6: false,
+            source: Endpoint { address: wide(key.saddr), port: u16::from_be(key.sport) },
+            destination: Endpoint { address: wide(key.daddr), port: u16::from_be(key.dport) },
+            protocol: key.protocol,
+            ifindex: key.ifindex,
+            hook: Hook::decode(key.hook & !INNER)?,
+            inner: key.hook & INNER != 0,
+            vlan: key.vlan,
+            inner_vlan: key.inner_vlan,
+            ..Record::of_delta(&entry.delta, facts, clock)?
+        };
+        Some(record.of_protocol(&entry.delta))
+    }
+
+    /// Of a flow over IPv6; `None` if something in it is unknown.
+    pub(super) fn of6(entry: &nm_entry6, facts: Option<&nm_facts>, clock: &Clock) -> Option<Record> {
+        let key = &entry.key;
+        let record = Record {
+            v6: true,
+            source: Endpoint { address: key.saddr, port: u16::from_be(key.sport) },
+            destination: Endpoint { address: key.daddr, port: u16::from_be(key.dport) },
+            protocol: key.protocol,
+            ifindex: key.ifindex,
+            hook: Hook::decode(key.hook & !INNER)?,
+            inner: key.hook & INNER != 0,
+            vlan: key.vlan,
+            inner_vlan: key.inner_vlan,
+            ..Record::of_delta(&entry.delta, facts, clock)?
+        };
+        Some(record.of_protocol(&entry.delta))
     }
 
     /// What has another meaning in each protocol.
     fn of_protocol(mut self, delta: &nm_delta) -> Record {
-        let has = |bit| delta.state & bit != 0;
+        let has = |bit: nm_state| u32::from(delta.state) & bit.0 != 0;
+        let beside = |flag: nm_cause| u32::from(delta.cause) & flag.0 != 0;
         if self.protocol != TCP || self.cause == Cause::Quoted {
             [self.icmp_code, self.icmp_type] = delta.icmp.to_le_bytes();
         }
         match self.protocol {
             TCP => {
                 self.sequence = Sequence {
-                    end: has(TRACKED).then_some(delta.seq_end),
-                    ack: has(ACKED).then_some(delta.ack),
-                    heard: has(HEARD),
-                    unjudged: delta.cause & UNJUDGED != 0,
-                    short: delta.cause & SHORT != 0,
-                    closed: (delta.cause & STAMPED != 0)
+                    end: has(nm_state::NM_TRACKED).then_some(delta.seq_end),
+                    ack: has(nm_state::NM_ACKED).then_some(delta.ack),
+                    heard: has(nm_state::NM_HEARD),
+                    unjudged: beside(nm_cause::NM_UNJUDGED),
+                    short: beside(nm_cause::NM_SHORT),
+                    closed: beside(nm_cause::NM_STAMPED)
                         .then(|| Moment::of(u32::from(delta.icmp) << 16 | u32::from(delta.probed), 32))
                         .flatten(),
                 };
-                (self.syn, self.syn_ack) = (has(SYN), has(SYN_ACK));
             }
-            SCTP => (self.syn, self.syn_ack) = (has(SYN), has(SYN_ACK)),
-            UDP => (self.first, self.broadcast) = (has(FIRST), has(BROADCAST)),
-            _ => self.broadcast = has(BROADCAST),
+            UDP => self.first = has(nm_state::NM_FIRST),
+            _ => {}
+        }
+        // The same bits have another meaning where nobody opens.
+        if matches!(self.protocol, TCP | SCTP) {
+            (self.syn, self.syn_ack) = (has(nm_state::NM_SYN), has(nm_state::NM_SYN_ACK));
+        } else {
+            self.broadcast = has(nm_state::NM_BROADCAST);
         }
         self
     }
 
-    fn of_delta(delta: &nm_delta, clock: &Clock) -> Option<Record> {
+    fn of_delta(delta: &nm_delta, facts: Option<&nm_facts>, clock: &Clock) -> Option<Record> {
         Some(Record {
             packets: delta.packets.into(),
             bytes: delta.bytes,
             first_ns: clock.nanoseconds(delta.first),
             last_ns: clock.nanoseconds(delta.last),
             tcp_flags: delta.tcp_flags,
-            cause: match nm_cause((delta.cause & !(UNJUDGED | SHORT | STAMPED)).into()) {
+            cause: match nm_cause(u32::from(delta.cause) & !FLAGS) {
                 nm_cause::NM_DISPLACED => Cause::Displaced,
                 nm_cause::NM_URGENT => Cause::Urgent,
                 nm_cause::NM_SWEPT => Cause::Swept,
@@ -266,15 +246,11 @@ impl Record {
                 nm_cause::NM_QUOTED => Cause::Quoted,
                 _ => return None,
             },
+            facts: match facts {
+                Some(facts) => Some(Facts::decode(facts)?),
+                None => None,
+            },
             ..Record::default()
         })
-    }
-}
-
-fn hook(value: u8) -> Option<Hook> {
-    match nm_hook(value.into()) {
-        nm_hook::NM_INGRESS => Some(Hook::Ingress),
-        nm_hook::NM_EGRESS => Some(Hook::Egress),
-        _ => None,
     }
 }

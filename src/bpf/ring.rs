@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::clock::Clock;
+use super::event::Event;
 use super::record::{RING_RECORD_BYTES, Record};
 
 /// A ring buffer map.
@@ -59,11 +60,7 @@ impl Ring {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&self.map, move |bytes| {
-                let mut batch = fill.borrow_mut();
-                match Record::decode(bytes, &translate) {
-                    Some(record) => batch.records.push(record),
-                    None => batch.undecodable += 1,
-                }
+                fill.borrow_mut().add(bytes, &translate);
                 0
             })
             .context("map the ring")?;
@@ -75,6 +72,22 @@ impl Ring {
 struct Batch {
     records: Vec<Record>,
     undecodable: u64,
+}
+
+impl Batch {
+    /// Adds what the ring has there, or counts it if it cannot be decoded.
+    fn add(&mut self, bytes: &[u8], clock: &Clock) {
+        let record = match Event::decode(bytes) {
+            Some(Event::Flow4 { entry, facts }) => Record::of4(entry, facts, clock),
+            Some(Event::Flow6 { entry, facts }) => Record::of6(entry, facts, clock),
+            // Traced packets have a ring of their own.
+            Some(Event::Traced(_)) | None => None,
+        };
+        match record {
+            Some(record) => self.records.push(record),
+            None => self.undecodable += 1,
+        }
+    }
 }
 
 /// Ends a wait from another thread.
@@ -136,5 +149,30 @@ impl RingReader {
         let mut batch = self.batch.borrow_mut();
         std::mem::swap(&mut batch.records, records);
         std::mem::take(&mut batch.undecodable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::tests::{bytes, record};
+    use super::super::skel::types::{nm_kind, nm_number};
+    use super::*;
+
+    #[test]
+    fn what_is_no_record_of_a_flow_is_counted() {
+        let (flow, traced) = (nm_number::NM_FLOW_VERSION.0 as u8, nm_number::NM_TRACED_VERSION.0 as u8);
+        let mut batch = Batch::default();
+        let mut add = |kind, version, length: u16| {
+            batch.add(bytes(&record(kind, version, length), length.into()), &Clock::of_capture());
+            (batch.records.len(), batch.undecodable)
+        };
+        assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow, 64), (1, 0));
+        assert_eq!(add(nm_kind::NM_KIND_NOTED6, flow, 152), (2, 0));
+        // A kind, a version and a length to come, and what belongs into another ring.
+        assert_eq!(add(nm_kind(200), flow, 64), (2, 1));
+        assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow + 1, 64), (2, 2));
+        assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow, 72), (2, 3));
+        assert_eq!(add(nm_kind::NM_KIND_TRACED, traced, 464), (2, 4));
+        assert_eq!(batch.records.iter().map(|r| r.v6).collect::<Vec<_>>(), [false, true]);
     }
 }

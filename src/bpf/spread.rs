@@ -1,11 +1,16 @@
 //! Which ring a flow's records go by: as nm_emit in bpf/ring.h.
 
 use super::record::Endpoint;
+use super::skel::types::nm_number;
 
-/// As NM_K1 to NM_K3 in bpf/hash.h.
-const K1: u64 = 0x9e37_79b9_7f4a_7c15;
-const K2: u64 = 0xff51_afd7_ed55_8ccd;
-const K3: u64 = 0xc4ce_b9fe_1a85_ec53;
+const K1: u64 = joined(nm_number::NM_K1_HIGH, nm_number::NM_K1_LOW);
+const K2: u64 = joined(nm_number::NM_K2_HIGH, nm_number::NM_K2_LOW);
+const K3: u64 = joined(nm_number::NM_K3_HIGH, nm_number::NM_K3_LOW);
+
+/// A number of 64 bits from its halves.
+const fn joined(high: nm_number, low: nm_number) -> u64 {
+    (high.0 as u64) << 32 | low.0 as u64
+}
 
 /// How records are spread over the rings.
 #[derive(Clone, Copy, Debug)]

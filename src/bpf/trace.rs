@@ -4,21 +4,21 @@ use std::cell::RefCell;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 
+use super::event::Event;
 use super::mapped::Mapped;
 use super::skel::NetmonSkel;
-use super::skel::types::{nm_test, nm_trace_control, nm_trace_op, nm_tracer, nm_view_word};
+use super::skel::types::{nm_number, nm_test, nm_trace_control, nm_trace_op, nm_tracer, nm_view_word};
 use super::traced::TracedPacket;
 
-/// As NM_TESTS.
-const TESTS: usize = 64;
-/// As NM_PASSES.
-const PASSES: u8 = 254;
-/// As NM_FAILS.
-const FAILS: u8 = 255;
+/// In place of a test's number.
+const PASSES: u8 = nm_number::NM_PASSES.0 as u8;
+const FAILS: u8 = nm_number::NM_FAILS.0 as u8;
 
 /// What a filter can ask of a packet, as the program took it. Each is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub struct PacketTest {
 }
 
 /// Tests that a filter may have.
-pub const MOST_TESTS: usize = TESTS;
+pub const MOST_TESTS: usize = nm_number::NM_TESTS.0 as usize;
 
 /// What a trace came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub struct TraceCounts {
     pub matched: u64,
     /// Of these, left out because they came too fast.
     pub held_back: u64,
-    /// Of these, lost because nobody took them in time.
+    /// Of these, lost because nobody took them in time, or could not be read.
     pub lost: u64,
 }
 
@@ -146,6 +146,8 @@ pub struct Trace {
     tracers: Mapped<nm_tracer>,
     control: Mapped<nm_trace_control>,
     cpus: usize,
+    /// What came out of the ring and was no packet.
+    undecodable: Arc<AtomicU64>,
 }
 
 impl Trace {
@@ -164,6 +166,7 @@ impl Trace {
             tracers: Mapped::new(&maps.nm_tracers, cpus)?,
             control: Mapped::new(&maps.nm_trace_control, 1)?,
             cpus,
+            undecodable: Arc::default(),
         })
     }
 
@@ -173,8 +176,12 @@ impl Trace {
 
     /// Packets pass by these tests from now on; the first comes first.
     pub fn set_filter(&self, tests: &[PacketTest]) -> Result<()> {
-        ensure!(tests.len() <= TESTS, "a filter of {} tests: the programs have room for {TESTS}", tests.len());
-        let mut bytes = vec![0; TESTS * size_of::<nm_test>()];
+        ensure!(
+            tests.len() <= MOST_TESTS,
+            "a filter of {} tests: the programs have room for {MOST_TESTS}",
+            tests.len()
+        );
+        let mut bytes = vec![0; MOST_TESTS * size_of::<nm_test>()];
         let everything = PacketTest {
             word: PacketWord::Family,
             asks: Asks::Masked { mask: 0, value: 0 },
@@ -220,7 +227,7 @@ impl Trace {
 
     /// What it came to so far.
     pub fn counts(&self) -> TraceCounts {
-        let mut sum = TraceCounts::default();
+        let mut sum = TraceCounts { lost: self.undecodable.load(Ordering::Relaxed), ..TraceCounts::default() };
         for tracer in (0..self.cpus).filter_map(|cpu| self.tracers.read(cpu)) {
             sum.matched += tracer.matched;
             sum.held_back += tracer.held_back;
@@ -232,11 +239,21 @@ impl Trace {
     /// The reading end, for the calling thread.
     pub fn reader(&self) -> Result<TraceReader> {
         let packets = Rc::new(RefCell::new(Vec::new()));
-        let fill = Rc::clone(&packets);
+        let (fill, undecodable) = (Rc::clone(&packets), Arc::clone(&self.undecodable));
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&self.ring, move |bytes| {
-                fill.borrow_mut().extend(TracedPacket::decode(bytes));
+                let packet = match Event::decode(bytes) {
+                    Some(Event::Traced(traced)) => TracedPacket::decode(traced),
+                    // Flows have rings of their own.
+                    Some(Event::Flow4 { .. } | Event::Flow6 { .. }) | None => None,
+                };
+                match packet {
+                    Some(packet) => fill.borrow_mut().push(packet),
+                    None => {
+                        undecodable.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
                 0
             })
             .context("map the ring of the trace")?;

@@ -4,11 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::app::App;
 use super::record::Hook;
-use super::skel::types::{nm_fate, nm_traced, nm_view};
+use super::skel::types::{nm_fate, nm_number, nm_traced, nm_view};
 use super::trace::PacketWord;
-
-/// As NM_NO_PROTOCOL.
-const NO_PROTOCOL: u32 = 256;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +68,26 @@ impl Fate {
     }
 }
 
-const _: () = assert!(
-    nm_fate::NM_FATE_CACHED.0 == 0 && nm_fate::NM_FATE_PAST.0 == 6 && nm_fate::NM_FATE_MALFORMED.0 == 9,
-    "as in bpf/types.h"
-);
+// `Fate::ALL` has them in the order of enum nm_fate.
+const _: () = {
+    let numbers = [
+        nm_fate::NM_FATE_CACHED,
+        nm_fate::NM_FATE_NEW,
+        nm_fate::NM_FATE_DISPLACED,
+        nm_fate::NM_FATE_OUSTED,
+        nm_fate::NM_FATE_LOST,
+        nm_fate::NM_FATE_LEFT_OUT,
+        nm_fate::NM_FATE_PAST,
+        nm_fate::NM_FATE_PAST_LOST,
+        nm_fate::NM_FATE_NOT_IP,
+        nm_fate::NM_FATE_MALFORMED,
+    ];
+    let mut number = 0;
+    while number < Fate::ALL.len() {
+        assert!(numbers[number].0 as usize == number);
+        number += 1;
+    }
+};
 
 /// A packet as the program took it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +122,7 @@ impl PacketView {
         let ends = address(PacketWord::Source).zip(address(PacketWord::Destination));
         Some(PacketView {
             ends: ends.map(|(source, destination)| [source, destination]),
-            protocol: Some(word(PacketWord::Protocol)).filter(|p| *p != NO_PROTOCOL).map(|p| p as u8),
+            protocol: Some(word(PacketWord::Protocol)).filter(|p| *p != nm_number::NM_NO_PROTOCOL.0).map(|p| p as u8),
             ports: [word(PacketWord::SourcePort) as u16, word(PacketWord::DestinationPort) as u16],
             tcp_flags: word(PacketWord::TcpFlags) as u8,
             icmp: [word(PacketWord::IcmpType) as u8, word(PacketWord::IcmpCode) as u8],
@@ -152,19 +165,15 @@ pub struct TracedPacket {
     pub inner: Option<(Option<App>, PacketView)>,
 }
 
-// SAFETY: plain integers, valid for any bytes.
-unsafe impl plain::Plain for nm_traced {}
-
 impl TracedPacket {
-    /// `None` if it is none.
-    pub(super) fn decode(bytes: &[u8]) -> Option<TracedPacket> {
-        let traced = plain::from_bytes::<nm_traced>(bytes).ok()?;
+    /// `None` if something in it is unknown.
+    pub(super) fn decode(traced: &nm_traced) -> Option<TracedPacket> {
         let [view, inner] = &traced.view;
         let word = |word: PacketWord| view.word[word.number() as usize];
         Some(TracedPacket {
             ns: traced.ns,
             ifindex: word(PacketWord::Interface),
-            hook: if word(PacketWord::Hook) == 0 { Hook::Ingress } else { Hook::Egress },
+            hook: Hook::decode(u8::try_from(word(PacketWord::Hook)).ok()?)?,
             packets: traced.packets.into(),
             bytes: traced.bytes,
             length: traced.length,
@@ -184,4 +193,4 @@ impl TracedPacket {
 }
 
 // The layout that bpf/trace.h promises.
-const _: () = assert!(size_of::<nm_view>() == 80 && size_of::<nm_traced>() == 464);
+const _: () = assert!(size_of::<nm_view>() == 80);

@@ -25,6 +25,7 @@ pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
 
+use crate::bpf::numbers::{CACHE_SLOT_BYTES, MOST_CACHE_SLOTS};
 use crate::names::{Enabled, NamedNetwork, Scope};
 
 /// Default path of the control socket.
@@ -160,12 +161,10 @@ pub enum LogFormat {
 /// Kernel memory that the caches of all CPUs may take together, in bytes.
 const CACHE_BUDGET_BYTES: u64 = 112 << 20;
 /// A slot of the IPv4 cache plus its share of the IPv6 cache: half a slot.
-const SLOT_BYTES: u64 = 64 + 88 / 2;
+const SLOT_BYTES: u64 = CACHE_SLOT_BYTES[0] + CACHE_SLOT_BYTES[1] / 2;
 /// A larger cache is slower: it does not fit the processor's own cache.
 const SLOTS_MOST: u32 = 16 * 1024;
 const SLOTS_LEAST: u32 = 256;
-/// The maximum of the BPF programs.
-const SLOTS_ASKED_MOST: u32 = 256 * 1024;
 
 impl Config {
     /// Slots of each CPU's cache: the configured number, else as many as are useful and fit the budget.
@@ -174,7 +173,7 @@ impl Config {
         if let Some(all) = self.flow_map_size {
             // An IPv6 cache has a quarter as many slots.
             let each = (all / cpus).saturating_mul(4) / 5;
-            return u32::try_from(each).unwrap_or(u32::MAX).clamp(SLOTS_LEAST, SLOTS_ASKED_MOST);
+            return u32::try_from(each).unwrap_or(u32::MAX).clamp(SLOTS_LEAST, MOST_CACHE_SLOTS);
         }
         let fit = CACHE_BUDGET_BYTES / (cpus as u64 * SLOT_BYTES);
         let fit = u32::try_from(fit).unwrap_or(SLOTS_MOST).clamp(SLOTS_LEAST, SLOTS_MOST);

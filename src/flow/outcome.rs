@@ -3,6 +3,7 @@
 use super::quotes::ErrorKind;
 use super::{Flow, Sent};
 use crate::bpf::App;
+use crate::bpf::numbers::ALERT_BYTES;
 
 /// Whether a flow did what it was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -168,9 +169,6 @@ fn judge_error(flow: &Flow) -> Option<Reason> {
         _ => Some(Reason::Unreachable),
     }
 }
-
-/// The longest TLS alert that ciphers in use produce, in bytes: NM_ALERT of bpf/types.h.
-const ALERT_BYTES: u32 = 31;
 
 /// Judges a flow that a RST ended before either end had closed. That is a failure if it cut something off.
 fn judge_reset(flow: &Flow) -> Outcome {

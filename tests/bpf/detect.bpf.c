@@ -27,5 +27,6 @@ int detect(struct __sk_buff *skb)
 }
 
 static const struct nm_payload *detect_payload __attribute__((used));
+static const enum nm_number *detect_number __attribute__((used));
 
 char _license[] SEC("license") = "GPL";

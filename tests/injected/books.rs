@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use netmon::bpf::{Frame, Hook, Options, Sweep, Tally, possible_cpus};
+use netmon::bpf::{Frame, Hook, Options, Sweep, Tally, numbers, possible_cpus};
 
 use super::pin;
 use crate::support::kernel::{Kernel, assert_conserved, small, total};
@@ -116,9 +116,9 @@ fn segments_count_as_on_the_wire() {
     }
 }
 
-/// Slots for counters on a CPU, and how many of them an interface tries: NM_INTERFACES and NM_PROBES.
-const SLOTS: u32 = 1024;
-const PROBES: u32 = 8;
+/// Slots for counters on a CPU, and how many of them an interface tries.
+const SLOTS: u32 = numbers::BOOKED_INTERFACES as u32;
+const PROBES: u32 = numbers::BOOK_PROBES as u32;
 
 #[test]
 fn each_interface_has_counters_and_those_without_a_slot_share() {

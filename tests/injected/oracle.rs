@@ -8,14 +8,9 @@ use etherparse::{
     TransportSlice, UdpHeaderSlice, ether_type, ip_number,
 };
 use netmon::bpf::Endpoint;
+use netmon::bpf::numbers::{MOST_EXTENSIONS, MOST_SHIMS};
 
 use super::{Expect, Flags, Key};
-
-/// Maximum number of extension headers: NM_EXTENSIONS.
-const EXTENSIONS: usize = 8;
-
-/// Maximum number of tags, labels and the like besides two tags: NM_SHIMS.
-const SHIMS: usize = 6;
 
 /// Predicts the results of packets, in their order, because later fragments depend on the first one of the datagram.
 #[derive(Default)]
@@ -103,7 +98,7 @@ impl Oracle {
             ethertype = tag.ether_type();
             rest = &rest[4..];
         }
-        for _ in 0..SHIMS {
+        for _ in 0..MOST_SHIMS {
             match (ethertype, rest) {
                 (tag, [_, _, high, low, ..]) if is_tag(tag) => {
                     ethertype = EtherType(u16::from_be_bytes([*high, *low]));
@@ -220,7 +215,7 @@ impl Oracle {
         mut next: IpNumber,
         mut datagram: Option<(u32, IpNumber)>,
     ) -> Result<Expect, Broken> {
-        for _ in 0..EXTENSIONS {
+        for _ in 0..MOST_EXTENSIONS {
             let length;
             match next {
                 // RFC 4302: at least twelve bytes. The kernel's own walk (ipv6_skip_exthdr) also accepts eight.

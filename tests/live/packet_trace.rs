@@ -156,7 +156,7 @@ fn invalid_traces_are_refused() {
             1,
             &["status is a field of flows, not of packets", "status=failed\n  ^"][..],
         ),
-        (&["on", "--filter", "proto=tcp and bytes>5"], 1, &["a flow has bytes", "\n                ^"]),
+        (&["on", "--filter", "proto=tcp and bytes>5"], 1, &["a field of flows, not of packets", "\n                ^"]),
         (&["on", "--filter", "client_ip=10.0.0.1"], 1, &["which end is the client: compare src_ip, dst_ip or ip"]),
         (&["on", "--filter", "proto=tpc"], 1, &["did you mean tcp?", "\n        ^"]),
         (&["on", "--filter", "src_ip~10.*"], 1, &["a network such as", "\n         ^"]),

@@ -39,7 +39,7 @@ fn a_file_that_is_cut_off_yields_its_flows_so_far() {
         let error = text(&output.stderr);
         let place = format!("packet {} at offset {} needs", whole + 1, starts[whole]);
         assert!(error.contains("netmon: replay ") && error.contains("the file is cut off"), "{error}");
-        assert!(error.contains(&place) && error.contains(&format!("has {within}, {whole} packets")), "{error}");
+        assert!(error.contains(&place) && error.contains(&format!("has {within}; {whole} packets")), "{error}");
     }
     let file = Scratch::holding("damaged.pcap", &{
         let mut bytes = bytes.clone();

@@ -12,14 +12,16 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/detect.skel.rs"));
 }
 
-/// Offset in a connection that was first seen after its start, as in bpf/l7_window.h.
-pub const MIDSTREAM: u32 = u32::MAX;
+use skel::types::nm_number;
+
+/// Offset in a connection that was first seen after its start.
+pub const MIDSTREAM: u32 = nm_number::NM_MIDSTREAM.0;
 
 /// Offset of payload that follows the previous payload.
-pub const CONTINUES: u32 = u32::MAX - 1;
+pub const CONTINUES: u32 = nm_number::NM_CONTINUES.0;
 
 /// The client is not known.
-pub const EITHER: u8 = 2;
+pub const EITHER: u8 = nm_number::NM_EITHER.0 as u8;
 
 /// The context of a payload: struct nm_payload.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapHandle};
 use libbpf_sys::bpf_prog_info;
+use netmon::bpf::numbers::MOST_GROUP_SETS;
 
 /// The ids of a program's maps, and its name.
 fn describe(program: &OwnedFd) -> (Vec<u32>, String) {
@@ -47,8 +48,8 @@ pub fn sweep_program_of(program: &OwnedFd) -> OwnedFd {
 
 /// Runs the sweep program on `cpu` with nothing to sweep; true if it yielded because it met a packet.
 pub fn meets_a_packet(sweep: &OwnedFd, cpu: usize) -> bool {
-    // The arguments of nm_sweep: no group has a set 1024.
-    let mut args: [u64; 5] = [cpu as u64, 0, 0, 1024, 0];
+    // The arguments of nm_sweep: no group has such a set.
+    let mut args: [u64; 5] = [cpu as u64, 0, 0, MOST_GROUP_SETS.into(), 0];
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
         ctx_in: args.as_mut_ptr().cast(),

@@ -6,6 +6,7 @@ use foldhash::HashMap;
 
 use super::coverage::{Covered, Part};
 use super::{Board, Interface, InterfaceStatus};
+use crate::bpf::numbers::BOOKED_INTERFACES;
 use crate::bpf::{InterfaceBooks, Misses, TimestampSource};
 use crate::config::Choice;
 use crate::metrics::{Accounted, Families, Family, Figures, Reading};
@@ -16,7 +17,7 @@ const HOOKS: [&str; 2] = ["ingress", "egress"];
 type Interfaces = BTreeMap<u32, Interface>;
 
 /// Interfaces that have series of their own. The others share one in the books, and have none of what describes a single interface.
-const MOST_INTERFACES: usize = 1024;
+const MOST_INTERFACES: usize = BOOKED_INTERFACES;
 
 impl Figures for Board {
     const FAMILIES: &'static [Family] = &[

@@ -5,6 +5,9 @@ use anyhow::{Context, Result, bail, ensure};
 use super::super::value::Given;
 use super::super::{DEFAULT_DEBUG_SERVER, LogFormat};
 use super::{Key, SWITCH, address, put};
+use crate::bpf::numbers::MOST_RINGS;
+
+const _: () = assert!(MOST_RINGS == 64, "as the key's text says");
 
 pub(super) static KEYS: &[Key] = &[
     Key {
@@ -13,7 +16,7 @@ pub(super) static KEYS: &[Key] = &[
         about: "threads that read records from the kernel, each with a ring and a part of the flow table",
         valid: "a whole number from 1 to 64",
         live: false,
-        set: |config, given| put(&mut config.workers, given.number(1..=64)),
+        set: |config, given| put(&mut config.workers, given.number(1..=MOST_RINGS as u64)),
         get: |config| config.workers.to_string(),
     },
     Key {
