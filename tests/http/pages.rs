@@ -39,7 +39,7 @@ fn server() -> (Arc<Slow>, Running) {
     let index = Arc::new(SeriesIndex::new(1000, Buckets::default(), telling));
     let build = Build { version: "", commit: "", arch: "", node: String::new() };
     let page = MetricsPage::new(Arc::clone(&source) as Arc<dyn Source>, index, build);
-    (source, Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(page)).unwrap())
+    (source, Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(&threads(), Arc::new(page)).unwrap())
 }
 
 #[test]
@@ -87,7 +87,8 @@ fn probes_wait_for_no_worker() {
     let mut storage = MaybeUninit::uninit();
     let mut bpf = Bpf::load(&mut storage, &agent::options(&config, possible_cpus().unwrap())).unwrap();
     let inline = Inline::new(&config, &mut bpf).unwrap();
-    let server = Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(inline.page())).unwrap();
+    let server =
+        Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(&threads(), Arc::new(inline.page())).unwrap();
     let mut scrape = connect(server.local_addr());
     inline.stuck(|| {
         // It waits, and nobody for it.
