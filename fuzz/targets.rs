@@ -2,8 +2,9 @@
 //! hang, or produce much output from a small input.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, sink};
+use std::io::Cursor;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use netmon::config::{Given, Key, Settings, Sources};
@@ -49,7 +50,9 @@ pub fn configuration(data: &[u8]) {
 
 /// Answers a request to the control socket.
 pub fn request(data: &[u8]) {
-    netmon::control::respond(data, &Agent, &mut sink()).unwrap();
+    let mut answer = Vec::new();
+    netmon::control::respond(data, Arc::new(Agent), &mut answer).unwrap();
+    assert!(!answer.starts_with(b"HTTP/1.1 500"), "a route panicked");
 }
 
 /// Reads a capture file.

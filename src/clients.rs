@@ -1,5 +1,5 @@
-//! What clients of all listeners may take up: places for connections and memory. Whoever keeps a place without making use of it
-//! makes way for the next, and what clients take beyond their bounds is refused to them, not taken from others.
+//! What clients of all listeners may take up: places for connections, and memory. A client that keeps a place without using it
+//! makes way for the next one, and what a client asks for beyond its bounds is refused to it, not taken from others.
 
 mod budget;
 mod slots;
@@ -20,7 +20,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Whoever has this address, elsewhere.
+    /// A client elsewhere with this address.
     pub fn other(address: IpAddr) -> Peer {
         Peer::Other(match address.to_canonical() {
             IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
@@ -29,16 +29,16 @@ impl Peer {
     }
 }
 
-/// Why a client was turned away.
+/// Why a client was turned away or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// All places are in use.
     Full,
     /// Its address has as many connections as one may have.
     Address,
-    /// It made no use of its place, and others wanted it.
+    /// It did not use its place, and another client needed it.
     MadeWay,
-    /// What clients together may hold in memory is held.
+    /// Clients together hold all the memory that they may.
     Memory,
 }
 
@@ -46,7 +46,7 @@ impl Reason {
     /// All of them.
     pub const ALL: [Reason; 4] = [Reason::Full, Reason::Address, Reason::MadeWay, Reason::Memory];
 
-    /// As in labels.
+    /// The value of the label `reason`.
     pub fn name(self) -> &'static str {
         match self {
             Reason::Full => "full",
@@ -62,7 +62,7 @@ impl Reason {
 pub struct Turned([AtomicU64; Reason::ALL.len()]);
 
 impl Turned {
-    /// Another one.
+    /// Counts one more.
     pub fn count(&self, reason: Reason) {
         self.0[reason as usize].fetch_add(1, Relaxed);
     }
@@ -73,16 +73,16 @@ impl Turned {
     }
 }
 
-/// All listeners: what their clients hold together, and how many were turned away.
+/// The clients of all listeners: what they hold together, and how many were turned away by each listener.
 #[derive(Debug, Default)]
 pub struct Clients {
-    /// Memory.
+    /// The memory that they may hold.
     pub budget: std::sync::Arc<Budget>,
-    /// Of the port of metrics.
+    /// By the metrics server.
     pub metrics: std::sync::Arc<Turned>,
-    /// Of the debug server.
+    /// By the debug server.
     pub debug: std::sync::Arc<Turned>,
-    /// Of the control socket.
+    /// By the control socket.
     pub control: std::sync::Arc<Turned>,
 }
 

@@ -17,6 +17,7 @@ use netmon::config::{Format, Layout};
 use netmon::doctor::{self, DoctorOptions};
 use netmon::logging;
 use netmon::replay::{self, Replay, Stop};
+use netmon::threads::Threads;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -71,32 +72,29 @@ fn check_system(config: Config, layout: Layout) -> ExitCode {
 
 fn watch(settings: Settings, sources: Sources) -> Result<()> {
     let (stop, stopped) = bounded(1);
+    let (threads, deaths) = Threads::new();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("handle signals")?;
     let signals_end = signals.handle();
     let running: Arc<OnceLock<Handle>> = Arc::default();
     let handle = Arc::clone(&running);
-    let thread = std::thread::Builder::new()
-        .name("nm-signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                match handle.get() {
-                    Some(handle) if signal == SIGHUP => reload(handle),
-                    None if signal == SIGHUP => {
-                        log::warn!("SIGHUP ignored during start: the configuration was just read")
-                    }
-                    // A second signal finds the channel full: the agent is already stopping.
-                    _ => drop(stop.try_send(())),
-                }
+    let thread = threads.start("nm-signals", move |_| {
+        for signal in signals.forever() {
+            match handle.get() {
+                Some(handle) if signal == SIGHUP => reload(handle),
+                None if signal == SIGHUP => log::warn!("SIGHUP ignored during start: the configuration was just read"),
+                // A second signal finds the channel full: the agent is already stopping.
+                _ => drop(stop.try_send(())),
             }
-        })
-        .context("start the signal thread")?;
-    let result = agent::run_with(settings, sources, &stopped, |handle| {
+        }
+        Ok(())
+    })?;
+    let result = agent::run_with(settings, sources, &threads, &deaths, &stopped, |handle| {
         let _ = running.set(handle);
         log::info!("ready");
     });
     signals_end.close();
-    let _ = thread.join();
-    result.map(drop)
+    let ended = thread.stop();
+    result.and(ended)
 }
 
 fn reload(handle: &Handle) {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::stop::Trouble;
 use crate::config::{Config, DEFAULT_DEBUG_SERVER, DEFAULT_SOCKET};
 use crate::control::{self, Api};
 use crate::debug;
 use crate::http::{Limits, Running, Server};
+use crate::threads::Threads;
 
-/// What serves the operator. It ends with the value.
+/// What serves the operator.
 pub(super) struct OperatorServers {
     control: Option<control::Running>,
     debugging: Option<Running>,
@@ -20,20 +22,21 @@ impl OperatorServers {
     pub(super) fn start(
         control: Option<control::Server>,
         debug_server: Option<Server>,
-        api: Arc<dyn Api>,
+        api: &Arc<dyn Api>,
+        threads: &Threads,
     ) -> Result<OperatorServers> {
-        let debugging = debug_server.map(|server| start_debugging(server, &api)).transpose()?;
-        let control = control.map(|control| control.start(control::Limits::default(), api)).transpose()?;
+        let debugging = debug_server.map(|server| start_debugging(server, api, threads)).transpose()?;
+        let control = control.map(|control| control.start(threads, Arc::clone(api))).transpose()?;
         if let Some(control) = &control {
-            log::info!("control socket {}", control.path().display());
+            log::info!("control socket {}", control.address().path().display());
         }
         Ok(OperatorServers { control, debugging })
     }
 
-    /// The one that has ended by itself, if one has.
-    pub(super) fn ended(&self) -> Option<&'static str> {
-        let control = self.control.as_ref().is_some_and(control::Running::is_finished).then_some("control");
-        control.or(self.debugging.as_ref().is_some_and(Running::is_finished).then_some("debug"))
+    pub(super) fn stop(self, trouble: &mut Trouble) {
+        let OperatorServers { control, debugging } = self;
+        trouble.take(control.map(control::Running::stop).transpose());
+        trouble.take(debugging.map(Running::stop).transpose());
     }
 }
 
@@ -61,9 +64,8 @@ pub(super) fn debug_server(config: &Config) -> Result<Option<Server>> {
     }
 }
 
-/// It stops when the value is dropped.
-fn start_debugging(server: Server, api: &Arc<dyn Api>) -> Result<Running> {
-    let running = server.start(Arc::new(debug::DebugPages::new(Arc::clone(api))))?;
+fn start_debugging(server: Server, api: &Arc<dyn Api>, threads: &Threads) -> Result<Running> {
+    let running = server.start(threads, Arc::new(debug::DebugPages::new(Arc::clone(api))))?;
     let address = running.local_addr();
     log::info!("debug server on http://{address}/debug/pprof/");
     if !address.ip().is_loopback() {

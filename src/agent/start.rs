@@ -3,7 +3,6 @@
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
@@ -39,23 +38,28 @@ use crate::threads::{Thread, Threads};
 ///
 /// As [`run_with`].
 pub fn run(config: &Config, stop: &Receiver<()>, ready: impl FnOnce(Handle)) -> Result<Report> {
-    run_with(Settings::of(config.clone()), Sources::default(), stop, ready)
+    let (threads, deaths) = Threads::new();
+    run_with(Settings::of(config.clone()), Sources::default(), &threads, &deaths, stop, ready)
 }
 
 /// Runs an agent until `stop` receives something or is closed. `ready` is called once packets are being watched. The
-/// `settings` are what the `sources` had; a reload reads them again.
+/// `settings` are what the `sources` had; a reload reads them again. The agent adds its threads to the caller's list, which
+/// may have others already; the first death of any of them ends the agent.
 ///
 /// # Errors
 ///
-/// The first thing that went wrong: the host lacks what the agent needs, or one of its threads has ended.
+/// The first thing that went wrong: the host lacks what the agent needs, or a thread has ended.
 pub fn run_with(
     settings: Settings,
     sources: Sources,
+    threads: &Threads,
+    deaths: &Receiver<String>,
     stop: &Receiver<()>,
     ready: impl FnOnce(Handle),
 ) -> Result<Report> {
     let config = &settings.config.clone();
     let file = sources.file.clone();
+    let callers = threads.running();
     bpf::check_host()?;
     let _claim = bpf::claim_host()?;
     bpf::set_log_sink();
@@ -73,8 +77,7 @@ pub fn run_with(
     let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
     bpf::allow_many_descriptors(config.workers)?;
-    let (threads, deaths) = Threads::new();
-    let names = NamesSource::start(config, &threads)?;
+    let names = NamesSource::start(config, threads)?;
 
     let cpus = bpf::possible_cpus()?;
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
@@ -89,27 +92,27 @@ pub fn run_with(
 
     let rings = bpf.take_rings();
     let owners = Owners::new(settings, sources, &bpf, rings.len(), names.names())?;
-    let workers = start_workers(&owners.pipeline, &rings, &bpf, &threads)?;
+    let workers = start_workers(&owners.pipeline, &rings, &bpf, threads)?;
     let clients = Clients::default();
     let ranking = Arc::new(Ranking::new(Arc::clone(&owners.pipeline), Arc::clone(&clients.budget)));
     let server = server.map(|server| server.count(&clients.metrics, &clients.budget));
     let debug_server = debug_server.map(|server| server.count(&clients.debug, &clients.budget));
     let control = control.map(|control| control.count(&clients.control, &clients.budget));
-    let served = Arc::new(owners.served(config, clients, &names, &threads));
+    let served = Arc::new(owners.served(config, clients, &names, threads));
     let page = Arc::new(MetricsPage::new(Arc::clone(&served), figures()));
-    let server = server.map(|server| server.start(Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
+    let server = server.map(|server| server.start(threads, Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
     match &server {
         Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
         None => log::info!("no metrics: export.prometheus.enabled is false"),
     }
 
     let stopping = Stopping {
-        sweeps: start_sweeps(bpf.sweeper()?, Arc::clone(&owners.throttle), &threads)?,
-        limits: owners.limiter(&served, Arc::clone(&ranking)).start(&threads)?,
-        translations: owners.pipeline.follow_translations(&threads)?,
+        sweeps: start_sweeps(bpf.sweeper()?, Arc::clone(&owners.throttle), threads)?,
+        limits: owners.limiter(&served, Arc::clone(&ranking)).start(threads)?,
+        translations: owners.pipeline.follow_translations(threads)?,
         // Those that attach come last.
-        interfaces: owners.watch_interfaces(config, &bpf, &threads)?,
-        pods: owners.watch_pods(config, &bpf, &threads)?,
+        interfaces: owners.watch_interfaces(config, &bpf, threads)?,
+        pods: owners.watch_pods(config, &bpf, threads)?,
         workers,
         names,
         metrics: server,
@@ -117,19 +120,21 @@ pub fn run_with(
     let api: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&served), ranking, page));
     let mut trouble = Trouble::default();
     // Whatever fails from here on, packets that were seen have to be in the books, and nothing may stay attached.
-    let operator = trouble.take(OperatorServers::start(control, debug_server, api));
+    let operator = trouble.take(OperatorServers::start(control, debug_server, &api, threads));
     let mut config_watch = None;
-    if let Some(operator) = &operator {
+    if operator.is_some() {
         let handle = Handle::new(Arc::clone(&served), stopping.metrics.as_ref().map(Running::local_addr));
         config_watch = watch_config(file.as_deref(), &handle);
         ready(handle);
-        let served = || stopping.metrics.as_ref().is_some_and(Running::is_finished);
-        trouble.note(wait(stop, &deaths, || operator.ended().or(served().then_some("metrics"))));
+        trouble.note(wait(stop, deaths));
     }
-    drop(config_watch);
+    trouble.take(config_watch.map(ConfigWatch::stop).transpose());
     let report = stopping.stop(&bpf, rings.first(), &owners.pipeline, &owners.board, &mut trouble);
-    drop(operator);
-    let left = threads.running();
+    if let Some(operator) = operator {
+        operator.stop(&mut trouble);
+    }
+    let mut left = threads.running();
+    left.retain(|name| !callers.contains(name));
     if !left.is_empty() {
         trouble.note(Some(anyhow!("these threads have not ended: {}", left.join(", "))));
     }
@@ -221,16 +226,10 @@ fn start_sweeps(sweeper: Sweeper, throttle: Arc<Throttle>, threads: &Threads) ->
 }
 
 /// Sleeps until the agent has to stop. Returns what failed, if that is why.
-fn wait(stop: &Receiver<()>, deaths: &Receiver<String>, ended: impl Fn() -> Option<&'static str>) -> Option<Error> {
-    loop {
-        select! {
-            recv(stop) -> _ => return None,
-            recv(deaths) -> reason => return Some(Error::msg(reason.unwrap_or_default())),
-            default(Duration::from_secs(1)) => {}
-        }
-        if let Some(name) = ended() {
-            return Some(anyhow!("the thread nm-{name} has ended by itself; the log says why"));
-        }
+fn wait(stop: &Receiver<()>, deaths: &Receiver<String>) -> Option<Error> {
+    select! {
+        recv(stop) -> _ => None,
+        recv(deaths) -> reason => Some(Error::msg(reason.unwrap_or_default())),
     }
 }
 

@@ -46,7 +46,7 @@ impl Client {
             found.and_then(|header| std::str::from_utf8(header.value).ok())
         };
         let length = header("content-length").and_then(|length| length.parse().ok());
-        let status = response.code.unwrap_or_default();
+        let (status, reason) = (response.code.unwrap_or_default(), response.reason.unwrap_or_default().to_owned());
         let mut body = Body { reader, left: length.unwrap_or(0), chunked: length.is_none(), ended: false };
         if status == 200 {
             return Ok(body);
@@ -54,8 +54,11 @@ impl Client {
         let mut text = String::new();
         body.read_to_string(&mut text).context("read the agent's answer")?;
         let error = serde_json::from_str::<serde_json::Value>(&text).ok();
-        let error = error.as_ref().and_then(|value| value["error"].as_str()).unwrap_or(&text);
-        bail!("{}", error.trim_end());
+        match error.as_ref().and_then(|value| value["error"].as_str()).unwrap_or(&text).trim_end() {
+            // The server itself has no words for a request that is no HTTP, or too large.
+            "" => bail!("the agent refused the request: {status} {}", reason.trim_end()),
+            error => bail!("{error}"),
+        }
     }
 
     /// Sends a request whose answer is one JSON value.

@@ -1,14 +1,14 @@
-//! The memory that clients hold, all together: answers that they have yet to read, and what answers are made of.
+//! The memory that all clients hold together: answers that they have yet to read, and what is needed to make answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// What they may hold, if nothing bounds the agent's memory; more than that they never may.
+/// Bytes they may hold if nothing bounds the agent's memory, and at most.
 const MOST: usize = 64 << 20;
-/// Of the agent's memory, if that is bounded: less than what flows leave.
+/// If the agent's memory is bounded, clients may hold this fraction (one in so many) of it: less than flows leave free.
 const PART: u64 = 8;
 
-/// A bound of what is held, and what is.
+/// How many bytes may be held, and how many are.
 #[derive(Debug)]
 pub struct Budget {
     most: AtomicUsize,
@@ -23,12 +23,12 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// At most so many bytes.
+    /// A budget of `most` bytes.
     pub fn new(most: usize) -> Budget {
         Budget { most: AtomicUsize::new(most), held: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
     }
 
-    /// From now on it is a part of what the agent may take.
+    /// Adapts the bound to the agent's own memory limit, in bytes, if it has one.
     pub fn fit(&self, memory_limit: Option<u64>) {
         let most = memory_limit.map_or(MOST, |limit| MOST.min((limit / PART) as usize));
         self.most.store(most, Relaxed);
@@ -39,18 +39,18 @@ impl Budget {
         self.most.load(Relaxed)
     }
 
-    /// The most bytes that have been held at a time: what was given back may stay with the process.
+    /// The most bytes that were held at a time, at most the bound: memory that is given back may stay with the process.
     pub fn peak(&self) -> usize {
         self.peak.load(Relaxed).min(self.most())
     }
 
-    /// So many bytes, if there is room for them.
+    /// Takes `bytes`, if there is room for them.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
         let mut share = Share { budget: Arc::clone(self), bytes: 0 };
         share.grow(bytes).then_some(share)
     }
 
-    /// So many bytes, room or not: what every client takes, and its number is bounded.
+    /// Takes `bytes`, whether there is room or not: for what every client takes, whose number is bounded.
     pub fn hold(self: &Arc<Self>, bytes: usize) -> Share {
         self.add(bytes);
         Share { budget: Arc::clone(self), bytes }
@@ -71,12 +71,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// How much it is.
+    /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// More of it. False: there is no room.
+    /// Takes `bytes` more. False: there is no room.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let fits = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.budget.most());
         let grown = self.budget.held.fetch_update(Relaxed, Relaxed, fits).map(|held| held + bytes);
@@ -87,7 +87,7 @@ impl Share {
         grown.is_ok()
     }
 
-    /// Less of it.
+    /// Gives back what exceeds `to` bytes.
     pub fn shrink(&mut self, to: usize) {
         let less = self.bytes.saturating_sub(to);
         self.budget.held.fetch_sub(less, Relaxed);
@@ -122,7 +122,7 @@ mod tests {
         assert!(budget.take(1).is_none());
         drop(held);
         assert!(budget.take(100).is_some());
-        assert_eq!(budget.peak(), 100, "of a bound that was exceeded no more is told than it has");
+        assert_eq!(budget.peak(), 100, "if the bound was exceeded, the peak is the bound");
     }
 
     #[test]

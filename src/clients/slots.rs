@@ -6,34 +6,37 @@ use std::time::{Duration, Instant};
 
 use super::{Peer, Reason};
 
-/// One that has just come may be about to say what it wants.
+/// A client that has connected this recently may be about to send its request.
 pub const GREETING: Duration = Duration::from_millis(2);
-/// A client that has read nothing of its answer for so long does not keep its place when others want it.
+/// A client that has read nothing of its answer for this long loses its place if another one needs it.
 const STALLED: Duration = Duration::from_millis(250);
-/// One that has had its place for an answer this long does not, however it goes on.
+/// So does one whose answer has taken this long, even if it goes on.
 const LONG: Duration = Duration::from_secs(5);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
-    /// It was opened, and nothing has come.
+    /// It is open, and nothing has come.
     Silent,
-    /// A part of a request was read, and the rest has not come.
+    /// A part of a request was read; the rest has not come.
     Asking,
     /// Its answer is with the kernel.
     Idle,
     /// Its answer is being written.
     Answering,
+    /// Its answer is a stream; all of it so far is with the kernel, and the rest is not made yet.
+    Streaming,
     /// Its answer is being made.
     Making,
-    /// It was closed to make way for another: nothing more comes of it.
+    /// It was closed to make way for another one. This phase is final.
     Gone,
 }
 
-const PHASES: [Phase; 6] = [Phase::Silent, Phase::Asking, Phase::Idle, Phase::Answering, Phase::Making, Phase::Gone];
+const PHASES: [Phase; 7] =
+    [Phase::Silent, Phase::Asking, Phase::Idle, Phase::Answering, Phase::Streaming, Phase::Making, Phase::Gone];
 
-/// A connection, as those see it that want its place.
+/// What is known of a connection to decide whether it has to make way.
 #[derive(Debug)]
 pub struct Client {
     opened: Instant,
@@ -44,7 +47,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// One that was opened now.
+    /// A connection that was opened at `now`.
     pub fn new(now: Instant) -> Client {
         Client {
             opened: now,
@@ -54,23 +57,25 @@ impl Client {
         }
     }
 
-    /// What it is doing.
+    /// Its phase.
     pub fn phase(&self) -> Phase {
         PHASES[usize::from(self.phase.load(Relaxed))]
     }
 
-    /// It does something else from now on; false if it did so before, or is gone.
+    /// Enters a phase. False: it is in that phase already, or is gone.
     pub fn enter(&self, phase: Phase, now: Instant) -> bool {
         let next = |before: u8| (before != phase as u8 && before != Phase::Gone as u8).then_some(phase as u8);
-        let entered = self.phase.fetch_update(Relaxed, Relaxed, next).is_ok();
-        if entered {
+        let Ok(before) = self.phase.fetch_update(Relaxed, Relaxed, next) else { return false };
+        // A stream is as old as its first byte, however often it has to wait for more.
+        let streams = |phase: u8| phase == Phase::Answering as u8 || phase == Phase::Streaming as u8;
+        if !(streams(before) && streams(phase as u8)) {
             self.since_ns.store(self.at(now), Relaxed);
-            self.moved(now);
         }
-        entered
+        self.moved(now);
+        true
     }
 
-    /// It has sent or read something.
+    /// Records that it has sent or read something.
     pub fn moved(&self, now: Instant) {
         self.moved_ns.store(self.at(now), Relaxed);
     }
@@ -80,7 +85,7 @@ impl Client {
         self.phase() == Phase::Gone
     }
 
-    /// It goes, unless it has just come to do something else than this.
+    /// Makes it go, unless it has left this phase meanwhile.
     fn go(&self, phase: Phase) -> bool {
         self.phase.compare_exchange(phase as u8, Phase::Gone as u8, Relaxed, Relaxed).is_ok()
     }
@@ -93,37 +98,39 @@ impl Client {
         Duration::from_nanos(self.at(now).saturating_sub(at.load(Relaxed)))
     }
 
-    /// The greater goes first; `None`: it stays. Whoever has said nothing for a while goes before all others; of those the one that
-    /// has been at it longest: else a few of one kind would hold the places, and newcomers fight for what is left.
+    /// The connection with the greatest rank makes way first; one without a rank stays. Connections that have sent nothing for a while
+    /// go before all others. Within a class, the one that has been in its phase for the longest time goes first: otherwise a few of
+    /// one kind could keep their places, and newcomers would compete for the rest.
     fn rank(&self, now: Instant) -> Option<(u8, Duration)> {
         let (since, still) = (self.ago(&self.since_ns, now), self.ago(&self.moved_ns, now));
         match self.phase() {
             Phase::Silent if still >= STALLED => Some((2, still)),
             Phase::Silent if still >= GREETING => Some((1, still)),
-            // One that sends a byte now and then is as old as its request.
+            // The age of the request counts, so that a byte now and then does not keep the place.
             Phase::Asking => Some((1, since)),
             Phase::Idle => Some((1, still)),
             Phase::Answering if still >= STALLED => Some((1, still)),
-            Phase::Answering | Phase::Making if since >= LONG => Some((0, since)),
-            Phase::Silent | Phase::Answering | Phase::Making | Phase::Gone => None,
+            // A stream that waits for what is to come is no client's fault.
+            Phase::Answering | Phase::Streaming | Phase::Making if since >= LONG => Some((0, since)),
+            Phase::Silent | Phase::Answering | Phase::Streaming | Phase::Making | Phase::Gone => None,
         }
     }
 }
 
-/// What ends a connection.
+/// A connection that can be closed.
 pub trait Close {
     /// Something has come that was not read yet.
     fn has_sent(&self) -> bool;
 }
 
-/// How many places there are.
+/// How many connections there may be at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Places {
-    /// For clients elsewhere.
+    /// From other hosts.
     pub others: usize,
-    /// Of these, for one address.
+    /// From one address of another host.
     pub per_address: usize,
-    /// For those on this host: nobody else takes them.
+    /// From this host, which has these places to itself.
     pub own: usize,
 }
 
@@ -142,12 +149,16 @@ pub struct Slots<C> {
 }
 
 impl<C: Close> Slots<C> {
-    /// All are free.
+    /// All places are free.
     pub fn new(places: Places) -> Slots<C> {
         Slots { places, taken: Vec::new(), next: 0 }
     }
 
-    /// Makes sure of a place for a newcomer: what is to be closed for it, if anything, and what that was doing; or why there is none.
+    /// Makes sure that a newcomer has a place. Returns the connection that is to be closed for it, if any, with its phase.
+    ///
+    /// # Errors
+    ///
+    /// There is no place, for this reason.
     pub fn make_way(&mut self, peer: Peer, now: Instant) -> Result<Option<(Phase, C)>, Reason> {
         let own = peer == Peer::Own;
         let (all, same) = (self.count(|slot| (slot.peer == Peer::Own) == own), self.count(|slot| slot.peer == peer));
@@ -160,29 +171,24 @@ impl<C: Close> Slots<C> {
         Ok(None)
     }
 
-    /// The number that the next one gets.
+    /// The number that the next newcomer gets.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// A newcomer has its place; to be given back by [`Slots::leave`].
+    /// Gives a newcomer its place, until [`Slots::leave`].
     pub fn enter(&mut self, peer: Peer, client: Arc<Client>, close: C) {
         let number = self.next;
         self.next += 1;
         self.taken.push(Slot { number, peer, client, close });
     }
 
-    /// It has ended. One that made way has left already.
+    /// Frees the place of a connection that has ended. One that made way has left already.
     pub fn leave(&mut self, number: u64) {
         self.taken.retain(|slot| slot.number != number);
     }
 
-    /// All leave.
-    pub fn drain(&mut self) -> Vec<C> {
-        self.taken.drain(..).map(|slot| slot.close).collect()
-    }
-
-    /// Whoever has longest read nothing of an answer makes way.
+    /// Makes the client go that has read nothing of its answer for the longest time, if there is one.
     pub fn close_stalled(&mut self, now: Instant) -> Option<C> {
         self.close(now, |slot| slot.client.phase() == Phase::Answering).map(|(_, close)| close)
     }
@@ -199,12 +205,12 @@ impl<C: Close> Slots<C> {
     fn close(&mut self, now: Instant, may: impl Fn(&Slot<C>) -> bool) -> Option<(Phase, C)> {
         let ranked = self.taken.iter().enumerate().filter(|(_, slot)| may(slot));
         let mut ranked: Vec<_> = ranked.filter_map(|(place, slot)| Some((slot.client.rank(now)?, place))).collect();
-        // Of equals the first that came.
+        // Among equals, the one that came first.
         ranked.sort_by(|(a, first), (b, then)| b.cmp(a).then(first.cmp(then)));
         let (phase, place) = ranked.into_iter().find_map(|(_, place)| {
             let slot = &self.taken[place];
             let phase = slot.client.phase();
-            // What has come and was not read yet is our fault, not the client's.
+            // The server has yet to read what this client has sent: it is not to blame.
             let waits = phase < Phase::Answering && slot.close.has_sent();
             (!waits && slot.client.go(phase)).then_some((phase, place))
         })?;
@@ -224,7 +230,7 @@ mod tests {
 
     const PLACES: Places = Places { others: 4, per_address: 2, own: 1 };
 
-    /// Clients that come one after the other, a second apart.
+    /// Clients that connect one after the other.
     struct Door {
         slots: Slots<u64>,
         clients: Vec<Arc<Client>>,
@@ -240,7 +246,7 @@ mod tests {
             self.start + Duration::from_secs(seconds)
         }
 
-        /// Comes in, and who had to go for it; why it could not.
+        /// A client connects. Returns the number of the one that had to go for it, or why it was turned away.
         fn come(&mut self, seconds: u64, peer: Peer) -> Result<Option<u64>, Reason> {
             self.come_at(self.at(seconds), peer)
         }
@@ -330,6 +336,28 @@ mod tests {
         assert_eq!(door.come(10, Peer::Own), Ok(None));
         assert_eq!(door.come(11, host(20)), Ok(Some(6)), "another's place");
         assert_eq!(door.come(12, Peer::Own), Ok(Some(10)), "not another's");
+    }
+
+    #[test]
+    fn a_stream_stalls_only_while_there_is_something_to_read() {
+        let mut door = Door::new();
+        door.come(0, Peer::Own).unwrap();
+        door.clients[0].enter(Phase::Making, door.at(0));
+        door.clients[0].enter(Phase::Answering, door.at(0));
+        door.clients[0].enter(Phase::Streaming, door.at(0));
+        assert_eq!(door.come(3, Peer::Own), Err(Reason::Full), "it waits for what is to come");
+        assert_eq!(door.slots.close_stalled(door.at(3)), None);
+        door.clients[0].enter(Phase::Answering, door.at(4));
+        assert_eq!(door.come_at(door.at(4) + STALLED / 2, Peer::Own), Err(Reason::Full), "it may be about to read");
+        assert_eq!(door.come_at(door.at(4) + STALLED, Peer::Own), Ok(Some(0)));
+
+        // It is as old as its first byte, however often it has waited since.
+        let mut door = Door::new();
+        door.come(0, Peer::Own).unwrap();
+        for (seconds, phase) in (0..6).zip([Phase::Answering, Phase::Streaming].into_iter().cycle()) {
+            door.clients[0].enter(phase, door.at(seconds));
+        }
+        assert_eq!(door.come(6, Peer::Own), Ok(Some(0)));
     }
 
     #[test]

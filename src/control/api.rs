@@ -1,4 +1,4 @@
-//! What the agent has to offer, as the control socket hands it on. The names of fields are an interface: programs read them.
+//! What the agent offers to the control socket and the debug server. The names of fields are an interface: programs read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,47 +18,67 @@ use crate::output::PacketLine;
 
 /// The running agent.
 pub trait Api: Send + Sync + 'static {
-    /// How it is.
+    /// The state of the agent. Takes half a second, to measure rates.
     fn status(&self) -> Status;
-    /// Gives every flow that passes to `take`, with where it is, until that returns false. No worker waits for longer than it takes to
-    /// look at some thousand, and no more than some hundred are copied at a time, however long `take` takes.
+    /// Calls `take` with every flow that matches and its position, until that returns false. A worker waits no longer than it takes to
+    /// look at a few thousand flows, and at most a few hundred are copied at a time, however long `take` takes.
     fn flows(&self, filter: &Filter, take: &mut dyn FnMut(At, Line) -> bool);
-    /// Some flows, as far as they are still there.
+    /// The flows at these positions that are still there.
     fn look(&self, places: &[At]) -> Vec<Line>;
-    /// At most `most` flows from a place in the table on, and where the next ones are, if there are more.
+    /// At most `most` flows, starting at a place in the table, and the place of the next one if there are more.
     fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>);
-    /// Gives every flow to `take`, with how fast it is; how many active ones are too many for that to be known.
+    /// Calls `take` with every flow and its rate. Returns the number of active flows whose rate is not known because there are too many.
     fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64;
-    /// What happens from now on to flows that pass; an error if too many watch already, or clients hold too much.
+    /// The events of flows that match, from now on.
+    ///
+    /// # Errors
+    ///
+    /// There are too many watchers already, or clients hold too much memory.
     fn watch(&self, filter: Filter) -> Result<Box<dyn Events>>;
-    /// Flows by what is known of them.
+    /// Numbers of flows by several properties.
     fn flow_stats(&self) -> FlowStats;
-    /// Series by metric.
+    /// The number of series of each metric.
     fn series(&self) -> Vec<SeriesUse>;
     /// All values of the configuration.
     fn config(&self) -> Vec<ConfigValue>;
-    /// Gives a key another value, for as long as the agent runs; `None` takes that back.
+    /// Overrides the value of a key until the agent exits; `None` removes the override.
+    ///
+    /// # Errors
+    ///
+    /// The value is wrong, or takes a restart.
     fn set(&self, key: &'static Key, given: Option<Given>) -> Result<()>;
     /// Reads the configuration again.
+    ///
+    /// # Errors
+    ///
+    /// The configuration is wrong, and the old one stays; or the new one is not in force everywhere.
     fn reload(&self) -> Result<()>;
     /// Programs and maps in the kernel.
     fn objects(&self) -> Objects;
-    /// The latest lines of the log.
+    /// The latest lines of the log, the oldest first.
     fn log(&self) -> Vec<String>;
-    /// The page that Prometheus reads.
+    /// The page that Prometheus scrapes.
     fn metrics(&self) -> Body;
-    /// Traces packets that pass, for so long; an error if that cannot be, or is done for somebody else.
+    /// Traces packets that match, for `time`.
+    ///
+    /// # Errors
+    ///
+    /// It is not possible, or a trace for another client runs.
     fn trace(&self, filter: PacketFilter, time: Duration) -> Result<Box<dyn PacketTrace>>;
-    /// Ends the trace that runs, whoever started it.
+    /// Ends the running trace, whoever started it.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
     fn end_trace(&self) -> Result<()>;
 }
 
-/// A place in the flow table. Flows keep theirs; those that come meanwhile may be before it.
+/// A place in the flow table. A flow keeps its place; a flow that comes later may get one before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Part of the table.
+    /// The shard of the table.
     pub shard: usize,
-    /// In it.
+    /// The place in the shard.
     pub index: u32,
 }
 
@@ -77,18 +97,18 @@ impl FromStr for Place {
     }
 }
 
-/// Where a flow is, for as long as it is there: as small as can be, for there may be many.
+/// The position of a flow, while it is in the table. It is small because there may be many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At {
-    /// Part of the table.
+    /// The shard of the table.
     pub shard: u16,
-    /// Tells it from those that had its place before and will have it later, as good as always.
+    /// Distinguishes the flow from those that had its place before or have it later, except once in 65,536 times.
     pub id: u16,
-    /// In the part.
+    /// The place in the shard.
     pub index: u32,
 }
 
-/// Something happened to a flow.
+/// An event in the life of a flow.
 #[derive(Clone, Debug, Serialize)]
 pub struct Event {
     /// `start`, `end` or `fail`.
@@ -100,34 +120,34 @@ pub struct Event {
 
 /// Events as they come.
 pub trait Events {
-    /// The next; waits for it at most so long.
+    /// The next one; waits for it at most this long.
     fn next(&mut self, wait: Duration) -> Next;
-    /// How many found no room since the last call, because they were not taken in time.
+    /// Events that were lost since the last call because they were not taken in time.
     fn lost(&mut self) -> u64;
 }
 
-/// What a wait for an event came to.
+/// The result of a wait for an event.
 #[expect(clippy::large_enum_variant, reason = "handed on at once")]
 pub enum Next {
-    /// It came.
+    /// This event came.
     Event(Event),
     /// None came in time.
     Nothing,
-    /// None will come any more.
+    /// No more will come.
     End,
 }
 
 /// Packets as they come. Dropping it ends the trace.
 pub trait PacketTrace {
-    /// The next; waits for them at most so long.
+    /// The next ones; waits for them at most this long.
     fn next(&mut self, wait: Duration) -> TraceNext;
-    /// What it came to so far.
+    /// The counts so far.
     fn counts(&self) -> TraceCounts;
 }
 
-/// What a wait for packets came to.
+/// The result of a wait for packets.
 pub enum TraceNext {
-    /// These came.
+    /// These packets came.
     Packets(Vec<PacketLine>),
     /// None came in time.
     Nothing,
@@ -135,7 +155,7 @@ pub enum TraceNext {
     End,
 }
 
-/// How the agent is.
+/// The state of the agent.
 #[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Status {
@@ -150,7 +170,7 @@ pub struct Status {
     pub uptime_s: f64,
     pub workers: usize,
     pub sampling_rate: f64,
-    /// Why it is not, else null.
+    /// Why the agent is not ready, or null if it is.
     pub unready: Option<String>,
     pub unhealthy: Option<String>,
     pub packets_per_s: f64,
@@ -158,7 +178,7 @@ pub struct Status {
     pub flows_active: u64,
     pub flows_max: usize,
     pub flows_evicted: u64,
-    /// Packets: seen + decapsulated = accounted + duplicate + ignored + lost, but for what is on its way.
+    /// Packets: seen + decapsulated = accounted + duplicate + ignored + lost, except for packets on their way.
     pub packets: BTreeMap<&'static str, u64>,
     pub records: u64,
     pub records_lost: u64,
@@ -175,11 +195,11 @@ pub struct Status {
     pub log_lines_held_back: u64,
     pub config_reloads: u64,
     pub config_reload_failures: u64,
-    /// Keys whose new values take a restart.
+    /// Keys whose new values need a restart.
     pub restart_needed: Vec<&'static str>,
-    /// Values of the configuration that change nothing, and why.
+    /// Values of the configuration that have no effect, with the reason.
     pub without_effect: Vec<String>,
-    /// Hooks that netmon's program was taken from, and those of them to which it was put back at once.
+    /// Times that somebody removed netmon's program from a hook, and how many of them it was put back at once.
     pub hooks_lost: u64,
     pub hooks_restored: u64,
     pub interfaces: Vec<InterfaceState>,
@@ -193,7 +213,7 @@ pub struct NamesState {
     pub credentials: String,
     /// All were read once.
     pub synced: bool,
-    /// Since the server was heard about all kinds.
+    /// Time since the API server was last heard from, for the kind for which that is longest.
     pub age_s: f64,
     pub last_error: Option<String>,
     /// RFC 3339.
@@ -201,7 +221,7 @@ pub struct NamesState {
     pub kinds: Vec<NamesKind>,
 }
 
-/// Objects of a kind, which names are made of.
+/// A kind of objects that names are made of.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct NamesKind {
@@ -220,39 +240,39 @@ pub struct InterfaceState {
     pub name: String,
     pub ifindex: u32,
     pub kind: String,
-    /// `watched`, or why not.
+    /// `watched`, or the reason why it is not.
     pub status: &'static str,
     /// How it is attached.
     pub mode: Option<&'static str>,
-    /// Why it could not be.
+    /// Why it could not be attached.
     pub error: Option<String>,
-    /// The other end is a pod's or a container's.
+    /// The other end is in a pod or a container.
     pub faces_workload: bool,
     pub packets_in: u64,
     pub packets_out: u64,
-    /// What part of the interface's own count was seen in the last minute, by hook; null without packets.
+    /// The share of the packets counted by the interface itself that was seen in the last minute, by hook; null without packets.
     pub coverage: [Option<f64>; 2],
-    /// Why it runs other programs than it is to, if it does.
+    /// Why it runs programs other than those it should, if it does.
     pub outdated: Option<String>,
-    /// Programs that have packets before netmon.
+    /// Programs that see packets before netmon does.
     pub programs_before: Vec<String>,
 }
 
-/// Flows by what is known of them.
+/// Numbers of flows by several properties.
 #[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct FlowStats {
     pub active: u64,
     pub max: usize,
     pub evicted: u64,
-    /// Bytes that a flow takes in the table, its times not included.
+    /// Size of a flow in the table, without its times.
     pub flow_bytes: usize,
     pub by_protocol: BTreeMap<String, u64>,
     pub by_direction: BTreeMap<&'static str, u64>,
     pub by_state: BTreeMap<&'static str, u64>,
     pub by_status: BTreeMap<String, u64>,
     pub by_app: BTreeMap<&'static str, u64>,
-    /// Since the start, of flows whose outcome is known.
+    /// Flows that have ended since the start, by outcome.
     pub ended: BTreeMap<String, u64>,
 }
 
@@ -262,11 +282,11 @@ pub struct FlowStats {
 pub struct SeriesUse {
     pub metric: &'static str,
     pub series: usize,
-    /// Times that something was counted under "other" for want of room.
+    /// Times that something was counted under "other" because there was no room.
     pub overflow: u64,
-    /// Those that have left, for nothing was counted in them any more.
+    /// Series that have left because nothing was counted in them any more.
     pub expired: u64,
-    /// Values that each label has, the one with most first.
+    /// The number of values of each label, the largest first.
     pub labels: Vec<(&'static str, usize)>,
 }
 
@@ -286,9 +306,9 @@ pub struct ProgramObject {
     pub id: u32,
     pub tag: String,
     pub bytes: u32,
-    /// Of machine code; 0: the kernel interprets it.
+    /// Size of the machine code; 0: the kernel interprets the program.
     pub compiled_bytes: u32,
-    /// Where the kernel counts (`kernel.bpf_stats_enabled`), else 0.
+    /// 0 unless the kernel counts (`kernel.bpf_stats_enabled`).
     pub runs: u64,
     pub run_ns: u64,
 }
@@ -299,7 +319,7 @@ pub struct ProgramObject {
 pub struct MapObject {
     pub name: String,
     pub id: u32,
-    /// The kernel's number of it.
+    /// The kernel's number for the type.
     pub map_type: u32,
     pub key_bytes: u32,
     pub value_bytes: u32,
@@ -313,8 +333,8 @@ pub struct ConfigValue {
     pub key: &'static str,
     pub value: String,
     pub origin: String,
-    /// A running agent takes another.
+    /// It can be changed while the agent runs.
     pub live: bool,
-    /// What is in force until a restart, if that is another value.
+    /// The value that is in force until a restart, if it differs.
     pub running: Option<String>,
 }

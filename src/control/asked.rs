@@ -1,28 +1,27 @@
-//! The parameters of a request, checked: what is not understood is refused, never passed over.
+//! The parameters of a request. Whatever is not understood is refused, never ignored.
 
 // What others wrote: no place in it is known to be there.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 
 use super::api::Api;
-use super::request::Refusal;
-use super::routes::{Held, bad};
+use super::held::Held;
+use super::refusal::{Refusal, bad};
 use crate::config::{Given, Key};
 use crate::filter::Filter;
 
-/// What a route has to go by.
-pub(super) struct Asked<'a> {
-    pub(super) parameters: &'a BTreeMap<String, String>,
-    pub(super) api: &'a dyn Api,
-    pub(super) held: &'a Held<'a>,
-    pub(super) stop: &'a AtomicBool,
+/// What a route needs to answer.
+pub(super) struct Asked {
+    pub(super) parameters: BTreeMap<String, String>,
+    pub(super) api: Arc<dyn Api>,
+    pub(super) held: Held,
 }
 
-impl Asked<'_> {
+impl Asked {
     pub(super) fn filter(&self) -> Result<Filter, Refusal> {
         let text = self.parameters.get("filter").map_or("", String::as_str);
         Filter::parse(text).map_err(|error| bad(error.to_string()))
@@ -33,7 +32,7 @@ impl Asked<'_> {
         self.parameters.get(name).map(number).transpose()
     }
 
-    /// Whether it is on: by its name alone, or by true or false.
+    /// Whether a switch is on: it is without a value, or with `true`.
     pub(super) fn switch(&self, name: &str) -> Result<bool, Refusal> {
         match self.parameters.get(name).map(String::as_str) {
             None => Ok(false),

@@ -1,29 +1,28 @@
 //! The routes of flows: the table, and what happens in it.
 
 use std::io::{self, Write};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::api::Next;
 use super::asked::Asked;
-use super::chunks::Chunks;
 use super::order::{NoRoom, Order};
-use super::request::Refusal;
-use super::routes::{Answer, LINES, QUIET, TEXT, bad};
+use super::refusal::{Refusal, bad};
+use super::routes::{LINES, QUIET, Streamed};
 use crate::config::Format;
 use crate::filter::{FIELDS, Field};
+use crate::http::{Opening, TEXT};
 use crate::output::FlowWriter;
 
-/// Flows that are sorted; without a limit so many are answered.
+/// At most this many flows are sorted.
 const SORTED: usize = 100_000;
-/// Those of them that are looked at together.
+/// Sorted flows that are read from the table together.
 const LOOKED: usize = 128;
 /// Events that are written in one go.
 const TOGETHER: usize = 1000;
 
-pub(super) fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+pub(super) fn flows(asked: &Asked, opening: &mut Opening) -> Streamed {
     let filter = asked.filter()?;
     let (limit, columns) = (asked.number("limit")?, asked.number("columns")?);
     let columns =
@@ -49,16 +48,16 @@ pub(super) fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     if columns.is_some() && !matches!(format, Format::Table) {
         return Err(bad("columns: a table alone has some").into());
     }
-    // Before the answer begins: it may be refused.
+    // The request can be refused only before the answer begins.
     let mut share = asked.held.take(0)?;
     let first = match order {
         None => Vec::new(),
         Some(order) => {
             let most = limit.unwrap_or(SORTED).min(SORTED);
-            order.first(asked.api, &filter, most, &mut share).map_err(|NoRoom| asked.held.no_room())?
+            order.first(&*asked.api, &filter, most, &mut share).map_err(|NoRoom| asked.held.no_room())?
         }
     };
-    let mut chunks = Chunks::begin(out, kind)?;
+    let mut chunks = opening.begin(kind)?;
     let mut writer = match format {
         Format::Table => FlowWriter::table(&mut chunks, columns),
         other => FlowWriter::new(other, &mut chunks)?,
@@ -72,14 +71,14 @@ pub(super) fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
                     left -= 1;
                     failure = writer.write(&line).err();
                 }
-                left > 0 && failure.is_none() && !asked.stop.load(Relaxed)
+                left > 0 && failure.is_none()
             });
             if let Some(failure) = failure {
                 return Err(failure.into());
             }
         }
         Some(order) => {
-            for some in first.chunks(LOOKED).take_while(|_| !asked.stop.load(Relaxed)) {
+            for some in first.chunks(LOOKED) {
                 // They may have changed since they were put in order.
                 let mut lines = asked.api.look(some);
                 lines.retain(|line| filter.matches(line));
@@ -93,24 +92,24 @@ pub(super) fn flows(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     Ok(chunks.end()?)
 }
 
-pub(super) fn watch(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+pub(super) fn watch(asked: &Asked, opening: &mut Opening) -> Streamed {
     let mut events = asked.api.watch(asked.filter()?).map_err(|error| Refusal(503, format!("{error:#}")))?;
-    let mut chunks = Chunks::begin(out, LINES)?;
+    let mut chunks = opening.begin(LINES)?;
     chunks.flush()?;
     let (mut wait, mut written) = (QUIET, 0);
-    while !asked.stop.load(Relaxed) {
+    while !chunks.is_over() {
         match events.next(wait) {
             Next::Event(event) => {
                 serde_json::to_writer(&mut chunks, &event).map_err(io::Error::from)?;
                 chunks.write_all(b"\n")?;
-                // What waits goes along.
+                // Those that are there already are written with it.
                 written += 1;
                 wait = Duration::ZERO;
                 if written < TOGETHER {
                     continue;
                 }
             }
-            // An empty line: it shows whether anybody still reads.
+            // An empty line shows whether anybody still reads.
             Next::Nothing if written == 0 => chunks.write_all(b"\n")?,
             Next::Nothing => {}
             Next::End => break,

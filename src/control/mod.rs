@@ -1,16 +1,19 @@
-//! The control socket: HTTP over a Unix socket, for `netmon-cli`. Whoever may use it may change the agent, so it is there for root
-//! and the agent's own user only. docs/control-api.md has what it answers.
+//! The control socket: HTTP over a Unix socket, for `netmon-cli`. Its clients can change the agent, so it serves root and the agent's
+//! own user only. docs/control-api.md describes requests and answers.
 //!
-//! `server` takes connections, `request` reads one, `asked` checks its parameters, `routes` answers it, `order` and `top` sort; `api` is what the agent has to offer for that.
+//! `socket` is its file, `server` serves it with `http`; `asked` checks the parameters of a request, `routes` answers it or a
+//! `refusal` does, and `held` has what clients hold meanwhile; `flows` and `trace` are streams, `order` and `top` sort; `api` is what
+//! the agent has to offer for that.
 
 mod api;
 mod asked;
-mod chunks;
 mod flows;
+mod held;
 mod order;
-mod request;
+mod refusal;
 mod routes;
 mod server;
+mod socket;
 mod top;
 mod trace;
 
@@ -18,5 +21,6 @@ pub use api::{
     Api, At, ConfigValue, Event, Events, FlowStats, InterfaceState, MapObject, NamesKind, NamesState, Next, Objects,
     PacketTrace, Place, ProgramObject, SeriesUse, Status, TraceNext,
 };
-pub use server::{Limits, Running, Server, respond};
+pub use server::{Running, Server, respond};
+pub use socket::SocketFile;
 pub use top::{Busy, Order, Row, Top, View};

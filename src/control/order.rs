@@ -1,5 +1,5 @@
-//! The flows that come first in the order of a field. What is kept of each is where it is, and while they are put in order what they
-//! are ordered by: their lines are made when somebody reads them.
+//! The flows that come first in the order of a field. Only the position of each flow is kept, and its key while they are sorted: lines
+//! are made when somebody reads them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -11,19 +11,19 @@ use crate::clients::Share;
 use crate::filter::{Field, Filter, Kind, Value};
 use crate::line::Line;
 
-/// There is no room for as many.
+/// There is no room for that many flows.
 pub(super) struct NoRoom;
 
 /// An order of flows.
 #[derive(Clone, Copy)]
 pub(super) struct Order {
     pub(super) field: &'static Field,
-    /// The least first. What lacks the field comes last either way.
+    /// The least comes first. Flows without the field come last in either order.
     pub(super) reverse: bool,
 }
 
 impl Order {
-    /// Where the first `most` are that pass; `share` has room for them as long as it lives.
+    /// The positions of the first `most` flows that match. `share` grows by what they take.
     pub(super) fn first(
         self,
         api: &dyn Api,
@@ -31,7 +31,7 @@ impl Order {
         most: usize,
         share: &mut Share,
     ) -> Result<Vec<At>, NoRoom> {
-        // All who want an order at once need no more room than one, but for what it comes to.
+        // One at a time: several clients together need no more room for sorting than one does.
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         match (self.field.kind, self.reverse) {
@@ -44,7 +44,7 @@ impl Order {
         }
     }
 
-    /// Puts some in order by what they are now.
+    /// Sorts flows by their present values.
     pub(super) fn sort(self, lines: &mut [Line]) {
         match (self.field.kind, self.reverse) {
             (Kind::Number, false) => lines.sort_by_cached_key(|line| Reverse(number(self.value(line), 1.0))),
@@ -61,15 +61,15 @@ impl Order {
     }
 }
 
-/// What flows are ordered by; the greater comes first.
+/// A sort key; the greater comes first.
 trait Rank: Ord {
-    /// Memory that it has besides itself.
+    /// Bytes that it has on the heap.
     fn more_bytes(&self) -> usize {
         0
     }
 }
 
-/// A number that any other can be compared with.
+/// A number with a total order.
 #[derive(Clone, Copy)]
 struct Number(f64);
 
@@ -130,7 +130,7 @@ impl Rank for Option<Reverse<Box<str>>> {
     }
 }
 
-/// With what the allocator adds.
+/// The size of an allocation, with what the allocator adds.
 fn allocated(text: &str) -> usize {
     text.len().next_multiple_of(16) + 16
 }
@@ -147,7 +147,7 @@ fn ranked<K: Rank>(
     let mut room = true;
     api.flows(filter, &mut |at, line| {
         let (key, full) = (key(&line), kept.len() >= most);
-        // The least of those that are kept, once there are as many as may be.
+        // Once `most` are kept, a flow has to be greater than the least of them.
         if full && kept.peek().is_none_or(|Reverse((least, place))| (&key, &Reverse(at)) <= (least, place)) {
             return most > 0;
         }

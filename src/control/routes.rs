@@ -1,8 +1,7 @@
-//! What each request is answered. All answers are JSON, or an object a line; an error is `{"error": "…"}`.
+//! What each request is answered. All answers are JSON, or an object a line.
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,63 +9,27 @@ use serde_json::json;
 
 use super::api::Api;
 use super::asked::Asked;
-use super::request::{Refusal, Request};
+use super::held::Held;
+use super::refusal::{Refusal, bad, conflict, unwritten};
 use super::{flows, top, trace};
-use crate::clients::{Budget, Reason, Share, Turned};
 use crate::config::Given;
+use crate::http::{Body, NoStream, Opening, Page, Reply, Request, TEXT, parameters};
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 pub(super) const LINES: &str = "application/x-ndjson";
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-/// What every request takes, to be read and to be answered: buffers, and some flows and lines.
-const EVERY: usize = 384 << 10;
-/// Answers up to this size are part of that.
-const SMALL: usize = 64 << 10;
-/// A watcher that sees nothing is told so, and the socket is found closed.
+/// After this long without anything to report, a watcher gets an empty line, which shows whether it still reads.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 
-pub(super) type Answer = Result<(), Failure>;
+/// An answer that is made before it is written.
+pub(super) type Whole = Result<Reply, Refusal>;
+/// One that is written while it is read.
+pub(super) type Streamed = Result<(), NoStream>;
 
-pub(super) enum Failure {
-    Refused(Refusal),
-    Io(io::Error),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Io(error)
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
-        Failure::Refused(refusal)
-    }
-}
-
-/// What clients hold together, and who is refused for that.
-pub(super) struct Held<'a> {
-    pub(super) budget: &'a Arc<Budget>,
-    pub(super) turned: &'a Turned,
-}
-
-impl Held<'_> {
-    /// So much more for a client; it is refused if all is held that may be.
-    pub(super) fn take(&self, bytes: usize) -> Result<Share, Refusal> {
-        self.budget.take(bytes).ok_or_else(|| self.no_room())
-    }
-
-    pub(super) fn no_room(&self) -> Refusal {
-        self.turned.count(Reason::Memory);
-        let most = self.budget.most() >> 20;
-        Refusal(
-            503,
-            format!(
-                "clients hold all of the {most} MiB that they may together: come again when others have read their answers, ask for \
-                 less (limit, filter), or raise resources.memory_limit"
-            ),
-        )
-    }
+/// How a route answers.
+#[derive(Clone, Copy)]
+enum Act {
+    Whole(fn(&Asked) -> Whole),
+    Stream(fn(&Asked, &mut Opening) -> Streamed),
 }
 
 /// A route: method, path, its parameters, what it does.
@@ -75,119 +38,134 @@ struct Route {
     path: &'static str,
     parameters: &'static [&'static str],
     about: &'static str,
-    answer: fn(&Asked<'_>, &mut dyn Write) -> Answer,
+    act: Act,
 }
 
 static ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1", parameters: &[], about: "these routes", answer: routes },
-    Route { method: "GET", path: "/v1/status", parameters: &[], about: "how the agent is", answer: status },
+    Route { method: "GET", path: "/v1", parameters: &[], about: "these routes", act: Act::Whole(routes) },
+    Route { method: "GET", path: "/v1/status", parameters: &[], about: "how the agent is", act: Act::Whole(status) },
     Route {
         method: "GET",
         path: "/v1/flows",
         parameters: &["filter", "sort", "reverse", "limit", "output", "columns"],
         about: "the flow table, an object a line",
-        answer: flows::flows,
+        act: Act::Stream(flows::flows),
     },
     Route {
         method: "GET",
         path: "/v1/flows/watch",
         parameters: &["filter"],
         about: "flows as they start, end and fail, an object a line",
-        answer: flows::watch,
+        act: Act::Stream(flows::watch),
     },
     Route {
         method: "GET",
         path: "/v1/top",
         parameters: &["by", "sort", "reverse", "limit", "filter"],
         about: "the flows, pairs of hosts or services that come first, and how fast they are",
-        answer: top::answer,
+        act: Act::Whole(top::answer),
     },
     Route {
         method: "GET",
         path: "/v1/stats/flows",
         parameters: &[],
         about: "flows by what is known of them",
-        answer: flow_stats,
+        act: Act::Whole(flow_stats),
     },
-    Route { method: "GET", path: "/v1/stats/series", parameters: &[], about: "series by metric", answer: series },
+    Route {
+        method: "GET",
+        path: "/v1/stats/series",
+        parameters: &[],
+        about: "series by metric",
+        act: Act::Whole(series),
+    },
     Route {
         method: "GET",
         path: "/v1/config",
         parameters: &["key"],
         about: "the configuration and where it comes from",
-        answer: config,
+        act: Act::Whole(config),
     },
     Route {
         method: "POST",
         path: "/v1/config",
         parameters: &["key", "value"],
         about: "gives a key another value",
-        answer: set,
+        act: Act::Whole(set),
     },
-    Route { method: "DELETE", path: "/v1/config", parameters: &["key"], about: "takes that back", answer: unset },
+    Route {
+        method: "DELETE",
+        path: "/v1/config",
+        parameters: &["key"],
+        about: "takes that back",
+        act: Act::Whole(unset),
+    },
     Route {
         method: "POST",
         path: "/v1/reload",
         parameters: &[],
         about: "reads the configuration file again",
-        answer: reload,
+        act: Act::Whole(reload),
     },
     Route {
         method: "GET",
         path: "/v1/bpf",
         parameters: &[],
         about: "programs and maps in the kernel",
-        answer: objects,
+        act: Act::Whole(objects),
     },
     Route {
         method: "GET",
         path: "/v1/log",
         parameters: &[],
         about: "the latest lines of the log, at most 1000",
-        answer: log,
+        act: Act::Whole(log),
     },
     Route {
         method: "GET",
         path: "/v1/metrics",
         parameters: &[],
         about: "the page that Prometheus reads",
-        answer: metrics,
+        act: Act::Whole(metrics),
     },
     Route {
         method: "POST",
         path: "/v1/trace",
         parameters: &["filter", "for"],
         about: "headers of packets as they come, an object a line",
-        answer: trace::trace,
+        act: Act::Stream(trace::trace),
     },
-    Route { method: "DELETE", path: "/v1/trace", parameters: &[], about: "ends that", answer: trace::end },
+    Route { method: "DELETE", path: "/v1/trace", parameters: &[], about: "ends that", act: Act::Whole(trace::end) },
 ];
 
 /// Answers a request.
-pub(super) fn answer(
-    request: &Request,
-    api: &dyn Api,
-    held: &Held<'_>,
-    out: &mut dyn Write,
-    stop: &AtomicBool,
-) -> io::Result<()> {
-    let _every = held.budget.hold(EVERY);
-    let answered = route(request).map_err(Failure::from).and_then(|route| {
-        let known = |name: &&String| !route.parameters.contains(&name.as_str());
-        if let Some(unknown) = request.parameters.keys().find(known) {
-            let valid = if route.parameters.is_empty() { "none".to_owned() } else { route.parameters.join(", ") };
-            return Err(bad(format!("there is no parameter {unknown}; valid: {valid}")).into());
+pub(super) fn answer(request: &Request<'_>, api: &Arc<dyn Api>, held: &Held) -> Page {
+    match find(request) {
+        Err(refusal) => refusal.reply().into(),
+        Ok((act, parameters)) => {
+            let asked = Asked { parameters, api: Arc::clone(api), held: held.clone() };
+            match act {
+                Act::Whole(answer) => Page::Soon(Box::new(move || answer(&asked).unwrap_or_else(Refusal::reply))),
+                Act::Stream(answer) => Page::Stream(Box::new(move |opening| answer(&asked, opening))),
+            }
         }
-        (route.answer)(&Asked { parameters: &request.parameters, api, held, stop }, out)
-    });
-    match answered {
-        Ok(()) => Ok(()),
-        Err(Failure::Io(error)) => Err(error),
-        Err(Failure::Refused(refusal)) => refuse(out, &refusal),
     }
 }
 
-fn route(request: &Request) -> Result<&'static Route, Refusal> {
+fn find(request: &Request<'_>) -> Result<(Act, BTreeMap<String, String>), Refusal> {
+    if request.has_body {
+        return Err(bad("a body, which is not read: parameters come with the path"));
+    }
+    let parameters = parameters(request.query).map_err(bad)?;
+    let route = route(request)?;
+    if let Some(unknown) = parameters.keys().find(|name| !route.parameters.contains(&name.as_str())) {
+        let valid = if route.parameters.is_empty() { "none".to_owned() } else { route.parameters.join(", ") };
+        return Err(bad(format!("there is no parameter {unknown}; valid: {valid}")));
+    }
+    Ok((route.act, parameters))
+}
+
+fn route(request: &Request<'_>) -> Result<&'static Route, Refusal> {
     let mut at_path = ROUTES.iter().filter(|route| route.path == request.path).peekable();
     if at_path.peek().is_none() {
         return Err(Refusal(404, format!("there is no {}; /v1 lists what there is", request.path)));
@@ -198,102 +176,70 @@ fn route(request: &Request) -> Result<&'static Route, Refusal> {
         .ok_or_else(|| Refusal(405, format!("{} is asked by {}", request.path, methods.join(" or "))))
 }
 
-pub(super) fn bad(what: impl Into<String>) -> Refusal {
-    Refusal(400, what.into())
+fn whole(content_type: &'static str, body: impl Into<Body>) -> Whole {
+    Ok(Reply { status: 200, content_type, body: body.into() })
 }
 
-/// Says why not.
-pub(super) fn refuse(out: &mut dyn Write, refusal: &Refusal) -> io::Result<()> {
-    let body = format!("{}\n", json!({ "error": refusal.1 }));
-    let phrase = match refusal.0 {
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        431 => "Request Header Fields Too Large",
-        _ => "Service Unavailable",
-    };
-    write!(
-        out,
-        "HTTP/1.1 {} {phrase}\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        refusal.0,
-        body.len()
-    )?;
-    out.flush()
-}
-
-fn whole(asked: &Asked<'_>, out: &mut dyn Write, kind: &str, body: &[u8]) -> Answer {
-    let _held = if body.len() > SMALL { Some(asked.held.take(body.len())?) } else { None };
-    write!(
-        out,
-        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    )?;
-    Ok(out.write_all(body)?)
-}
-
-pub(super) fn object(asked: &Asked<'_>, out: &mut dyn Write, value: &impl Serialize) -> Answer {
-    let mut body = serde_json::to_vec(value).map_err(io::Error::from)?;
+pub(super) fn object(value: &impl Serialize) -> Whole {
+    let mut body = serde_json::to_vec(value).map_err(|error| unwritten(&error))?;
     body.push(b'\n');
-    whole(asked, out, JSON, &body)
+    whole(JSON, body)
 }
 
-fn routes(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+fn routes(_: &Asked) -> Whole {
     let all = ROUTES.iter().map(|route| {
         json!({ "method": route.method, "path": route.path, "parameters": route.parameters, "about": route.about })
     });
-    object(asked, out, &all.collect::<Vec<_>>())
+    object(&all.collect::<Vec<_>>())
 }
 
-fn status(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(asked, out, &asked.api.status())
+fn status(asked: &Asked) -> Whole {
+    object(&asked.api.status())
 }
 
-fn flow_stats(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(asked, out, &asked.api.flow_stats())
+fn flow_stats(asked: &Asked) -> Whole {
+    object(&asked.api.flow_stats())
 }
 
-fn series(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(asked, out, &asked.api.series())
+fn series(asked: &Asked) -> Whole {
+    object(&asked.api.series())
 }
 
-fn metrics(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    whole(asked, out, TEXT, asked.api.metrics().as_ref())
+fn metrics(asked: &Asked) -> Whole {
+    whole(TEXT, asked.api.metrics())
 }
 
-fn objects(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    object(asked, out, &asked.api.objects())
+fn objects(asked: &Asked) -> Whole {
+    object(&asked.api.objects())
 }
 
-fn log(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+fn log(asked: &Asked) -> Whole {
     let text: String = asked.api.log().into_iter().map(|line| line + "\n").collect();
-    whole(asked, out, TEXT, text.as_bytes())
+    whole(TEXT, text.into_bytes())
 }
 
-fn config(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+fn config(asked: &Asked) -> Whole {
     let all = asked.api.config();
     match asked.key()? {
-        None => object(asked, out, &all),
-        Some(key) => object(asked, out, &all.into_iter().filter(|value| value.key == key.path).collect::<Vec<_>>()),
+        None => object(&all),
+        Some(key) => object(&all.into_iter().filter(|value| value.key == key.path).collect::<Vec<_>>()),
     }
 }
 
-fn set(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+fn set(asked: &Asked) -> Whole {
     let key = asked.needed_key()?;
     let value = asked.parameters.get("value").ok_or_else(|| bad("the parameter value is missing"))?;
-    asked.api.set(key, Some(Given::Text(value.clone()))).map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(asked, out, &json!({ "key": key.path, "value": value }))
+    asked.api.set(key, Some(Given::Text(value.clone()))).map_err(|error| conflict(&error))?;
+    object(&json!({ "key": key.path, "value": value }))
 }
 
-fn unset(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+fn unset(asked: &Asked) -> Whole {
     let key = asked.needed_key()?;
-    asked.api.set(key, None).map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(asked, out, &json!({ "key": key.path }))
+    asked.api.set(key, None).map_err(|error| conflict(&error))?;
+    object(&json!({ "key": key.path }))
 }
 
-fn reload(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
-    asked.api.reload().map_err(|error| Refusal(409, format!("{error:#}")))?;
-    object(asked, out, &json!({ "reloaded": true }))
+fn reload(asked: &Asked) -> Whole {
+    asked.api.reload().map_err(|error| conflict(&error))?;
+    object(&json!({ "reloaded": true }))
 }

@@ -1,4 +1,5 @@
-//! What comes first: flows, pairs of hosts, services, by rate, round trip, failures. Pure, but for the clock of `answer`.
+//! The flows, pairs of hosts or services that come first, by rate, round trip, failures and more. Pure, except for the clock of
+//! `answer`.
 
 mod answer;
 mod named;
@@ -6,7 +7,6 @@ mod named;
 use std::cmp::{Ordering, Reverse};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use foldhash::{HashMap, HashMapExt};
 use nix::time::{ClockId, clock_gettime};
 
 use super::asked::Asked;
-use super::routes::{Answer, bad, object};
+use super::refusal::bad;
+use super::routes::{Whole, object};
 use crate::bpf::App;
 use crate::clients::Share;
 use crate::filter::Filter;
@@ -25,8 +26,9 @@ use crate::line::Line;
 pub use answer::{Busy, Order, Row, Top, View};
 use named::Named;
 
-/// Rows, unless asked for otherwise; and at most.
+/// Rows by default.
 const ROWS: usize = 50;
+/// The largest limit.
 const ROWS_MOST: usize = 1000;
 
 const REASONS: [Reason; 5] =
@@ -106,7 +108,7 @@ impl Sums {
             Order::Start => Some(self.start_ns as f64),
         };
         let then = if order == Order::Failures && failed > 0 { self.failed_ns as f64 } else { self.rate.bytes_per_s };
-        // What is not known comes last either way.
+        // Unknown values come last in either order.
         let first = first.map_or(f64::NEG_INFINITY, |first| if reverse { -first } else { first });
         Rank(first, then)
     }
@@ -167,16 +169,16 @@ impl PartialEq for Ranked {
 
 impl Eq for Ranked {}
 
-/// What is told apart before names are asked for: client, server, the server's port and the protocol; and whom the two are known as,
-/// which one address may be several of, by its ports.
+/// The key of a group before names are looked up: client, server, the server's port, the protocol, and the identities of both ends,
+/// because one address may belong to several, by its ports.
 type Group = (Option<IpAddr>, IpAddr, u16, u8, [usize; 2]);
 
-/// Another number for another party, for as long as this one is there.
+/// A number that is unique among the parties that exist.
 fn identity(party: Option<&Arc<Party>>) -> usize {
     party.map_or(0, |party| Arc::as_ptr(party) as usize)
 }
 
-/// What a group takes: one that is known, and one that is named.
+/// Bytes that a group takes, before it has a name and with it.
 const GROUP_BYTES: usize = 2 * size_of::<(Group, Sums, Flow)>();
 const NAMED_BYTES: usize = 1024;
 
@@ -192,15 +194,15 @@ struct Ranking {
     filter: Option<Filter>,
     all: Sums,
     first: BinaryHeap<Reverse<Ranked>>,
-    /// What they come to, and one of them.
+    /// The sums of each group, and one of its flows.
     groups: HashMap<Group, (Sums, Flow)>,
-    /// That groups take.
+    /// The memory that groups take.
     share: Share,
     room: bool,
 }
 
 impl Ranking {
-    /// Of those flows that pass the filter, if there is one.
+    /// Only flows that match the filter are ranked, if there is one.
     fn new(view: View, order: Order, reverse: bool, limit: usize, filter: Option<Filter>, share: Share) -> Ranking {
         let (first, groups) = (BinaryHeap::new(), HashMap::new());
         Ranking { view, order, reverse, limit, filter, all: Sums::default(), first, groups, share, room: true }
@@ -248,7 +250,7 @@ impl Ranking {
             }
         };
         sum.add(&sums);
-        // What its flows speak is told by those that know.
+        // The protocol of a group is that of any flow whose protocol is known.
         one.app = flow.app.or(one.app);
     }
 
@@ -263,7 +265,7 @@ impl Ranking {
         self.first.push(Reverse(Ranked { rank, sums, line: line() }));
     }
 
-    /// The answer, but for how long it took.
+    /// The answer, without the time that it took.
     fn finish(mut self) -> Result<Top<Line>, NoRoom> {
         let view = self.view;
         let (rows, rows_total) = match view {
@@ -316,12 +318,12 @@ impl Ranking {
 }
 
 /// Answers `/v1/top`.
-pub(super) fn answer(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
+pub(super) fn answer(asked: &Asked) -> Whole {
     let started = cpu_time();
     let filter = asked.parameters.contains_key("filter").then(|| asked.filter()).transpose()?;
     let limit = asked.number("limit")?.unwrap_or(ROWS);
     if limit > ROWS_MOST {
-        return Err(bad(format!("limit={limit}; at most {ROWS_MOST}")).into());
+        return Err(bad(format!("limit={limit}; at most {ROWS_MOST}")));
     }
     let reverse = asked.switch("reverse")?;
     let share = asked.held.take(0)?;
@@ -330,10 +332,10 @@ pub(super) fn answer(asked: &Asked<'_>, out: &mut dyn Write) -> Answer {
     let mut top = ranking.finish().map_err(|NoRoom| asked.held.no_room())?;
     top.rates_unknown = unknown;
     top.took_ms = cpu_time().saturating_sub(started).as_secs_f64() * 1e3;
-    object(asked, out, &top)
+    object(&top)
 }
 
-/// Of this thread.
+/// CPU time of this thread.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

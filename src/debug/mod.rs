@@ -1,5 +1,4 @@
-//! The debug server: what the agent is doing, for whoever looks for a fault in it. It is off unless asked for, and changes
-//! nothing.
+//! The debug server: shows what the agent is doing, to find faults in it. It is off by default, and changes nothing.
 
 mod profile;
 
@@ -16,8 +15,9 @@ pub const SERVER: Purpose = Purpose { name: "debug", flag: "--debug-server", por
 
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
-/// Flows on a page, unless asked for otherwise; and at most.
+/// Flows on a page by default.
 const FLOWS: usize = 100;
+/// The largest limit.
 const FLOWS_MOST: usize = 1000;
 
 const INDEX: &str = "\
@@ -37,7 +37,7 @@ pub struct DebugPages {
 }
 
 impl DebugPages {
-    /// Pages over `api`, of which nothing that changes the agent is called.
+    /// Pages about `api`. They call nothing that changes the agent.
     pub fn new(api: Arc<dyn Api>) -> DebugPages {
         DebugPages { api, profiling: Profiling::default() }
     }

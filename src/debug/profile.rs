@@ -1,11 +1,11 @@
 //! Where CPU time goes, in pprof's format.
 //!
-//! A timer of the process sends SIGPROF to whichever thread runs, and its handler walks that thread's stack. The walk is
-//! framehop's, over copies of the unwinding tables, with each read of the stack tried first: libgcc's, the crate's default, takes
-//! locks that the interrupted thread may hold, and has crashed in other programs.
+//! A timer of the process sends SIGPROF to whichever thread runs, and the handler walks that thread's stack. framehop does that with
+//! copies of the unwinding tables, and checks that each word of the stack can be read. The unwinder of libgcc, the crate's default,
+//! takes locks that the interrupted thread may hold, and has crashed in other programs.
 //!
-//! A wait of any thread may be ended by the signal (EINTR). All of ours go on then; loading a BPF program does not, so that the
-//! signal is kept from the thread that does it.
+//! The signal may interrupt a wait of any thread (EINTR). All threads of the agent then go on waiting. Loading a BPF program would
+//! fail, so the thread that does it blocks the signal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -21,17 +21,17 @@ use crate::http::{Page, Reply, Waiting};
 
 /// Samples a second of CPU time. Not 100: the agent's own timers are multiples of 10 ms.
 const FREQUENCY: i32 = 99;
-/// As with Go's profiles.
+/// The default, as for profiles of Go.
 const SECONDS: u64 = 30;
 const SECONDS_MOST: u64 = 300;
-/// Between two looks whether somebody still waits.
+/// Time between two checks whether somebody still waits.
 const NAP: Duration = Duration::from_millis(50);
 
 /// At most one profile at a time.
 #[derive(Default)]
 pub(super) struct Profiling(Arc<AtomicBool>);
 
-/// Somebody takes a profile until this goes.
+/// A profile is being taken until this is dropped.
 struct Taken(Arc<AtomicBool>);
 
 impl Drop for Taken {
@@ -90,7 +90,7 @@ fn profiler(frequency: i32) -> Result<pprof::ProfilerGuard<'static>> {
     })
 }
 
-/// The handler reads the unwinding tables when it runs first: here, where no lock is held, before the timer comes by.
+/// The handler reads the unwinding tables when it first runs. Have it run here, where no lock is held, before the timer starts.
 fn prepare() -> Result<()> {
     static FIRST: Once = Once::new();
     let mut done = Ok(());

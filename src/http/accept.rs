@@ -1,8 +1,7 @@
-//! Who gets a place, and keeps it: the accept loop.
+//! The accept loop: which clients get a place and keep it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,26 +9,24 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::answer::Answers;
 use super::own::Own;
-use super::{Limits, Pages, Purpose, connection};
+use super::socket::{Listener, Stream};
+use super::{Limits, Purpose, Refused, connection};
 use crate::clients::{Budget, Client, Close, Peer, Reason, Share, Slots, Turned};
 
-/// Without file descriptors, accept() fails at once and for ever: do not spin on it.
+/// Without file descriptors, accept() keeps failing at once: do not spin on it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long answers that are being written may take when the server stops.
+/// How long answers that are being written may still take when the server stops.
 const STOP_GRACE: Duration = Duration::from_millis(800);
-/// What each connection takes at most, besides its answer.
+/// Bytes that each connection takes at most, besides its answer.
 const CONNECTION_BYTES: usize = 20 << 10;
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-/// What all connections of a server share; on its thread alone.
+/// What all connections of a server share. It stays on the server's thread.
 pub(super) struct Door {
     pub(super) purpose: Purpose,
     pub(super) limits: Limits,
@@ -37,17 +34,16 @@ pub(super) struct Door {
     pub(super) budget: Arc<Budget>,
     pub(super) own: RefCell<Own>,
     slots: RefCell<Slots<Connection>>,
-    pages: Arc<dyn Pages>,
 }
 
 struct Connection {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     serving: AbortHandle,
 }
 
 impl Close for Connection {
     fn has_sent(&self) -> bool {
-        SockRef::from(&*self.stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
+        self.stream.has_sent()
     }
 }
 
@@ -64,81 +60,96 @@ impl Drop for Seat {
     }
 }
 
+/// The connections that are open.
+struct Open {
+    answers: Rc<Answers>,
+    serving: JoinSet<()>,
+    stop: watch::Receiver<()>,
+}
+
 impl Door {
-    pub(super) fn new(
-        purpose: Purpose,
-        limits: Limits,
-        turned: Arc<Turned>,
-        budget: Arc<Budget>,
-        pages: Arc<dyn Pages>,
-    ) -> Rc<Door> {
+    pub(super) fn new(purpose: Purpose, limits: Limits, turned: Arc<Turned>, budget: Arc<Budget>) -> Rc<Door> {
         let slots = RefCell::new(Slots::new(limits.places));
-        Rc::new(Door { purpose, limits, turned, budget, own: RefCell::default(), slots, pages })
+        Rc::new(Door { purpose, limits, turned, budget, own: RefCell::default(), slots })
     }
 
-    /// Whoever has longest read nothing of an answer is closed. False: there is nobody.
+    /// Closes the client that has read nothing of an answer for the longest time. False: there is none.
     pub(super) fn close_stalled(&self) -> bool {
         let stalled = self.slots.borrow_mut().close_stalled(Instant::now());
         stalled.inspect(|_| self.turned.count(Reason::MadeWay)).map(|stalled| stalled.serving.abort()).is_some()
     }
 
-    pub(super) async fn serve(self: Rc<Door>, listener: TcpListener, mut stopped: watch::Receiver<()>) {
+    /// Serves until `stop` is closed; answers that are being written then have a moment left.
+    pub(super) async fn serve(self: Rc<Door>, listener: Listener, answers: Rc<Answers>, mut stop: watch::Receiver<()>) {
         let name = self.purpose.name;
-        let answers = Rc::new(Answers::new(Rc::clone(&self), Arc::clone(&self.pages)));
-        let mut open = JoinSet::new();
-        let stop = stopped.clone();
-        while let Some(accepted) = unless_stopped(&mut stopped, listener.accept()).await {
-            while open.try_join_next().is_some() {}
+        let mut open = Open { answers, serving: JoinSet::new(), stop: stop.clone() };
+        while let Some(accepted) = unless_stopped(&mut stop, listener.accept()).await {
+            while open.serving.try_join_next().is_some() {}
             match accepted {
                 Err(e) => {
                     log::debug!("{name}: accept a connection: {e}; trying again");
-                    unless_stopped(&mut stopped, sleep(ACCEPT_PAUSE)).await;
+                    unless_stopped(&mut stop, sleep(ACCEPT_PAUSE)).await;
                 }
-                Ok((stream, there)) => self.enter(stream, there, &answers, &stop, &mut open),
+                Ok((stream, there)) => self.enter(stream, there, &mut open).await,
             }
         }
         drop(listener);
-        let _ = timeout(STOP_GRACE, async { while open.join_next().await.is_some() {} }).await;
+        let serving = &mut open.serving;
+        let _ = timeout(STOP_GRACE, async { while serving.join_next().await.is_some() {} }).await;
     }
 
-    fn enter(
-        self: &Rc<Door>,
-        stream: TcpStream,
-        there: SocketAddr,
-        answers: &Rc<Answers>,
-        stop: &watch::Receiver<()>,
-        open: &mut JoinSet<()>,
-    ) {
+    async fn enter(self: &Rc<Door>, stream: Stream, there: Option<SocketAddr>, open: &mut Open) {
         let name = self.purpose.name;
-        let peer = self.own.borrow_mut().peer(there, stream.local_addr().ok());
-        let now = Instant::now();
-        let room = self.slots.borrow_mut().make_way(peer, now);
+        match stream.stranger() {
+            Ok(None) => {}
+            Ok(Some((user, process))) => {
+                let process = process.map_or("unknown".to_owned(), |process| process.to_string());
+                log::warn!("{name}: user {user} (process {process}) was turned away");
+                return open.answers.say(&stream, Refused::User);
+            }
+            Err(e) => return log::debug!("{name}: ask who connects: {e}"),
+        }
+        let peer = there.map_or(Peer::Own, |there| self.own.borrow_mut().peer(there, stream.local_addr()));
+        let mut room = self.slots.borrow_mut().make_way(peer, Instant::now());
+        if room.is_err() && !self.limits.patience.is_zero() {
+            // All places may be taken by clients that have just connected: some of them may turn out to send nothing.
+            sleep(self.limits.patience).await;
+            room = self.slots.borrow_mut().make_way(peer, Instant::now());
+        }
         match room {
             Ok(None) => {}
-            Ok(Some((_, other))) => {
+            Ok(Some((was, other))) => {
                 self.turned.count(Reason::MadeWay);
+                if self.limits.can_say_why(was) {
+                    open.answers.say(&other.stream, Refused::MadeWay(was));
+                }
                 other.serving.abort();
             }
             Err(reason) => {
-                log::debug!("{name}: {there}: turned away: {}", reason.name());
+                log::debug!("{name}: {there:?}: turned away: {}", reason.name());
                 self.turned.count(reason);
-                // As far as it goes: waiting for this client would give it a place after all.
-                let _ = stream.try_write(BUSY);
-                return;
+                let places = &self.limits.places;
+                let most = if peer == Peer::Own { places.own } else { places.others };
+                return open.answers.say(&stream, Refused::Full(most));
             }
         }
-        // What a client leaves unread, or has left without a word, the kernel keeps no longer than we would.
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(self.limits.connection_time));
-        let (client, stream) = (Arc::new(Client::new(now)), Arc::new(stream));
+        self.seat(stream, peer, there, open);
+    }
+
+    fn seat(self: &Rc<Door>, stream: Stream, peer: Peer, there: Option<SocketAddr>, open: &mut Open) {
+        let name = self.purpose.name;
+        // The kernel keeps what a client leaves unread, or leaves behind when it goes, no longer than we would.
+        stream.keep_for(self.limits.connection_time);
+        let (client, stream) = (Arc::new(Client::new(Instant::now())), Arc::new(stream));
         let number = self.slots.borrow().next();
         let seat = Seat { door: Rc::clone(self), number, _held: self.budget.hold(CONNECTION_BYTES) };
         let keep = self.keeps(peer);
         let (asking, socket) = (Arc::clone(&client), Arc::clone(&stream));
-        let (answers, stop) = (Rc::clone(answers), stop.clone());
-        let serving = open.spawn_local(async move {
+        let (answers, stop) = (Rc::clone(&open.answers), open.stop.clone());
+        let serving = open.serving.spawn_local(async move {
             let limits = seat.door.limits.clone();
             if let Err(e) = connection::serve(socket, limits, keep, asking, answers, stop).await {
-                log::debug!("{name}: {there}: {e:#}");
+                log::debug!("{name}: {there:?}: {e:#}");
             }
         });
         self.slots.borrow_mut().enter(peer, client, Connection { stream, serving });
@@ -148,7 +159,7 @@ impl Door {
     fn keeps(&self, peer: Peer) -> bool {
         let places = &self.limits.places;
         let (all, own) = self.slots.borrow().taken();
-        if peer == Peer::Own { own < places.own / 2 } else { all - own < places.others / 2 }
+        !self.limits.one_request && if peer == Peer::Own { own < places.own / 2 } else { all - own < places.others / 2 }
     }
 }
 

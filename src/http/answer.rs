@@ -1,107 +1,158 @@
-//! What a request is answered: the page, compressed if the client takes that, or an error.
+//! The answer to a request: a whole page, compressed if the client accepts that, a stream, or an error.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Response, StatusCode};
+use tokio::sync::watch;
 use tokio::task::{spawn_blocking, yield_now};
 
 use super::accept::Door;
 use super::body::Body;
 use super::connection::Clock;
 use super::own::Own;
-use super::{Page, Pages, Reply, TEXT, Waiting};
+use super::page::Gone;
+use super::refused::raw;
+use super::socket::Stream;
+use super::stream::{Made, Payload, Streams};
+use super::{Page, Pages, Refused, Reply, Request, Waiting};
 use crate::clients::{Reason, Share};
 
-/// Answers up to this size are given even when clients hold all that they may: a health check must not fail because another client
-/// is slow. So much is compressed at once, too.
+/// Answers up to this size, in bytes, are given even when clients hold all that they may: a health check must not fail because another
+/// client is slow. They are also compressed on the server's own thread.
 const SMALL: usize = 64 << 10;
+/// Bytes of a request that are read and ignored before its connection is closed at once.
+const UNREAD: usize = 64 << 10;
 
-/// The pages, and how much of them clients have yet to read.
+type Asked = hyper::Request<Incoming>;
+
+/// The pages, and the bodies that clients have yet to read.
 pub(super) struct Answers {
     door: Rc<Door>,
     pages: Arc<dyn Pages>,
     held: Held,
+    pub(super) streams: Streams,
 }
 
-/// Bodies that clients have asked for and not yet read, and how many read each: those of the same body share it.
+/// Bodies that clients have yet to read, by identity, with the number of clients that read each. Clients of the same body share it.
 type Held = Arc<Mutex<HashMap<usize, (usize, Share)>>>;
 
 impl Answers {
-    pub(super) fn new(door: Rc<Door>, pages: Arc<dyn Pages>) -> Self {
-        Self { door, pages, held: Held::default() }
+    pub(super) fn new(door: Rc<Door>, pages: Arc<dyn Pages>, stop: watch::Receiver<()>) -> Self {
+        let streams = Streams::new(door.purpose.name, door.limits.streams, stop);
+        Self { door, pages, held: Held::default(), streams }
+    }
+
+    /// Sends a client the reason why it gets no page, as far as the kernel takes it at once: waiting would give it a place after all.
+    pub(super) fn say(&self, stream: &Stream, refused: Refused) {
+        let _ = stream.send_now(&raw(&self.pages.refuse(refused)));
+        let _ = stream.shut_down();
+        stream.discard(UNREAD);
     }
 
     /// The answer to a request of the connection that has this clock.
-    pub(super) async fn answer(&self, request: &Request<Incoming>, clock: &Clock) -> Response<Full<Bytes>> {
-        let name = self.door.purpose.name;
+    pub(super) async fn answer(&self, request: &Asked, clock: &Rc<Clock>) -> Response<Payload> {
+        let share = self.door.budget.hold(self.door.limits.answer_bytes);
+        match self.make(request, clock).await {
+            Ok(Made::Whole(reply)) => self.whole(reply, request, clock, share).await,
+            Ok(Made::Stream { content_type, pieces }) => {
+                respond(StatusCode::OK, content_type, Payload::stream(pieces, clock, share))
+            }
+            Err(refused) => self.refuse(refused, share),
+        }
+    }
+
+    async fn make(&self, request: &Asked, clock: &Clock) -> Result<Made, Refused> {
         if self.door.purpose.own_name_only && !is_for_this_host(&self.door.own, request) {
-            return plain(
-                StatusCode::FORBIDDEN,
-                "this server is asked by an address or the name of its host alone, such as localhost\n",
-            );
+            return Err(Refused::Host);
         }
-        let method = request.method();
-        if method != Method::GET && method != Method::HEAD {
-            return not_allowed("method not allowed: use GET or HEAD\n", "GET, HEAD");
-        }
-        let path = request.uri().path();
-        let query = request.uri().query().unwrap_or_default();
-        let reply = match catch_unwind(AssertUnwindSafe(|| self.pages.get(path, query))) {
-            Ok(Some(Page::Now(reply))) => Some(reply),
-            Ok(Some(Page::Soon(make))) => {
-                clock.making();
-                spawn_blocking(make).await.ok()
-            }
-            Ok(Some(Page::Later(_))) if method != Method::GET => {
-                return not_allowed("method not allowed: use GET\n", "GET");
-            }
-            Ok(Some(Page::Later(make))) => {
-                clock.making();
-                later(make).await
-            }
-            Ok(None) => return plain(StatusCode::NOT_FOUND, "no such page\n"),
-            Err(_) => None,
+        let (name, path) = (self.door.purpose.name, request.uri().path());
+        let asked = Request {
+            method: request.method().as_str(),
+            path,
+            query: request.uri().query().unwrap_or_default(),
+            has_body: !request.body().is_end_stream(),
         };
-        let Some(Reply { status, content_type, body }) = reply else {
-            // The thread serves everyone; the default panic hook has already reported the panic.
+        if asked.has_body {
+            clock.leave_unread();
+        }
+        // The thread serves everyone; the default panic hook reports the panic.
+        let failed = |_: &_| log::debug!("{name}: the page {path:?} panicked");
+        let page = catch_unwind(AssertUnwindSafe(|| self.pages.answer(&asked)));
+        let page = page.inspect_err(failed).unwrap_or(Err(Refused::Failed))?;
+        let made = match page {
+            Page::Now(reply) => Ok(reply),
+            Page::Later(_) | Page::Stream(_) if asked.method == "HEAD" => return Err(Refused::Method("GET")),
+            Page::Soon(make) => {
+                clock.making();
+                spawn_blocking(make).await
+            }
+            Page::Later(make) => {
+                clock.making();
+                let waiting = Waiting::default();
+                let _gone = Gone(waiting.clone());
+                spawn_blocking(move || make(&waiting)).await
+            }
+            Page::Stream(make) => {
+                clock.making();
+                let made = self.streams.make(make).await;
+                if matches!(made, Err(Refused::Full(_))) {
+                    self.door.turned.count(Reason::Full);
+                }
+                return made;
+            }
+        };
+        made.map(Made::Whole).map_err(|_| {
             log::debug!("{name}: the page {path:?} panicked");
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the agent's log says why\n");
-        };
-        let mut response = Response::builder()
-            .status(status)
-            .header(header::CONTENT_TYPE, content_type)
-            .header(header::VARY, "Accept-Encoding");
-        let small = body.is_long() && wants_gzip(request.headers()) && compress(&body, clock).await;
-        if small {
-            response = response.header(header::CONTENT_ENCODING, "gzip");
-        }
-        let Some(held) = self.hold(&body).await else {
-            log::debug!("{name}: {path:?} not answered: clients have yet to read too much");
-            self.door.turned.count(Reason::Memory);
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many answers are waiting for slow clients\n");
-        };
-        let body = Full::new(Bytes::from_owner(Reading { body, small, held }));
-        response.body(body).unwrap_or_else(|e| {
-            log::debug!("{name}: {path:?} gave an invalid reply: {e}");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "this page gave an invalid reply\n")
+            Refused::Failed
         })
     }
 
-    /// Counts a body among what clients hold. If there is no room, those make way that do not read.
+    async fn whole(&self, reply: Reply, request: &Asked, clock: &Clock, share: Share) -> Response<Payload> {
+        let (name, path) = (self.door.purpose.name, request.uri().path());
+        let Reply { status, content_type, body } = reply;
+        let Ok(status) = StatusCode::from_u16(status) else {
+            log::debug!("{name}: {path:?} gave an invalid reply: status {status}");
+            return self.refuse(Refused::Failed, share);
+        };
+        let small = body.is_long() && wants_gzip(request.headers()) && compress(&body, clock).await;
+        let Some(held) = self.hold(&body).await else {
+            log::debug!("{name}: {path:?} not answered: clients have yet to read too much");
+            self.door.turned.count(Reason::Memory);
+            return self.refuse(Refused::Memory, share);
+        };
+        let mut response =
+            respond(status, content_type, Payload::whole(Bytes::from_owner(Reading { body, small, held }), share));
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if small {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    }
+
+    fn refuse(&self, refused: Refused, share: Share) -> Response<Payload> {
+        let Reply { status, content_type, body } = self.pages.refuse(refused);
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = Payload::whole(Bytes::copy_from_slice(body.as_ref()), share);
+        let mut response = respond(status, content_type, body);
+        if let Refused::Method(allowed) = refused {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        response
+    }
+
+    /// Counts a body among those that clients hold. If there is no room, clients that do not read make way.
     async fn hold(&self, body: &Body) -> Option<Held> {
         while !self.count(body) {
             if !self.door.close_stalled() {
                 return None;
             }
-            // They go when it is their turn.
+            // Its task ends when it is next scheduled.
             yield_now().await;
         }
         Some(Arc::clone(&self.held))
@@ -114,11 +165,18 @@ impl Answers {
             return true;
         }
         let (budget, bytes) = (&self.door.budget, body.bytes());
-        // The first that is asked for is always given: else one that is larger than all that clients may hold never would be.
+        // The first one is always given: otherwise a body that is larger than the budget never would be.
         let always = bytes <= SMALL || held.is_empty();
         let share = if always { Some(budget.hold(bytes)) } else { budget.take(bytes) };
         share.is_some_and(|share| held.insert(body.identity(), (1, share)).is_none())
     }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Payload) -> Response<Payload> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 /// A body that counts among what clients hold until hyper has written it.
@@ -147,7 +205,7 @@ impl Drop for Reading {
     }
 }
 
-/// The body compressed, where that takes a while on another thread: this one has other clients.
+/// Compresses the body, on another thread if that takes a while: this one serves other clients.
 async fn compress(body: &Body, clock: &Clock) -> bool {
     if body.bytes() <= SMALL || body.is_compressed() {
         return body.compressed().is_some();
@@ -157,45 +215,16 @@ async fn compress(body: &Body, clock: &Clock) -> bool {
     spawn_blocking(move || body.compressed().is_some()).await.unwrap_or(false)
 }
 
-/// Both the target and the Host, as far as there are any: a browser gives at least the one.
-fn is_for_this_host(own: &RefCell<Own>, request: &Request<Incoming>) -> bool {
+/// Checks both the target and the header Host, if they are present: a browser sends at least one of them.
+fn is_for_this_host(own: &RefCell<Own>, request: &Asked) -> bool {
     let mut own = own.borrow_mut();
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let target = request.uri().authority().is_none_or(|authority| own.is_named(authority.as_str()));
     target && hosts.all(|host| host.to_str().is_ok_and(|host| own.is_named(host)))
 }
 
-/// Whoever waits for a page has gone when this goes.
-struct Gone(Waiting);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A page that is made on a thread of its own; none if it panicked.
-async fn later(make: Box<dyn FnOnce(&Waiting) -> Reply + Send>) -> Option<Reply> {
-    let waiting = Waiting::default();
-    let _gone = Gone(waiting.clone());
-    spawn_blocking(move || make(&waiting)).await.ok()
-}
-
-fn not_allowed(text: &'static str, allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, text);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
-    response
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT));
-    response
-}
-
-/// Whether the client takes gzip, and not rather the plain body. What cannot be read counts as
-/// refused: every client takes the plain body.
+/// Whether the client accepts gzip and does not prefer the plain body. A value that cannot be parsed
+/// counts as a refusal: every client accepts the plain body.
 fn wants_gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut any, mut identity) = (None, None, 0.0);
     let values = headers.get_all(header::ACCEPT_ENCODING).iter();

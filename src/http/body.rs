@@ -1,4 +1,4 @@
-//! What a reply has to say: made once, compressed once, and shared by all who are told it.
+//! The body of a reply: made once, compressed once, and shared by all clients that get it.
 
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
@@ -36,23 +36,23 @@ impl Body {
         self.0.plain.len() > GZIP_FROM
     }
 
-    /// Whoever asks for it compressed does not have to wait.
+    /// It was compressed before: nobody has to wait for that.
     pub(super) fn is_compressed(&self) -> bool {
         self.0.small.get().is_some()
     }
 
-    /// The same by gzip; `None` if that fails.
+    /// The body compressed with gzip; `None` if that fails.
     pub(super) fn compressed(&self) -> Option<&[u8]> {
         // Text this regular gains little from more effort.
         self.0.small.get_or_init(|| gzip(&self.0.plain).ok()).as_deref()
     }
 
-    /// Tells it from other bodies, for as long as it is there.
+    /// Distinguishes it from all other bodies that exist at the same time.
     pub(super) fn identity(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
 
-    /// What it takes in memory.
+    /// Bytes it takes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.0.plain.len() + self.0.small.get().and_then(Option::as_ref).map_or(0, Vec::len)
     }

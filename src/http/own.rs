@@ -1,4 +1,4 @@
-//! What addresses and names this host has: its own clients have places of their own, and some servers are asked by these alone.
+//! The addresses and names of this host: clients on it have places of their own, and some servers answer to these names only.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ const READ_EVERY: Duration = Duration::from_secs(10);
 
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// The host's addresses, as they were last.
+/// The host's addresses, as they were read last.
 #[derive(Debug, Default)]
 pub(super) struct Own {
     read: Option<Instant>,
@@ -21,7 +21,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Who is at the other end of a connection that came in by the address `here`.
+    /// The client at the other end of a connection to the address `here`.
     pub(super) fn peer(&mut self, there: SocketAddr, here: Option<SocketAddr>) -> Peer {
         let ip = there.ip().to_canonical();
         let same = here.is_some_and(|here| here.ip().to_canonical() == ip);
@@ -34,7 +34,7 @@ impl Own {
         }
         if self.read.is_none_or(|read| read.elapsed() >= READ_EVERY) {
             self.read = Some(Instant::now());
-            // Those that cannot be read stay what they were.
+            // If they cannot be read, the last ones stay.
             if let Ok(all) = getifaddrs() {
                 let ip = |address: &nix::sys::socket::SockaddrStorage| {
                     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -46,7 +46,7 @@ impl Own {
         self.addresses.contains(&ip)
     }
 
-    /// The authority of a request, a host with a port or without, is this host by an address or by name.
+    /// Whether the authority of a request, a host with or without a port, is an address or a name of this host.
     pub(super) fn is_named(&mut self, authority: &str) -> bool {
         let host = match authority.rsplit_once(':') {
             // The colons of an address are in brackets.

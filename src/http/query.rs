@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 
-/// The names and values in a query; the pair that is no text, or gives a name again, is in the error.
+/// The names and values in a query, decoded.
+///
+/// # Errors
+///
+/// A pair is not UTF-8, or has a name that was given before; the error quotes it.
 pub fn parameters(query: &str) -> Result<BTreeMap<String, String>, String> {
     let decode = |text: &str| {
         let text = text.replace('+', " ");

@@ -1,5 +1,7 @@
 //! How the control socket interprets requests.
 
+use std::sync::Arc;
+
 use netmon::control::respond;
 use serde_json::Value;
 
@@ -9,7 +11,7 @@ use crate::fuzz::targets::Agent;
 fn ask(method: &str, target: &str) -> (u16, String) {
     let mut out = Vec::new();
     let request = format!("{method} {target} HTTP/1.1\r\nHost: netmon\r\n\r\n");
-    respond(request.as_bytes(), &Agent, &mut out).unwrap();
+    respond(request.as_bytes(), Arc::new(Agent), &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
@@ -37,6 +39,45 @@ fn a_switch_is_on_or_off() {
         let (status, body) = ask("GET", &format!("{path}reverse=maybe"));
         assert!(status == 400 && body.contains("reverse=maybe; valid: true, false"), "{body}");
     }
+}
+
+/// In the query of a URI these characters have to be encoded, and people do not.
+#[test]
+fn filters_are_understood_as_people_write_them() {
+    assert_eq!(ids("/v1/flows?filter=server_bytes>0"), [1]);
+    assert_eq!(ids("/v1/flows?filter=server_bytes<1"), [0]);
+    assert_eq!(ids("/v1/flows?filter=status=\"failed\""), [1]);
+    // What comes after it is not cut off.
+    let (status, body) = ask("GET", "/v1/flows?limit=1#2");
+    assert!(status == 400 && body.contains("limit=1#2"), "{body}");
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let answer = |bytes: &[u8]| {
+        let mut out = Vec::new();
+        respond(bytes, Arc::new(Agent), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    for (bytes, status) in [
+        (&b"\x00\x01\r\n\r\n"[..], "400"),
+        (b"GET /?a=%ff HTTP/1.1\r\n\r\n", "400"),
+        (b"HEAD /v1/status HTTP/1.1\r\n\r\n", "405"),
+        (b"POST /v1/reload HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "200"),
+        ([b"GET /v1/status HTTP/1.1\r\nX: ".as_slice(), &[b'x'; 20_000]].concat().as_slice(), "431"),
+    ] {
+        let answer = answer(bytes);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+    }
+    for bytes in [
+        &b"POST /v1/config?key=a HTTP/1.1\r\nContent-Length: 7\r\n\r\nvalue=b"[..],
+        b"POST /v1/config?key=a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let answer = answer(bytes);
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("{\"error\":\"a body"), "{answer}");
+    }
+    assert_eq!(answer(b""), "");
+    assert_eq!(answer(b"GET /v1/status HTTP/1.1\r\nHo"), "");
 }
 
 #[test]

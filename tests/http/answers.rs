@@ -110,7 +110,10 @@ fn a_panic_in_a_page_is_a_500() {
 
 #[test]
 fn some_servers_accept_only_names_of_their_host() {
-    let server = Server::bind(netmon::debug::SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(Book)).unwrap();
+    let server = Server::bind(netmon::debug::SERVER, "127.0.0.1:0", limits())
+        .unwrap()
+        .start(&threads(), Arc::new(Book))
+        .unwrap();
     let ask_as = |target: &str, hosts: &str| {
         let mut stream = connect(server.local_addr());
         write!(stream, "GET {target} HTTP/1.1\r\n{hosts}\r\n").unwrap();

@@ -27,7 +27,7 @@ fn addresses() {
         );
     }
     // All addresses: IPv4 always, and IPv6 if the host has it.
-    let server = Server::bind(SERVER, ":0", limits()).unwrap().start(Arc::new(Book)).unwrap();
+    let server = Server::bind(SERVER, ":0", limits()).unwrap().start(&threads(), Arc::new(Book)).unwrap();
     let port = server.local_addr().port();
     let v4 = ask(&mut connect(([127, 0, 0, 1], port).into()), "GET", "/", "");
     assert_eq!(v4.unwrap().status, 200);
@@ -35,6 +35,15 @@ fn addresses() {
         let v6 = ask(&mut connect(format!("[::1]:{port}").parse().unwrap()), "GET", "/", "");
         assert_eq!(v6.unwrap().status, 200);
     }
+}
+
+#[test]
+fn the_thread_of_a_server_is_in_the_list() {
+    let (threads, deaths) = Threads::new();
+    let server = Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(&threads, Arc::new(Book)).unwrap();
+    assert_eq!(threads.running(), ["nm-metrics"]);
+    server.stop().unwrap();
+    assert!(threads.running().is_empty() && deaths.try_recv().is_err());
 }
 
 #[test]
@@ -72,7 +81,8 @@ fn stop_ends_open_connections_and_frees_the_port() {
     assert!(TcpStream::connect(address).is_err());
 
     // The stop is immediate if there is nothing to wait for, and a restart gets the same port.
-    let again = Server::bind(SERVER, &address.to_string(), limits()).unwrap().start(Arc::new(Book)).unwrap();
+    let again =
+        Server::bind(SERVER, &address.to_string(), limits()).unwrap().start(&threads(), Arc::new(Book)).unwrap();
     let mut idle = connect(address);
     ask(&mut idle, "GET", "/", "").unwrap();
     let (begun, lateness) = (Instant::now(), Lateness::start());

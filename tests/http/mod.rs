@@ -7,6 +7,7 @@ mod life;
 mod limits;
 mod pages;
 mod process;
+mod streams;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use netmon::clients::{Places, Reason};
 use netmon::http::{Limits, METRICS, Page, Pages, Reply, Running, Server, TEXT, Waiting};
 use netmon::metrics::SERVER;
+use netmon::threads::Threads;
 
 const LONG: Duration = Duration::from_secs(20);
 const BIG: usize = 50 << 20;
@@ -73,8 +75,13 @@ fn limits() -> Limits {
     Limits { places, header_time: never, idle: never, connection_time: never, ..Limits::default() }
 }
 
+/// A list of threads of which nobody looks at the deaths.
+fn threads() -> Threads {
+    Threads::new().0
+}
+
 fn start(limits: Limits) -> Running {
-    Server::bind(SERVER, "127.0.0.1:0", limits).unwrap().start(Arc::new(Book)).unwrap()
+    Server::bind(SERVER, "127.0.0.1:0", limits).unwrap().start(&threads(), Arc::new(Book)).unwrap()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

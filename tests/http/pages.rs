@@ -36,7 +36,7 @@ impl Source for Slow {
 fn server() -> (Arc<Slow>, Running) {
     let source = Arc::new(Slow::default());
     let page = MetricsPage::new(Arc::clone(&source), FigureList::default());
-    (source, Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(page)).unwrap())
+    (source, Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(&threads(), Arc::new(page)).unwrap())
 }
 
 #[test]
@@ -84,7 +84,8 @@ fn probes_wait_for_no_worker() {
     let mut storage = MaybeUninit::uninit();
     let mut bpf = Bpf::load(&mut storage, &config.program_options(possible_cpus().unwrap())).unwrap();
     let inline = Inline::new(&config, &mut bpf).unwrap();
-    let server = Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(Arc::new(inline.page())).unwrap();
+    let server =
+        Server::bind(SERVER, "127.0.0.1:0", limits()).unwrap().start(&threads(), Arc::new(inline.page())).unwrap();
     let mut scrape = connect(server.local_addr());
     inline.stuck(|| {
         // The page waits, without blocking others.

@@ -319,6 +319,8 @@ fn hostile_clients_do_not_stop_it() {
         let answer = agent.raw(bytes);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
+    let (code, said) = agent.refused(&["flows", "dump", "--filter", &"x".repeat(20_000)]);
+    assert!(code == 1 && said.contains("the agent refused the request: 431 Request Header Fields Too Large"), "{said}");
     // A thousand silent clients. Those above the bound are refused.
     let idle: Vec<UnixStream> = (0..1000).filter_map(|_| UnixStream::connect(agent.socket()).ok()).collect();
     assert!(idle.len() > 100, "{}", idle.len());

@@ -1,7 +1,7 @@
 //! The end of a run: it is fast, and every packet is accounted for.
 
-use std::io::Write;
-use std::net::IpAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use netmon::config::Config;
 use super::agent::{Agent, Watch, watching};
 use super::binary::Program;
 use super::control::Folder;
-use super::eventually;
 use super::hooks::ours;
 use super::net::quiet_pair;
 use super::traffic::Flood;
+use super::{PATIENCE, eventually};
 use crate::needs_root;
 
 const V4: &str = "10.9.0.2";
@@ -79,14 +79,40 @@ fn by_signal() {
     flood.stop();
 }
 
-/// A thread dies: packets are accounted for, nothing stays attached, and the reason is the program's last message.
+/// Asks for `/healthz` over and over until the answer is not 200; that answer, or `None` if the agent ends before.
+fn sick(mut connection: BufReader<TcpStream>) -> Option<String> {
+    loop {
+        connection.get_mut().write_all(b"GET /healthz HTTP/1.1\r\nHost: netmon\r\n\r\n").ok()?;
+        let (mut answer, mut length) = (String::new(), 0);
+        while !answer.ends_with("\r\n\r\n") {
+            let line = answer.len();
+            connection.read_line(&mut answer).ok().filter(|count| *count > 0)?;
+            if let Some(text) = answer[line..].to_ascii_lowercase().strip_prefix("content-length:") {
+                length = text.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        connection.read_exact(&mut body).ok()?;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            return Some(answer + std::str::from_utf8(&body).unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A thread dies: `/healthz` names it, packets are accounted for, nothing stays attached, and the reason is the program's last message.
 #[test]
 fn by_a_thread_that_dies() {
     needs_root!();
     for clsact in [false, true] {
         let (a, b) = quiet_pair();
         let mut program = Program::start(&b, &["--interface", "vb"], clsact);
+        let metrics = program.wait_for("metrics on http://").split("http://").nth(1).unwrap().to_owned();
+        let metrics = metrics.strip_suffix("/metrics").unwrap().to_owned();
         program.wait_for("ready");
+        // Later there is no descriptor left for a connection.
+        let health = BufReader::new(b.run(|| TcpStream::connect(metrics).unwrap()));
+        health.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
         let flood = Flood::start(&a, address(V4));
         eventually("many packets", || (flood.sent() > 10_000).then_some(()));
         flood.stop();
@@ -96,7 +122,11 @@ fn by_a_thread_that_dies() {
             descriptors.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
         let free = (0..).find(|number| !taken.contains(number)).unwrap();
         crate::support::sh(&format!("prlimit --pid {} --nofile={free}:{free}", program.pid()));
+        let asking = std::thread::spawn(|| sick(health));
         b.sh("ip addr add 10.99.0.1/24 dev vb");
+        let sick =
+            asking.join().unwrap().expect("an answer of /healthz between the thread's death and the agent's end");
+        assert!(sick.starts_with("HTTP/1.1 503 ") && sick.contains("the thread nm-links has ended: "), "{sick}");
         let (status, took, log) = program.end();
         assert_eq!(status.code(), Some(1), "{log:#?}");
         assert!(took < Duration::from_secs(10), "{took:?}");

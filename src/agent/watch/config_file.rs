@@ -54,13 +54,21 @@ impl ConfigWatch {
         })?;
         Ok(ConfigWatch { stop, thread: Some(thread) })
     }
+
+    pub(in crate::agent) fn stop(mut self) -> Result<()> {
+        self.end();
+        self.thread.take().map_or(Ok(()), Thread::stop)
+    }
+
+    fn end(&self) {
+        // Only a counter near 2^64 could refuse.
+        let _ = self.stop.write(1);
+    }
 }
 
 impl Drop for ConfigWatch {
     fn drop(&mut self) {
-        // Only a counter near 2^64 could refuse.
-        let _ = self.stop.write(1);
-        drop(self.thread.take());
+        self.end();
     }
 }
 

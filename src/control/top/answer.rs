@@ -1,4 +1,4 @@
-//! What is asked for, and how it is answered.
+//! The request, and the answer.
 
 use std::collections::BTreeMap;
 
@@ -41,13 +41,13 @@ pub enum Order {
     Start,
 }
 
-/// A flow, and how fast it is.
+/// A flow and its rate.
 pub struct Busy<'a> {
     /// The flow.
     pub flow: &'a Flow,
-    /// Both directions together.
+    /// The rate of both directions together.
     pub rate: Rate,
-    /// Makes its line, which takes longer than to look at the flow.
+    /// Makes its line, which takes longer than looking at the flow.
     pub line: &'a mut dyn FnMut(&Flow) -> Line,
 }
 
@@ -57,13 +57,13 @@ pub struct Busy<'a> {
 pub struct Top<F> {
     /// Milliseconds of CPU time that it took to look at all flows.
     pub took_ms: f64,
-    /// Flows that pass the filter, and what they come to.
+    /// The number of flows that match the filter, followed by their sums.
     pub flows: u64,
     pub bytes_per_s: f64,
     pub packets_per_s: f64,
     /// By reason.
     pub failed: BTreeMap<String, u64>,
-    /// Active flows whose rate is not known, for there are too many.
+    /// Active flows whose rate is not known because there are too many.
     pub rates_unknown: u64,
     /// Rows there would be without a limit.
     pub rows_total: usize,
@@ -87,10 +87,10 @@ pub struct Row<F> {
     pub packets_per_s: f64,
     pub bytes: u64,
     pub packets: u64,
-    /// The latest of each flow, their mean.
+    /// The mean of the latest round trip of each flow.
     pub rtt_us: Option<f64>,
     pub retransmits: u64,
-    /// Its flows, and no others, pass this filter.
+    /// A filter that matches the flows of this row and no others.
     pub filter: String,
     /// All that is known, if the row is a flow.
     pub flow: Option<F>,

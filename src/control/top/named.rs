@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::View;
 use crate::line::{Ends, Line};
 
-/// What a row is called, and the filter that finds its flows.
+/// The name of a row, and the filter that finds its flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Named {
     /// None if the row is of all clients.
@@ -36,13 +36,14 @@ fn known_as(side: &str, field: &str, name: &str, namespace: Option<&str>) -> Str
     format!("{side}_{field}=\"{name}\"{namespaced}")
 }
 
-/// An end by its workload, else by the service that was dialled, the node or the network, else by its address; and a filter for it.
+/// The name of an end, and a filter for it: by its workload, else by the service that was dialled, the node or the network, else by its
+/// address.
 fn host(ends: Option<&Ends>, ip: Option<IpAddr>, side: &str) -> (String, String) {
     let ip = ip.map_or_else(String::new, |ip| ip.to_string());
     let by_address = format!("{side}_ip={ip}");
     let Some(Ends(party)) = ends else { return (ip, by_address) };
     let namespace = party.namespace.as_deref();
-    // Others have it too, and another name that goes before it.
+    // Other ends have it too, along with a name that takes precedence.
     let alone = |filter: String, others: &[&str]| {
         others.iter().fold(filter, |filter, other| format!("{filter} and not {side}_{other}~*"))
     };
