@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::binary::Program;
-use super::eventually;
 use super::net::{Counters, quiet_pair};
 use super::traffic::Flood;
+use super::{PATIENCE, eventually};
 use crate::needs_root;
 use crate::support::netns::Netns;
 use crate::support::{repeat, sh};
@@ -265,7 +265,7 @@ fn an_unreadable_file_is_a_refused_reload() {
     program.wait_for(REFUSED);
     program.signal("TERM");
     let (status, took, log) = program.end();
-    assert!(status.success() && took < Duration::from_secs(5), "{took:?}: {log:#?}");
+    assert!(status.success() && took < PATIENCE, "{took:?}: {log:#?}");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 use std::process::Command;
-use std::time::Duration;
 
 use netmon::config::Config;
 use netmon::names::Enabled;
@@ -12,9 +11,9 @@ use super::clusters::small;
 use crate::live::agent::{Agent, watching};
 use crate::live::binary::{NETMON, Program};
 use crate::live::control::CLI;
-use crate::live::eventually;
 use crate::live::metrics::{Page, get};
 use crate::live::net::quiet_pair;
+use crate::live::{PATIENCE, eventually};
 use crate::needs_root;
 use crate::support::apiserver::ApiServer;
 
@@ -69,7 +68,7 @@ fn the_agent_reports_its_names() {
     });
     assert!(is_ready());
     let (_, took) = agent.stop();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
 }
 
 /// For example in a cluster whose operator forgot the role.
