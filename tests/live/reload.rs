@@ -1,7 +1,6 @@
 //! The configuration changes while the program runs.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::binary::Program;
 use super::net::{Counters, quiet_pair};
