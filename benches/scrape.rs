@@ -71,7 +71,8 @@ pub fn run(report: &mut Report) -> Result<()> {
 
     let rounds = report.rounds(21);
     let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
-    let server = Server::bind(netmon::metrics::SERVER, "127.0.0.1:0", Limits::default())?.start(&Threads::new().0, page)?;
+    let server =
+        Server::bind(netmon::metrics::SERVER, "127.0.0.1:0", Limits::default())?.start(&Threads::new().0, page)?;
     let get = |accept: &str| -> Result<(Spread, usize)> {
         let (mut times, mut size) = (Vec::new(), 0);
         for _ in 0..rounds {
