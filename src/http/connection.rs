@@ -56,8 +56,8 @@ pub(super) async fn serve(
         // Otherwise that a client ends its side would mean that it has gone.
         .half_close(limits.one_request)
         .keep_alive(keep);
-    let clock = Rc::new(Clock::new(limits, client));
-    let io = TokioIo::new(Watched::new(Arc::clone(&stream), Rc::clone(&clock)));
+    let clock = Rc::new(Clock::new(limits, client, Arc::clone(&stream)));
+    let io = TokioIo::new(Watched::new(Rc::clone(&clock)));
     let service = service_fn(|request| {
         let (answers, clock) = (Rc::clone(&answers), Rc::clone(&clock));
         async move { Ok::<_, Infallible>(answers.answer(&request, &clock).await) }
@@ -99,7 +99,8 @@ pub(super) async fn serve(
 /// Reads what a client still sends after its answer, and leaves it: to close a socket with something unread would destroy an answer
 /// that is on its way.
 async fn discard(stream: &Stream, clock: &Clock) {
-    if clock.client.phase() != Phase::Idle {
+    // hyper may have read some of it, so that it looks like the next request.
+    if !matches!(clock.client.phase(), Phase::Idle | Phase::Asking) {
         return;
     }
     let _ = stream.shut_down();
@@ -122,6 +123,7 @@ async fn discard(stream: &Stream, clock: &Clock) {
 pub(super) struct Clock {
     limits: Limits,
     client: Arc<Client>,
+    stream: Arc<Stream>,
     deadline: Cell<Instant>,
     /// The answer is a stream, and not at its end.
     streaming: Cell<bool>,
@@ -130,9 +132,9 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    fn new(limits: Limits, client: Arc<Client>) -> Self {
+    fn new(limits: Limits, client: Arc<Client>, stream: Arc<Stream>) -> Self {
         let deadline = Cell::new(Instant::now() + limits.header_time);
-        Self { limits, client, deadline, streaming: Cell::new(false), unread: Cell::new(false) }
+        Self { limits, client, stream, deadline, streaming: Cell::new(false), unread: Cell::new(false) }
     }
 
     /// A page is in the making.
@@ -147,6 +149,11 @@ impl Clock {
 
     /// The answer is a stream from now on, or no more.
     pub(super) fn stream(&self, streaming: bool) {
+        if streaming {
+            // Otherwise a client that reads slowly could seem to read nothing: the kernel takes more only when a good part of what it
+            // has was read.
+            self.stream.keep_little();
+        }
         self.streaming.set(streaming);
     }
 
@@ -178,26 +185,25 @@ impl Clock {
 
 /// A socket that sets the connection's [`Clock`].
 struct Watched {
-    stream: Arc<Stream>,
     clock: Rc<Clock>,
     /// As long as there is something to be encoded.
     targets: RefCell<Option<Targets>>,
 }
 
 impl Watched {
-    fn new(stream: Arc<Stream>, clock: Rc<Clock>) -> Watched {
+    fn new(clock: Rc<Clock>) -> Watched {
         let targets = clock.limits.one_request.then(Targets::default);
-        Watched { stream, clock, targets: RefCell::new(targets) }
+        Watched { clock, targets: RefCell::new(targets) }
     }
 
     fn read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut targets = self.targets.borrow_mut();
         let Some(first) = targets.as_mut().filter(|first| !first.is_over()) else {
             *targets = None;
-            return self.stream.poll_read(cx, into);
+            return self.clock.stream.poll_read(cx, into);
         };
         let mut pending = false;
-        let count = first.read(into, |piece| match self.stream.poll_read(cx, piece) {
+        let count = first.read(into, |piece| match self.clock.stream.poll_read(cx, piece) {
             Poll::Ready(count) => count,
             Poll::Pending => {
                 pending = true;
@@ -235,7 +241,7 @@ impl AsyncWrite for Watched {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.clock.enter(Phase::Answering);
-        let written = ready!(self.stream.poll_write(cx, parts));
+        let written = ready!(self.clock.stream.poll_write(cx, parts));
         self.clock.moved();
         Poll::Ready(written)
     }
@@ -249,7 +255,7 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.shut_down())
+        Poll::Ready(self.clock.stream.shut_down())
     }
 }
 
@@ -259,7 +265,7 @@ impl Drop for Watched {
         if matches!(client.phase(), Phase::Answering | Phase::Streaming) || client.has_made_way() {
             // Otherwise the kernel would keep what it has of the answer (megabytes) for minutes, for a
             // client that does not read; and the client could take the part for the whole.
-            self.stream.keep_nothing();
+            self.clock.stream.keep_nothing();
         }
     }
 }

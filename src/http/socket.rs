@@ -14,6 +14,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+/// Bytes of a stream that the kernel keeps for a client; it takes twice as much memory for them.
+const KEPT: usize = 128 << 10;
+
 /// A socket that listens, before there is an event loop for it. It does not block.
 #[derive(Debug)]
 pub(super) enum Bound {
@@ -155,6 +158,13 @@ impl Stream {
     pub(super) fn keep_for(&self, time: Duration) {
         if let Stream::Tcp(stream) = self {
             let _ = SockRef::from(stream).set_tcp_user_timeout(Some(time));
+        }
+    }
+
+    /// The kernel keeps little of an answer: a Unix socket always does.
+    pub(super) fn keep_little(&self) {
+        if let Stream::Tcp(stream) = self {
+            let _ = SockRef::from(stream).set_send_buffer_size(KEPT);
         }
     }
 

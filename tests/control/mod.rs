@@ -41,13 +41,13 @@ fn a_switch_is_on_or_off() {
     }
 }
 
-/// In the query of a URI these characters have to be encoded, and people do not.
+/// These characters must be encoded in the query of a URI, but people write them as they are.
 #[test]
 fn filters_are_understood_as_people_write_them() {
     assert_eq!(ids("/v1/flows?filter=server_bytes>0"), [1]);
     assert_eq!(ids("/v1/flows?filter=server_bytes<1"), [0]);
     assert_eq!(ids("/v1/flows?filter=status=\"failed\""), [1]);
-    // What comes after it is not cut off.
+    // The rest of the query is not cut off.
     let (status, body) = ask("GET", "/v1/flows?limit=1#2");
     assert!(status == 400 && body.contains("limit=1#2"), "{body}");
 }

@@ -75,7 +75,7 @@ fn limits() -> Limits {
     Limits { places, header_time: never, idle: never, connection_time: never, ..Limits::default() }
 }
 
-/// A list of threads of which nobody looks at the deaths.
+/// A list of threads whose deaths are ignored.
 fn threads() -> Threads {
     Threads::new().0
 }

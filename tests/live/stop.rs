@@ -79,7 +79,7 @@ fn by_signal() {
     flood.stop();
 }
 
-/// Asks for `/healthz` over and over until the answer is not 200; that answer, or `None` if the agent ends before.
+/// Requests `/healthz` repeatedly until the status is not 200; returns that answer, or `None` if the agent ends before.
 fn sick(mut connection: BufReader<TcpStream>) -> Option<String> {
     loop {
         connection.get_mut().write_all(b"GET /healthz HTTP/1.1\r\nHost: netmon\r\n\r\n").ok()?;
@@ -110,7 +110,7 @@ fn by_a_thread_that_dies() {
         let metrics = program.wait_for("metrics on http://").split("http://").nth(1).unwrap().to_owned();
         let metrics = metrics.strip_suffix("/metrics").unwrap().to_owned();
         program.wait_for("ready");
-        // Later there is no descriptor left for a connection.
+        // Connect now, because later there is no descriptor left for a connection.
         let health = BufReader::new(b.run(|| TcpStream::connect(metrics).unwrap()));
         health.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
         let flood = Flood::start(&a, address(V4));
