@@ -1,5 +1,5 @@
 //! The control socket: HTTP over a Unix socket, for `netmon-cli`. Whoever may use it may change the agent, so it is there for root
-//! and the agent's own user only. docs/control-api.md has what it answers.
+//! and the agent's own user only. docs/reference/control-api.md has what it answers.
 //!
 //! `server` takes connections, `request` reads one, `asked` checks its parameters, `routes` answers it, `order` and `top` sort; `api` is what the agent has to offer for that.
 

@@ -162,5 +162,5 @@ fn its_values_have_the_keys_of_the_configuration() {
         std::fs::write(at(SCHEMA), &wanted).unwrap();
     }
     let text = std::fs::read_to_string(at(SCHEMA)).unwrap();
-    assert!(text == wanted, "{SCHEMA} has not the keys there are: scripts/chart-schema writes it anew");
+    assert!(text == wanted, "{SCHEMA} is out of date: scripts/write-generated writes it again");
 }
