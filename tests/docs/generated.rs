@@ -70,7 +70,7 @@ fn keys_are_in_the_reference() {
     let mut text = String::new();
     for (section, keys) in sections() {
         let title = if section.is_empty() { "Keys without a section".to_owned() } else { format!("`{section}`") };
-        let _ = write!(text, "### {title}\n\n| key | meaning | valid | default | |\n|---|---|---|---|---|\n");
+        let _ = write!(text, "### {title}\n\n| key | meaning | valid | default | changes |\n|---|---|---|---|---|\n");
         for key in keys {
             let live = if key.live { "live" } else { "restart" };
             let short = key.short.map_or(String::new(), |short| format!(" Also `{short}`."));
@@ -191,7 +191,7 @@ fn describe(command: &Command, path: &str, text: &mut String) {
     // What only holds others is described by them.
     if is_top || below.is_empty() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        let _ = write!(text, "{} `{path}`\n\n{}.\n\n", if is_top { "##" } else { "###" }, cell(&about));
+        let _ = write!(text, "{} `{path}`\n\n{}.\n\n", if is_top { "###" } else { "####" }, cell(&about));
         let usage = command.clone().render_usage().to_string();
         let _ = write!(text, "```text\n{}\n```\n\n", usage.trim_start_matches("Usage:").trim());
         let rows: String = arguments(command, is_top).into_iter().map(row).collect();

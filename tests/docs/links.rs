@@ -133,5 +133,5 @@ fn links_and_anchors_are_found() {
     let text = "# `netmon-cli top`\n## What, and why?\n```\n# no heading\n```\n## What and why\n## What and why\n";
     let wanted = ["netmon-cli-top", "what-and-why", "what-and-why-1", "what-and-why-2"];
     assert_eq!(anchors(text), wanted.map(str::to_owned).into());
-    assert_eq!(resolve("docs/a/b.md", "../c/d.md"), "docs/c/d.md");
+    assert_eq!(resolve("a/b/c.md", "../d/e.md"), "a/d/e.md");
 }

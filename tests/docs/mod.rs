@@ -1,5 +1,5 @@
-//! README, CONTRIBUTING, docs/ and the pages of deploy/: what they point at exists, what they tell people to type works, and what
-//! they list is complete.
+//! README, CONTRIBUTING, docs/ and the pages of deploy/: what they point at exists, what people are to type works, and what is
+//! listed is complete.
 
 mod commands;
 mod examples;
