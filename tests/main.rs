@@ -6,6 +6,7 @@
 mod cases;
 mod control;
 mod deploy;
+mod docs;
 mod doctor;
 mod fuzz;
 mod http;

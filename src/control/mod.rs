@@ -1,5 +1,5 @@
 //! The control socket: HTTP over a Unix socket, for `netmon-cli`. Its clients can change the agent, so it serves root and the agent's
-//! own user only. docs/control-api.md describes requests and answers.
+//! own user only. docs/reference/control-api.md describes requests and answers.
 //!
 //! `socket` is its file, `server` serves it with `http`; `asked` checks the parameters of a request, `routes` answers it or a
 //! `refusal` does, and `held` has what clients hold meanwhile; `flows` and `trace` are streams, `order` and `top` sort; `api` is what

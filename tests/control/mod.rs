@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::fuzz::targets::Agent;
 
 /// The status and the lines of the answer.
-fn ask(method: &str, target: &str) -> (u16, String) {
+pub fn ask(method: &str, target: &str) -> (u16, String) {
     let mut out = Vec::new();
     let request = format!("{method} {target} HTTP/1.1\r\nHost: netmon\r\n\r\n");
     respond(request.as_bytes(), Arc::new(Agent), &mut out).unwrap();
