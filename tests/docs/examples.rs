@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use netmon::agent::metric_names;
 use netmon::config::{Key, Settings};
-use netmon::metrics::metric_names;
 use std::path::Path;
 
 use super::{at, manual, read};

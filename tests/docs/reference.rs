@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use netmon::agent::metric_names;
 use netmon::filter::{FIELDS, Field, PacketFilter};
-use netmon::metrics::metric_names;
-use netmon::output::{Ends, Line, Nat, Stats};
+use netmon::line::{Ends, Line, Nat, Stats};
 use serde_json::Value;
 
 use super::{Page, names, rows};

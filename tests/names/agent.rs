@@ -110,7 +110,8 @@ fn without_rights_it_is_not_ready_and_names_the_remedy() {
     let (status, _, log) = program.end();
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(status.success(), "{log:#?}");
-    let denials: Vec<&String> = log.iter().filter(|line| line.contains("may not") || line.contains("answered 403")).collect();
+    let denials: Vec<&String> =
+        log.iter().filter(|line| line.contains("may not") || line.contains("answered 403")).collect();
     assert_eq!(denials.len(), 1, "one line for all: {denials:#?}");
     for part in ["pods", "jobs", "not ready until it may", "kubectl apply -f deploy/kubernetes/rbac.yaml"] {
         assert!(denials[0].contains(part), "{part}: {}", denials[0]);
