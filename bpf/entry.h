@@ -151,7 +151,7 @@ static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 slot, __u8 caus
 	return true;
 }
 
-/* Writes what is new in an entry as a record and resets it. Returns 0, and changes nothing that is reported, if the ring is full. */
+/* Writes what is new in an entry as a record and resets it. Returns 0 if the ring is full: the entry then keeps its news. */
 __noinline int nm_report_entry(__u32 id, __u32 slot, __u32 v6, __u32 cause)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);

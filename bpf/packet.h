@@ -129,7 +129,7 @@ static __always_inline __u8 nm_tunnel_of_port(__be16 dport)
 	return 0;
 }
 
-/* No other group address in use starts with 0xff: broadcast is all ones (IEEE 802). */
+/* The broadcast address, all ones (IEEE 802), is the only group address that starts with 0xff. */
 static __always_inline __u8 nm_broadcast(const struct ethhdr *eth)
 {
 	return eth->h_dest[0] == 0xff ? NM_BROADCAST : 0;
