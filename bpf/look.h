@@ -105,7 +105,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 			payload->isn = pair->isn[p->side & 1];
 			payload->offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - payload->isn - 1;
 		}
-		/* On another CPU than the one that saw the beginning, an entry gets more looks. They end at 3, because 2 would grant them again. */
+		/* Off the CPU that saw the beginning, an entry gets more looks. They end at 3, because 2 would grant them again. */
 		if (pair->flags & NM_PAIR_HTTP2 && payload->offset != NM_MIDSTREAM && d->looks <= NM_LOOKS_MIDWAY + 1)
 			d->looks = d->looks == NM_LOOKS_MIDWAY ? NM_LOOKS_HTTP2 : 1;
 		payload->client = nm_pair_client(pair) == NM_EITHER ? NM_EITHER : nm_pair_client(pair) == payload->side;

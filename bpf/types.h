@@ -82,7 +82,7 @@ struct nm_delta {
 	};
 	__u32 packets; /* on the wire: each segment of a GSO or GRO packet counts */
 	__u64 bytes;   /* on the wire from the link-layer header on, repeated headers of segments included */
-	__u32 first;   /* low half of jiffies64; if there are no packets: number of sweeps since the last one */
+	__u32 first;   /* low half of jiffies64; if there are no packets: number of sweeps that found none */
 	__u32 last;    /* low half of jiffies64 */
 	__u32 seq_end; /* TCP: one past the highest sequence number sent */
 	__u32 ack;     /* TCP: the highest acknowledgement number sent */
@@ -181,8 +181,8 @@ enum nm_sample {
 	NM_RTT_LONE = 5,         /* the same, but nothing required an immediate ACK: it may have been delayed */
 	NM_RESPONSE = 6,         /* last byte from the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
-	NM_RTT_WAITED = 8,       /* as NM_RTT, but the ACK came with data or a FIN, or covers data sent at an unknown time, and has waited for that */
-	NM_OPENED = 9,           /* no duration: the sender refuses; the bits from NM_OPENED_SHIFT on are the time of the other end's first SYN */
+	NM_RTT_WAITED = 8,       /* as NM_RTT, but the ACK waited: for the data or FIN it came with, or for data sent at an unknown time */
+	NM_OPENED = 9,           /* no duration: the sender refuses the other end, whose first SYN was at the time in NM_OPENED_SHIFT */
 };
 
 /* Rare facts: kept apart from the entries, one for several sets, and written with the record of the entry that owns them. */
@@ -248,7 +248,7 @@ struct nm_pair {
 	__u64 answered;
 	__u64 data[2];       /* stamps: when the side last sent, until the other has answered */
 	__u32 echo[2];       /* ICMP: sequence number of the request in `data` */
-	__u64 later[2];      /* per side, sent after its probe: end of the segment in the upper half, nanoseconds since the probe below */
+	__u64 later[2];      /* per side, after its probe: end of the segment in the upper half, nanoseconds since the probe below */
 	__u64 align[1];
 };
 
@@ -305,7 +305,7 @@ struct nm_cpu {
 	__u64 slice_start; /* `records` at the start of the current run of the sweep */
 	__u64 unpaired;    /* packets not measured because another connection held the slot in the pairing table */
 	__u64 unsampled;   /* measured times dropped because a record had just been written or the ring was full */
-	__u64 unquoted;    /* quotes of ICMP errors dropped: too many at once, unreadable, or the ring was full */
+	__u64 unquoted;    /* quotes of ICMP errors dropped: too many at once, or the ring was full */
 	__u64 stamps[2];   /* if nm_clock is hardware: stamps taken from the kernel, and from the NIC */
 	__u64 quotes_at;   /* tick of the latest quote; `quotes` counts those in it */
 	__u32 quotes;
