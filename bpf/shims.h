@@ -12,8 +12,9 @@ static __always_inline bool nm_is_vlan(__be16 type)
 
 /*
  * Walks the headers between Ethernet and IP other than the VLAN tags in the flow key: further tags, a stack of MPLS labels (RFC
- * 3032), a PPPoE session (RFC 2516). Returns the type of what follows, and their length in the upper half; NM_SHIMS_CUT if the packet
- * ends before. Under MPLS only the first bits identify IP: anything else there (RFC 4385) starts with zeroes.
+ * 3032), a PPPoE session (RFC 2516). Returns the type of what follows, and in the upper half the length of the headers walked;
+ * NM_SHIMS_CUT if the packet ends before. Under MPLS only the first bits identify IP: anything else there (RFC 4385) starts with
+ * zeroes.
  */
 __noinline int nm_shims(struct __sk_buff *skb, __u32 at, __u32 type, __u32 end)
 {

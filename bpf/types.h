@@ -182,7 +182,7 @@ enum nm_sample {
 	NM_RESPONSE = 6,         /* last byte from the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
 	NM_RTT_WAITED = 8,       /* as NM_RTT, but the ACK waited: for the data or FIN it came with, or for data sent at an unknown time */
-	NM_OPENED = 9,           /* no duration: the sender refuses the other end, whose first SYN was at the time in NM_OPENED_SHIFT */
+	NM_OPENED = 9,           /* no duration: from NM_OPENED_SHIFT on, the time of the other end's first SYN, which the sender refuses */
 };
 
 /* Rare facts: kept apart from the entries, one for several sets, and written with the record of the entry that owns them. */
