@@ -144,7 +144,7 @@ static __always_inline bool nm_dns_stateful(const struct nm_l7 *w, __u32 at, __u
  * Checks the flags and counts of a header. A request does not have the flags of an answer, except NOTIFY, which may be authoritative.
  * A request has records only if it updates, notifies, asks for the changes since a SOA (RFC 1995), or is multicast DNS, where known
  * answers, and the name a host wants, come with questions. Only multicast DNS has several questions in a message. An answer without
- * a question occurs where one question has several answers.
+ * a question occurs where one question is answered in several messages.
  */
 static __always_inline bool nm_dns_head(const struct nm_l7 *w, __u32 at)
 {

@@ -207,7 +207,7 @@ __noinline int nm_http2_frames(struct __sk_buff *skb, __u32 id)
 			head += 5;
 		if (head + pad > length)
 			return NM_APP_HTTP2;
-		/* The padding after the block is not searched. */
+		/* If the block continues in another frame, padding in between ends the search. */
 		w->s.left = length - head - pad;
 		w->s.skip = 0;
 		w->s.stage = NM_STAGE_FIELDS;

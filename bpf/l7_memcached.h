@@ -135,10 +135,10 @@ __noinline int nm_detect_memcached(__u32 id)
 
 /* The form that a binary message must have, by its opcode: requests in the lower half, replies in the upper. */
 #define NM_MCB_KNOWN 0x01
-#define NM_MCB_EXTRAS4 0x02 /* sizes of extras that are allowed */
+#define NM_MCB_EXTRAS4 0x02 /* sizes that the extras may have */
 #define NM_MCB_EXTRAS8 0x04
 #define NM_MCB_EXTRAS20 0x08
-#define NM_MCB_NO_EXTRAS 0x10 /* no extras are allowed */
+#define NM_MCB_NO_EXTRAS 0x10 /* the extras may be missing */
 #define NM_MCB_KEY 0x20       /* a key is required; without this it is forbidden, except with: */
 #define NM_MCB_MAY_KEY 0x40
 #define NM_MCB_VALUE 0x80     /* a value is allowed */
