@@ -122,7 +122,7 @@ __noinline int nm_detect_mqtt(__u32 id)
 		if ((level & 0x7f) != 4 && level != 5)
 			return NM_NO;
 	}
-	/* Invalid: the reserved bit, quality of service 3, a will's flags without a will. The client id's length must be included. */
+	/* Invalid: the reserved bit, quality of service 3, flags of a will without one. The length must include the client id's. */
 	if (flags & 1 || (flags & 0x18) == 0x18 || (!(flags & 4) && flags & 0x38))
 		return NM_NO;
 	return length >= 12 && length < 1 << 28 ? NM_APP_MQTT : NM_NO;

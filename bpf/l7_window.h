@@ -38,7 +38,7 @@ struct nm_stream {
 	__u32 left; /* bytes of the piece the window is in */
 	__u32 skip; /* of them, not to be looked at */
 	__u32 seen; /* offset in the stream of the first byte not seen yet */
-	__u32 weak; /* bit n: may be enum nm_app n, though others start that way too; with NM_REQUEST, NM_REPLY: what it looks like; NM_SOCKS */
+	__u32 weak; /* bit n: may be enum nm_app n, though others start that way too; NM_REQUEST, NM_REPLY: as which; NM_SOCKS */
 	__u8 stage;
 	__u8 calls; /* packets examined so far without a verdict */
 	__u8 flags; /* HTTP/2: of the frame */
