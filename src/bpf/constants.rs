@@ -29,7 +29,7 @@ pub(super) fn set(
     rodata.nm_shift4 = sets4.ilog2();
     rodata.nm_shift6 = sets6.ilog2();
     rodata.nm_rings = options.rings as u32;
-    // Records from all CPUs together must stay within a batch, because each CPU counts only its own.
+    // Each CPU counts only its own records: the share of each must keep those of all within a batch.
     // Half a ring leaves room for what arrives while the worker wakes up.
     rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
     // 0: no owner. A replay of a capture works without a namespace.
