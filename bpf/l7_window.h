@@ -42,7 +42,7 @@ struct nm_stream {
 	__u8 stage;
 	__u8 calls; /* packets examined so far without a verdict */
 	__u8 flags; /* HTTP/2: of the frame */
-	__u8 version; /* TLS: minor version in the version field of the ServerHello; HTTP/2: 1 if it is not known what preceded the header block */
+	__u8 version; /* TLS: minor version in the ServerHello's version field; HTTP/2: 1 if it is unknown what preceded the header block */
 	__u32 start; /* offset in the stream at which the protocol starts: after a prefix, or after the protocol reported before */
 };
 
