@@ -98,7 +98,7 @@ pub struct Sample {
     pub ns: u64,
 }
 
-/// Rare facts, which not every record has. Counters cover what the sender has sent since its last record with facts.
+/// Rare facts, which not every record has. Counters cover what the sender has sent since its last record.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// TCP segments with bytes that were sent before.
