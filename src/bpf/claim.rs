@@ -42,7 +42,7 @@ pub fn claim_host() -> Result<HostClaim> {
                     return occupied(&holder.name);
                 }
                 let Holder { name, uid, .. } = holder;
-                log::warn!("user {uid} holds the socket @{name} but is not an agent: ignored");
+                log::warn!("user {uid} holds the socket @{name} but is not an agent: starting anyway");
             }
         }
         // Without the list, the holder of the name counts as an agent.
