@@ -202,7 +202,7 @@ __noinline int nm_install(__u32 id, __u32 v6)
 	void *set;
 	__u32 i;
 
-	/* Neither can be missing: the caller has found both. The fate must be one that releases the cache, because the caller holds it. */
+	/* Neither can be missing: the caller has found both. The fate must release the cache, because the caller holds it. */
 	if (!cpu)
 		return NM_BECOMES(NM_FATE_LOST, 0);
 	i = nm_packet_of(cpu)->slot / NM_WAYS;

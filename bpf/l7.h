@@ -320,8 +320,8 @@ __noinline int nm_detect_piece(struct __sk_buff *skb, __u32 id)
 
 /*
  * The protocol of the connection of the payload in `nm_l7`, judging by what one end sends. 0: undecided, call again with the next
- * payload. Else enum nm_app in the low 8 bits, the version from bit 8 on, and from bit 24 on the protocol that the connection changed
- * to with the same packet.
+ * payload. Else enum nm_app in the low 8 bits, the version from bit 8 on, and from bit 24 on the protocol that the connection
+ * changed to with the same packet.
  */
 static __always_inline int nm_detect(struct __sk_buff *skb, __u32 id)
 {

@@ -90,7 +90,7 @@ __noinline int nm_detect_mysql(__u32 id)
 #define NM_PG_SSL 80877103
 #define NM_PG_GSS 80877104
 
-/* Is there a parameter "user" in the startup message? Names and values take turns. */
+/* Is there a parameter "user" in the startup message? Names and values alternate. */
 __noinline int nm_pg_user(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);

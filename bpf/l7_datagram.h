@@ -21,8 +21,8 @@
 #define NM_QUIC_VERSIONS 16 /* of an offer that are examined */
 
 /*
- * The index after the domain name at `at`, in the message that starts at `from`. Labels may hold any byte (RFC 2181 11), such as spaces
- * and UTF-8 in service names. A pointer leads back to an earlier name, so the first question has none.
+ * The index after the domain name at `at`, in the message that starts at `from`. Labels may hold any byte (RFC 2181 11), such as
+ * spaces and UTF-8 in service names. A pointer leads back to an earlier name, so the first question has none.
  */
 __noinline int nm_dns_name(__u32 id, __u32 at, __u32 from)
 {
@@ -141,10 +141,10 @@ static __always_inline bool nm_dns_stateful(const struct nm_l7 *w, __u32 at, __u
 }
 
 /*
- * Checks the flags and counts of a header. A request does not have the flags of an answer, except NOTIFY, which may be authoritative.
- * A request has records only if it updates, notifies, asks for the changes since a SOA (RFC 1995), or is multicast DNS, where known
- * answers, and the name a host wants, come with questions. Only multicast DNS has several questions in a message. An answer without
- * a question occurs where one question is answered in several messages.
+ * Checks the flags and counts of a header. A request does not have the flags of an answer, except NOTIFY, which may be
+ * authoritative. A request has records only if it updates, notifies, asks for the changes since a SOA (RFC 1995), or is multicast
+ * DNS, where known answers, and the name a host wants, come with questions. Only multicast DNS has several questions in a
+ * message. An answer without a question occurs where one question is answered in several messages.
  */
 static __always_inline bool nm_dns_head(const struct nm_l7 *w, __u32 at)
 {

@@ -37,8 +37,8 @@ __noinline int nm_http_target(struct __sk_buff *skb, __u32 id)
 }
 
 /*
- * The protocol that a server switches to with a 101: the value of Upgrade, RFC 9110 7.8. Without that header the verdict waits for the
- * end of the headers or a full window.
+ * The protocol that a server switches to with a 101: the value of Upgrade, RFC 9110 7.8. Without that header the verdict waits
+ * for the end of the headers or a full window.
  */
 __noinline int nm_http_switched(__u32 id)
 {

@@ -21,8 +21,8 @@
 #define NM_HPACK_CONTENT_TYPE 31 /* in the static table, RFC 7541 A */
 
 /*
- * Reads the HPACK integer (RFC 7541 5.1) at `at`, whose bits in the first byte are `mask`, into `number`. Returns its size, or NM_NO if
- * it is not complete or is larger than any that makes sense here.
+ * Reads the HPACK integer (RFC 7541 5.1) at `at`, whose bits in the first byte are `mask`, into `number`. Returns its size, or
+ * NM_NO if it is not complete or is larger than any that makes sense here.
  */
 __noinline int nm_hpack_number(__u32 id, __u32 at, __u32 mask)
 {

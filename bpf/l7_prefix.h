@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Prefixes of a protocol: the PROXY header of a load balancer (version 1 and 2), and the negotiation of SOCKS 4 and 5. What follows a
- * prefix is detected as if it came first.
+ * Prefixes of a protocol: the PROXY header of a load balancer (version 1 and 2), and the negotiation of SOCKS 4 and 5. What
+ * follows a prefix is detected as if it came first.
  */
 #pragma once
 
@@ -139,8 +139,8 @@ __noinline int nm_proxy(__u32 id)
 }
 
 /*
- * Moves the window past a prefix. NM_YES: there was one, complete; NM_SURE: more of it must follow; NM_MORE: this may be the start of
- * one.
+ * Moves the window past a prefix. NM_YES: there was one, complete; NM_SURE: more of it must follow; NM_MORE: this may be the
+ * start of one.
  */
 __noinline int nm_prefix(struct __sk_buff *skb, __u32 id)
 {

@@ -36,7 +36,7 @@ __noinline __u32 nm_find(__u32 id, __u32 from, __u32 text, __u32 fold)
 	return 0;
 }
 
-/* One bit per byte: letters, digits, `-`, `.`, and `_` in domains or `:` in addresses; text is everything but most control characters. */
+/* One bit per byte: letters, digits, `-`, `.`, and `_` in domains or `:` in addresses; text excludes most control characters. */
 static const __u64 nm_byte_kinds[3][4] = {
 	{ 0x03ff600000000000, 0x07fffffe87fffffe },
 	{ 0x07ff600000000000, 0x07fffffe07fffffe },
@@ -218,8 +218,8 @@ __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 }
 
 /*
- * RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. Verbs may be in either case (RFC 5321 2.4). FTP greets with 220 too, so a greeting must name
- * SMTP; 554 and 421 reject the client.
+ * RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. Verbs may be in either case (RFC 5321 2.4). FTP greets with 220 too, so a greeting must
+ * name SMTP; 554 and 421 reject the client.
  */
 __noinline int nm_detect_smtp(__u32 id)
 {

@@ -9,7 +9,7 @@ struct nm_payload {
 	__u64 flow;     /* identifies the connection: the same for both directions, never 0 */
 	__u32 at;       /* offset of the payload in the packet */
 	__u32 length;   /* its length in bytes; a truncated capture may hold fewer */
-	__u32 offset;   /* of its first byte in what this side has sent; NM_MIDSTREAM: not known; NM_CONTINUES: follows the last payload */
+	__u32 offset;   /* of its first byte in this side's stream; NM_MIDSTREAM: not known; NM_CONTINUES: follows the last payload */
 	__u16 sport;    /* host order */
 	__u16 dport;
 	__u8 protocol;  /* TCP or UDP */
@@ -36,21 +36,21 @@ struct nm_stream {
 	__u32 base; /* offset in the stream of the window's first byte */
 	__u32 have; /* bytes in the window */
 	__u32 left; /* bytes of the piece the window is in */
-	__u32 skip; /* of them, not to be looked at */
+	__u32 skip; /* of these, bytes that need not be examined */
 	__u32 seen; /* offset in the stream of the first byte not seen yet */
 	__u32 weak; /* bit n: may be enum nm_app n, though others start that way too; NM_REQUEST, NM_REPLY: as which; NM_SOCKS */
 	__u8 stage;
 	__u8 calls; /* packets examined so far without a verdict */
-	__u8 flags; /* HTTP/2: of the frame */
-	__u8 version; /* TLS: minor version in the ServerHello's version field; HTTP/2: 1 if it is unknown what preceded the header block */
+	__u8 flags; /* HTTP/2: flags of the current frame; HTTP/1: 1 for CONNECT */
+	__u8 version; /* TLS: minor version in the ServerHello's own field; HTTP/2: 1 if what preceded the header block is unknown */
 	__u32 start; /* offset in the stream at which the protocol starts: after a prefix, or after the protocol reported before */
 };
 
 /*
- * What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. The lock is not held from
- * one packet to the next: while one CPU works on a packet, another may have, or have already seen, the following one. If the window
- * does not reach a CPU's payload, that CPU leaves the beginning of the payload here; the CPU that puts the window back picks it up. A
- * window is never replaced by one that is less far on.
+ * What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. The lock is not held
+ * from one packet to the next: while one CPU works on a packet, another may have, or have already seen, the following one. If the
+ * window does not reach a CPU's payload, that CPU leaves the beginning of the payload here; the CPU that puts the window back
+ * picks it up. A window is never replaced by one that is less far on.
  */
 struct nm_window {
 	struct bpf_spin_lock lock;
@@ -117,8 +117,8 @@ static __always_inline struct nm_l7 *nm_l7_of(__u32 id)
 }
 
 /*
- * Limits an index to `size`, a power of two. The compiler must not drop the mask even if it can prove the index is smaller, because the
- * verifier forgets earlier comparisons.
+ * Limits an index to `size`, a power of two. The compiler must not drop the mask even if it can prove the index is smaller,
+ * because the verifier forgets earlier comparisons.
  */
 static __always_inline __u32 nm_index(__u32 i, const __u32 size)
 {
@@ -307,8 +307,8 @@ __noinline int nm_recall(__u32 id)
 }
 
 /*
- * Leaves the beginning of a payload that came too early in the table; of two such payloads the earlier one stays. True if its turn has
- * come in the meantime: the window is then taken out.
+ * Leaves the beginning of a payload that came too early in the table; of two such payloads the earlier one stays. True if its
+ * turn has come in the meantime: the window is then taken out.
  */
 __noinline int nm_leave(struct __sk_buff *skb, __u32 id)
 {

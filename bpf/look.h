@@ -4,7 +4,7 @@
 
 #define NM_LOOKS 8        /* payloads of a direction whose beginning was seen */
 #define NM_LOOKS_MIDWAY 2 /* of other directions */
-#define NM_LOOKS_DATAGRAMS 16 /* datagrams: the first may be of another protocol, such as STUN, or in a version the server does not know */
+#define NM_LOOKS_DATAGRAMS 16 /* datagrams: the first may be STUN, say, or in a version the server does not know */
 #define NM_LOOKS_HTTP2 64 /* payloads of HTTP/2 until the first HEADERS is found; most connections begin with one */
 #define NM_LOOKS_NEXT 0x80 /* set in `looks`: a protocol was reported and may change to another; the other bits count the looks left */
 #define NM_LOOKS_TOLD (NM_LOOKS_NEXT | 6)

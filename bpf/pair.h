@@ -16,8 +16,8 @@ static __always_inline bool nm_pair_free(const struct nm_pair *pair, __u32 units
 }
 
 /*
- * The pair of the packet's connection, or 0 if there is none; with `take`, a free slot is taken for it. Sets `p->tag` and `p->side`; the
- * tag is 0 if the packet goes from an endpoint to itself.
+ * The pair of the packet's connection, or 0 if there is none; with `take`, a free slot is taken for it. Sets `p->tag` and
+ * `p->side`; the tag is 0 if the packet goes from an endpoint to itself.
  */
 static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_packet *p, bool take)
 {

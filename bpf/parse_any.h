@@ -47,8 +47,8 @@ struct nm_extension {
 #define NM_EXT_CUT -1
 
 /*
- * Reads the extension header at `at`; for IPv4 only AH counts as one. Returns NM_EXT_*. A global function: the verifier walks it once
- * and assumes any result; inlined in a loop, it would follow every combination of headers.
+ * Reads the extension header at `at`; for IPv4 only AH counts as one. Returns NM_EXT_*. A global function: the verifier walks it
+ * once and assumes any result; inlined in a loop, it would follow every combination of headers.
  */
 __noinline int nm_extension(struct __sk_buff *skb, __u32 at, __u32 type, __u32 v6)
 {
@@ -288,7 +288,7 @@ static __always_inline int nm_parse6(struct nm_cursor *c, struct nm_packet *p)
 	return NM_FLOW6;
 }
 
-/* Parses from where `c` stands. Without `ethernet` it starts with a network header of type `type`; `outer` is a VLAN id already known. */
+/* Parses from `c` on: an Ethernet frame, or else a network header of type `type`. `outer` is a VLAN id already known. */
 static __always_inline int nm_parse_from(struct nm_cursor *c, struct nm_packet *p, bool ethernet, __be16 type, __u16 outer,
 					 __u8 hook)
 {

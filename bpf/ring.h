@@ -20,7 +20,7 @@ static __always_inline bool nm_emit(struct nm_cpu *cpu, struct nm_delta *record,
 	__u64 flags;
 	void *ring;
 
-	record->head = NM_HEAD(kind, NM_FLOW_VERSION, size); /* first: if built later, its parts would be kept on the stack until then */
+	record->head = NM_HEAD(kind, NM_FLOW_VERSION, size); /* first: built later, its parts would be kept on the stack until then */
 	hash = nm_fold(nm_symmetric(NM_KEY(record), key_size));
 	i = ((__u64)hash * nm_rings) >> 32;
 	ring = bpf_map_lookup_elem(&nm_ring, &i);

@@ -113,8 +113,8 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 #define NM_FRESH 2   /* data or a FIN that were not sent before */
 
 /*
- * Handles the SYN or SYN-ACK in `cpu->packet`; true if it was sent before. A segment is handled in several functions because a single
- * one would need more stack than Linux 5.10 allows, and jumps its compiler cannot handle.
+ * Handles the SYN or SYN-ACK in `cpu->packet`; true if it was sent before. A segment is handled in several functions because a
+ * single one would need more stack than Linux 5.10 allows, and jumps its compiler cannot handle.
  */
 __noinline int nm_shake(__u32 id)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Tunnels: the packet inside is accounted as well, with NM_INNER in the hook of its key. Only one level is opened: a tunnel in a tunnel
- * is an ordinary flow of the outer one. A port proves nothing: a packet without a valid tunnel header is not a tunnel packet.
+ * Tunnels: the packet inside is accounted as well, with NM_INNER in the hook of its key. Only one level is opened: a tunnel in a
+ * tunnel is an ordinary flow of the outer one. A port proves nothing: a packet without a valid tunnel header is not a tunnel
+ * packet.
  */
 #pragma once
 
@@ -22,7 +23,7 @@ static __always_inline bool nm_vxlan_header(struct nm_cursor *c)
 
 #define NM_ETH_P_TEB 0x6558
 
-/* What follows the tunnel header: a frame, or an IP packet. */
+/* Whether the tunnel header is followed by a frame or an IP packet; nothing else is parsed. */
 static __always_inline bool nm_inner_type(__be16 type, bool *ethernet)
 {
 	*ethernet = type == bpf_htons(NM_ETH_P_TEB);

@@ -38,7 +38,7 @@ struct nm_key6 {
 	__u16 pad;
 };
 
-/* Kinds of records. A new kind needs a number here, a struct that starts with a head, and an arm in `Event::decode` in src/bpf/event.rs. */
+/* Kinds of records. A new one needs a number here, a struct that starts with a head, and an arm in `Event::decode` (src/bpf/event.rs). */
 enum nm_kind {
 	NM_KIND_FLOW4 = 1,  /* struct nm_entry4 */
 	NM_KIND_FLOW6 = 2,  /* struct nm_entry6 */
@@ -87,7 +87,7 @@ struct nm_delta {
 	__u32 seq_end; /* TCP: one past the highest sequence number sent */
 	__u32 ack;     /* TCP: the highest acknowledgement number sent */
 	__u16 probed;  /* time of the latest RTT probe, in units of nm_probe_every */
-	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, in the unit of `probed` */
+	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, in units as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
 	__u8 state;   /* enum nm_state */
 	__u8 cause;   /* enum nm_cause; in a cache entry only the flags */
@@ -101,7 +101,7 @@ enum nm_state {
 	NM_OPENING = NM_SYN | NM_SYN_ACK,
 	/* The same bits in other protocols. */
 	NM_FIRST = 0x01,     /* the other end had not sent before, as far back as is remembered */
-	NM_BROADCAST = 0x02, /* the frame was sent to everybody */
+	NM_BROADCAST = 0x02, /* a frame was sent to the broadcast address */
 	NM_URGED = 0x04,     /* an urgent record has been written; there is only one */
 	NM_NOTED = 0x08,     /* has facts */
 	NM_TRACKED = 0x10,   /* TCP: `seq_end` is known */
@@ -181,8 +181,8 @@ enum nm_sample {
 	NM_RTT_LONE = 5,         /* the same, but nothing required an immediate ACK: it may have been delayed */
 	NM_RESPONSE = 6,         /* last byte from the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
-	NM_RTT_WAITED = 8,       /* as NM_RTT, but the ACK waited: for the data or FIN it came with, or for data sent at an unknown time */
-	NM_OPENED = 9,           /* no duration: from NM_OPENED_SHIFT on, the time of the other end's first SYN, which the sender refuses */
+	NM_RTT_WAITED = 8,       /* as NM_RTT, but the ACK waited for data or a FIN it came with, or for data sent at an unknown time */
+	NM_OPENED = 9,           /* no duration, but when the other end sent the first SYN, which the sender refuses (NM_OPENED_SHIFT) */
 };
 
 /* Rare facts: kept apart from the entries, one for several sets, and written with the record of the entry that owns them. */
@@ -322,7 +322,7 @@ struct nm_fragment {
 	/* Tag (24 bits), protocol (8), both ports (32; for ICMP identifier, type and code): one word, so that it is read atomically. */
 	__u64 word;
 	__u32 seen; /* as nm_packet.now */
-	__u32 more; /* 20 further bits of the tag: with the 23 above alone, busy hosts would now and then use the ports of another datagram */
+	__u32 more; /* 20 further bits of the tag: with only the 23 above, busy hosts would at times mix up datagrams */
 };
 #define NM_FRAGMENTS 4096
 

@@ -64,8 +64,8 @@ impl Attachments {
         }
     }
 
-    /// Attaches the programs to both hooks of `link`. Returns the mode used, or `None` if the interface has gone meanwhile. Tries TCX first
-    /// unless `clsact` is set.
+    /// Attaches the programs to both hooks of `link`. Returns the mode used, or `None` if the interface has gone meanwhile. Tries
+    /// TCX first unless `clsact` is set.
     ///
     /// # Errors
     ///
@@ -96,8 +96,8 @@ impl Attachments {
         }
     }
 
-    /// Replaces the attached programs one after the other, each atomically: either the old or the new program sees every packet. If that
-    /// fails at a hook, the old program stays. Returns the interfaces that were disturbed, or are now.
+    /// Replaces the attached programs one after the other, each atomically: either the old or the new program sees every packet.
+    /// If that fails at a hook, the old program stays. Returns the interfaces that were disturbed, or are now.
     ///
     /// # Errors
     ///
@@ -107,8 +107,8 @@ impl Attachments {
         self.keep(|_| true)
     }
 
-    /// Checks whether everything is still attached as it should be, and restores it if not, at up to `most` interfaces, continuing where the
-    /// last check ended. Returns the interfaces that were disturbed.
+    /// Checks whether everything is still attached as it should be, and restores it if not, at up to `most` interfaces,
+    /// continuing where the last check ended. Returns the interfaces that were disturbed.
     ///
     /// # Errors
     ///

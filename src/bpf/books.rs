@@ -38,8 +38,8 @@ pub struct InterfaceBooks {
     pub ingress: Tally,
     /// Every packet seen at the egress hook.
     pub egress: Tally,
-    /// The same in packets as the kernel passes them, ingress first: a packet that is yet to be segmented, or was merged from segments,
-    /// counts as one.
+    /// The same in packets as the kernel passes them, ingress first: a packet that is yet to be segmented, or was merged from
+    /// segments, counts as one.
     pub whole: [u64; 2],
     /// Ignored: not IP.
     pub not_ip: Tally,
@@ -153,8 +153,8 @@ impl Books {
         all
     }
 
-    /// Frees the books of an interface: from now on their content counts as interface 0. To be called when neither programs nor caches
-    /// refer to the interface any more.
+    /// Frees the books of an interface: from now on their content counts as interface 0. To be called when neither programs nor
+    /// caches refer to the interface any more.
     pub fn retire(&self, ifindex: u32) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         for (cpu, slot) in self.slots() {

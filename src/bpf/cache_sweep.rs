@@ -27,7 +27,8 @@ pub enum Sweep {
 const SWEEP_DONE: u32 = nm_number::NM_SWEEP_DONE.0;
 const SWEEP_BUSY: u32 = nm_number::NM_SWEEP_BUSY.0;
 
-/// How long to wait for a busy cache. A packet takes microseconds, or some milliseconds if the hypervisor suspends the CPU meanwhile.
+/// How long to wait for a busy cache. A packet takes microseconds, or some milliseconds if the hypervisor suspends the CPU
+/// meanwhile.
 const BUSY_MOST: Duration = Duration::from_millis(100);
 
 /// Sweeps the caches of all CPUs.

@@ -2,7 +2,8 @@
 //! namespace just as interfaces do, so exactly the agents that share it, in whatever container, see each other.
 //!
 //! Anybody there may take such a name. A socket therefore counts as an agent's only if root created it, or a process that may
-//! administer the network, which it proves by a receive buffer of a size that nobody else can set. Other holders of the name are ignored.
+//! administer the network, which it proves by a receive buffer of a size that nobody else can set. Other holders of the name are
+//! ignored.
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
@@ -18,8 +19,8 @@ use super::netlink::{Family, dump};
 const NAME: &str = "netmon-agent";
 /// Number of names tried, if others hold some; an agent needs only one.
 const NAMES_MOST: u32 = 1000;
-/// Requests the largest possible receive buffer; the kernel doubles what is requested (INT_MAX, net/core/sock.c). Without CAP_NET_ADMIN
-/// this would need a net.core.rmem_max of a gigabyte.
+/// Requests the largest possible receive buffer; the kernel doubles what is requested (INT_MAX, net/core/sock.c). Without
+/// CAP_NET_ADMIN this would need a net.core.rmem_max of a gigabyte.
 const SEAL: usize = (i32::MAX / 2) as usize;
 const SEALED: u32 = 2 * SEAL as u32;
 

@@ -1,6 +1,6 @@
-//! Converts ticks to nanoseconds. The packet path stamps with jiffies because they cost next to nothing. The kernel derives them from
-//! CLOCK_MONOTONIC, so an offset and the length of a tick are enough to convert them. In replayed captures a tick is a nanosecond of
-//! the capture's clock.
+//! Converts ticks to nanoseconds. The packet path stamps with jiffies because they cost next to nothing. The kernel derives them
+//! from CLOCK_MONOTONIC, so an offset and the length of a tick are enough to convert them. In replayed captures a tick is a
+//! nanosecond of the capture's clock.
 //!
 //! CLOCK_MONOTONIC here is that of the kernel, which programs read; that of a process in a time namespace may differ.
 

@@ -131,8 +131,8 @@ impl Conntrack {
         self.changes.duplicate().map(ConntrackQueue)
     }
 
-    /// Checks for IPVS. True if the host has begun to use it: from now on its connections are reported as well, and existing ones must be
-    /// listed.
+    /// Checks for IPVS. True if the host has begun to use it: from now on its connections are reported as well, and existing ones
+    /// must be listed.
     ///
     /// # Errors
     ///

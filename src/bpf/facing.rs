@@ -1,8 +1,8 @@
 //! Decides which interfaces face a workload: host ends of pairs whose other end is the interface of a pod or container. What enters
 //! the host through one has left the workload, so the hooks mean the opposite of what they mean on an uplink.
 //!
-//! In the rules below, a pair is a veth or netkit device whose peer is in another network namespace, and a way out is an interface with
-//! a default route.
+//! In the rules below, a pair is a veth or netkit device whose peer is in another network namespace, and a way out is an
+//! interface with a default route.
 //!
 //! - A pair that is a port of a bridge faces a workload, unless the bridge is a way out and all its ports are pairs: then one of them
 //!   leads out, and nothing shows which.

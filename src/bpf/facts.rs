@@ -54,8 +54,8 @@ impl Moment {
         }
     }
 
-    /// The time in nanoseconds that has these low bits and lies within `window_ns` from `from_ns` on; `None` if there is none, or the
-    /// window is longer than the period of the bits.
+    /// The time in nanoseconds that has these low bits and lies within `window_ns` from `from_ns` on; `None` if there is none, or
+    /// the window is longer than the period of the bits.
     pub fn within(self, from_ns: u64, window_ns: u64) -> Option<u64> {
         let period = 1 << self.bits;
         let after = u64::from(self.low_ns.get()).wrapping_sub(from_ns) & (period - 1);

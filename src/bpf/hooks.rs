@@ -1,5 +1,5 @@
-//! The two hooks of an interface: attaches programs to them, checks, replaces and detaches them. All of this must happen in the network
-//! namespace of the interface, because its index is valid only there.
+//! The two hooks of an interface: attaches programs to them, checks, replaces and detaches them. All of this must happen in the
+//! network namespace of the interface, because its index is valid only there.
 
 use std::io::Error as IoError;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -90,8 +90,8 @@ impl Hooks {
         }
     }
 
-    /// Makes sure that both hooks have these programs. Replaces each atomically, so that either the old or the new program sees every
-    /// packet, and attaches a program again that somebody has removed.
+    /// Makes sure that both hooks have these programs. Replaces each atomically, so that either the old or the new program sees
+    /// every packet, and attaches a program again that somebody has removed.
     pub(super) fn keep(&mut self, programs: &Pair) -> [Kept; 2] {
         SIDES.map(|hook| {
             let program = programs.of(hook);
@@ -103,8 +103,8 @@ impl Hooks {
         })
     }
 
-    /// Detaches the programs. The clsact filters of an interface that has vanished are gone with it; a TCX link ends with its descriptor,
-    /// wherever the interface is.
+    /// Detaches the programs. The clsact filters of an interface that has vanished are gone with it; a TCX link ends with its
+    /// descriptor, wherever the interface is.
     pub(super) fn take_away(self) {
         if let Held::Clsact(ids) = self.held {
             SIDES.into_iter().zip(ids).for_each(|(hook, id)| take_filter(self.index, hook, id));

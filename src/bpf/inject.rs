@@ -13,8 +13,8 @@ use super::skel::types::__sk_buff;
 pub struct Frame {
     /// Index of the interface the packet is seen at; 0: loopback.
     pub ifindex: u32,
-    /// Used instead of `ifindex` by programs loaded with [`TimestampSource::Capture`](super::TimestampSource): the number of an interface that
-    /// is not one of this host; 0: none.
+    /// Used instead of `ifindex` by programs loaded with [`TimestampSource::Capture`](super::TimestampSource): the number of an
+    /// interface that is not one of this host; 0: none.
     pub place: u32,
     /// Segments of a GSO packet; 0: not one.
     pub gso_segs: u32,

@@ -1,4 +1,5 @@
-//! Removes what a killed agent leaves behind: clsact filters on the host and in the pods it watched. TCX links vanish with their owner.
+//! Removes what a killed agent leaves behind: clsact filters on the host and in the pods it watched. TCX links vanish with their
+//! owner.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
@@ -11,8 +12,8 @@ use super::namespaces::{Namespace, list_namespaces, own_namespace};
 use super::record::Hook;
 use super::skel::types::rodata;
 
-/// Removes the filters of earlier agents of this network namespace, wherever they are, and returns how many. Touches only filters with our
-/// handle, our priority and a program of our name; the qdisc stays, because others may use it.
+/// Removes the filters of earlier agents of this network namespace, wherever they are, and returns how many. Touches only filters
+/// with our handle, our priority and a program of our name; the qdisc stays, because others may use it.
 ///
 /// # Errors
 ///

@@ -27,10 +27,11 @@ pub struct Link {
     pub framing: Option<Framing>,
     /// Index of the bridge, bond, team or VRF it is a port of.
     pub master: Option<u32>,
-    /// Index of an interface that every packet of this one passes too and that shows more: the one below a VLAN device, the bond of a port.
+    /// Index of an interface that every packet of this one passes too and that shows more: the one below a VLAN device, the bond
+    /// of a port.
     pub repeats: Option<u32>,
-    /// It is the host's end of a pair whose other end a pod or container has, or a bridge of such ends: what enters the host here has left
-    /// a workload.
+    /// It is the host's end of a pair whose other end a pod or container has, or a bridge of such ends: what enters the host here
+    /// has left a workload.
     pub workload: bool,
     /// Index of the interface it was created on, or of the other end of a pair, if that is in this namespace.
     pub lower: Option<u32>,

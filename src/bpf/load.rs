@@ -225,8 +225,8 @@ impl<'obj> Bpf<'obj> {
             .context("wait for running programs")
     }
 
-    /// A handle to a program for packets that start with an Ethernet header, as those of a capture always do, or, without `ethernet`, with
-    /// the IP header.
+    /// A handle to a program for packets that start with an Ethernet header, as those of a capture always do, or, without
+    /// `ethernet`, with the IP header.
     ///
     /// # Errors
     ///

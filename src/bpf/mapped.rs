@@ -39,7 +39,8 @@ impl<T: Copy> Mapped<T> {
         Ok(Mapped { start: start.cast(), entries, bytes })
     }
 
-    /// A copy of entry `i`. While the kernel writes, its words of eight bytes may stem from different moments, but each is consistent.
+    /// A copy of entry `i`. While the kernel writes, its words of eight bytes may stem from different moments, but each is
+    /// consistent.
     pub(super) fn read(&self, i: usize) -> Option<T> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         if i >= self.entries {
@@ -47,8 +48,8 @@ impl<T: Copy> Mapped<T> {
         }
         let mut copy = MaybeUninit::<T>::uninit();
         for word in 0..size_of::<T>() / 8 {
-            // SAFETY: both are in bounds, of the mapping and of the copy. The mapping starts with a page and its entries are whole words,
-            // so the word is aligned; others write to it atomically.
+            // SAFETY: both are in bounds, of the mapping and of the copy. The mapping starts with a page and its entries are
+            // whole words, so the word is aligned; others write to it atomically.
             unsafe {
                 let from = AtomicU64::from_ptr(self.start.add(i).cast::<u64>().add(word).as_ptr());
                 copy.as_mut_ptr().cast::<u64>().add(word).write_unaligned(from.load(Ordering::Relaxed));

@@ -1,8 +1,9 @@
 //! PREEMPT_RT: softirqs are threads there, and may preempt each other.
 //!
-//! A lock (`softirq_ctrl` in the kernel's kernel/softirq.c) keeps those of one CPU apart, which the plain counters of the packet path
-//! rely on; from Linux 6.18 on a kernel may be built without it. If the verifier allows it, the packet path disables preemption
-//! itself. When `bpf_preempt_disable` was introduced, it did not: calling global functions was forbidden while preemption was disabled.
+//! A lock (`softirq_ctrl` in the kernel's kernel/softirq.c) keeps those of one CPU apart, which the plain counters of the packet
+//! path rely on; from Linux 6.18 on a kernel may be built without it. If the verifier allows it, the packet path disables
+//! preemption itself. When `bpf_preempt_disable` was introduced, it did not: calling global functions was forbidden while
+//! preemption was disabled.
 
 use std::mem::MaybeUninit;
 

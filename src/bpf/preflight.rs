@@ -67,8 +67,8 @@ pub fn raise_capabilities() {
     let _ = raised;
 }
 
-/// Raises the limit of open files to its hard limit. Each interface takes two descriptors, so the usual soft limit is reached at about
-/// 500 interfaces.
+/// Raises the limit of open files to its hard limit. Each interface takes two descriptors, so the usual soft limit is reached at
+/// about 500 interfaces.
 ///
 /// # Errors
 ///

@@ -282,8 +282,8 @@ pub(super) fn trace_maps(open: &mut OpenNetmonSkel<'_>, made: bool) -> Result<()
     Ok(())
 }
 
-/// Blocks a signal for this thread: the verifier gives up at a signal (EAGAIN), and libbpf retries only five times, while a profile of
-/// the agent sends a signal for every 10 ms of CPU time.
+/// Blocks a signal for this thread: the verifier gives up at a signal (EAGAIN), and libbpf retries only five times, while a
+/// profile of the agent sends a signal for every 10 ms of CPU time.
 struct Undisturbed(SigSet);
 
 impl Undisturbed {

@@ -1,5 +1,6 @@
-//! Messages about interfaces, their addresses, routes and filters (rtnetlink), decoded by a library. It refuses messages with text that
-//! is not UTF-8, but many texts may be any bytes. So what is not needed is removed, and names are made printable, before decoding.
+//! Messages about interfaces, their addresses, routes and filters (rtnetlink), decoded by a library. It refuses messages with
+//! text that is not UTF-8, but many texts may be any bytes. So what is not needed is removed, and names are made printable,
+//! before decoding.
 
 use netlink_packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator,

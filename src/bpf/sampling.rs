@@ -19,8 +19,8 @@ impl Sampler {
         Sampler { state, cpus, rate: AtomicU64::new(1f64.to_bits()) }
     }
 
-    /// From the next packet on, tracks the share `rate` of all flows, which must be above 0 and at most 1. The flows of a lower rate are
-    /// always a subset of those of a higher one.
+    /// From the next packet on, tracks the share `rate` of all flows, which must be above 0 and at most 1. The flows of a lower
+    /// rate are always a subset of those of a higher one.
     pub fn set(&self, rate: f64) {
         let sample = if rate >= 1.0 { 0 } else { ((rate * 2f64.powi(32)) as u32).max(1) };
         self.rate.store(rate.to_bits(), Relaxed);

@@ -132,7 +132,7 @@ impl PacketView {
     }
 }
 
-/// A packet that was traced.
+/// A traced packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TracedPacket {
     /// When it was seen, in nanoseconds of CLOCK_MONOTONIC, or of the capture that is replayed.
@@ -166,7 +166,7 @@ pub struct TracedPacket {
 }
 
 impl TracedPacket {
-    /// `None` if something in it is unknown.
+    /// Decodes a traced packet; `None` if it contains an unknown value.
     pub(super) fn decode(traced: &nm_traced) -> Option<TracedPacket> {
         let [view, inner] = &traced.view;
         let word = |word: PacketWord| view.word[word.number() as usize];

@@ -57,8 +57,8 @@ impl Trial {
         })
     }
 
-    /// Attaches the programs to the loopback device of a network namespace created for the purpose. The inner result says whether that
-    /// works.
+    /// Attaches the programs to the loopback device of a network namespace created for the purpose. The inner result says whether
+    /// that works.
     ///
     /// # Errors
     ///
