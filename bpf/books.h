@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* The books: every packet is in one of them. */
+/* The books: for each interface, counters in which every packet ends up exactly once. */
 #pragma once
 
 /*
- * Where the books of an interface are on `cpu`, the present one, if its first slot is taken by another: in one of the next ones,
- * or in the one that all others share.
+ * Finds the books of an interface on `cpu`, the current one, if another interface has its first slot. Returns the index of one of
+ * the next slots, or of the slot that all remaining interfaces share.
  */
 __noinline int nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 {
@@ -28,7 +28,7 @@ __noinline int nm_books_elsewhere(__u32 cpu, __u32 ifindex)
 	return cpu * (NM_INTERFACES + 1) + NM_INTERFACES;
 }
 
-/* The books of an interface on `cpu`, the present one. */
+/* The books of an interface on `cpu`, the current one. */
 static __always_inline struct nm_books *nm_books_of(__u32 cpu, __u32 ifindex)
 {
 	__u32 i = cpu * (NM_INTERFACES + 1) + (ifindex & (NM_INTERFACES - 1));
@@ -51,7 +51,7 @@ static __always_inline void nm_ignore(struct nm_books *books, int verdict, const
 	nm_count(&books->ignored[verdict == NM_NO_IP ? NM_NOT_IP : NM_MALFORMED], p->packets, p->bytes);
 }
 
-/* A record that cannot be written takes its packets with it. */
+/* Counts a record that could not be written, and the packets that are lost with it. */
 __noinline int nm_count_lost(__u32 id, __u32 ifindex, __u64 packets, __u64 bytes)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* The flow cache: a packet finds its entry, or makes one. */
+/* The flow cache: finds the entry of a packet, or creates one. */
 #pragma once
 
 #define NM_SYN_DATA 1460 /* bytes that a SYN may carry */
@@ -9,7 +9,7 @@ static __always_inline __u8 nm_protocol(const struct nm_packet *p, const __u32 k
 	return key_size == sizeof(struct nm_key6) ? p->key6.protocol : p->key4.protocol;
 }
 
-/* RST and ICMP errors are news: tell once, with all that came before. A full ring is no loss, the sweep comes later. */
+/* Reports an RST or ICMP error at once, but only the first. If the ring is full nothing is lost: the sweep reports the entry later. */
 static __always_inline void nm_tell(struct nm_delta *d, const struct nm_packet *p, bool v6)
 {
 	if (!(d->state & NM_URGED) && nm_report_entry(p->cpu, p->slot, v6, NM_URGENT))
@@ -34,7 +34,7 @@ static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet 
 	d->looks = nm_apps ? NM_LOOKS_MIDWAY : 0;
 }
 
-/* A tunnel is known by its header: that is told once an entry, in place of a look at the payload. */
+/* A tunnel is recognised by its header. It is reported once per entry, and the payload is not looked at. */
 static __always_inline bool nm_name_tunnel(struct nm_delta *d, const struct nm_packet *p)
 {
 	struct nm_facts *f;
@@ -50,12 +50,12 @@ static __always_inline bool nm_name_tunnel(struct nm_delta *d, const struct nm_p
 	return true;
 }
 
-/* The first packet of an entry, in `cpu->packet`; true if its payload is to be looked at. */
+/* Handles the first packet of an entry, in `cpu->packet`; true if its payload is to be looked at. */
 static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet *p, __u8 protocol, bool room)
 {
 	if (protocol == IPPROTO_TCP) {
 		d->icmp = d->probed - NM_PROBE_WINDOW;
-		/* An ACK alone may end a handshake; but under a flood of flows most entries begin and end with one. */
+		/* A bare ACK may end a handshake, but in a flood of flows most entries consist of just one. */
 		if (room || p->opening || p->payload || p->urgent)
 			return nm_follow_closely(p->cpu, p->tcp_flags);
 		if (p->tcp_flags & NM_TCP_ACK) {
@@ -75,14 +75,14 @@ static __always_inline bool nm_begin(struct nm_delta *d, const struct nm_packet 
 	return false;
 }
 
-/* A SYN that was sent before, and not one that uses the ports again. The first may have had data (RFC 7413). */
+/* True for a retransmitted SYN, false for one that reuses the ports. The first SYN may have carried data (RFC 7413). */
 static __always_inline bool nm_is_repeated(const struct nm_delta *d, const struct nm_packet *p)
 {
 	return (d->state & (NM_TRACKED | NM_URGED)) == NM_TRACKED && !(d->tcp_flags & (NM_TCP_FIN | NM_TCP_RST)) &&
 	       d->seq_end - p->seq - 1 <= NM_SYN_DATA;
 }
 
-/* Another packet of an entry; true if its payload is to be looked at. */
+/* Handles a further packet of an entry; true if its payload is to be looked at. */
 static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, void *entry, const __u32 key_size,
 				   struct nm_packet *p)
 {
@@ -92,7 +92,7 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	__u32 last = d->last;
 	bool look = false;
 
-	/* The ports are used again: what is left of the last connection must not blend into the new one. */
+	/* The ports are reused: what is left of the previous connection must not be mixed with the new one. */
 	if (p->opening && protocol == IPPROTO_TCP && !nm_is_repeated(d, p)) {
 		if (d->packets)
 			nm_report_entry(p->cpu, p->slot, v6, NM_DISPLACED);
@@ -121,17 +121,17 @@ static __always_inline bool nm_hit(struct __sk_buff *skb, struct nm_cpu *cpu, vo
 	return look;
 }
 
-/* What becomes of a packet, and whether its payload is to be looked at, in one number. */
+/* The fate of a packet, and whether its payload is to be looked at, in one number. */
 #define NM_BECOMES(fate, look) ((fate) << 1 | (look))
 #define NM_FATE_OF(became) ((became) >> 1)
 
-/* The same of a packet that is no flow's. */
+/* The same for a packet that belongs to no flow. */
 static __always_inline int nm_ignored_as(int verdict)
 {
 	return NM_BECOMES(verdict == NM_NO_IP ? NM_FATE_NOT_IP : NM_FATE_MALFORMED, 0);
 }
 
-/* What an entry is worth: a free one nothing, one that fell idle next to nothing, else more the more packets it has had. */
+/* The value of an entry: 0 if it is free, 1 if it is idle, else higher the more packets it has had. */
 static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, __u32 now)
 {
 	if (!ifindex)
@@ -142,14 +142,14 @@ static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, _
 }
 
 /*
- * Point the slot of the packet in `cpu->packet` at the entry of its set that is worth least, so that a flood of small flows
- * displaces its own kind. If the ring takes no record, the smaller of the two is lost: what the victim holds, or this packet.
- * The packet's fate.
+ * Chooses the least valuable entry of the set as the victim, so that a flood of small flows displaces its own kind, and points the
+ * slot of the packet in `cpu->packet` at it. If the ring is full, the smaller of the two is lost: what the victim holds, or this
+ * packet. Returns the packet's fate.
  */
 static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u32 key_size)
 {
 	struct nm_packet *p = nm_packet_of(cpu);
-	/* With the number of the entry in its lowest bits: for an entry kept apart the verifier would follow every choice. */
+	/* The lowest bits hold the number of the entry: in a variable of its own the verifier would follow every choice. */
 	__u64 least = ~0ull;
 	struct nm_delta *d;
 	void *victim;
@@ -195,14 +195,14 @@ static __always_inline int nm_install_in(struct nm_cpu *cpu, void *set, const __
 	return NM_BECOMES(fate, look);
 }
 
-/* Put the key of the packet in `cpu->packet` into its set; what becomes of it. */
+/* Puts the key of the packet in `cpu->packet` into its set. Returns the fate and whether to look, as NM_BECOMES. */
 __noinline int nm_install(__u32 id, __u32 v6)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 	void *set;
 	__u32 i;
 
-	/* Neither can be, for the caller has found both. The fate is one that gives the cache free, as the caller has taken it. */
+	/* Neither can be missing: the caller has found both. The fate must release the cache, because the caller holds it. */
 	if (!cpu)
 		return NM_BECOMES(NM_FATE_LOST, 0);
 	i = nm_packet_of(cpu)->slot / NM_WAYS;
@@ -212,7 +212,7 @@ __noinline int nm_install(__u32 id, __u32 v6)
 	return v6 ? nm_install_in(cpu, set, sizeof(struct nm_key6)) : nm_install_in(cpu, set, sizeof(struct nm_key4));
 }
 
-/* The cache is in use further down on this CPU's stack: the packet goes past it. */
+/* The cache is in use by what this packet interrupted on its CPU: the packet bypasses it. */
 static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct nm_packet *p)
 {
 	union {
@@ -234,7 +234,7 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 	return NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }
 
-/* Add the packet to its entry in `set`, the one its hash chose, of number `i`. What it becomes goes to nm_finish. */
+/* Adds the packet to its entry in `set`, set number `i`, which its hash selects. The result must be passed to nm_finish. */
 static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu, void *set, __u32 i,
 				       const __u32 key_size, struct nm_packet *p)
 {
@@ -246,7 +246,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 	p->slot = i * NM_WAYS;
 	if (cpu->sample && nm_is_left_out(p->word, key_size, cpu->sample)) {
 		nm_count_left_out(p->cpu, nm_ifindex(p->word, key_size), p->packets, p->bytes);
-		return NM_BECOMES(NM_FATE_LEFT_OUT, 0); /* an ICMP error may still be about a flow that is in it */
+		return NM_BECOMES(NM_FATE_LEFT_OUT, 0); /* an ICMP error may still be about a flow in the sample */
 	}
 #pragma unroll
 	for (int w = 0; w < NM_WAYS; w++) {
@@ -260,7 +260,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, struct nm_cpu *cpu,
 	return nm_install(nm_hand_over(skb, cpu, p), p->v6);
 }
 
-/* What is left to do for an accounted packet, apart because it takes a deep stack. */
+/* Finishes an accounted packet. Separate from nm_account because these steps need a deep stack. */
 static __always_inline void nm_finish(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p, int became)
 {
 	if (became >= NM_BECOMES(NM_FATE_PAST, 0))
@@ -273,7 +273,7 @@ static __always_inline void nm_finish(struct __sk_buff *skb, struct nm_cpu *cpu,
 	cpu->busy = 0;
 }
 
-/* In the set of its hash. The live bit comes after the entry: a sweep in between would clear it. */
+/* Accounts the packet in the set of its hash. The live bit is set after the entry: a sweep in between would clear it. */
 static __always_inline int nm_account4(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
 {
 	__u32 hash = nm_hash(p->word, sizeof(p->key4)) >> (32 - nm_shift4), i = (p->cpu << nm_shift4) + hash;

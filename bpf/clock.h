@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Two clocks: ticks, which cost nothing, for each packet; nanoseconds for what is measured. */
+/* Two clocks: ticks, which cost next to nothing, for every packet; nanoseconds for measurements. */
 #pragma once
 
 static __always_inline __u64 nm_now(struct __sk_buff *skb)
@@ -7,13 +7,13 @@ static __always_inline __u64 nm_now(struct __sk_buff *skb)
 	return nm_clock == NM_CLOCK_CAPTURE ? skb->tstamp : bpf_jiffies64();
 }
 
-/* The same, coarser: they fit 16 or 32 bits. */
+/* The time in coarser units, which fit 16 or 32 bits. */
 static __always_inline __u32 nm_units(const struct nm_packet *p)
 {
 	return p->now >> nm_unit_shift;
 }
 
-/* Bytes that the packet had on the wire: a capture may hold fewer. */
+/* Bytes of the packet on the wire: a capture may hold fewer. */
 static __always_inline __u32 nm_wire(struct __sk_buff *skb)
 {
 	__u32 wire = nm_clock == NM_CLOCK_CAPTURE ? skb->cb[0] : 0;
@@ -21,7 +21,7 @@ static __always_inline __u32 nm_wire(struct __sk_buff *skb)
 	return wire > skb->len ? wire : skb->len;
 }
 
-/* Read once a packet. Starts at the first packet's time in captures, at boot else; never 0. */
+/* Nanoseconds, read at most once per packet: in captures from the first packet's time on, otherwise since boot; never 0. */
 static __always_inline __u64 nm_precise(struct nm_packet *p)
 {
 	if (nm_clock == NM_CLOCK_CAPTURE)
@@ -37,8 +37,8 @@ static __always_inline __u64 nm_stamp_tag(const struct nm_packet *p)
 }
 
 /*
- * The packet's time as a stamp of its connection. The NIC's clock is another than the kernel's: its stamps are used where
- * the packets of both sides carry them, so that no difference is ever of two clocks.
+ * The packet's time as a stamp of its connection. The NIC's clock differs from the kernel's: its stamps are used only if the
+ * packets of both sides carry them, so that times of different clocks are never subtracted.
  */
 static __always_inline __u64 nm_stamp(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
 {
@@ -57,7 +57,7 @@ static __always_inline __u64 nm_stamp(struct nm_cpu *cpu, struct nm_pair *pair, 
 
 #define NM_NEVER (~0ull)
 
-/* Nanoseconds from `stamp` to the packet; NM_NEVER if it is of another connection or clock, or later. */
+/* Nanoseconds from `stamp` to the packet; NM_NEVER if the stamp is from another connection or clock, or later than the packet. */
 static __always_inline __u64 nm_since(__u64 stamp, struct nm_packet *p)
 {
 	__u64 now, ns;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* UDP and ICMP echo: who answers whom, and after what time. */
+/* UDP and ICMP echo: who answers whom, and how long it takes. */
 #pragma once
 
-/* Packets in a record's time from which on only the first of a tick is looked at: a stream, not a conversation. */
+/* After this many packets since the last record only the first of each tick is examined: it is a stream, not a conversation. */
 #define NM_STREAM 64
 
-/* True if the payload of the packet in `cpu->packet` is to be looked at. */
+/* Handles the UDP packet in `cpu->packet`; true if its payload is to be looked at. */
 __noinline int nm_answer(__u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -19,7 +19,7 @@ __noinline int nm_answer(__u32 id)
 	pair = nm_pair_of(cpu, p, true);
 	d = nm_delta_at(p->slot, p->v6);
 	if (pair && d) {
-		/* Both ends may send within a tick: who was first is not to be seen from the records' times. */
+		/* Both ends may send within a tick: the times of the records do not show which was first. */
 		if (!pair->isn_known)
 			d->state |= NM_FIRST;
 		pair->isn_known |= 1 << (p->side & 1);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Entries of the flow cache and the records they write. `slot` is an entry's number: that of its set and its way. Callers
- * hold the CPU's `busy` mark, so nothing here is shared.
+ * Entries of the flow cache and the records written from them. `slot` is the number of an entry: its set and its way in one.
+ * Callers hold the CPU's `busy` mark, so nothing here is shared.
  *
- * What is long is a global function: the verifier walks it once, not once a call. Before Linux 5.13 these take numbers
- * only, so an entry goes by CPU, slot and family.
+ * Long functions are global: the verifier walks them once, not once per call. Before Linux 5.13 global functions take only
+ * numbers, so an entry is passed as CPU, slot and family.
  */
 #pragma once
 
@@ -51,7 +51,7 @@ static __always_inline struct nm_facts *nm_facts_at(__u32 slot, bool v6)
 	return v6 ? bpf_map_lookup_elem(&nm_facts6, &i) : bpf_map_lookup_elem(&nm_facts4, &i);
 }
 
-/* True if a record of it says something. Facts may be of a packet that an earlier record took along. */
+/* True if there is something to report. Facts alone are enough: an earlier record may have reported their packet already. */
 static __always_inline bool nm_has_news(const struct nm_delta *d)
 {
 	return d->packets || d->state & NM_NOTED;
@@ -64,7 +64,7 @@ static __always_inline void nm_delta_tell(struct nm_delta *d, __u8 cause)
 		d->first = d->last;
 }
 
-/* What was told is told. What is remembered to judge later packets stays. */
+/* Clears the facts that a record has reported, and keeps what is needed to judge later packets. */
 static __always_inline void nm_facts_told(struct nm_facts *f)
 {
 	f->retransmits = 0;
@@ -91,7 +91,7 @@ static __always_inline void nm_delta_told(struct nm_delta *d)
 	d->state &= ~(NM_OPENING | NM_NOTED);
 }
 
-/* Write an entry where it stands, without a copy: the head is there for only as long as that takes. */
+/* Writes an entry in place, without a copy: the record head overlays `kept` only during the write. */
 static __always_inline bool nm_emit_entry(struct nm_cpu *cpu, struct nm_delta *d, __u8 kind, const __u32 key_size)
 {
 	struct nm_kept kept = d->kept;
@@ -151,7 +151,7 @@ static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 slot, __u8 caus
 	return true;
 }
 
-/* Write what is new of an entry as a record and start over; 0, and nothing changed, if the ring is full. */
+/* Writes what is new in an entry as a record and resets it. Returns 0 if the ring is full: the entry then keeps its news. */
 __noinline int nm_report_entry(__u32 id, __u32 slot, __u32 v6, __u32 cause)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -159,7 +159,7 @@ __noinline int nm_report_entry(__u32 id, __u32 slot, __u32 v6, __u32 cause)
 	return cpu && (v6 ? nm_report6(cpu, slot, cause) : nm_report4(cpu, slot, cause));
 }
 
-/* Tells entries that come one after the other in the same slot apart. */
+/* A checksum that tells apart the entries that occupy the same slot one after another. */
 static __always_inline __u32 nm_check(const void *key, const __u32 key_size)
 {
 	const __u32 *w = key; /* the first address, then in any case the ports */
@@ -169,7 +169,8 @@ static __always_inline __u32 nm_check(const void *key, const __u32 key_size)
 }
 
 /*
- * Make the facts those of an entry. Others that share them write theirs as a record first; 0 if the ring is full.
+ * Assigns the facts to an entry. If another entry that shares them owns them, its record is written first. Returns 0 if the ring
+ * is full.
  */
 __noinline int nm_claim_facts(__u32 id, __u32 slot, __u32 v6)
 {
@@ -225,7 +226,7 @@ static __always_inline struct nm_delta *nm_delta_at(__u32 slot, bool v6)
 	}
 }
 
-/* Put the packet where global functions find it; the number of its CPU, to call them with. */
+/* Puts the packet where global functions find it. Returns its CPU, to pass to them. */
 static __always_inline __u32 nm_hand_over(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
 {
 	p->hardware = nm_clock == NM_CLOCK_HARDWARE ? skb->hwtstamp : 0;
@@ -233,13 +234,13 @@ static __always_inline __u32 nm_hand_over(struct __sk_buff *skb, struct nm_cpu *
 	return p->cpu;
 }
 
-/* The facts of the packet's entry, 0 if there is no room. */
+/* The facts of the packet's entry; 0 if they cannot be had because the ring is full. */
 static __always_inline struct nm_facts *nm_facts_of(const struct nm_packet *p)
 {
 	return nm_claim_facts(p->cpu, p->slot, p->v6) ? nm_facts_at(p->slot, p->v6) : 0;
 }
 
-/* As above, for something that is news: it leaves with the next record. */
+/* The same, and marks the facts as news, so that the next record includes them. */
 static __always_inline struct nm_facts *nm_note(struct nm_delta *d, const struct nm_packet *p)
 {
 	struct nm_facts *f = nm_facts_of(p);
@@ -249,7 +250,7 @@ static __always_inline struct nm_facts *nm_note(struct nm_delta *d, const struct
 	return f;
 }
 
-/* Note a time that was measured; left out if that took more records than are worth it. */
+/* Adds a measured time to the facts. It is dropped, and counted, if it would need a further record too soon after the last. */
 __noinline int nm_add_sample(__u32 id, __u32 slot, __u32 v6, __u64 sample)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-/* Names a datagram: its addresses, identification and protocol as the IP header (or fragment header) has them. */
+/* Identifies a datagram by its addresses, identification and protocol as in the IP header (or fragment header). */
 static __always_inline __u64 nm_datagram(__u64 addresses, __u32 id, __u8 protocol)
 {
 	__u64 h = (addresses ^ nm_seed) * NM_K2 + ((__u64)id << 8 | protocol) * NM_K1;
@@ -23,17 +23,17 @@ static __always_inline struct nm_fragment *nm_fragment_slot(__u64 datagram)
 
 static __always_inline __u64 nm_fragment_tag(__u64 datagram)
 {
-	/* Below the bits that chose the slot; never 0, which an unused slot has. */
+	/* From the bits below those that select the slot; never 0, which marks an unused slot. */
 	return (datagram >> 8 << 40) | 1ull << 63;
 }
 
-/* Above them. */
+/* From the bits above those that select the slot. */
 static __always_inline __u32 nm_fragment_more(__u64 datagram)
 {
 	return datagram >> 44;
 }
 
-/* ICMP has one identifier for both ports: its type and code come in place of `dport`. */
+/* Stores the ports. ICMP has a single identifier for both, so `dport` holds its type and code instead. */
 static __always_inline void nm_fragment_put(__u64 datagram, __u64 now, __u8 protocol, __be16 sport, __be16 dport)
 {
 	struct nm_fragment *f = nm_fragment_slot(datagram);
@@ -46,7 +46,7 @@ static __always_inline void nm_fragment_put(__u64 datagram, __u64 now, __u8 prot
 		nm_fragment_tag(datagram) | (__u64)protocol << 32 | (__u64)sport << 16 | dport;
 }
 
-/* The word of the datagram's first fragment, 0 if it was not seen. */
+/* The word stored for the datagram's first fragment; 0 if that was not seen. */
 static __always_inline __u64 nm_fragment_get(__u64 datagram, __u64 now)
 {
 	struct nm_fragment *f = nm_fragment_slot(datagram);

@@ -41,7 +41,7 @@ static __always_inline __u64 nm_endpoint6(const __u8 *address, __be16 port)
 	return (h ^ h >> 32) * NM_K3;
 }
 
-/* The same for both directions of a connection, and at whatever hook. */
+/* The same for both directions of a connection and at every hook. */
 static __always_inline __u64 nm_symmetric(const void *key, const __u32 size)
 {
 	if (size == sizeof(struct nm_key6)) {
@@ -55,7 +55,7 @@ static __always_inline __u64 nm_symmetric(const void *key, const __u32 size)
 	}
 }
 
-/* The flow of this key is not in the sample. Whole connections are, or are not: both directions have the same hash. */
+/* True if the flow of this key is not in the sample. Connections are in it as a whole: both directions have the same hash. */
 static __always_inline bool nm_is_left_out(const void *key, const __u32 size, __u32 sample)
 {
 	__u64 h = nm_symmetric(key, size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Which application protocol the payload is of. No verdict is better than a wrong one: what could be two protocols is none,
- * unless the other end, or a port that is the protocol's own, says the same.
+ * Detects the application protocol of a payload. No verdict is better than a wrong one: a payload that could be of two protocols
+ * gets none, unless the other end, or a port that belongs to one of them, confirms it.
  */
 #pragma once
 
@@ -20,7 +20,7 @@
 
 #define NM_WANTED(app) (nm_apps & NM_APP_BIT(app))
 
-/* Asks a detector for a protocol that is looked for, and returns its verdict if it has one. */
+/* Runs the detector of a protocol if that is looked for, and returns its verdict if it has one. */
 #define NM_ASK(app, detector, ...)                           \
 	do {                                                 \
 		if (NM_WANTED(app)) {                        \
@@ -32,7 +32,7 @@
 		}                                            \
 	} while (0)
 
-/* At the start of what a side sends. The first byte tells text from the rest; those that move the window come last. */
+/* At the start of what a side sends. The first byte separates text from the rest; detectors that move the window come last. */
 __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -60,7 +60,7 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
 	}
 	NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
-	/* Where the window was moved on, only who moved it can go on. */
+	/* Once a detector has moved the window, only that one can continue. */
 	if (w->s.base == w->s.start)
 		NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
 	if (w->s.base == w->s.start && !more)
@@ -70,7 +70,7 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 	return w->s.base != w->s.start && !w->s.stage ? NM_NO : more;
 }
 
-/* In the middle: only what stands for itself wherever it comes, and is whole. */
+/* In the middle of a stream: only what is complete and recognisable anywhere. */
 __noinline int nm_detect_middle(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -102,7 +102,7 @@ __noinline int nm_detect_datagram(struct __sk_buff *skb, __u32 id)
 	return more;
 }
 
-/* Protocols that a port is for: not a reason, but enough to settle what else might be two. */
+/* Protocols a port belongs to: not proof, but enough to decide between two candidates. */
 static __always_inline __u32 nm_apps_of_port(__u16 port)
 {
 	switch (port) {
@@ -123,7 +123,7 @@ static __always_inline __u32 nm_apps_of_port(__u16 port)
 	return 0;
 }
 
-/* What the payload may be, if something else says so too: a port, or the other end, with a reply to a request. */
+/* The protocol the payload may be of, if something else confirms it: a port, or the other end, with the reply to a request. */
 static __always_inline int nm_settle(const struct nm_l7 *w)
 {
 	__u32 weak = w->s.weak, more;
@@ -133,7 +133,7 @@ static __always_inline int nm_settle(const struct nm_l7 *w)
 	more = (nm_from_client(w) ? nm_apps_of_port(w->p.dport) : 0) | (nm_from_server(w) ? nm_apps_of_port(w->p.sport) : 0);
 	if (!(weak & more) && !w->middle) {
 		more = nm_company(w);
-		/* Who may have asked and answered at once says nothing of either. */
+		/* If both ends look like they sent requests, or both replies, neither confirms the other. */
 		if ((weak & more & NM_REQUEST) || (weak & more & NM_REPLY))
 			return NM_NO;
 		if (!(weak & NM_REQUEST && more & NM_REPLY) && !(weak & NM_REPLY && more & NM_REQUEST))
@@ -179,17 +179,17 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 		}
 		if (verdict == NM_MORE && w->s.stage == NM_STAGE_FIELDS)
 			verdict = nm_http2_fields(skb, id);
-	} /* else seen before, or behind a hole */
+	} /* else the payload was seen before, or comes after a gap */
 	if (verdict == NM_MORE && w->s.calls >= NM_H2_CALLS && w->s.stage >= NM_STAGE_FRAMES)
 		verdict = NM_APP_HTTP2;
 	if (verdict == NM_APP_HTTP)
 		w->s.weak = 0; /* Redis has a GET too */
-	/* It began with what looks like frames, and that is all there is to say. */
+	/* It began with what looks like frames, but nothing else is known. */
 	if (verdict == NM_APP_HTTP2 && w->s.stage == NM_STAGE_FIELDS && w->s.version) {
 		w->s.stage = 0;
 		return NM_NO;
 	}
-	/* What may be is company for the other end, and what is so far may be more with the next packet. */
+	/* A candidate may confirm the other end, and an unfinished match may be completed by the next packet. */
 	if (w->s.weak || verdict == NM_MORE) {
 		if (nm_keep(id) && verdict == NM_MORE)
 			return NM_MORE;
@@ -200,8 +200,8 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 }
 
 /*
- * Of a side that has said what it speaks, and may go on with another protocol: TLS after SMTP's STARTTLS, for one. That starts with a
- * packet of its own.
+ * For a side whose protocol was reported and may change to another: to TLS after SMTP's STARTTLS, for example. The new protocol
+ * starts with a packet of its own.
  */
 static __always_inline int nm_detect_next(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
 {
@@ -229,7 +229,7 @@ static __always_inline int nm_detect_next(struct __sk_buff *skb, struct nm_l7 *w
 	return verdict == NM_MORE ? NM_NO : verdict;
 }
 
-#define NM_IN_TURN 0x20000 /* it is a piece of a stream, in its turn */
+#define NM_IN_TURN 0x20000 /* it is the next piece of a stream */
 
 static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w, __u32 id)
 {
@@ -240,7 +240,7 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		w->p.offset = 0;
 		nm_advance(skb, id, 0);
 		verdict = nm_detect_datagram(skb, id);
-		return verdict == NM_MORE ? NM_NO : verdict; /* the next datagram may tell, whatever this one is */
+		return verdict == NM_MORE ? NM_NO : verdict; /* the next datagram may decide, whatever this one is */
 	}
 	if (w->p.told)
 		return nm_detect_next(skb, w, id);
@@ -251,11 +251,11 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 		verdict = nm_detect_middle(skb, id);
 		return verdict && verdict != NM_MORE ? verdict : nm_settle(w);
 	}
-	/* A first segment that comes again starts again. */
+	/* A retransmitted first segment starts over. */
 	if (w->p.offset && !nm_recall(id)) {
 		if (w->p.offset == NM_CONTINUES)
 			return NM_NO;
-		/* Without what came before, later bytes mean nothing: but for this. */
+		/* Without the bytes before, later ones mean nothing, except for gRPC. */
 		verdict = NM_WANTED(NM_APP_GRPC) ? nm_http2_again(skb, id) : NM_NO;
 		if (verdict == NM_MORE) {
 			if (!nm_keep(id))
@@ -272,9 +272,9 @@ static __always_inline int nm_detect_any(struct __sk_buff *skb, struct nm_l7 *w,
 	return NM_IN_TURN;
 }
 
-#define NM_SECOND 2 /* `busy`: the payload at hand is done, and one that came too early has its turn */
+#define NM_SECOND 2 /* in `busy`: the current payload is done; now comes one that had arrived too early */
 
-/* One payload: as nm_detect, or NM_MORE if it is to be called again for another. */
+/* Examines one payload. Returns as nm_detect, or NM_MORE if it is to be called again for another payload. */
 __noinline int nm_detect_piece(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -287,7 +287,7 @@ __noinline int nm_detect_piece(struct __sk_buff *skb, __u32 id)
 		if (w->p.at >= length || !w->p.length)
 			return 0;
 		w->marks = 0;
-		w->busy = 1; /* interrupted by another packet, the window stays as it is */
+		w->busy = 1; /* a packet that interrupts this one leaves the window alone */
 		nm_barrier();
 		w->early = 0;
 		w->there = length - w->p.at < w->p.length ? length - w->p.at : w->p.length;
@@ -319,8 +319,9 @@ __noinline int nm_detect_piece(struct __sk_buff *skb, __u32 id)
 }
 
 /*
- * The protocol of the connection that the payload in `nm_l7` is of, by what one end sends: 0, not decided, to be asked again with
- * the next one; else enum nm_app, above its 8 bits the version, and above 24 what the connection has become with the same packet.
+ * The protocol of the connection of the payload in `nm_l7`, judging by what one end sends. 0: undecided, call again with the next
+ * payload. Else enum nm_app in the low 8 bits, the version from bit 8 on, and from bit 24 on the protocol that the connection
+ * changed to with the same packet.
  */
 static __always_inline int nm_detect(struct __sk_buff *skb, __u32 id)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Cassandra and what speaks CQL as it does. */
+/* Cassandra and compatible servers: the CQL native protocol. */
 #pragma once
 
-/* Is the string that has its length, of two bytes, at `at` of capitals and _, as the names of STARTUP's options are? */
+/* Does the string at `at`, after its length of two bytes, consist of capitals and _, like the option names of STARTUP? */
 __noinline int nm_cql_name(__u32 id, __u32 at)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -21,8 +21,8 @@ __noinline int nm_cql_name(__u32 id, __u32 at)
 }
 
 /*
- * The native protocol, versions 3 to 6 (which frames its messages anew only after STARTUP): the first request is OPTIONS or
- * STARTUP. A frame without a body could be chance.
+ * The native protocol, versions 3 to 6 (the later ones use their new framing only after STARTUP): the first request is OPTIONS or
+ * STARTUP. A frame without a body could be coincidence.
  */
 __noinline int nm_detect_cassandra(__u32 id)
 {
@@ -33,7 +33,7 @@ __noinline int nm_detect_cassandra(__u32 id)
 	if (!w || !w->s.have)
 		return NM_NO;
 	version = nm_byte(w, 0);
-	/* 65 and 66 are DataStax' own, which its drivers try first. */
+	/* 65 and 66 are DataStax versions, which its drivers try first. */
 	if (((version & 0x7f) < 3 || (version & 0x7f) > 6) && (version & 0x7f) != 65 && (version & 0x7f) != 66)
 		return NM_NO;
 	if (version & 0x80 ? !nm_from_server(w) : !nm_from_client(w))
@@ -43,7 +43,7 @@ __noinline int nm_detect_cassandra(__u32 id)
 	opcode = nm_byte(w, 4);
 	length = nm_be32(w, 5);
 	rest = nm_rest(w);
-	/* Nothing is compressed before STARTUP was answered; a client's stream is not negative. */
+	/* Nothing is compressed before STARTUP is answered; a client's stream number is not negative. */
 	if (nm_byte(w, 1) & ~0x1eu || nm_byte(w, 2) & 0x80 || length > 65536 || length + 9 < rest)
 		return NM_NO;
 	if ((version == 0x80 + (version & 0x7f) ? opcode == 0x02 : opcode == 0x05) && !length) {
@@ -57,7 +57,7 @@ __noinline int nm_detect_cassandra(__u32 id)
 		case 0x06: /* SUPPORTED: options, with lists of values */
 			is = nm_be16(w, 9) >= 1 && nm_be16(w, 9) <= 32 ? nm_cql_name(id, 11) : NM_NO;
 			break;
-		case 0x03: /* AUTHENTICATE: a class, and no more */
+		case 0x03: /* AUTHENTICATE: a class, nothing else */
 			is = w->s.have >= 12 && nm_be16(w, 9) + 2 == length && nm_run(id, 11, '$', 'z') == 9 + length;
 			break;
 		case 0x00: /* ERROR: a code, a message */

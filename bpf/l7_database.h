@@ -3,8 +3,8 @@
 #pragma once
 
 /*
- * A client's first packet, HandshakeResponse41, or the part of it that asks for TLS, which follows: capabilities, the largest packet,
- * character set, zeros (the last four MariaDB's own capabilities).
+ * The first packet of a client: HandshakeResponse41, or the beginning of it, which requests TLS. Its fields: capabilities, largest
+ * packet, character set, zeros (the last four bytes hold capabilities of MariaDB).
  */
 __noinline int nm_mysql_client(__u32 id)
 {
@@ -31,18 +31,18 @@ __noinline int nm_mysql_client(__u32 id)
 			return NM_APP_MYSQL;
 		if (rest < 38)
 			return NM_MORE;
-		/* Some send the ClientHello along. */
+		/* Some clients send the ClientHello in the same packet. */
 		return nm_be16(w, 36) == 0x1603 ? NM_APP_MYSQL | NM_BECAME(NM_APP_TLS) : NM_NO;
 	}
-	/* A name, then what the capabilities say. */
+	/* A user name, then what the capabilities call for. */
 	if (length + 4 > rest)
 		return NM_MORE;
 	return length + 4 == rest && nm_run(id, 36, ' ', 255) < w->s.have ? NM_APP_MYSQL : NM_NO;
 }
 
 /*
- * The first packet of a server, of MySQL, MariaDB or a proxy for them: a greeting of protocol 10, or the error that comes in its place.
- * The version is whatever somebody has configured.
+ * The first packet of a server (MySQL, MariaDB or a proxy for them): a greeting of protocol 10, or an error instead. The version is
+ * any string that is configured.
  */
 __noinline int nm_detect_mysql(__u32 id)
 {
@@ -90,7 +90,7 @@ __noinline int nm_detect_mysql(__u32 id)
 #define NM_PG_SSL 80877103
 #define NM_PG_GSS 80877104
 
-/* Is there a parameter "user" in the startup message? Names and values take turns. */
+/* Is there a parameter "user" in the startup message? Names and values alternate. */
 __noinline int nm_pg_user(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -119,7 +119,7 @@ __noinline int nm_detect_postgres(__u32 id)
 	if (!w || !w->s.have)
 		return NM_NO;
 	rest = nm_rest(w);
-	/* The answer to SSLRequest and GSSENCRequest is a byte. */
+	/* The answer to SSLRequest and GSSENCRequest is one byte. */
 	if (nm_from_server(w) && rest == 1 && (nm_byte(w, 0) == 'S' || nm_byte(w, 0) == 'N' || nm_byte(w, 0) == 'G')) {
 		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES) | NM_REPLY;
 		return NM_NO;
@@ -134,7 +134,7 @@ __noinline int nm_detect_postgres(__u32 id)
 	case NM_PG_GSS:
 		if (length != 8 || rest != 8)
 			return NM_NO;
-		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES) | NM_REQUEST; /* so that the answer is known for one */
+		w->s.weak |= NM_APP_BIT(NM_APP_POSTGRES) | NM_REQUEST; /* so that the answer is recognised */
 		return NM_APP_POSTGRES;
 	case NM_PG_CANCEL:
 		/* The key is longer from 3.2 on. */
@@ -144,7 +144,7 @@ __noinline int nm_detect_postgres(__u32 id)
 	case 0x30000:
 	case 0x30001:
 	case 0x30002:
-	case 0x3270f: /* 3.9999, to see whether servers negotiate */
+	case 0x3270f: /* 3.9999, sent to test whether servers negotiate */
 		if (length < 16 || length > 10000 || rest > length)
 			return NM_NO;
 		if (w->s.have < length && w->s.have < NM_WINDOW)
@@ -154,7 +154,7 @@ __noinline int nm_detect_postgres(__u32 id)
 	return NM_NO;
 }
 
-/* The BSON document at `at`, with at most `room` bytes: its length, and the type and name of its first element. */
+/* Checks the BSON document at `at`, of at most `room` bytes: its length, and the type and name of its first element. */
 __noinline int nm_bson(__u32 id, __u32 at, __u32 room)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -193,7 +193,7 @@ __noinline int nm_detect_mongodb(__u32 id)
 	rest = nm_rest(w);
 	if (length < 21 || length > NM_MONGO_MOST || length < rest)
 		return NM_NO;
-	/* Who answers is no client. */
+	/* Only a server answers. */
 	if (answer ? !nm_from_server(w) : !nm_from_client(w))
 		return NM_NO;
 	if (length > rest && w->middle)

@@ -6,7 +6,7 @@
 #pragma once
 
 #define NM_DNS_LABELS 64
-#define NM_DNS_QUESTIONS 8 /* looked at in one message */
+#define NM_DNS_QUESTIONS 8 /* examined in one message */
 #define NM_DNS_RECORDS 8   /* likewise */
 
 #define NM_DNS_QUERY 0
@@ -18,11 +18,11 @@
 #define NM_DNS_OPT 41
 #define NM_MDNS 5353 /* RFC 6762 */
 
-#define NM_QUIC_VERSIONS 16 /* of an offer, looked at */
+#define NM_QUIC_VERSIONS 16 /* of an offer that are examined */
 
 /*
- * The index behind the domain name at `at`, in the message that starts at `from`. Labels may hold any byte (RFC 2181 11): spaces and
- * UTF-8 in the names of services. A pointer leads back to a name before this one, so a first question has none.
+ * The index after the domain name at `at`, in the message that starts at `from`. Labels may hold any byte (RFC 2181 11), such as
+ * spaces and UTF-8 in service names. A pointer leads back to an earlier name, so the first question has none.
  */
 __noinline int nm_dns_name(__u32 id, __u32 at, __u32 from)
 {
@@ -51,7 +51,7 @@ __noinline int nm_dns_name(__u32 id, __u32 at, __u32 from)
 	return NM_NO;
 }
 
-/* Types of records and questions in use, and those for private use; 32 is in NetBIOS only. */
+/* Types of records and questions that are in use, and those for private use; 32 occurs only in NetBIOS. */
 static __always_inline bool nm_dns_type(__u32 type)
 {
 	return type && type != 32 &&
@@ -59,14 +59,14 @@ static __always_inline bool nm_dns_type(__u32 type)
 		(type >= 32768 && type <= 32769) || (type >= 65280 && type < 65535));
 }
 
-/* The upper bit is multicast DNS's. */
+/* The top bit belongs to multicast DNS. */
 static __always_inline bool nm_dns_class(__u32 class)
 {
 	class &= 0x7fff;
 	return class == 1 || class == 3 || class == 4 || class == 254 || class == 255;
 }
 
-/* The index behind the record at `at`: name, type, class, time to live, length, data. It may be far behind the window. */
+/* The index after the record at `at`: name, type, class, time to live, length, data. It may be far beyond the window. */
 static __always_inline int nm_dns_record(const struct nm_l7 *w, __u32 id, __u32 at, __u32 from)
 {
 	int end = nm_dns_name(id, at, from);
@@ -77,13 +77,13 @@ static __always_inline int nm_dns_record(const struct nm_l7 *w, __u32 id, __u32 
 	if (w->s.have < (__u32)end + 10)
 		return NM_MORE;
 	type = nm_be16(w, end);
-	/* In OPT the class is the size of a datagram, and its name is the root, RFC 6891. */
+	/* OPT has the size of a datagram as its class and the root as its name, RFC 6891. */
 	if (!nm_dns_type(type) || (type == NM_DNS_OPT ? nm_byte(w, at) : !nm_dns_class(nm_be16(w, end + 2))))
 		return NM_NO;
 	return end + 10 + nm_be16(w, end + 8);
 }
 
-/* Is another message of TCP at `next`? What is behind the window may be. */
+/* Is there another message at `next` (TCP)? Beyond the window there may be. */
 static __always_inline bool nm_dns_follows(const struct nm_l7 *w, __u32 next)
 {
 	if (next + 2 > w->s.have)
@@ -94,8 +94,8 @@ static __always_inline bool nm_dns_follows(const struct nm_l7 *w, __u32 next)
 }
 
 /*
- * The records of a message behind its questions, as far as they are in the window: NM_YES if they are what the head says. `number`
- * is the index behind the message, `letters` how many it is to have.
+ * Checks the records after the questions of a message, as far as they are in the window: NM_YES if they match the header. `number`
+ * is the index after the message, `letters` the number of records it should have.
  */
 __noinline int nm_dns_records(__u32 id, __u32 at, __u32 from)
 {
@@ -106,7 +106,7 @@ __noinline int nm_dns_records(__u32 id, __u32 at, __u32 from)
 	if (!w)
 		return NM_NO;
 	for (i = 0; i < NM_DNS_RECORDS && i < w->letters; i++) {
-		/* What a truncated answer lacks, its head may count. */
+		/* The header of a truncated answer may count records that are missing. */
 		if (at >= w->number)
 			return at == w->number && (nm_be16(w, from + 2) & 0x8200) == 0x8200 && i ? NM_YES : NM_NO;
 		if (at >= NM_WINDOW)
@@ -115,7 +115,7 @@ __noinline int nm_dns_records(__u32 id, __u32 at, __u32 from)
 		if (end == NM_NO)
 			return NM_NO;
 		if (end == NM_MORE) {
-			/* It is to be in the message, so it is behind the window, or behind what a capture has of it. */
+			/* The record belongs to the message, so it is beyond the window, or beyond what a capture holds. */
 			if (nm_rest(w) < w->number && w->s.have < NM_WINDOW)
 				return NM_MORE;
 			return w->s.have < w->number && (i || nm_be16(w, from + 4)) ? NM_YES : NM_NO;
@@ -128,8 +128,8 @@ __noinline int nm_dns_records(__u32 id, __u32 at, __u32 from)
 }
 
 /*
- * Stateful operations, over TCP alone: an empty head, and values with their type and length. Type and length of the first: keep-alive,
- * retry, padding, or those of push notifications (RFC 8765).
+ * Stateful operations, over TCP only: an empty header, then values with type and length. Checks type and length of the first:
+ * keep-alive, retry, padding, or one of push notifications (RFC 8765).
  */
 static __always_inline bool nm_dns_stateful(const struct nm_l7 *w, __u32 at, __u32 length)
 {
@@ -141,10 +141,10 @@ static __always_inline bool nm_dns_stateful(const struct nm_l7 *w, __u32 at, __u
 }
 
 /*
- * Flags and numbers of a head. A request has not an answer's flags; NOTIFY is said with authority. It has records only where it
- * updates or notifies, transfers what changed since a SOA (RFC 1995), or is of multicast DNS, where known answers and what a host wants
- * to be called come with questions. There are several questions there only, and an answer without one where one question has
- * several.
+ * Checks the flags and counts of a header. A request does not have the flags of an answer, except NOTIFY, which may be
+ * authoritative. A request has records only if it updates, notifies, asks for the changes since a SOA (RFC 1995), or is multicast
+ * DNS, where known answers, and the name a host wants, come with questions. Only multicast DNS has several questions in a
+ * message. An answer without a question occurs where one question is answered in several messages.
  */
 static __always_inline bool nm_dns_head(const struct nm_l7 *w, __u32 at)
 {
@@ -165,8 +165,8 @@ static __always_inline bool nm_dns_head(const struct nm_l7 *w, __u32 at)
 }
 
 /*
- * A message with its questions, and the records it says it has. Over TCP its length is in front, and others may follow. What is
- * known of it is read again behind the calls: what is kept over one takes room on the stack, which is short.
+ * A message with its questions and the records it announces. Over TCP its length precedes it, and others may follow. Its fields are
+ * read again after calls: keeping them across a call would need stack space, which is scarce.
  */
 __noinline int nm_detect_dns(__u32 id)
 {
@@ -180,7 +180,7 @@ __noinline int nm_detect_dns(__u32 id)
 	if (w->s.have < at + 12)
 		return w->s.have < at || !at || nm_be16(w, 0) + at >= nm_rest(w) ? NM_MORE : NM_NO;
 	length = at ? nm_be16(w, 0) + at : w->p.length;
-	/* Over TCP another message may follow, in the middle of a connection one that is seen. */
+	/* Over TCP another message may follow; in the middle of a connection it must be visible. */
 	if (length < at + 12 || (at && length < nm_rest(w) && !nm_dns_follows(w, length)))
 		return NM_NO;
 	if ((nm_be16(w, at + 2) & 0x7800) == NM_DNS_STATEFUL << 11)
@@ -188,7 +188,7 @@ __noinline int nm_detect_dns(__u32 id)
 	if (!nm_dns_head(w, at))
 		return NM_NO;
 	end = at + 12;
-	/* A name of NetBIOS, RFC 1001 14.1. */
+	/* A NetBIOS name, RFC 1001 14.1. */
 	if (nm_byte(w, end) == 32 && !nm_byte(w, end + 33) && nm_run(id, end + 1, 'A', 'P') == (__u32)end + 33)
 		return NM_NO;
 	for (int i = 0; i < NM_DNS_QUESTIONS && i < (int)nm_be16(w, at + 4); i++) {
@@ -196,7 +196,7 @@ __noinline int nm_detect_dns(__u32 id)
 		if (end == NM_NO || (end == NM_MORE && (!i || length > nm_rest(w))))
 			return end;
 		if (end == NM_MORE)
-			return NM_APP_DNS; /* cut, behind questions that are well */
+			return NM_APP_DNS; /* cut off, after valid questions */
 		if (w->s.have < (__u32)end + 4)
 			return end + 4 > NM_WINDOW ? (i ? NM_APP_DNS : NM_NO) : NM_MORE;
 		if (!nm_dns_type(nm_be16(w, end)) || !nm_dns_class(nm_be16(w, end + 2)))
@@ -205,7 +205,7 @@ __noinline int nm_detect_dns(__u32 id)
 	}
 	if (nm_be16(w, at + 4) > NM_DNS_QUESTIONS)
 		return NM_APP_DNS;
-	/* An authority with a query is what a transfer starts from. */
+	/* An authority record in a query is the starting point of an incremental transfer (251, IXFR). */
 	if (!(nm_be16(w, at + 2) & 0xf800) && nm_be16(w, at + 8) && !nm_be16(w, at + 6) && w->p.sport != NM_MDNS &&
 	    w->p.dport != NM_MDNS && nm_be16(w, end - 4) != 251)
 		return NM_NO;
@@ -215,7 +215,7 @@ __noinline int nm_detect_dns(__u32 id)
 	w->letters = nm_be16(w, at + 6) + nm_be16(w, at + 8) + nm_be16(w, at + 10);
 	if (!w->letters)
 		return (__u32)end == length ? NM_APP_DNS : NM_NO;
-	/* A truncated answer may have none of the records that it counts. */
+	/* A truncated answer may have none of the records it counts. */
 	if ((__u32)end == length && (nm_be16(w, at + 2) & 0x8200) == 0x8200 && nm_be16(w, at + 4))
 		return NM_APP_DNS;
 	/* A record: name, type, class, time to live, length. */
@@ -225,7 +225,7 @@ __noinline int nm_detect_dns(__u32 id)
 	return end == NM_YES ? NM_APP_DNS : end;
 }
 
-/* The variable-length integer at `at` into `number`; its size, NM_NO if it is not there. */
+/* Reads the variable-length integer at `at` into `number`. Returns its size, or NM_NO if it is not complete. */
 __noinline int nm_quic_number(__u32 id, __u32 at)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -245,13 +245,13 @@ __noinline int nm_quic_number(__u32 id, __u32 at)
 	return size;
 }
 
-/* Version 1, version 2, or a draft that differs from 1 in its number alone for who cannot decrypt. */
+/* Version 1, version 2, or a draft that without decryption differs from version 1 only in its number. */
 static __always_inline bool nm_quic_version(__u32 version)
 {
 	return version == 1 || version == 0x6b3343cf || (version >= 0xff000016 && version <= 0xff000022);
 }
 
-/* Does a version negotiation packet, RFC 9000 17.2.1, offer a version that is known? The window starts with its list. */
+/* Does a version negotiation packet (RFC 9000 17.2.1) offer a known version? The window starts with its list. */
 static __always_inline bool nm_quic_versions(const struct nm_l7 *w)
 {
 	bool known = false;
@@ -270,7 +270,7 @@ static __always_inline bool nm_quic_versions(const struct nm_l7 *w)
 
 /*
  * A packet with a long header: its version, the connection ids, and lengths that fit the datagram. One datagram of a connection is
- * enough. Who serves is mostly not known here, so a packet of either end is judged by itself.
+ * enough. Usually it is not known which end is the server, so a packet of either end is judged on its own.
  */
 __noinline int nm_detect_quic(struct __sk_buff *skb, __u32 id)
 {
@@ -283,7 +283,7 @@ __noinline int nm_detect_quic(struct __sk_buff *skb, __u32 id)
 	version = nm_be32(w, 1);
 	ids = nm_byte(w, 5);
 	if (!version) {
-		/* Ids of versions to come may be longer (RFC 8999 5.1); a client's first one has 8 bytes at least. */
+		/* Ids of future versions may be longer (RFC 8999 5.1); a client's first id has at least 8 bytes. */
 		nm_advance(skb, id, 6 + ids);
 		at = nm_byte(w, 0);
 		if (w->p.client == 1 || !w->s.have || ids + at < 8)
@@ -301,23 +301,23 @@ __noinline int nm_detect_quic(struct __sk_buff *skb, __u32 id)
 	type = nm_byte(w, 0) >> 4 & 3; /* Initial, 0-RTT, Handshake, Retry; version 2 begins with Retry */
 	if (version == 0x6b3343cf)
 		type = (type - 1) & 3;
-	/* Retry: a token, and a tag of 16 bytes. Servers that want to be found again have ids of their own. */
+	/* Retry: a token and a tag of 16 bytes. The server chooses an id of its own. */
 	if (type == 3)
 		return w->p.client != 1 && ids && nm_rest(w) > at + 16 && nm_rest(w) < 1200 ? NM_APP_QUIC : NM_NO;
 	if (!type) {
 		size = nm_quic_number(id, at);
-		/* Only a client has a token; its datagram is filled up, RFC 9000 14.1. */
+		/* Only a client sends a token; its datagram is padded, RFC 9000 14.1. */
 		if (!size || (w->p.client == 0 ? w->number != 0 : nm_rest(w) < 1200) || w->number > 1200)
 			return NM_NO;
 		nm_advance(skb, id, at + size + w->number);
 		at = 0;
 	}
 	size = nm_quic_number(id, at);
-	/* Packet number, payload and tag: 20 bytes at least, RFC 9001 5.4.2. */
+	/* Packet number, payload and tag: at least 20 bytes, RFC 9001 5.4.2. */
 	if (!size || w->number < 20 || w->number > 65535 || at + size + w->number > nm_rest(w))
 		return NM_NO;
 	at += size + w->number;
-	/* Behind an Initial there may be anything that fills the datagram up: who receives it throws that away (14.1). */
+	/* After an Initial, anything may pad the datagram; the receiver discards it (14.1). */
 	if (at == nm_rest(w) || (!type && w->p.length >= 1200))
 		return NM_APP_QUIC;
 	/* Another packet in the same datagram. */

@@ -2,9 +2,9 @@
 /* HTTP/1.0 and 1.1, RFC 9112. */
 #pragma once
 
-#define NM_TARGET_WINDOWS 32 /* of a request target, in one packet: eight kilobytes, which is what servers take */
+#define NM_TARGET_WINDOWS 32 /* of a request target in one packet: eight kilobytes, the usual limit of servers */
 
-/* In the request target, which may be long: goes on to the version that ends the line. */
+/* In the request target, which may be long: moves on to the version that ends the line. */
 __noinline int nm_http_target(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -15,7 +15,7 @@ __noinline int nm_http_target(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	w->s.stage = NM_STAGE_TARGET;
 	for (int i = 0; i < NM_TARGET_WINDOWS; i++) {
-		end = nm_run(id, 0, '!', 255); /* some do not escape what is not ASCII */
+		end = nm_run(id, 0, '!', 255); /* some clients do not escape bytes that are not ASCII */
 		w->number = end < w->s.have; /* the target ends here */
 		nm_advance(skb, id, end);
 		if (w->number)
@@ -31,13 +31,14 @@ __noinline int nm_http_target(struct __sk_buff *skb, __u32 id)
 	is = nm_line_end(w, 9);
 	if (is == NM_NO || is == NM_MORE)
 		return is;
-	if (w->s.flags) /* CONNECT: goes on with whatever that was for, RFC 9110 9.3.6 */
+	if (w->s.flags) /* CONNECT: the tunnelled protocol follows, RFC 9110 9.3.6 */
 		w->marks |= NM_GOES_ON;
 	return NM_APP_HTTP;
 }
 
 /*
- * What the server of a 101 switches to: the value of Upgrade, RFC 9110 7.8. The headers end, or the window does, before the verdict.
+ * The protocol that a server switches to with a 101: the value of Upgrade, RFC 9110 7.8. Without that header the verdict waits
+ * for the end of the headers or a full window.
  */
 __noinline int nm_http_switched(__u32 id)
 {
@@ -64,7 +65,7 @@ __noinline int nm_http_switched(__u32 id)
 	return NM_APP_HTTP;
 }
 
-/* The detector that comes last: it moves the window. */
+/* Runs after other detectors because it moves the window. */
 __noinline int nm_detect_http(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -77,7 +78,7 @@ __noinline int nm_detect_http(struct __sk_buff *skb, __u32 id)
 	if (is == NM_MORE)
 		return is;
 	if (is == NM_YES) {
-		/* Version, SP, three digits (some are no registered ones), SP or the line's end. */
+		/* Version, SP, three digits (not all codes are registered), SP or the end of the line. */
 		if (w->s.have < 13)
 			return NM_MORE;
 		if ((nm_byte(w, 7) & ~1u) != '0' || nm_byte(w, 8) != ' ' || nm_run(id, 9, '0', '9') != 12 ||
@@ -87,7 +88,7 @@ __noinline int nm_detect_http(struct __sk_buff *skb, __u32 id)
 			return NM_NO;
 		return NM_MATCH(w, 9, "101") == NM_YES ? nm_http_switched(id) : NM_APP_HTTP;
 	}
-	/* A method; all that are registered are of capitals, but for a hyphen in some of WebDAV's. */
+	/* A method: registered ones consist of capitals, with a hyphen in some of WebDAV. */
 	i = nm_run(id, 0, 'A', 'Z');
 	if (i == 7 && NM_MATCH(w, 0, "CONNECT") == NM_YES)
 		w->s.flags = 1;

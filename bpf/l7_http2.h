@@ -5,11 +5,11 @@
  */
 #pragma once
 
-#define NM_H2_FRAMES 8  /* looked at in one packet */
+#define NM_H2_FRAMES 8  /* examined in one packet */
 #define NM_H2_FIELDS 48 /* header fields, likewise */
-#define NM_H2_CALLS 60  /* packets without a verdict; nm_look looks at a few more */
-#define NM_H2_CONTROLS 16 /* frames of a payload that may all be of control */
-#define NM_H2_FRAME 16384 /* before a side allows more, RFC 9113 4.2 */
+#define NM_H2_CALLS 60  /* packets without a verdict; nm_look examines a few more */
+#define NM_H2_CONTROLS 16 /* control frames examined in one payload */
+#define NM_H2_FRAME 16384 /* largest frame until a side allows more, RFC 9113 4.2 */
 
 #define NM_H2_HEADERS 1
 #define NM_H2_SETTINGS 4
@@ -21,8 +21,8 @@
 #define NM_HPACK_CONTENT_TYPE 31 /* in the static table, RFC 7541 A */
 
 /*
- * The HPACK integer (RFC 7541 5.1) at `at`, whose first byte has `mask` of it, into `number`; its size, NM_NO if it is not
- * there whole or is larger than any that makes sense here.
+ * Reads the HPACK integer (RFC 7541 5.1) at `at`, whose bits in the first byte are `mask`, into `number`. Returns its size, or
+ * NM_NO if it is not complete or is larger than any that makes sense here.
  */
 __noinline int nm_hpack_number(__u32 id, __u32 at, __u32 mask)
 {
@@ -52,8 +52,8 @@ static __always_inline bool nm_hpack_content_type(const struct nm_l7 *w, __u32 a
 }
 
 /*
- * Is the value at `at` that of gRPC: "application/grpc", and "+" or ";" if it goes on? grpc-web is not. 16 characters happen
- * to fill 11 bytes of Huffman code.
+ * Is the value at `at` that of gRPC: "application/grpc", followed by nothing, "+" or ";"? grpc-web does not count. The 16 characters
+ * happen to fill exactly 11 bytes of Huffman code.
  */
 static __always_inline bool nm_hpack_grpc(const struct nm_l7 *w, __u32 at, bool huffman)
 {
@@ -72,8 +72,8 @@ static __always_inline bool nm_hpack_grpc(const struct nm_l7 *w, __u32 at, bool 
 }
 
 /*
- * The header field at the start of the window. NM_YES: it is gRPC's content-type; NM_MORE: it is not there whole; else NM_NO, and
- * `skip` is its size, or 0 if it ends the search: another content-type, or broken.
+ * Examines the header field at the start of the window. NM_YES: it is gRPC's content-type; NM_MORE: it is not complete; else NM_NO,
+ * and `skip` is its size, or 0 if the search ends here because it is another content-type or malformed.
  */
 __noinline int nm_hpack_field(__u32 id)
 {
@@ -88,14 +88,14 @@ __noinline int nm_hpack_field(__u32 id)
 	if (!w->s.have)
 		return NM_MORE;
 	first = nm_byte(w, 0);
-	if (first & 0x80 || (first & 0xe0) == 0x20) { /* indexed field; size of the table */
+	if (first & 0x80 || (first & 0xe0) == 0x20) { /* an indexed field, or a change of the table size */
 		size = nm_hpack_number(id, 0, first & 0x80 ? 0x7f : 0x1f);
 		if (!size)
 			return w->s.have < 3 ? NM_MORE : NM_NO;
 		w->s.skip = size;
 		return NM_NO;
 	}
-	/* Literal: with an index for the name, or the name too. */
+	/* A literal: the name is an index or a literal as well. */
 	size = nm_hpack_number(id, 0, first & 0x40 ? 0x3f : 0x0f);
 	if (!size)
 		return w->s.have < 3 ? NM_MORE : NM_NO;
@@ -130,7 +130,7 @@ __noinline int nm_hpack_field(__u32 id)
 	return NM_NO;
 }
 
-/* In a header block: `left` bytes of its frame, the first `skip` of them known. */
+/* In a header block: `left` bytes of its frame remain, of which the first `skip` need not be examined. */
 __noinline int nm_http2_fields(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -140,7 +140,7 @@ __noinline int nm_http2_fields(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	for (int i = 0; i < NM_H2_FIELDS; i++) {
 		if (!w->s.left) {
-			/* No content-type, or another one. */
+			/* The block has no content-type. */
 			if (w->s.flags & NM_H2_END_HEADERS)
 				return NM_APP_HTTP2;
 			if (w->s.have < 9)
@@ -156,7 +156,7 @@ __noinline int nm_http2_fields(struct __sk_buff *skb, __u32 id)
 			is = nm_hpack_field(id);
 			if (is == NM_YES)
 				return NM_APP_GRPC;
-			/* What is not there yet must be in this frame: none cuts a field's head. */
+			/* The missing bytes must be in this frame: implementations do not split the head of a field. */
 			if (is == NM_MORE)
 				return w->s.left > w->s.have && w->s.have < NM_WINDOW ? NM_MORE : NM_APP_HTTP2;
 			if (!w->s.skip)
@@ -175,7 +175,7 @@ __noinline int nm_http2_fields(struct __sk_buff *skb, __u32 id)
 	return NM_APP_HTTP2;
 }
 
-/* At a frame header: goes on to the first HEADERS, and leaves the window in its header block. */
+/* At a frame header: moves on to the first HEADERS, and leaves the window in its header block. */
 __noinline int nm_http2_frames(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -207,7 +207,7 @@ __noinline int nm_http2_frames(struct __sk_buff *skb, __u32 id)
 			head += 5;
 		if (head + pad > length)
 			return NM_APP_HTTP2;
-		/* Padding behind the block ends the search in it. */
+		/* If the block continues in another frame, padding in between ends the search. */
 		w->s.left = length - head - pad;
 		w->s.skip = 0;
 		w->s.stage = NM_STAGE_FIELDS;
@@ -217,7 +217,7 @@ __noinline int nm_http2_frames(struct __sk_buff *skb, __u32 id)
 	return NM_APP_HTTP2;
 }
 
-/* Is the head of a frame at the start of the window: one with which a payload begins that leads to a call? */
+/* Does the window start with the header of a frame with which a payload that makes a call may begin? */
 static __always_inline bool nm_http2_begins(const struct nm_l7 *w)
 {
 	__u32 length = nm_be32(w, 0) >> 8, flags = nm_byte(w, 4), stream = nm_be32(w, 5);
@@ -238,8 +238,8 @@ static __always_inline bool nm_http2_begins(const struct nm_l7 *w)
 }
 
 /*
- * A payload of which is not known what came before it. Most begin with a frame, and a HEADERS, or what continues it, that has gRPC's
- * content-type needs nothing else to be told: whichever CPU has it first, and whatever was missed.
+ * For a payload when it is not known what came before. Most payloads begin with a frame, and a HEADERS or CONTINUATION with gRPC's
+ * content-type identifies gRPC by itself, whichever CPU sees it first and whatever was missed.
  */
 static __always_inline int nm_http2_again(struct __sk_buff *skb, __u32 id)
 {
@@ -263,7 +263,7 @@ static __always_inline int nm_http2_again(struct __sk_buff *skb, __u32 id)
 	}
 	if (is == NM_MORE && w->s.stage == NM_STAGE_FIELDS)
 		is = nm_http2_fields(skb, id);
-	/* What it goes on with is a matter of the block alone. */
+	/* Only an unfinished header block is worth continuing. */
 	w->s.version = is == NM_MORE && w->s.stage == NM_STAGE_FIELDS;
 	if (w->s.version)
 		return NM_MORE;
@@ -272,8 +272,8 @@ static __always_inline int nm_http2_again(struct __sk_buff *skb, __u32 id)
 }
 
 /*
- * Do frames that ask nothing and answer nothing fill what is from `at` to `end`: SETTINGS, PING, WINDOW_UPDATE and their like?
- * A stretch of other frames' data does not look so: each length has to lead to the next head, and the last one to the end.
+ * Do frames that are neither request nor response, such as SETTINGS, PING and WINDOW_UPDATE, fill the range from `at` to `end`?
+ * Data of other frames do not look like that: each length must lead to the next frame header, and the last one to the end.
  */
 __noinline int nm_http2_control(struct __sk_buff *skb, __u32 at, __u32 end)
 {
@@ -325,7 +325,7 @@ __noinline int nm_http2_control(struct __sk_buff *skb, __u32 at, __u32 end)
 	return 0;
 }
 
-/* A client's preface, RFC 9113 3.4; a server's is SETTINGS, here with one to 16 parameters that are known. */
+/* The preface of a client, RFC 9113 3.4. That of a server is SETTINGS, accepted here with up to 16 known parameters. */
 __noinline int nm_detect_http2(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -353,7 +353,7 @@ __noinline int nm_detect_http2(struct __sk_buff *skb, __u32 id)
 		return is;
 	length = nm_byte(w, 2);
 	if (!length) {
-		/* No more than zeros: an acknowledgement or a window must follow. */
+		/* Almost only zeros: an acknowledgement or a window update must follow. */
 		if (w->s.have < 18)
 			return NM_MORE;
 		if (nm_be16(w, 9) || nm_byte(w, 11) > 4 || (nm_byte(w, 12) != NM_H2_SETTINGS && nm_byte(w, 12) != 8) ||
@@ -372,7 +372,7 @@ __noinline int nm_detect_http2(struct __sk_buff *skb, __u32 id)
 		if (i * 6 + 6 > length)
 			return NM_NO;
 		parameter = nm_be16(w, 9 + i * 6);
-		/* RFC 9113 6.5.2, 8441, 9218, and gRPC's own. */
+		/* RFC 9113 6.5.2, 8441, 9218, and the one of gRPC. */
 		if (!parameter || (parameter > 9 && parameter != 0xfe03))
 			return NM_NO;
 	}

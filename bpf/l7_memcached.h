@@ -2,17 +2,17 @@
 /* memcached, text and binary. */
 #pragma once
 
-/* How the arguments of a memcached command must look. */
+/* The form that the arguments of a memcached command must have. */
 enum nm_memcached {
 	NM_MC_NONE = 0,
 	NM_MC_STORE,   /* key flags exptime bytes [noreply] */
-	NM_MC_CAS,     /* the same and a number before noreply */
+	NM_MC_CAS,     /* the same, with a number before noreply */
 	NM_MC_COUNT,   /* key number [noreply] */
 	NM_MC_KEYS,    /* keys */
 	NM_MC_STAT,    /* name value */
 	NM_MC_VALUE,   /* key flags bytes [cas] */
 	NM_MC_EXPIRE,  /* exptime keys */
-	NM_MC_WEAK,    /* anything: others have such words */
+	NM_MC_WEAK,    /* anything: other protocols have such words */
 };
 
 static __always_inline enum nm_memcached nm_memcached_request(__u64 word)
@@ -27,7 +27,7 @@ static __always_inline enum nm_memcached nm_memcached_request(__u64 word)
 		return NM_MC_KEYS;
 	if (NM_IS("gat") || NM_IS("gats"))
 		return NM_MC_EXPIRE;
-	/* Redis takes some of these typed, beanstalkd has others. Only in lower case. */
+	/* Redis accepts some of these as inline commands, beanstalkd has others. Lower case only. */
 	if (NM_IS("verbosity") || NM_IS("quit") || NM_IS("slabs") || NM_IS("lru") || NM_IS("lru_crawler") || NM_IS("cache_memlimit"))
 		return NM_MC_WEAK;
 	if (NM_IS("get") || NM_IS("delete") || NM_IS("touch") || NM_IS("version") || NM_IS("stats") || NM_IS("flush_all") ||
@@ -50,7 +50,7 @@ static __always_inline enum nm_memcached nm_memcached_reply(__u64 word)
 	return NM_MC_NONE;
 }
 
-/* Of the first word, which has so many letters. */
+/* The kind of the first word, of `length` letters. */
 __noinline int nm_memcached_kind(__u32 id, __u32 length)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -93,7 +93,7 @@ __noinline int nm_detect_memcached(__u32 id)
 	if (end == NM_NO || end == NM_MORE)
 		return end;
 	if (kind == NM_MC_WEAK) {
-		/* Beanstalkd's OK has a number. */
+		/* Beanstalkd's OK is followed by a number. */
 		if (NM_MATCH(w, 0, "OK ") == NM_YES)
 			return NM_NO;
 		w->s.weak |= NM_APP_BIT(NM_APP_MEMCACHED) | (nm_byte(w, 0) >= 'a' ? NM_REQUEST : NM_REPLY);
@@ -133,15 +133,15 @@ __noinline int nm_detect_memcached(__u32 id)
 		       NM_NO;
 }
 
-/* How a message of the binary protocol must look, by its opcode: of requests in the lower half, of replies in the upper. */
+/* The form that a binary message must have, by its opcode: requests in the lower half, replies in the upper. */
 #define NM_MCB_KNOWN 0x01
-#define NM_MCB_EXTRAS4 0x02 /* sizes of extras that may be, besides none */
+#define NM_MCB_EXTRAS4 0x02 /* sizes that the extras may have */
 #define NM_MCB_EXTRAS8 0x04
 #define NM_MCB_EXTRAS20 0x08
-#define NM_MCB_NO_EXTRAS 0x10 /* none may be */
-#define NM_MCB_KEY 0x20       /* must be; else it must not, but for: */
+#define NM_MCB_NO_EXTRAS 0x10 /* the extras may be missing */
+#define NM_MCB_KEY 0x20       /* a key is required; without this it is forbidden, except with: */
 #define NM_MCB_MAY_KEY 0x40
-#define NM_MCB_VALUE 0x80     /* may be */
+#define NM_MCB_VALUE 0x80     /* a value is allowed */
 
 #define NM_MCB_GET (NM_MCB_KNOWN | NM_MCB_NO_EXTRAS | NM_MCB_KEY)
 #define NM_MCB_STORE (NM_MCB_KNOWN | NM_MCB_EXTRAS8 | NM_MCB_KEY | NM_MCB_VALUE)
@@ -155,7 +155,7 @@ __noinline int nm_detect_memcached(__u32 id)
 #define NM_MCB_TEXT (NM_MCB_KNOWN | NM_MCB_NO_EXTRAS | NM_MCB_VALUE)
 
 static const __u8 nm_memcached_forms[128] = {
-	/* get to append, with their quiet kin */
+	/* get to append, with their quiet variants */
 	[0x00] = NM_MCB_GET, [0x01] = NM_MCB_STORE, [0x02] = NM_MCB_STORE, [0x03] = NM_MCB_STORE, [0x04] = NM_MCB_GET,
 	[0x05] = NM_MCB_COUNT, [0x06] = NM_MCB_COUNT, [0x07] = NM_MCB_BARE, [0x08] = NM_MCB_FLUSH, [0x09] = NM_MCB_GET,
 	[0x0a] = NM_MCB_BARE, [0x0b] = NM_MCB_BARE, [0x0c] = NM_MCB_GET, [0x0d] = NM_MCB_GET, [0x0e] = NM_MCB_JOIN,
@@ -164,7 +164,7 @@ static const __u8 nm_memcached_forms[128] = {
 	[0x18] = NM_MCB_FLUSH, [0x19] = NM_MCB_JOIN, [0x1a] = NM_MCB_JOIN, [0x1b] = NM_MCB_KNOWN | NM_MCB_EXTRAS4,
 	[0x1c] = NM_MCB_TOUCH, [0x1d] = NM_MCB_TOUCH, [0x1e] = NM_MCB_TOUCH, [0x20] = NM_MCB_BARE, [0x21] = NM_MCB_JOIN,
 	[0x22] = NM_MCB_JOIN, [0x23] = NM_MCB_TOUCH, [0x24] = NM_MCB_TOUCH,
-	/* Quiet ones are answered where they found something, or failed. */
+	/* Quiet requests are answered only if they found something or failed. */
 	[0x40] = NM_MCB_HIT, [0x41] = NM_MCB_BARE, [0x42] = NM_MCB_BARE, [0x43] = NM_MCB_BARE, [0x44] = NM_MCB_BARE,
 	[0x45] = NM_MCB_TEXT, [0x46] = NM_MCB_TEXT, [0x47] = NM_MCB_BARE, [0x48] = NM_MCB_BARE, [0x49] = NM_MCB_HIT,
 	[0x4a] = NM_MCB_BARE, [0x4b] = NM_MCB_TEXT, [0x4c] = NM_MCB_HIT_KEY, [0x4d] = NM_MCB_HIT_KEY, [0x4e] = NM_MCB_BARE,
@@ -203,7 +203,7 @@ __noinline int nm_memcached_form(__u32 id)
 			return nm_run(id, 24, ' ', '~') >= (24 + key + value < w->s.have ? 24 + key + value : w->s.have);
 		return NM_YES;
 	}
-	/* Who has nothing to say has no CAS either. */
+	/* A request without key and extras has no CAS either. */
 	return key || extras || (!nm_be32(w, 16) && !nm_be32(w, 20));
 }
 
@@ -230,7 +230,7 @@ __noinline int nm_detect_memcached_binary(__u32 id)
 		return NM_NO;
 	value = body - key - extras;
 	if (magic == 0x81 && status) {
-		/* Errors are a text of their own, or the key that was not found; SASL goes on with 0x21. */
+		/* The body of an error is a text, or the key that was not found; status 0x21 continues SASL. */
 		if (!(status <= 0x21 || (status >= 0x81 && status <= 0x86)) || extras || (key && value))
 			return NM_NO;
 		if (nm_run(id, 24, ' ', 255) < (24 + body < w->s.have ? 24 + body : w->s.have) && status != 0x21)
@@ -242,7 +242,7 @@ __noinline int nm_detect_memcached_binary(__u32 id)
 		return NM_APP_MEMCACHED;
 	if (w->middle)
 		return NM_NO;
-	/* Of a message that is longer than what is here, a key that can be read is enough. */
+	/* For a message longer than the payload, a readable key is enough. */
 	if (body + 24 > nm_rest(w)) {
 		if (key && w->s.have < 24 + extras + key && w->s.have < NM_WINDOW)
 			return NM_MORE;

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * What may come before a protocol: the PROXY header of a load balancer (version 1 and 2), and what SOCKS 4 and 5 negotiate. What is
- * behind is told as if it came first.
+ * Prefixes of a protocol: the PROXY header of a load balancer (version 1 and 2), and the negotiation of SOCKS 4 and 5. What
+ * follows a prefix is detected as if it came first.
  */
 #pragma once
 
-#define NM_PROXY_LINE 107   /* of version 1, CR LF included */
-#define NM_PROXY_MOST 4096  /* of version 2, with what it has of TLS */
+#define NM_PROXY_LINE 107   /* longest header of version 1, including CR LF */
+#define NM_PROXY_MOST 4096  /* longest header of version 2, including TLS information */
 
-#define NM_SURE (NM_MORE | NM_YES) /* a prefix, of which the end is not here yet */
+#define NM_SURE (NM_MORE | NM_YES) /* a prefix whose end has not been seen yet */
 
-/* The index behind type, address and port as in SOCKS 5, RFC 1928 4. */
+/* The index after type, address and port as in SOCKS 5, RFC 1928 4. */
 static __always_inline int nm_socks_address(const struct nm_l7 *w, __u32 at)
 {
 	if (at + 1 >= w->s.have)
@@ -26,7 +26,7 @@ static __always_inline int nm_socks_address(const struct nm_l7 *w, __u32 at)
 	return NM_NO;
 }
 
-/* The index behind what a client of SOCKS 4, 4a or 5 asks for; the password's way (RFC 1929) is known, that of GSS-API is not. */
+/* The index after the request of a SOCKS 4, 4a or 5 client. Password authentication (RFC 1929) is supported, GSS-API is not. */
 __noinline int nm_socks_request(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -45,7 +45,7 @@ __noinline int nm_socks_request(__u32 id)
 		at = nm_run(id, 8, ' ', '~');
 		if (at < w->s.have && nm_byte(w, at))
 			return NM_NO;
-		/* A name is asked for where the address has three zeros. */
+		/* An address that starts with three zeros means that a name follows (4a). */
 		if (nm_be32(w, 4) < 256 && at < w->s.have) {
 			methods = at + 1;
 			at = nm_run(id, methods, '!', '~');
@@ -75,7 +75,7 @@ __noinline int nm_socks_request(__u32 id)
 	return nm_socks_address(w, at + 3);
 }
 
-/* The index behind what the server says to it, if it says yes. */
+/* The index after the server's answer, if it grants the request. */
 __noinline int nm_socks_answer(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -105,7 +105,7 @@ __noinline int nm_socks_answer(__u32 id)
 	return nm_socks_address(w, at + 3);
 }
 
-/* The index behind the header of PROXY, version 1 or 2. */
+/* The index after a PROXY header, version 1 or 2. */
 __noinline int nm_proxy(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -131,7 +131,7 @@ __noinline int nm_proxy(__u32 id)
 		return is;
 	if (w->s.have < 16)
 		return NM_SURE;
-	/* Version 2, LOCAL or PROXY; a family and a transport; what follows may be more than addresses. */
+	/* Version 2, LOCAL or PROXY; a family and a transport; then addresses and possibly more. */
 	if ((nm_byte(w, 12) & ~1u) != 0x20 || nm_byte(w, 13) >> 4 > 3 || (nm_byte(w, 13) & 15) > 2 ||
 	    nm_be16(w, 14) > NM_PROXY_MOST)
 		return NM_NO;
@@ -139,8 +139,8 @@ __noinline int nm_proxy(__u32 id)
 }
 
 /*
- * Moves the window behind what comes before the protocol. NM_YES: it was there, whole; NM_SURE: more of it must come; NM_MORE: it may
- * be the start of it.
+ * Moves the window past a prefix. NM_YES: there was one, complete; NM_SURE: more of it must follow; NM_MORE: this may be the
+ * start of one.
  */
 __noinline int nm_prefix(struct __sk_buff *skb, __u32 id)
 {
@@ -156,7 +156,7 @@ __noinline int nm_prefix(struct __sk_buff *skb, __u32 id)
 		if (end != NM_NO)
 			w->marks |= NM_SOCKS;
 	}
-	/* A server's few bytes could be anything: the client must have asked for it. */
+	/* The few bytes of a server could be anything: the client must have requested SOCKS. */
 	if (end == NM_NO && nm_from_server(w) && (nm_byte(w, 0) == 0 || nm_byte(w, 0) == 5) && nm_company(w) & NM_SOCKS)
 		end = nm_socks_answer(id);
 	if (end == NM_NO || end == NM_MORE || end == NM_SURE)

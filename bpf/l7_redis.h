@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Redis and what speaks as it does (Valkey, KeyDB): RESP 2 and 3, and commands on a line of their own. */
+/* Redis and compatible servers (Valkey, KeyDB): RESP 2 and 3, and inline commands. */
 #pragma once
 
-/* A word of up to 15 letters as a number: its first eight bytes, and with longer ones their length, which tells them apart. */
+/* A word of up to 15 letters as a number: its first eight bytes, and from eight letters on its length, to keep long words apart. */
 #define NM_LETTER(text, i) ((i) < sizeof(text) - 1 ? (__u64)(text)[(i) < sizeof(text) ? (i) : 0] << 8 * (i) : 0)
 #define NM_LETTERS(text)                                                                                   \
 	(NM_LETTER(text, 0) | NM_LETTER(text, 1) | NM_LETTER(text, 2) | NM_LETTER(text, 3) | NM_LETTER(text, 4) | \
 	 NM_LETTER(text, 5) | NM_LETTER(text, 6) | NM_LETTER(text, 7))
 #define NM_IS(text) (word == (NM_LETTERS(text) ^ (sizeof(text) > 8 ? (__u64)(sizeof(text) - 1) << 56 : 0)))
 
-/* The `length` bytes from `at` on, which is 0 or 1, with `fold` added to each: 0x20 for any case. */
+/* The `length` bytes from `at` (0 or 1) on as such a number. `fold` is ORed in: 0x20 in every byte ignores case. */
 static __always_inline __u64 nm_word(const struct nm_l7 *w, __u32 at, __u32 length, __u64 fold)
 {
 	__u64 word = *(const __u64 *)w->bytes;
@@ -23,8 +23,8 @@ static __always_inline __u64 nm_word(const struct nm_l7 *w, __u32 at, __u32 leng
 #define NM_RESP_LARGE 2 /* too large for the window to hold its end */
 
 /*
- * The element at `at`, NM_YES if it is well-formed as far as it is there. Commands have bulk strings and numbers, replies (`any`) all
- * that there is.
+ * Checks the element at `at`: NM_YES if it is well-formed as far as it is there. Commands consist of bulk strings and numbers;
+ * replies (`any`) may contain every type.
  */
 __noinline int nm_resp_element(__u32 id, __u32 at, __u32 any)
 {
@@ -47,7 +47,7 @@ __noinline int nm_resp_element(__u32 id, __u32 at, __u32 any)
 	}
 	if (type != '$' && type != ':' && !(any && (type == '*' || type == '%' || type == '~' || type == '=')))
 		return NM_NO;
-	/* Numbers may be negative, and so are the lengths of what is null. */
+	/* Numbers may be negative, and a null has a negative length. */
 	number = any && nm_byte(w, at + 1) == '-';
 	next = nm_number_line(id, at + 1 + number);
 	if (next == NM_NO || next == NM_MORE)
@@ -64,7 +64,7 @@ __noinline int nm_resp_element(__u32 id, __u32 at, __u32 any)
 	return NM_MATCH(w, next + number, "\r\n");
 }
 
-/* Errors whose words are Redis' own. */
+/* Errors that only Redis has. */
 __noinline int nm_redis_error(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -80,8 +80,8 @@ __noinline int nm_redis_error(__u32 id)
 }
 
 /*
- * A command on a line of its own, in either case, as people and health checks type it. Others have such lines too: the answer, or the
- * port, must be Redis'. POP3's commands are not among them, as its answers look alike.
+ * An inline command, in either case, as people and health checks send it. Other protocols have such lines too, so the answer or the
+ * port must confirm Redis. Commands that POP3 has as well need the port, because its answers look the same.
  */
 __noinline int nm_redis_inline(__u32 id)
 {
@@ -117,7 +117,7 @@ __noinline int nm_redis_inline(__u32 id)
 	       NM_IS("subscribe") || NM_IS("replicaof") || NM_IS("slaveof") || NM_IS("sync") || NM_IS("psync");
 }
 
-/* What a server sends on a line of its own: of others too, but for a few words. */
+/* A reply of one line. Other protocols have such lines too, except for a few words. */
 __noinline int nm_redis_line(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -163,7 +163,7 @@ __noinline int nm_redis_line(__u32 id)
 	}
 	if (is == NM_NO || is == NM_MORE)
 		return is;
-	/* A server ends its lines with both. */
+	/* A server ends its lines with CR LF. */
 	if ((nm_byte(w, 0) == '+' || nm_byte(w, 0) == '-' || nm_byte(w, 0) == ',' || nm_byte(w, 0) == '(') && nm_byte(w, is) != '\r')
 		return NM_NO;
 	w->s.weak |= NM_APP_BIT(NM_APP_REDIS) | NM_REPLY;
@@ -186,7 +186,7 @@ __noinline int nm_detect_redis(__u32 id)
 		return is == NM_MORE ? NM_MORE : NM_NO;
 	}
 	switch (type) {
-	case '*': /* commands are arrays of bulk strings; replies may be arrays, and maps, sets, pushes, attributes of RESP 3 */
+	case '*': /* commands are arrays of bulk strings; replies may also be maps, sets, pushes and attributes (RESP 3) */
 	case '%':
 	case '~':
 	case '>':

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Readers of text, and the protocols whose first line tells them: SSH, SMTP, NATS, AMQP. */
+/* Readers of text, and the protocols that their first line identifies: SSH, SMTP, NATS, AMQP. */
 #pragma once
 
-/* The index of the first byte from `from` on that is not within `low` and `high`, or the end of what is there. */
+/* The index of the first byte from `from` on that is not between `low` and `high`, or the end of the data in the window. */
 __noinline __u32 nm_run(__u32 id, __u32 from, __u32 low, __u32 high)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -18,7 +18,7 @@ __noinline __u32 nm_run(__u32 id, __u32 from, __u32 low, __u32 high)
 	return NM_WINDOW;
 }
 
-/* The index behind the four bytes of `text`, first from `from` on; 0 if they are not there. `fold` is added to bytes: 0x20 for any case. */
+/* The index after the first four bytes from `from` on that equal `text`; 0 if there are none. `fold` is ORed in: 0x20s ignore case. */
 __noinline __u32 nm_find(__u32 id, __u32 from, __u32 text, __u32 fold)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -36,7 +36,7 @@ __noinline __u32 nm_find(__u32 id, __u32 from, __u32 text, __u32 fold)
 	return 0;
 }
 
-/* A bit for each byte: letters, digits, `-`, `.`, and `_` in domains, `:` in addresses; text is all but most control characters. */
+/* One bit per byte: letters, digits, `-`, `.`, and `_` in domains or `:` in addresses; text excludes most control characters. */
 static const __u64 nm_byte_kinds[3][4] = {
 	{ 0x03ff600000000000, 0x07fffffe87fffffe },
 	{ 0x07ff600000000000, 0x07fffffe07fffffe },
@@ -44,7 +44,7 @@ static const __u64 nm_byte_kinds[3][4] = {
 };
 #define NM_TEXT_BYTES 2
 
-/* The index of the first byte that is no text. */
+/* The index of the first byte that is not text. */
 __noinline __u32 nm_text(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -60,7 +60,7 @@ __noinline __u32 nm_text(__u32 id)
 	return NM_WINDOW;
 }
 
-/* The length of the CR LF at `at`, or of the LF alone that servers take for it too; NM_NO, NM_MORE. */
+/* The length of the CR LF at `at`, or of the bare LF that servers accept as well; NM_NO, NM_MORE. */
 static __always_inline int nm_line_end(const struct nm_l7 *w, __u32 at)
 {
 	if (at >= w->s.have)
@@ -72,7 +72,7 @@ static __always_inline int nm_line_end(const struct nm_l7 *w, __u32 at)
 	return at + 1 >= w->s.have ? NM_MORE : nm_byte(w, at + 1) == '\n' ? 2 : NM_NO;
 }
 
-/* The index of what ends a line without control characters, ASCII or not; NM_NO if it does not end so. */
+/* The index of the end of a line without control characters, ASCII or not; NM_NO if another control character ends it. */
 __noinline int nm_line(__u32 id, __u32 from)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -85,7 +85,7 @@ __noinline int nm_line(__u32 id, __u32 from)
 	return end == NM_NO || end == NM_MORE ? end : i;
 }
 
-/* The index behind a decimal number and the CR LF that ends it; its value is `number`. */
+/* The index after a decimal number and its CR LF; the value is put into `number`. */
 __noinline int nm_number_line(__u32 id, __u32 from)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -110,9 +110,9 @@ __noinline int nm_number_line(__u32 id, __u32 from)
 }
 
 /*
- * Splits the line from `at` to `end` at single spaces. Returns how many words it has, NM_NO if one is empty or they are too many;
- * `letters` has bit n set if the n-th, from 1 on, is not a number. It is kept in the map: in a register, old verifiers would
- * follow every way to write the line.
+ * Splits the line from `at` to `end` at single spaces. Returns the number of words, or NM_NO if one is empty or there are too many;
+ * bit n of `letters` is set if the n-th word, counted from 1, is not a number. That is kept in the map: in a register, old verifiers
+ * would follow every possible line.
  */
 __noinline int nm_words(__u32 id, __u32 at, __u32 end)
 {
@@ -124,7 +124,7 @@ __noinline int nm_words(__u32 id, __u32 at, __u32 end)
 	for (int n = 1; n <= 8; n++) {
 		__u32 next = nm_run(id, at, '!', 255);
 
-		/* A space at the end is none of them. */
+		/* A space at the end does not count. */
 		if (next == at && at == end && n > 1)
 			return n - 1;
 		if (next == at || next > end)
@@ -159,7 +159,7 @@ __noinline int nm_detect_ssh(__u32 id)
 	return line > at ? NM_APP_SSH : NM_NO;
 }
 
-/* A server may send other lines before (RFC 4253 4.2), of which as many are looked through as the window holds. */
+/* A server may send other lines first (RFC 4253 4.2), which are searched as far as the window holds them. */
 __noinline int nm_detect_ssh_behind(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -182,7 +182,7 @@ __noinline int nm_detect_ssh_behind(__u32 id)
 	return text > at && nm_byte(w, at - 1) == '-' ? NM_APP_SSH : NM_NO;
 }
 
-/* Is "SMTP" or "LMTP", in any case, in a greeting? */
+/* Does a greeting contain "SMTP" or "LMTP", in either case? */
 static __always_inline bool nm_says_smtp(__u32 id)
 {
 	__u32 at = nm_find(id, 4, 0x736d7470, 0x20202020) ?: nm_find(id, 4, 0x6c6d7470, 0x20202020);
@@ -190,7 +190,7 @@ static __always_inline bool nm_says_smtp(__u32 id)
 	return at && nm_text(id) >= at;
 }
 
-/* A domain, or an address in brackets, from `from` to `end`? Underscores are not in RFC 5321 4.1.2, but in use. */
+/* Is there a domain, or an address in brackets, from `from` to `end`? RFC 5321 4.1.2 has no underscores, but they are in use. */
 __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -210,7 +210,7 @@ __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 
 		if (from + i >= end)
 			break;
-		/* By a table: of many comparisons the verifier follows every outcome. */
+		/* By a table: the verifier would follow every outcome of many comparisons. */
 		if (!(nm_byte_kinds[literal][b >> 6] >> (b & 63) & 1))
 			return NM_NO;
 	}
@@ -218,8 +218,8 @@ __noinline int nm_host(__u32 id, __u32 from, __u32 end)
 }
 
 /*
- * RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. Verbs are in any case (RFC 5321 2.4). FTP greets with 220 too, so a greeting must name SMTP;
- * 554 and 421 turn the client away.
+ * RFC 5321 4.1.1.1, 4.2; LHLO: RFC 2033. Verbs may be in either case (RFC 5321 2.4). FTP greets with 220 too, so a greeting must
+ * name SMTP; 554 and 421 reject the client.
  */
 __noinline int nm_detect_smtp(__u32 id)
 {
@@ -254,7 +254,7 @@ __noinline int nm_detect_smtp(__u32 id)
 	}
 	if (!nm_from_client(w))
 		return NM_NO;
-	/* By numbers: to match letter by letter in both cases would be as many ways for the verifier. */
+	/* Compared as numbers: matching each letter in both cases would multiply the paths of the verifier. */
 	is = nm_be32(w, 0) | 0x20202020;
 	if (w->s.have < 5) {
 		is >>= 24;
@@ -271,7 +271,7 @@ __noinline int nm_detect_smtp(__u32 id)
 	return nm_run(id, most, ' ', ' ') == (__u32)end && nm_host(id, at, most) ? NM_APP_SMTP : NM_NO;
 }
 
-/* INFO and CONNECT carry a JSON object; a server takes a client's words in any case. PING and PONG are words of others too. */
+/* INFO and CONNECT carry a JSON object; a client's words may be in either case. Other protocols have PING and PONG too. */
 __noinline int nm_detect_nats(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -314,8 +314,8 @@ __noinline int nm_detect_nats(__u32 id)
 }
 
 /*
- * The protocol header of AMQP 0-8, 0-9, 0-9-1, 1.0 (plain, TLS, SASL) and 0-10; Connection.Start of a server of 0-9-1 answers it. What
- * has asked for TLS goes on with it.
+ * The protocol header of AMQP 0-8, 0-9, 0-9-1, 1.0 (plain, TLS, SASL) and 0-10, or the Connection.Start with which a server of 0-9-1
+ * answers it. After the header for TLS, TLS follows.
  */
 __noinline int nm_detect_amqp(__u32 id)
 {
@@ -352,6 +352,6 @@ __noinline int nm_detect_amqp(__u32 id)
 		return NM_MORE;
 	if (nm_be16(w, 11) != 0x0009 && nm_be16(w, 11) != 0x0800)
 		return NM_NO;
-	/* 6 bytes, a table, two long strings; frames are not larger before they were tuned. */
+	/* 6 bytes, a table, two long strings; frames are limited until the ends have agreed on a size. */
 	return nm_be32(w, 3) >= 18 && nm_be32(w, 3) <= 0x20000 ? NM_APP_AMQP : NM_NO;
 }

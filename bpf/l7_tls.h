@@ -2,7 +2,7 @@
 /* TLS 1.0 to 1.3, RFC 8446, 5246. */
 #pragma once
 
-#define NM_TLS_RECORD (16384 + 2048) /* of a ciphertext, RFC 5246 6.2.3 */
+#define NM_TLS_RECORD (16384 + 2048) /* longest ciphertext, RFC 5246 6.2.3 */
 #define NM_TLS_EXTENSIONS 32
 #define NM_TLS_RECORDS 8
 
@@ -17,7 +17,7 @@ static __always_inline bool nm_tls_record(const struct nm_l7 *w)
 	       length && length <= NM_TLS_RECORD;
 }
 
-/* In the ServerHello's extensions: version 1.3 is in one of them (RFC 8446 4.2.1). */
+/* In the extensions of a ServerHello: one of them gives version 1.3 (RFC 8446 4.2.1). */
 __noinline int nm_tls_extensions(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -44,7 +44,7 @@ __noinline int nm_tls_extensions(struct __sk_buff *skb, __u32 id)
 	return NM_TLS(0);
 }
 
-/* ClientHello or ServerHello at the start of what a side sends; the lengths in it must agree. An alert may come instead. */
+/* A ClientHello or ServerHello at the start of what a side sends; its lengths must agree. A server may send an alert instead. */
 __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -63,7 +63,7 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 			return NM_NO;
 		if (w->s.have < 7)
 			return NM_MORE;
-		/* No more than another alert may come with it: that the connection closes. */
+		/* Only one other alert may come with it, to close the connection. */
 		if (nm_rest(w) != 7 && (nm_rest(w) != 14 || nm_byte(w, 7) != 21))
 			return nm_rest(w) < 14 && nm_byte(w, 7) == 21 ? NM_MORE : NM_NO;
 		return nm_byte(w, 5) >= 1 && nm_byte(w, 5) <= 2 && nm_byte(w, 6) <= 120 ? NM_TLS(0) : NM_NO;
@@ -80,7 +80,7 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 		return NM_NO;
 	if (version < 0x0300 || version > 0x0303 || session > 32 || hello < 38 + session)
 		return NM_NO;
-	/* Other messages may share the server's record; a ClientHello may be longer than one, which may be cut short (RFC 8449). */
+	/* A server's record may hold further messages. A ClientHello may span several records, which may be small (RFC 8449). */
 	if (client ? hello + 4 != length && (hello + 4 < length || length < 512) : hello + 4 > length)
 		return NM_NO;
 	if (!client) {
@@ -103,17 +103,17 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 	}
 	if (w->s.have < 46 + session)
 		return NM_MORE;
-	/* Two bytes a cipher, then methods of compression, then extensions to the end. */
+	/* Two bytes per cipher, then compression methods, then extensions to the end. */
 	ciphers = nm_be16(w, 44 + session);
 	if (ciphers < 2 || ciphers & 1 || 39 + session + ciphers > hello)
 		return NM_NO;
-	/* Told by now; what is left to check is looked at if it is here. */
+	/* Recognised by now; the rest is checked as far as it is there. */
 	nm_advance(skb, id, 46 + session + ciphers);
 	if (!w->s.have)
 		return NM_APP_TLS;
 	length = nm_byte(w, 0);
 	session += 38 + ciphers + length; /* up to the extensions */
-	/* One method, null; some knew deflate. */
+	/* One method, null; some clients offered deflate as well. */
 	if (!length || length > 3 || (w->s.have > length && nm_byte(w, length)) || session > hello)
 		return NM_NO;
 	if (session == hello)
@@ -123,7 +123,7 @@ __noinline int nm_detect_tls(struct __sk_buff *skb, __u32 id)
 	return nm_be16(w, length + 1) + session + 2 == hello ? NM_APP_TLS : NM_NO;
 }
 
-/* In the middle of a connection: records that follow one another, or one that ends with the payload. */
+/* In the middle of a connection: consecutive records, or one that ends with the payload. */
 __noinline int nm_detect_tls_records(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);

@@ -1,80 +1,80 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * The window that the detectors of application protocols look through: a stretch of what one side of a connection sends,
- * put together from its packets. What does not end with a packet waits in a small table for the next one.
+ * The window that the detectors of application protocols examine: a part of what one side of a connection sends, assembled from its
+ * packets. If a detector needs more than one packet, the window waits in a small table for the next.
  */
 #pragma once
 
 struct nm_payload {
-	__u64 flow;     /* names the connection: the same for both directions, never 0 */
-	__u32 at;       /* of the payload in the packet */
-	__u32 length;   /* bytes of it; of a capture that was cut, less may be there */
-	__u32 offset;   /* of its first byte in what this side has sent; NM_MIDSTREAM: not known; NM_CONTINUES: behind the last */
+	__u64 flow;     /* identifies the connection: the same for both directions, never 0 */
+	__u32 at;       /* offset of the payload in the packet */
+	__u32 length;   /* its length in bytes; a truncated capture may hold fewer */
+	__u32 offset;   /* of its first byte in this side's stream; NM_MIDSTREAM: not known; NM_CONTINUES: follows the last payload */
 	__u16 sport;    /* host order */
 	__u16 dport;
 	__u8 protocol;  /* TCP or UDP */
 	__u8 side;      /* 0 or 1: which end sends */
 	__u8 client;    /* 1: the sender opened the connection, 0: the other end did; or NM_EITHER */
-	__u8 told;      /* 1: what this side speaks was told, and may become another protocol */
-	__u32 isn;      /* of this side: tells connections apart that have the same ports; 0: not known */
+	__u8 told;      /* 1: the protocol of this side was reported and may change to another */
+	__u32 isn;      /* of this side, to tell apart connections with the same ports; 0: not known */
 };
 
 #define NM_WINDOW 256
-#define NM_WINDOWS 192 /* kept for the next packet; with their heads, 108 KiB */
+#define NM_WINDOWS 192 /* kept for the next packet; 108 KiB in all */
 
-/* Where a detector that goes through the stream piece by piece stands: the window starts with the next piece. */
+/* The position of a detector that processes the stream piece by piece; the window starts with the next piece. */
 enum nm_stage {
-	NM_STAGE_FIRST = 0, /* all that was sent so far is in the window */
+	NM_STAGE_FIRST = 0, /* the window holds everything sent so far */
 	NM_STAGE_TARGET,    /* HTTP/1: in the request target */
 	NM_STAGE_TLS,       /* in the extensions of the ServerHello */
 	NM_STAGE_FRAMES,    /* HTTP/2: at a frame header */
 	NM_STAGE_FIELDS,    /* HTTP/2: in a header block */
-	NM_STAGE_NEXT,      /* at what may be another protocol than was told before */
+	NM_STAGE_NEXT,      /* where another protocol than the one reported before may start */
 };
 
 struct nm_stream {
 	__u32 base; /* offset in the stream of the window's first byte */
 	__u32 have; /* bytes in the window */
 	__u32 left; /* bytes of the piece the window is in */
-	__u32 skip; /* of them, not to be looked at */
-	__u32 seen; /* offset in the stream of what has not been here yet */
-	__u32 weak; /* bit n: may be enum nm_app n, but others start that way too; NM_REQUEST, NM_REPLY: and who says so; NM_SOCKS */
+	__u32 skip; /* of these, bytes that need not be examined */
+	__u32 seen; /* offset in the stream of the first byte not seen yet */
+	__u32 weak; /* bit n: may be enum nm_app n, though others start that way too; NM_REQUEST, NM_REPLY: as which; NM_SOCKS */
 	__u8 stage;
-	__u8 calls; /* packets that told nothing */
-	__u8 flags; /* HTTP/2: of the frame */
-	__u8 version; /* TLS: minor, by the ServerHello's own field; HTTP/2: 1 if what came before the header block is not known */
-	__u32 start; /* offset in the stream at which the protocol starts: behind a prefix, or what was told */
+	__u8 calls; /* packets examined so far without a verdict */
+	__u8 flags; /* HTTP/2: flags of the current frame; HTTP/1: 1 for CONNECT */
+	__u8 version; /* TLS: minor version in the ServerHello's own field; HTTP/2: 1 if what preceded the header block is unknown */
+	__u32 start; /* offset in the stream at which the protocol starts: after a prefix, or after the protocol reported before */
 };
 
 /*
- * What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. It is not locked from
- * one packet to the next: while one CPU is at a packet another may have the following one, or have been at it before. Whoever
- * finds that the window does not reach its payload leaves the beginning of that here, and goes; who puts the window back takes
- * it up. What is behind is never put in place of what is further on.
+ * What is kept for the next packet. Shared by all CPUs, direct-mapped; a collision costs a verdict at most. The lock is not held
+ * from one packet to the next: while one CPU works on a packet, another may have, or have already seen, the following one. If the
+ * window does not reach a CPU's payload, that CPU leaves the beginning of the payload here; the CPU that puts the window back
+ * picks it up. A window is never replaced by one that is less far on.
  */
 struct nm_window {
 	struct bpf_spin_lock lock;
 	__u32 side;
 	__u64 flow;
 	__u32 isn;
-	__u32 early_at;     /* offset in the stream of a payload that came before its turn */
-	__u32 early_length; /* bytes it has */
+	__u32 early_at;     /* offset in the stream of a payload that came too early */
+	__u32 early_length; /* its length in bytes */
 	__u32 early_have;   /* bytes of it in `early`; 0: none */
 	struct nm_stream stream;
 	__u8 bytes[NM_WINDOW];
 	__u8 early[NM_WINDOW];
 };
 
-/* What a CPU works on. The second halves stay unused: they keep the verifier sure of sums of two indices. */
+/* What a CPU works on. The second halves of the arrays stay unused: with them the verifier accepts the sum of two indices. */
 struct nm_l7 {
 	__u32 busy;
 	__u32 there;  /* bytes of the payload that are in the packet */
-	__u32 middle; /* the connection was met in its middle: the payload may be of anything */
-	__u32 number; /* what the latest reader has read */
+	__u32 middle; /* the connection was first seen midway: the payload may be any part of it */
+	__u32 number; /* the number the latest reader has read */
 	__u32 letters; /* bit n: word n is not a number */
-	__u32 marks; /* of the payload at hand: NM_SOCKS, NM_GOES_ON */
+	__u32 marks; /* of the current payload: NM_SOCKS, NM_GOES_ON */
 	__u32 early;   /* the payload is in `ahead`, not in the packet */
-	__u32 prefix;  /* what nm_prefix said: on the stack there is no room for it */
+	__u32 prefix;  /* the result of nm_prefix: there is no room for it on the stack */
 	struct nm_payload p;
 	struct nm_stream s;
 	__u8 bytes[2 * NM_WINDOW];
@@ -88,7 +88,7 @@ struct {
 	__type(value, struct nm_window);
 } nm_windows SEC(".maps");
 
-/* One a CPU, as in maps.h. */
+/* One for each CPU, as in maps.h. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -97,17 +97,17 @@ struct {
 } nm_l7s SEC(".maps");
 
 /*
- * What a reader or detector says. The detectors are global functions: the verifier walks each once and takes what it returns
- * for any number. What they share is therefore in the map, found by `id`, the CPU.
+ * Results of readers and detectors. The detectors are global functions: the verifier walks each once and assumes that it may return
+ * any number. What they share is therefore in the map, found by `id`, the CPU.
  */
 #define NM_NO 0
 #define NM_YES 1
 #define NM_MORE 0x10000 /* so far yes */
 
 #define NM_APP_BIT(app) (1u << (app))
-#define NM_BECAME(app) ((app) << 24) /* with a verdict: and then it changed to that */
-#define NM_GOES_ON (1u << 28) /* what was told makes way for another protocol */
-#define NM_SOCKS (1u << 29)   /* SOCKS comes before */
+#define NM_BECAME(app) ((app) << 24) /* with a verdict: the protocol then changed to this one */
+#define NM_GOES_ON (1u << 28) /* the reported protocol will give way to another */
+#define NM_SOCKS (1u << 29)   /* SOCKS precedes the protocol */
 #define NM_REQUEST (1u << 30)
 #define NM_REPLY (1u << 31)
 
@@ -117,8 +117,8 @@ static __always_inline struct nm_l7 *nm_l7_of(__u32 id)
 }
 
 /*
- * An index below `size`, a power of two. The compiler may know that it is, and drop the mask; the verifier forgets what it was
- * compared with.
+ * Limits an index to `size`, a power of two. The compiler must not drop the mask even if it can prove the index is smaller,
+ * because the verifier forgets earlier comparisons.
  */
 static __always_inline __u32 nm_index(__u32 i, const __u32 size)
 {
@@ -147,7 +147,7 @@ static __always_inline __u32 nm_le32(const struct nm_l7 *w, __u32 i)
 	return nm_byte(w, i) | nm_byte(w, i + 1) << 8 | nm_byte(w, i + 2) << 16 | nm_byte(w, i + 3) << 24;
 }
 
-/* Bytes from the start of the window to the end of the payload: all there is of a message that starts with the window. */
+/* Bytes from the start of the window to the end of the payload: all that is there of a message that starts with the window. */
 static __always_inline __u32 nm_rest(const struct nm_l7 *w)
 {
 	return w->p.offset + w->p.length - w->s.base;
@@ -179,7 +179,7 @@ static __always_inline int nm_match(const struct nm_l7 *w, __u32 at, const char 
 /* A string literal, without its NUL. */
 #define NM_MATCH(w, at, text) nm_match(w, at, text, sizeof(text) - 1)
 
-/* Moves the window `n` bytes on and fills it from the packet; false if no byte came. */
+/* Moves the window forward by `n` bytes and fills it from the packet; false if no byte was added. */
 __noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -208,7 +208,7 @@ __noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
 	/* For old verifiers: from 1 to the size of the window. */
 	size = (size - 1) & (NM_WINDOW - 1);
 	if (w->early) {
-		/* All of it: what is too much is behind what the window has. */
+		/* Copies everything: the excess lies beyond the data of the window. */
 		const __u8 *source = w->ahead + (from & (NM_WINDOW - 1));
 		__u8 *to = w->bytes + (w->s.have & (NM_WINDOW - 1));
 
@@ -223,7 +223,7 @@ __noinline int nm_advance(struct __sk_buff *skb, __u32 id, __u32 n)
 
 static __always_inline struct nm_window *nm_window_of(__u64 flow, __u32 side)
 {
-	/* Side by side: one end never takes the other's place. */
+	/* The two ends have adjacent slots, so neither displaces the other. */
 	__u32 i = ((__u64)nm_fold(flow) * (NM_WINDOWS / 2) >> 32) * 2 + (side & 1);
 
 	return bpf_map_lookup_elem(&nm_windows, &i);
@@ -234,7 +234,7 @@ static __always_inline bool nm_is_of(const struct nm_window *kept, const struct 
 	return kept->flow == w->p.flow && kept->side == w->p.side && kept->isn == w->p.isn;
 }
 
-/* Offset in the stream of what comes next. */
+/* Offset in the stream of the next byte needed. */
 static __always_inline __u32 nm_next(const struct nm_stream *s)
 {
 	return s->base + s->have;
@@ -246,7 +246,7 @@ static __always_inline void nm_take(struct nm_l7 *w, const struct nm_window *kep
 	__builtin_memcpy(w->bytes, kept->bytes, NM_WINDOW);
 }
 
-/* Puts the window into the table. True if what comes next is there: it is then the payload at hand. */
+/* Puts the window into the table. True if the next payload is waiting there: it then becomes the current one. */
 __noinline int nm_keep(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -285,7 +285,7 @@ __noinline int nm_keep(__u32 id)
 	return more;
 }
 
-/* Takes it out again; false if it is not there, or does not reach the payload. */
+/* Takes the window out of the table; false if it is not there, or does not reach the payload. */
 __noinline int nm_recall(__u32 id)
 {
 	struct nm_l7 *w = nm_l7_of(id);
@@ -307,8 +307,8 @@ __noinline int nm_recall(__u32 id)
 }
 
 /*
- * Leaves the beginning of a payload whose turn has not come: of two, the earlier one's. True if its turn has come meanwhile: the
- * window is then taken out.
+ * Leaves the beginning of a payload that came too early in the table; of two such payloads the earlier one stays. True if its
+ * turn has come in the meantime: the window is then taken out.
  */
 __noinline int nm_leave(struct __sk_buff *skb, __u32 id)
 {
@@ -351,7 +351,7 @@ __noinline int nm_leave(struct __sk_buff *skb, __u32 id)
 	return known;
 }
 
-/* What the other end's window says that it may be. */
+/* The candidates (`weak`) in the window of the other end. */
 static __always_inline __u32 nm_company(const struct nm_l7 *w)
 {
 	struct nm_window *kept = nm_window_of(w->p.flow, !w->p.side);

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Looks at payload for the application protocol, while that is not settled. */
+/* Looks at payloads for the application protocol until it is settled. */
 #pragma once
 
-#define NM_LOOKS 8        /* payloads of a direction of which the beginning was seen */
-#define NM_LOOKS_MIDWAY 2 /* of others */
-#define NM_LOOKS_DATAGRAMS 16 /* datagrams: others may come first, of STUN say, or in a version that the server does not know */
-#define NM_LOOKS_HTTP2 64 /* payloads of HTTP/2 before its first HEADERS is found; most connections begin with it */
-#define NM_LOOKS_NEXT 0x80 /* with as many more: the protocol was told, and may change to another */
+#define NM_LOOKS 8        /* payloads of a direction whose beginning was seen */
+#define NM_LOOKS_MIDWAY 2 /* of other directions */
+#define NM_LOOKS_DATAGRAMS 16 /* datagrams: the first may be STUN, say, or in a version the server does not know */
+#define NM_LOOKS_HTTP2 64 /* payloads of HTTP/2 until the first HEADERS is found; most connections begin with one */
+#define NM_LOOKS_NEXT 0x80 /* set in `looks`: a protocol was reported and may change to another; the other bits count the looks left */
 #define NM_LOOKS_TOLD (NM_LOOKS_NEXT | 6)
-#define NM_LOOKS_NAMED 255 /* a tunnel, and that was told */
+#define NM_LOOKS_NAMED 255 /* a tunnel that was reported */
 
 /*
- * Which protocols go on with TLS in the same connection: SMTP and NATS where the ends agree, PostgreSQL and MySQL where the client asks.
- * Others say so with a mark.
+ * Protocols that may continue with TLS in the same connection: SMTP and NATS if both ends agree, PostgreSQL and MySQL if the client
+ * asks. The detectors of others set NM_GOES_ON.
  */
 #define NM_MAY_CHANGE                                                                                  \
 	(NM_APP_BIT(NM_APP_SMTP) | NM_APP_BIT(NM_APP_NATS) | NM_APP_BIT(NM_APP_POSTGRES) | NM_APP_BIT(NM_APP_MYSQL))
 
-/* The payload in `cpu->packet`, of HTTP/2, may be a turn in the conversation: one that only controls it is none. */
+/* The HTTP/2 payload in `cpu->packet` may be a turn in the conversation; one that holds only control frames is not. */
 __noinline int nm_turn_http2(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -39,7 +39,7 @@ __noinline int nm_turn_http2(struct __sk_buff *skb, __u32 id)
 	return 0;
 }
 
-/* The payload that was looked at is of HTTP/2: the connection is, and what is asked and answered is told by frames. */
+/* The payload just examined is HTTP/2, so the connection is: from now on its frames show what is a request or a response. */
 static __always_inline void nm_is_http2(struct __sk_buff *skb, struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p,
 					bool first)
 {
@@ -49,10 +49,10 @@ static __always_inline void nm_is_http2(struct __sk_buff *skb, struct nm_delta *
 	if (first)
 		d->looks = NM_LOOKS_HTTP2;
 	if (!known && nm_http2_control(skb, p->headers, p->headers + p->payload))
-		pair->data[p->side & 1] = 0; /* it asked nothing */
+		pair->data[p->side & 1] = 0; /* it was no request */
 }
 
-/* At the packet in `cpu->packet`. */
+/* Looks at the payload of the packet in `cpu->packet`. */
 __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -72,8 +72,8 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	d = nm_delta_at(p->slot, p->v6);
 	if (!d)
 		return 0;
-	pair = nm_pair_again(p); /* whoever wants a look has asked for it */
-	payload = &w->p; /* not on the stack, where the verifier would follow every way to fill it */
+	pair = nm_pair_again(p); /* the caller of nm_look has already called nm_pair_of */
+	payload = &w->p; /* not on the stack, where the verifier would follow every way of filling it */
 	payload->at = p->headers;
 	payload->length = p->payload;
 	payload->offset = NM_MIDSTREAM;
@@ -96,7 +96,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 			d->looks = 0;
 			return 0;
 		}
-		/* Told by another CPU. */
+		/* Reported by another CPU. */
 		if (pair->looked & NM_LOOKED_NEXT(bit) && !payload->told) {
 			d->looks = NM_LOOKS_TOLD;
 			payload->told = 1;
@@ -105,12 +105,12 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 			payload->isn = pair->isn[p->side & 1];
 			payload->offset = p->tcp_flags & NM_TCP_SYN ? 0 : p->seq - payload->isn - 1;
 		}
-		/* An entry of another CPU than that which saw the beginning; and the last look of those. */
+		/* Off the CPU that saw the beginning, an entry gets more looks. They end at 3, because 2 would grant them again. */
 		if (pair->flags & NM_PAIR_HTTP2 && payload->offset != NM_MIDSTREAM && d->looks <= NM_LOOKS_MIDWAY + 1)
 			d->looks = d->looks == NM_LOOKS_MIDWAY ? NM_LOOKS_HTTP2 : 1;
 		payload->client = nm_pair_client(pair) == NM_EITHER ? NM_EITHER : nm_pair_client(pair) == payload->side;
 	} else if (d->looks > NM_LOOKS_MIDWAY && !payload->told) {
-		/* Another connection has the pair's place, but this entry saw the SYN, and all that follows it so far. */
+		/* Another connection has the pair's slot, but this entry has seen the SYN and everything since. */
 		payload->offset = d->looks == NM_LOOKS ? 0 : NM_CONTINUES;
 		if (d->state & NM_OPENING)
 			payload->client = !!(d->state & NM_SYN);
@@ -127,7 +127,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 		   (w->s.stage >= NM_STAGE_FRAMES && !w->s.version) ||
 			   (w->middle && nm_http2_control(skb, p->headers, p->headers + p->payload))))
 		nm_is_http2(skb, d, pair, p, w->s.calls == 1);
-	/* Enough was looked at. */
+	/* That was the last look. */
 	if (!verdict && !d->looks) {
 		if (!tcp)
 			verdict = NM_APP_UNKNOWN;
@@ -160,7 +160,7 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 		if (verdict >> 24)
 			f->app_next = verdict >> 24;
 		f->app_version = verdict >> 8;
-		/* Which end asks: the QR bit, RFC 1035 4.1.1, behind the length where there is one. */
+		/* The QR bit (RFC 1035 4.1.1) shows which end asks; over TCP it comes after the length. */
 		if (f->app == NM_APP_DNS)
 			f->app_version = nm_byte(w, payload->protocol == IPPROTO_TCP ? 4 : 2) & 0x80 ? NM_ANSWERS : NM_ASKS;
 	}

@@ -2,11 +2,11 @@
 #pragma once
 
 /*
- * What belongs to one CPU is a stretch of a plain array: a lookup is then an addition, where a per-CPU map follows a
- * pointer, and calls a helper before Linux 6.10. User space sets max_entries: the CPUs times what each has.
+ * The data of one CPU is a range of a plain array: a lookup is then an addition, whereas a per-CPU map follows a pointer, and
+ * before Linux 6.10 calls a helper. User space sets max_entries to the number of CPUs times the entries of each.
  */
 
-/* The flow cache: on each CPU two set-associative tables. */
+/* The flow cache: two set-associative tables for each CPU. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 4096);
@@ -21,7 +21,7 @@ struct {
 	__type(value, struct nm_set6);
 } nm_cache6 SEC(".maps");
 
-/* Facts about entries, in as many stretches. */
+/* Facts about entries, one range for each CPU as above. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2048);
@@ -36,7 +36,7 @@ struct {
 	__type(value, struct nm_facts);
 } nm_facts6 SEC(".maps");
 
-/* Shared by all CPUs: the directions of a connection need not be seen on the same one. */
+/* Shared by all CPUs: the two directions of a connection may be seen on different ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, NM_PAIRS);
@@ -68,7 +68,7 @@ struct {
 	__type(value, struct nm_books_used);
 } nm_books_used SEC(".maps");
 
-/* Shared by all CPUs: a datagram's fragments need not arrive on the same one. */
+/* Shared by all CPUs: the fragments of a datagram may arrive on different ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, NM_FRAGMENTS);
@@ -76,7 +76,7 @@ struct {
 	__type(value, struct nm_fragment);
 } nm_fragments SEC(".maps");
 
-/* One ring a worker, made by user space before the programs attach. */
+/* One ring for each worker, created by user space before the programs attach. */
 struct nm_ring_type {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);

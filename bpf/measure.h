@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Times between packets of both directions: handshake, round trip, response. */
+/* Times between packets of opposite directions: handshake, round trip, response. */
 #pragma once
 
-/* The packet is the first of a handshake, or of what passes for one; true if it was sent before. */
+/* Handles a SYN, or what looks like one; true if it was sent before. */
 static __always_inline bool nm_measure_syn(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
 {
 	bool open = pair->flags & NM_PAIR_OPENED && !(pair->flags & (NM_PAIR_DONE | NM_PAIR_CLOSED));
@@ -13,7 +13,7 @@ static __always_inline bool nm_measure_syn(struct nm_cpu *cpu, struct nm_pair *p
 		return true;
 	}
 	if (open && nm_pair_client(pair) != side && !pair->answered) {
-		/* Simultaneous open, RFC 9293 3.5: nobody answers. */
+		/* Simultaneous open, RFC 9293 3.5: neither SYN answers the other. */
 		pair->flags |= NM_PAIR_RETRIED;
 	} else {
 		__u64 tag = pair->tag;
@@ -30,14 +30,14 @@ static __always_inline bool nm_measure_syn(struct nm_cpu *cpu, struct nm_pair *p
 	return false;
 }
 
-/* The answer to it; true if it was sent before. */
+/* Handles a SYN-ACK; true if it was sent before. */
 static __always_inline bool nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 side = p->side & 1;
 	__u64 ns;
 
 	if (!(pair->flags & NM_PAIR_OPENED)) {
-		/* The other direction takes another way. */
+		/* The SYN was not seen: that direction takes another path. */
 		pair->flags |= NM_PAIR_OPENED | (side ? 0 : NM_PAIR_CLIENT1);
 	} else if (nm_pair_client(pair) == side) {
 		pair->flags |= NM_PAIR_REPEATED; /* simultaneous open: both send one */
@@ -49,7 +49,7 @@ static __always_inline bool nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 		ns = nm_since(pair->opened, p);
 		if (nm_latency && ns != NM_NEVER && !(pair->flags & NM_PAIR_RETRIED))
 			nm_sample(p, NM_HANDSHAKE_SERVER, ns);
-		/* Data of the SYN, RFC 7413, that were not taken. */
+		/* The server did not accept the data of the SYN (RFC 7413). */
 		if (pair->data[!side] && p->ack == pair->isn[!side] + 1) {
 			pair->data[!side] = 0;
 			pair->flags |= NM_PAIR_REFUSED;
@@ -60,7 +60,7 @@ static __always_inline bool nm_measure_syn_ack(struct nm_cpu *cpu, struct nm_pai
 	return false;
 }
 
-/* When the first SYN was, as NM_CONNECT and NM_OPENED tell it; 0: not known. */
+/* The time of the first SYN in the form that NM_CONNECT and NM_OPENED carry; 0: not known. */
 static __always_inline __u64 nm_opened(const struct nm_pair *pair, const struct nm_packet *p)
 {
 	__u64 stamp = pair->opened;
@@ -70,7 +70,7 @@ static __always_inline __u64 nm_opened(const struct nm_pair *pair, const struct 
 	return (stamp >> NM_OPENED_UNIT) << (64 - 18) >> (64 - 18 - NM_OPENED_SHIFT);
 }
 
-/* The ACK that ends the handshake. Which SYN-ACK it answers is not known if that was repeated (Karn's rule). */
+/* Handles the ACK that ends the handshake. If the SYN-ACK was repeated, the ACK may answer either (Karn's rule). */
 static __always_inline void nm_measure_ack(struct nm_pair *pair, struct nm_packet *p)
 {
 	__u64 connect, client;
@@ -88,7 +88,7 @@ static __always_inline void nm_measure_ack(struct nm_pair *pair, struct nm_packe
 	}
 }
 
-/* The sender closes, or refuses. It sends no more data to probe with: what tells when that is due has room for the time. */
+/* The sender closes or refuses. It sends no more data to probe, so the fields for the time of the next probe hold this time instead. */
 static __always_inline void nm_measure_close(struct nm_delta *d, const struct nm_pair *pair, struct nm_packet *p)
 {
 	__u64 ns = nm_precise(p), opened;
@@ -103,10 +103,10 @@ static __always_inline void nm_measure_close(struct nm_delta *d, const struct nm
 	}
 }
 
-/* A full segment has this many bytes at least: of the smallest MTU that IPv6 allows, and some options. */
+/* The least payload of a full segment, in bytes: what fits the smallest MTU that IPv6 allows, less some options. */
 #define NM_FULL_SEGMENT 1000
 
-/* What is known of the probe's segments; 0 if they are not full: two of those are acknowledged at once (RFC 9293 3.8.6.3). */
+/* Size and flags of the probe's segments; 0 if they are not full. Two full ones are acknowledged at once (RFC 9293 3.8.6.3). */
 static __always_inline __u16 nm_segment(const struct nm_packet *p)
 {
 	__u32 size = p->packets > 1 ? p->payload / p->packets : p->payload;
@@ -117,7 +117,7 @@ static __always_inline __u16 nm_segment(const struct nm_packet *p)
 	       (p->tcp_flags & NM_TCP_PSH ? NM_SEGMENT_PUSHED : 0);
 }
 
-/* The sender goes on before its probe was acknowledged: an ACK that covers this too may have waited for it. */
+/* The sender continues before its probe was acknowledged: an ACK that also covers this packet may have waited for it. */
 static __noinline void nm_follow_probe(struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 side = p->side & 1;
@@ -130,7 +130,7 @@ static __noinline void nm_follow_probe(struct nm_pair *pair, struct nm_packet *p
 	pair->later[side] = (__u64)end << 32 | (ns < 0xffffffff ? ns : 0xffffffff);
 }
 
-/* Start to wait for the ACK of what ends at `end`. */
+/* Starts a probe: waits for the ACK of the data that ends at `end`. */
 static __always_inline void nm_probe(struct nm_cpu *cpu, struct nm_pair *pair, struct nm_packet *p, __u32 end)
 {
 	__u64 stamp = nm_stamp(cpu, pair, p);
@@ -143,16 +143,16 @@ static __always_inline void nm_probe(struct nm_cpu *cpu, struct nm_pair *pair, s
 }
 
 /*
- * The ACK moves on from `before`: does it cover what the other side waits for? True if so. Whoever receives may wait with an ACK for
- * a second segment or for an answer to carry it, so the time is from the latest segment that is covered, if that is known, and what it is
- * tells how far it can be trusted.
+ * The ACK advances from `before`. Returns true if it covers the probe of the other side. A receiver may delay an ACK until a second
+ * segment arrives or an answer can carry it. The time therefore starts at the latest segment the ACK covers, if that is known, and
+ * the kind of the sample says how far the time can be trusted.
  */
 static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p, __u32 before)
 {
 	__u8 peer = !p->side;
 	__u64 probe = pair->probe[peer], stamp, ns, kind;
 	__u32 end = probe >> 32;
-/* Read again each time: what is kept takes room on the stack. */
+/* Read again each time: a local variable would take room on the stack. */
 #define later pair->later[peer]
 #define size pair->segment[peer]
 	bool both;
@@ -162,7 +162,7 @@ static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p
 	pair->probe[peer] = 0;
 	if ((__s32)(end - before) <= 0)
 		return false;
-	stamp = pair->probe_time[peer]; /* not before: it would be kept on the stack */
+	stamp = pair->probe_time[peer]; /* not read earlier: it would be kept on the stack */
 	if ((__u32)stamp != (__u32)probe)
 		return false;
 	ns = nm_since(stamp, p);
@@ -185,7 +185,7 @@ static __always_inline bool nm_covered(struct nm_pair *pair, struct nm_packet *p
 #undef size
 }
 
-/* Sent again: an ACK may be of either (Karn's rule), or was held back by what was missing. */
+/* Cancels the probe after a retransmission: an ACK may answer either copy (Karn's rule), or the gap may have delayed it. */
 static __always_inline void nm_void_probe(struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 side = p->side & 1;
@@ -195,7 +195,7 @@ static __always_inline void nm_void_probe(struct nm_pair *pair, struct nm_packet
 		pair->probe[side] = 0;
 }
 
-/* The first packet with data since the other side sent: the time since that is a response, unless it is the client's. */
+/* The first data since the other side sent: the time in between is a response time, unless the sender is the client. */
 static __always_inline void nm_turn(struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 side = p->side & 1;

@@ -34,7 +34,7 @@
 extern void bpf_preempt_disable(void) __ksym __weak;
 extern void bpf_preempt_enable(void) __ksym __weak;
 
-/* `trace` is known to the compiler: programs that do not trace have nothing of it. */
+/* `trace` is a compile-time constant: programs that do not trace contain no code for it. */
 static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet, const bool trace)
 {
 	__u32 outer, inner = NM_NOT_TRACED;
@@ -46,7 +46,7 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	struct nm_books *books = nm_books_of(id, skb->ifindex);
 
 	if (!cpu || !books)
-		return NM_PASS; /* cannot be: the arrays have room for every CPU */
+		return NM_PASS; /* cannot happen: the arrays have room for every CPU */
 	if (nm_preemptible)
 		bpf_preempt_disable();
 	if (nm_decapsulate && (verdict == NM_FLOW4 || verdict == NM_FLOW6) && p.tunnel) {
@@ -78,7 +78,7 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 		became = nm_account_inner(skb, cpu, p.cpu, NM_OPENED_VERDICT(opened));
 		inner = NM_TRACED(NM_OPENED_VERDICT(opened), became, 0, hook);
 	}
-	/* Not `id`: what lives across the calls above takes room on the stack, of which Linux 5.10 has no more. */
+	/* Not `id`: a variable kept across the calls above needs stack space, and on Linux 5.10 none is left. */
 	if (trace)
 		nm_trace(skb, p.cpu, &p, outer, inner);
 	if (nm_preemptible)
@@ -112,8 +112,8 @@ int nm_egress_l3(struct __sk_buff *skb)
 }
 
 /*
- * The same with a trace: put in the place of those above for as long as somebody traces, and else not loaded, as the `?`
- * says.
+ * The same programs with a trace. They replace those above while somebody traces, and are not loaded otherwise, which the `?`
+ * stands for.
  */
 SEC("?tcx/ingress")
 int nm_ingress_t(struct __sk_buff *skb)
@@ -140,9 +140,9 @@ int nm_egress_l3_t(struct __sk_buff *skb)
 }
 
 /*
- * One slice of the sweep, run by user space on the CPU whose cache it sweeps (on any once no packets come). It interrupts
- * the packet path there, or is interrupted by it, at any point: `busy` makes whoever comes second step back.
- * Arguments: the CPU, 1 for IPv6, the set to start with, 1 to empty the cache, and the time where that is a capture's.
+ * One slice of the sweep, run by user space on the CPU whose cache it sweeps (on any CPU once no more packets come). It can
+ * interrupt the packet path there, or be interrupted by it, at any point: `busy` makes the second to arrive back off.
+ * Arguments: the CPU; 1 for IPv6; the set to start with; 1 to empty the cache; the current time in a replay of a capture.
  */
 SEC("raw_tp")
 int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
@@ -163,7 +163,7 @@ int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
 	return next;
 }
 
-/* The skeleton exports types that something names. */
+/* The skeleton exports only types that something refers to. */
 static const enum nm_number *nm_export_number __attribute__((used));
 static const enum nm_kind *nm_export_kind __attribute__((used));
 static const enum nm_state *nm_export_state __attribute__((used));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* The pairing table: where what was seen of one direction meets what is seen of the other. */
+/* The pairing table: relates what was seen of one direction of a connection to what is seen of the other. */
 #pragma once
 
-/* One of the two places a connection may have; a place is free again once its connection has ended or was silent for a while. */
+/* One of the two slots a connection may have. A slot is free again once its connection has ended or has been silent for a while. */
 static __always_inline struct nm_pair *nm_pair_at(__u64 tag, __u32 way)
 {
 	__u32 i = tag >> (64 - nm_pair_shift) ^ way;
@@ -16,8 +16,8 @@ static __always_inline bool nm_pair_free(const struct nm_pair *pair, __u32 units
 }
 
 /*
- * The pair of the packet's connection, 0 if it is not there; `take` a place if one is free. `p->tag` and `p->side` are set, the tag to 0
- * if it has none.
+ * The pair of the packet's connection, or 0 if there is none; with `take`, a free slot is taken for it. Sets `p->tag` and
+ * `p->side`; the tag is 0 if the packet goes from an endpoint to itself.
  */
 static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_packet *p, bool take)
 {
@@ -37,15 +37,15 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 	p->tag = 0;
 	p->side = from > to;
 	if (from == to)
-		return 0; /* talks to itself: the sides look the same */
-	/* The interface too: only there is the time between two packets that of the path behind it. */
+		return 0; /* an endpoint talks to itself: the sides cannot be told apart */
+	/* Includes the interface: only between packets seen at the same one is the time that of the path behind it. */
 	tag = ((from + to) ^ tag) * NM_K1;
 	tag = (tag ^ tag >> 32) * NM_K3 | 1;
 	p->tag = tag;
 	pair = nm_pair_at(tag, 0);
 	if (!pair)
 		return 0;
-	units = nm_units(p); /* not before: it would be kept on the stack */
+	units = nm_units(p); /* not computed earlier: it would be kept on the stack */
 	if (pair->tag != tag) {
 		other = nm_pair_at(tag, 1);
 		if (!other)
@@ -68,7 +68,7 @@ static __always_inline struct nm_pair *nm_pair_of(struct nm_cpu *cpu, struct nm_
 	return pair;
 }
 
-/* The pair that nm_pair_of has found of this packet, 0 if it was none, or another has its place meanwhile. */
+/* The pair that nm_pair_of found for this packet; 0 if there was none, or another connection has taken its slot since. */
 static __always_inline struct nm_pair *nm_pair_again(const struct nm_packet *p)
 {
 	struct nm_pair *pair = p->tag ? nm_pair_at(p->tag, 0) : 0;
@@ -78,7 +78,7 @@ static __always_inline struct nm_pair *nm_pair_again(const struct nm_packet *p)
 	return pair && pair->tag == p->tag ? pair : 0;
 }
 
-/* The side that opened, or NM_EITHER. */
+/* The side that opened the connection, or NM_EITHER. */
 static __always_inline __u8 nm_pair_client(const struct nm_pair *pair)
 {
 	return !(pair->flags & NM_PAIR_OPENED) ? NM_EITHER : pair->flags & NM_PAIR_CLIENT1 ? 1 : 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * From a packet to its flow key, for what nearly every packet is: TCP or UDP, right behind an IP header without options,
- * not fragmented, headers in the linear part. All else, and whatever looks wrong, is left to nm_parse_any.
+ * Derives the flow key of the packets that are by far the most frequent: TCP or UDP directly after an IP header without options,
+ * not fragmented, headers in the linear part. Everything else, and whatever looks wrong, is left to nm_parse_any.
  */
 #pragma once
 
@@ -15,7 +15,7 @@ static __always_inline int nm_parse(struct __sk_buff *skb, bool ethernet, __u8 h
 	__u8 protocol;
 	int verdict;
 
-	/* The shorter of the two: IPv4, TCP. A UDP packet may be shorter still. */
+	/* The length for IPv4 and TCP; IPv6 is checked below. Shorter UDP packets take the slow path. */
 	if (data + l3 + sizeof(struct iphdr) + sizeof(*tcp) > end)
 		return nm_parse_any(skb, p, ethernet, hook);
 	if (ethernet)

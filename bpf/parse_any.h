@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* From a packet to its flow key, the whole of it: any chain of headers, wherever they lie. */
+/* Derives the flow key of any packet: any chain of headers, whether in the linear part or not. */
 #pragma once
 
-/* Where the parser stands. */
+/* The position of the parser. */
 struct nm_cursor {
 	struct __sk_buff *skb;
 	__u32 at;
-	__u32 end;  /* of the IP packet as far as it is there: what follows is padding */
-	__u32 wire; /* of the IP packet as it was on the wire */
-	__u32 cut;  /* what the packet lacks comes in other packets: its length is what it says */
+	__u32 end;  /* end of the part of the IP packet that is present: padding may follow */
+	__u32 wire; /* end of the IP packet on the wire */
+	__u32 cut;  /* the rest of the packet comes in further fragments: the length in its header counts */
 	__u64 copy[5];
 };
 
-/* A copy of the next `size` bytes, 0 if the packet ends first. The caller advances. */
+/* A copy of the next `size` bytes, or 0 if the packet ends before. Does not advance. */
 static __always_inline const void *nm_header(struct nm_cursor *c, const __u32 size)
 {
 	if (c->at + size > c->end || bpf_skb_load_bytes(c->skb, c->at, c->copy, size))
@@ -22,14 +22,14 @@ static __always_inline const void *nm_header(struct nm_cursor *c, const __u32 si
 
 struct nm_transport {
 	__u8 protocol;
-	__u8 fragment;      /* not the first of its datagram */
+	__u8 fragment;      /* not the first fragment of its datagram */
 	__u8 first_of_many; /* the first of several fragments */
 	__be16 sport;
 	__be16 dport;
 	__u64 datagram;
 };
 
-/* Every extension header is at least this long and starts with the next header's type and its own length. */
+/* Every extension header is at least this long and starts with the type of the next header and its own length. */
 struct nm_extension {
 	__u8 nexthdr;
 	__u8 hdrlen;
@@ -43,12 +43,12 @@ struct nm_extension {
 #define NM_EXT_NEXT(ext) ((ext) >> 16 & 0xff)
 #define NM_EXT_FIRST (1 << 24) /* first of several fragments */
 #define NM_EXT_LATER (1 << 25) /* a later one */
-#define NM_EXT_NONE 0          /* `type` is no extension header */
+#define NM_EXT_NONE 0          /* `type` is not an extension header */
 #define NM_EXT_CUT -1
 
 /*
- * What the extension header at `at` says. Of IPv4 only AH is one. A global function: the verifier walks it once, and takes
- * the result for any number, where inlined in a loop it follows every combination of headers.
+ * Reads the extension header at `at`; for IPv4 only AH counts as one. Returns NM_EXT_*. A global function: the verifier walks it
+ * once and assumes any result; inlined in a loop, it would follow every combination of headers.
  */
 __noinline int nm_extension(struct __sk_buff *skb, __u32 at, __u32 type, __u32 v6)
 {
@@ -68,7 +68,7 @@ __noinline int nm_extension(struct __sk_buff *skb, __u32 at, __u32 type, __u32 v
 		else if (offset & NM_IP6_MORE_FRAGMENTS) /* else an atomic fragment, RFC 6946 */
 			flags = NM_EXT_FIRST;
 	} else {
-		/* RFC 4302 2.2 counts in 4 bytes less two of them, RFC 8200 in 8 bytes less one. */
+		/* RFC 4302 2.2 counts units of 4 bytes minus two, RFC 8200 units of 8 bytes minus one. */
 		length = type == NM_AH ? (ext.hdrlen + 2) * 4 : (ext.hdrlen + 1) * 8;
 	}
 	return length | (__u32)ext.nexthdr << 16 | flags;
@@ -148,7 +148,7 @@ static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_tr
 		t->dport = sctp->dest;
 		c->at += sizeof(*sctp);
 		chunk = nm_header(c, 1);
-		/* INIT and INIT ACK come alone in their packets, RFC 9260 6.10. */
+		/* INIT and INIT ACK are alone in their packets, RFC 9260 6.10. */
 		p->opening = !chunk ? 0 : *chunk == 1 ? NM_SYN : *chunk == 2 ? NM_SYN_ACK : 0;
 		break;
 	}
@@ -161,7 +161,7 @@ static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_tr
 			return false;
 		p->icmp = icmp->type << 8 | icmp->code;
 		p->seq = bpf_ntohs(icmp->un.echo.sequence);
-		/* Query and reply share an identifier: it stands for both ports, as in conntrack. */
+		/* Query and reply share an identifier: it takes the place of both ports, as in conntrack. */
 		if (v6 ? icmp->type == 128 || icmp->type == 129 :
 			 icmp->type == 0 || icmp->type == 8 || icmp->type == 13 || icmp->type == 14)
 			t->sport = t->dport = icmp->un.echo.id;
@@ -175,7 +175,7 @@ static __always_inline bool nm_parse_transport(struct nm_cursor *c, struct nm_tr
 	return true;
 }
 
-/* All behind the IP header: extension headers, fragments, ports. */
+/* Parses what follows the IP header: extension headers, fragments, ports. */
 static __always_inline bool nm_parse_payload(struct nm_cursor *c, struct nm_transport *t, struct nm_packet *p, bool v6,
 					     __u64 addresses)
 {
@@ -219,7 +219,7 @@ static __always_inline int nm_parse4(struct nm_cursor *c, struct nm_packet *p)
 		return NM_BROKEN;
 	length = (*(const __u8 *)ip & 15) * 4;
 	total = bpf_ntohs(ip->tot_len);
-	/* 0: longer than the field can say (BIG TCP). */
+	/* 0: longer than the field can express (BIG TCP). */
 	if (total && (c->cut || c->at + total < c->wire))
 		c->wire = c->at + total;
 	if (c->wire < c->end)
@@ -245,8 +245,8 @@ static __always_inline int nm_parse4(struct nm_cursor *c, struct nm_packet *p)
 }
 
 /*
- * BIG TCP: a packet of more than 64 KiB that is yet to be cut into segments, or was put together of them, may say its length in a
- * Hop-by-Hop header of 8 bytes (RFC 2675), which the kernel takes off before a driver or its own segmentation gets the packet.
+ * BIG TCP: a packet of more than 64 KiB that is yet to be segmented, or was merged from segments, may carry its length in a
+ * Hop-by-Hop header of 8 bytes (RFC 2675), which the kernel removes before it segments the packet or passes it to a driver.
  */
 static __always_inline bool nm_has_unsent_jumbo(struct nm_cursor *c, __u8 protocol)
 {
@@ -288,7 +288,7 @@ static __always_inline int nm_parse6(struct nm_cursor *c, struct nm_packet *p)
 	return NM_FLOW6;
 }
 
-/* From where `c` stands; `type` is that of the network header where it starts with that, `outer` a VLAN id known already. */
+/* Parses from `c` on: an Ethernet frame, or else a network header of type `type`. `outer` is a VLAN id already known. */
 static __always_inline int nm_parse_from(struct nm_cursor *c, struct nm_packet *p, bool ethernet, __be16 type, __u16 outer,
 					 __u8 hook)
 {
@@ -350,7 +350,7 @@ static __always_inline int nm_parse_from(struct nm_cursor *c, struct nm_packet *
 	return NM_NO_IP;
 }
 
-/* What nm_parse hands on. One function, not inlined, so that the ordinary packet stays lean. */
+/* Parses what nm_parse leaves to it. Not inlined, so that ordinary packets stay cheap. */
 static __noinline int nm_parse_any(struct __sk_buff *skb, struct nm_packet *p, bool ethernet, __u8 hook)
 {
 	struct nm_cursor c = { .skb = skb, .end = skb->len, .wire = nm_wire(skb) };

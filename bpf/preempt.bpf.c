@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * Whether a program may call its global functions while it forbids preemption is told by loading this: verifiers refused it when
- * bpf_preempt_disable came (6.10), and take it later, if the function does not sleep.
+ * Loading this program shows whether a program may call its global functions while preemption is disabled. Verifiers refused that
+ * when bpf_preempt_disable was introduced (6.10); later ones accept it if the function does not sleep.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * ICMP errors quote the packet they are about. Its flow learns of the error by a record without packets, under the key of
+ * ICMP errors quote the packet they are about. The error is reported to its flow by a record without packets, under the key of
  * the quoted packet.
  */
 #pragma once
 
-#define NM_QUOTES 64 /* a tick and CPU: errors may come in floods, and each quote costs a record */
+#define NM_QUOTES 64 /* per tick and CPU: errors may come in floods, and each quote costs a record */
 
 struct nm_quoted {
 	__be16 sport;
 	__be16 dport;
 };
 
-/* The quote is cut behind the first 8 bytes of the transport header (RFC 792), or later: that holds the ports. */
+/* A quote includes at least the first 8 bytes of the transport header (RFC 792), and so the ports. */
 static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, __u32 at, __u8 protocol, struct nm_quoted *ports)
 {
 	struct icmphdr icmp;
@@ -28,7 +28,7 @@ static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, __u32 at, __u
 	return true;
 }
 
-/* Where the quoted packet's transport header is, behind what nm_parse_extensions walks too; 0: a later fragment, or cut before. */
+/* Offset of the quoted packet's transport header, after the headers that nm_parse_extensions walks; 0: a later fragment, or cut off. */
 static __always_inline __u32 nm_quoted_transport(struct __sk_buff *skb, __u32 at, __u8 *protocol, bool v6)
 {
 #pragma clang loop unroll(disable)
@@ -105,7 +105,7 @@ static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	return !nm_emit(cpu, &entry->delta, NM_KIND_FLOW6, sizeof(entry->key), sizeof(*entry));
 }
 
-/* Tell the flow that the ICMP error in `cpu->packet` is about. What cannot be told is counted. */
+/* Reports the ICMP error in `cpu->packet` to the flow it is about. Counts the errors for which no record can be written. */
 __noinline int nm_quote(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);

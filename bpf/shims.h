@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* What lies between Ethernet and IP. */
+/* Headers between Ethernet and IP. */
 #pragma once
 
 #define NM_SHIMS_CUT -1
@@ -11,9 +11,10 @@ static __always_inline bool nm_is_vlan(__be16 type)
 }
 
 /*
- * What lies between Ethernet and IP besides the VLAN tags that are told: more tags, a stack of MPLS labels (RFC 3032), a PPPoE
- * session (RFC 2516). The type of what follows, its length in the upper half; NM_SHIMS_CUT if the packet ends before. Under
- * MPLS nothing but the first bits tell IP: what else may be there (RFC 4385) starts with zeroes.
+ * Walks the headers between Ethernet and IP other than the VLAN tags in the flow key: further tags, a stack of MPLS labels (RFC
+ * 3032), a PPPoE session (RFC 2516). Returns the type of what follows, and in the upper half the length of the headers walked;
+ * NM_SHIMS_CUT if the packet ends before. Under MPLS only the first bits identify IP: anything else there (RFC 4385) starts with
+ * zeroes.
  */
 __noinline int nm_shims(struct __sk_buff *skb, __u32 at, __u32 type, __u32 end)
 {

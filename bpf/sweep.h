@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * The sweep: entries that have something to tell leave the cache without waiting to be displaced. User space runs it on
- * each CPU in short slices.
+ * The sweep reports entries with news without waiting until they are displaced, and removes idle ones from the cache. User space
+ * runs it on each CPU in short slices.
  */
 #pragma once
 
-#define NM_SLICE_RECORDS 128 /* written in one run, about */
-#define NM_SLICE_SETS 512    /* looked at in one run, about */
+#define NM_SLICE_RECORDS 128 /* written in one run, approximately */
+#define NM_SLICE_SETS 512    /* examined in one run, approximately */
 
 /*
- * Sweep one entry; true if it is still there. What is idle is reported at once, but kept for a while: the next packet is
+ * Sweeps one entry; true if it is still there. An idle entry is reported at once but kept for a while, because the next packet is
  * judged by what the entry knows.
  */
 static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 key_size, __u32 slot, __u32 now, bool all)
@@ -22,7 +22,7 @@ static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 ke
 		if (!all && now - d->last < nm_idle && d->kept.worth && now - d->first < nm_report)
 			return true;
 		if (!nm_report_entry(id, slot, key_size == sizeof(struct nm_key6), NM_SWEPT))
-			return true; /* ring full: later */
+			return true; /* the ring is full: try again later */
 	} else if (d->first < nm_forget) {
 		d->first++;
 	}
@@ -33,8 +33,8 @@ static __always_inline bool nm_sweep_entry(__u32 id, void *entry, const __u32 ke
 }
 
 /*
- * Global functions, which the verifier walks once, not once a loop turn. They return how many entries of set `i`
- * of all CPUs' sets, one of CPU `id`, are still in use.
+ * Global functions: the verifier walks them once, not once per iteration. They return how many entries of set `i`, an index
+ * among the sets of all CPUs that belongs to CPU `id`, are still in use.
  */
 __noinline int nm_sweep_set4(__u32 id, __u32 i, __u32 all)
 {
@@ -61,8 +61,8 @@ __noinline int nm_sweep_set6(__u32 id, __u32 i, __u32 all)
 }
 
 /*
- * Sweep the group that starts with set `first` of all CPUs' sets, from its set `n` on; the set to go on with. A group found
- * empty is marked so, and left alone until a packet marks it again.
+ * Sweeps the group that starts with set `first`, an index among the sets of all CPUs, beginning with the group's set `n`. Returns
+ * the set of the group to continue with. A group found empty is marked as such and skipped until a packet marks it as used.
  */
 __noinline int nm_sweep_group(__u32 id, __u32 v6, __u32 first, __u32 n, __u32 all)
 {
@@ -91,8 +91,8 @@ __noinline int nm_sweep_group(__u32 id, __u32 v6, __u32 first, __u32 n, __u32 al
 }
 
 /*
- * Sweep the groups in use from set `from` of this CPU's sets on; the set to go on with, or NM_SWEEP_DONE. What the slice has
- * done is kept in the map: in registers, old verifiers would follow each way to get there.
+ * Sweeps the groups in use, beginning with set `from` of this CPU. Returns the set to continue with, or NM_SWEEP_DONE. The progress
+ * of the slice is kept in the map: in registers, old verifiers would follow every way to reach it.
  */
 static __always_inline __u32 nm_sweep_slice(struct nm_cpu *cpu, bool v6, __u32 id, __u32 from, bool all)
 {

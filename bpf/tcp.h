@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* TCP: what sequence numbers tell. The ordinary segment takes a short way, all else is looked at closely. */
+/* TCP: evaluates sequence numbers and flags. Ordinary segments take a short path; all others are examined closely. */
 #pragma once
 
-/* Before the round-trip time of the connection is known, a segment is taken for overtaken, not for lost, for this long. */
+/* While the round-trip time of the connection is not known, a segment up to this late counts as reordered, not as lost. */
 #define NM_REORDER_NS 3000000
 
-/* Units around the time of the next probe, in which ACKs are asked whether they cover one. */
+/* Units around the time of the next probe in which ACKs are checked against the probe. */
 #define NM_PROBE_WINDOW 16
 
-/* Further back than any window is wide (RFC 7323): what was acknowledged before is not known. */
+/* The width of the largest window (RFC 7323), for when it is not known what was acknowledged before. */
 #define NM_ANY_WINDOW (1u << 30)
 
 static __always_inline bool nm_probe_due(const struct nm_delta *d, const struct nm_packet *p)
@@ -21,7 +21,7 @@ static __always_inline bool nm_answer_due(const struct nm_delta *d, const struct
 	return nm_probe_every <= NM_PROBE_WINDOW || (__u16)(nm_units(p) - d->icmp) >= nm_probe_every - NM_PROBE_WINDOW;
 }
 
-/* Sent before, or late: what was skipped and comes within a round trip was overtaken. */
+/* Handles a segment that was sent before, or is late: a segment that fills a gap within a round trip was reordered. */
 static __always_inline void nm_old_segment(struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p)
 {
 	struct nm_facts *f = nm_note(d, p);
@@ -30,7 +30,7 @@ static __always_inline void nm_old_segment(struct nm_delta *d, struct nm_pair *p
 	if (!f)
 		return;
 	late = (__u64)((__u32)p->now - f->hole_at) * nm_tick_ns;
-	/* In ticks: one more may have begun. */
+	/* `late` counts ticks: a further one may have begun. */
 	if (f->hole_end != f->hole_start && (__s32)(p->seq - f->hole_start) >= 0 &&
 	    (__s32)(p->seq - f->hole_end) < 0 && late <= limit + (nm_tick_ns > 1 ? nm_tick_ns : 0)) {
 		f->out_of_order++;
@@ -41,7 +41,7 @@ static __always_inline void nm_old_segment(struct nm_delta *d, struct nm_pair *p
 		nm_void_probe(pair, p);
 }
 
-/* What the sequence number tells; true if the segment carries something new. */
+/* Evaluates the sequence number; true if the segment carries something new. */
 static __always_inline bool nm_sequence(struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 flags = p->tcp_flags;
@@ -76,7 +76,7 @@ static __always_inline bool nm_sequence(struct nm_delta *d, struct nm_pair *pair
 	return true;
 }
 
-/* What the ACK tells of the other side. */
+/* Evaluates the acknowledgement number. */
 static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *pair, struct nm_packet *p)
 {
 	__u8 flags = p->tcp_flags;
@@ -84,13 +84,13 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	struct nm_facts *f;
 
 	if (!(d->state & NM_ACKED)) {
-		/* What came before may have gone by another CPU: whether this is an answer, the pair knows. */
+		/* Earlier packets may have passed on another CPU: the pair knows whether this one is an answer. */
 		d->state |= NM_ACKED | NM_HEARD;
 		d->ack = p->ack;
 		if (nm_latency && pair)
 			nm_covered(pair, p, p->ack - NM_ANY_WINDOW);
 	} else if (advance > 0) {
-		/* Without a probe on its way in all of the window, the next one is a while off. */
+		/* If no probe was under way during the whole window, the next one is some time off. */
 		if (nm_latency &&
 		    (!pair || nm_covered(pair, p, d->ack) ||
 		     (!pair->probe[!p->side] && (__u16)(nm_units(p) - d->icmp) >= nm_probe_every + NM_PROBE_WINDOW)) &&
@@ -106,15 +106,15 @@ static __always_inline void nm_acknowledge(struct nm_delta *d, struct nm_pair *p
 	}
 }
 
-/* A SYN or SYN-ACK: nm_shake is asked. */
+/* True for a SYN or SYN-ACK, which nm_shake handles. */
 #define NM_SHAKES(flags) (((flags) & (NM_TCP_SYN | NM_TCP_RST)) == NM_TCP_SYN)
 
 #define NM_CARRIES 1 /* data, or a FIN */
-#define NM_FRESH 2   /* that were not sent before */
+#define NM_FRESH 2   /* data or a FIN that were not sent before */
 
 /*
- * Of the SYN or SYN-ACK in `cpu->packet`: true if it was sent before. What follows for a segment comes in several functions: in one it
- * takes more stack than Linux 5.10 has, and its compiler gives up on the jumps.
+ * Handles the SYN or SYN-ACK in `cpu->packet`; true if it was sent before. A segment is handled in several functions because a
+ * single one would need more stack than Linux 5.10 allows, and jumps its compiler cannot handle.
  */
 __noinline int nm_shake(__u32 id)
 {
@@ -133,7 +133,7 @@ __noinline int nm_shake(__u32 id)
 		return 0;
 	if (!(p->tcp_flags & NM_TCP_ACK ? nm_measure_syn_ack(cpu, pair, p) : nm_measure_syn(cpu, pair, p)))
 		return 0;
-	/* The first was seen by another CPU: a timer sends the next wherever it runs. */
+	/* Another CPU saw the first: a timer sends the retransmission from whatever CPU it runs on. */
 	if (!(d->state & NM_TRACKED)) {
 		f = nm_note(d, p);
 		if (f)
@@ -142,7 +142,7 @@ __noinline int nm_shake(__u32 id)
 	return 1;
 }
 
-/* What the numbers and flags of the packet in `cpu->packet` say; `again`: its SYN was sent before. */
+/* Evaluates the numbers and flags of the packet in `cpu->packet`; `again`: its SYN was sent before. Returns NM_CARRIES and NM_FRESH. */
 __noinline int nm_judge(__u32 id, __u32 again)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -170,7 +170,7 @@ __noinline int nm_judge(__u32 id, __u32 again)
 			nm_measure_close(d, pair, p);
 		if (pair)
 			pair->flags |= NM_PAIR_CLOSED;
-		/* Its sequence number need not be in order, RFC 9293 3.10.7. What it acknowledges it does not cut off. */
+		/* Its sequence number need not be in order, RFC 9293 3.10.7. It does not abort the data it acknowledges. */
 		if (flags & NM_TCP_ACK && (!(d->state & NM_ACKED) || (__s32)(p->ack - d->ack) > 0)) {
 			d->state |= NM_ACKED | NM_HEARD;
 			d->ack = p->ack;
@@ -182,10 +182,10 @@ __noinline int nm_judge(__u32 id, __u32 again)
 		if (f)
 			f->zero_windows++;
 	}
-	/* One byte may be a keep-alive's. */
+	/* A single byte may be a keep-alive. */
 	if (!(d->state & NM_TRACKED) && !again && (p->payload > 1 || flags & (NM_TCP_SYN | NM_TCP_FIN)))
 		d->cause |= NM_UNJUDGED;
-	/* Without a pair only the entry knows whether payload follows payload. */
+	/* Without a pair, only the entry can show whether the payloads follow one another without a gap. */
 	if (!pair && p->payload && p->seq != d->seq_end && d->looks > NM_LOOKS_MIDWAY && d->looks <= NM_LOOKS)
 		d->looks = NM_LOOKS_MIDWAY;
 	fresh = nm_sequence(d, pair, p);
@@ -196,7 +196,7 @@ __noinline int nm_judge(__u32 id, __u32 again)
 		d->state = flags & NM_TCP_ACK ? d->state & ~NM_SHAKING : d->state | NM_SHAKING;
 		d->looks = nm_apps ? NM_LOOKS : 0;
 	} else if (flags & NM_TCP_ACK) {
-		/* Not only where the SYN went by: a client's SYN is sent by a system call, its ACK by an interrupt on any CPU. */
+		/* Not only on the CPU that saw the SYN: a system call sends a client's SYN, an interrupt on any CPU its ACK. */
 		d->state &= ~NM_SHAKING;
 		if (nm_latency && pair)
 			nm_measure_ack(pair, p);
@@ -204,7 +204,7 @@ __noinline int nm_judge(__u32 id, __u32 again)
 	return p->payload || flags & NM_TCP_FIN ? NM_CARRIES | (fresh ? NM_FRESH : 0) : 0;
 }
 
-/* What the data of the packet in `cpu->packet` are to the conversation; true if they are to be looked at. */
+/* Relates the data of the packet in `cpu->packet` to the conversation; true if the payload is to be looked at. */
 __noinline int nm_converse(__u32 id, __u32 fresh)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -221,7 +221,7 @@ __noinline int nm_converse(__u32 id, __u32 fresh)
 	pair = nm_pair_again(p);
 	if (nm_latency && pair && fresh)
 		nm_follow_probe(pair, p);
-	/* What the SYN-ACK refused is sent again: only now it asks. */
+	/* The data that the SYN-ACK refused are sent again: the request starts only now. */
 	if (nm_latency && pair && !fresh && p->payload && pair->flags & NM_PAIR_REFUSED && nm_pair_client(pair) == p->side) {
 		pair->flags &= ~NM_PAIR_REFUSED;
 		pair->data[p->side & 1] = nm_stamp(cpu, pair, p);
@@ -245,7 +245,7 @@ __noinline int nm_converse(__u32 id, __u32 fresh)
 		if (!http2)
 			d->state &= ~NM_HEARD;
 	}
-	/* The second FIN ends it. */
+	/* The second FIN ends the connection. */
 	if (nm_latency && p->tcp_flags & NM_TCP_FIN && (!pair || pair->flags & NM_PAIR_CLOSED))
 		nm_measure_close(d, pair, p);
 	if (pair && p->tcp_flags & NM_TCP_FIN)
@@ -253,7 +253,7 @@ __noinline int nm_converse(__u32 id, __u32 fresh)
 	return p->payload && (d->looks || p->turns);
 }
 
-/* All of it, for the packet in `cpu->packet`, whose flags these are; true if its payload is to be looked at. */
+/* Handles the segment in `cpu->packet`, which has these flags, in full; true if its payload is to be looked at. */
 static __always_inline int nm_follow_closely(__u32 id, __u8 flags)
 {
 	__u32 again = NM_SHAKES(flags) ? nm_shake(id) : 0, told = nm_judge(id, again);
@@ -261,7 +261,7 @@ static __always_inline int nm_follow_closely(__u32 id, __u8 flags)
 	return told & NM_CARRIES ? nm_converse(id, !!(told & NM_FRESH)) : 0;
 }
 
-/* A segment of an entry that is there. Data in order that answers nothing, or an ACK that moves on, is all most are. */
+/* Handles a segment of an existing entry. Most are just data in order that answer nothing, or an ACK that advances. */
 static __always_inline bool nm_follow(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_delta *d, struct nm_packet *p)
 {
 	__u8 flags = p->tcp_flags;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * The trace: tells user space of packets that pass a filter, by their headers, and of what became of each. Only the programs whose
- * names end in _t have it; its maps are made for them.
+ * The trace: sends user space the headers and the fate of packets that pass a filter. Only the programs whose names end in _t have
+ * it, and its maps exist only for them.
  */
 #pragma once
 
-/* What a filter can ask of a packet, as the program took it: a number each. Addresses are in host order, word by word. */
+/* What a filter can test, as the program parsed the packet: one number each. Addresses are in host order, word by word. */
 enum nm_view_word {
 	NM_VIEW_FAMILY,   /* 4, 6, or 0: not known */
 	NM_VIEW_PROTOCOL, /* NM_NO_PROTOCOL: not known */
-	NM_VIEW_SOURCE,   /* four words, of which IPv4 has the first */
+	NM_VIEW_SOURCE,   /* four words; IPv4 uses the first */
 	NM_VIEW_DESTINATION = NM_VIEW_SOURCE + 4,
 	NM_VIEW_SPORT = NM_VIEW_DESTINATION + 4,
 	NM_VIEW_DPORT,
@@ -30,21 +30,21 @@ struct nm_view {
 
 #define NM_SNAP 256 /* bytes of headers */
 
-/* A packet, as user space is told of it. */
+/* A traced packet as sent to user space. */
 struct nm_traced {
 	struct nm_head head;
 	__u32 packets;
-	__u64 ns;        /* as bpf_ktime_get_ns, or of the capture */
+	__u64 ns;        /* as bpf_ktime_get_ns, or the time in the capture */
 	__u64 bytes;     /* as accounted */
-	__u32 length;    /* of the packet as it was handed around */
-	__u32 seq;       /* TCP; ICMP echo: of the message */
+	__u32 length;    /* of the packet as the kernel passes it */
+	__u32 seq;       /* TCP, or of an ICMP echo message */
 	__u32 ack;
 	__u16 window;
-	__be16 vlan_proto; /* of a tag that the driver took out, or will put in; 0: none */
+	__be16 vlan_proto; /* of a tag that the driver has stripped or will insert; 0: none */
 	__u16 vlan_tci;
 	__u16 captured;  /* bytes of `header` */
-	__u8 views;      /* 2: there is one inside, in a tunnel */
-	__u8 ethernet;   /* `header` starts with that, else with IP */
+	__u8 views;      /* 1, or 2 if a tunnel carries a packet inside */
+	__u8 ethernet;   /* `header` starts with Ethernet, else with IP */
 	__u8 tunnel;     /* enum nm_app */
 	__u8 pad[1];
 	struct nm_view view[2];
@@ -53,12 +53,12 @@ struct nm_traced {
 
 _Static_assert(sizeof(struct nm_view) == 80 && sizeof(struct nm_traced) == 464, "as in src/bpf/traced.rs and event.rs");
 
-/* What a CPU keeps for it. */
+/* The state of the trace on one CPU. */
 struct nm_tracer {
-	__u64 busy;    /* the packet below is being put together */
+	__u64 busy;    /* `packet` and `traced` are in use */
 	__u64 matched; /* packets that passed the filter */
-	__u64 held_back; /* of these, above the rate */
-	__u64 lost;      /* the ring was full, or one packet interrupted another */
+	__u64 held_back; /* of these, not sent because of the rate limit */
+	__u64 lost;      /* the ring was full, or one packet interrupted the trace of another */
 	__u64 packet[16]; /* as struct nm_packet */
 	struct nm_traced traced;
 };
@@ -66,23 +66,23 @@ struct nm_tracer {
 _Static_assert(sizeof(struct nm_packet) == sizeof(((struct nm_tracer *)0)->packet), "room for a packet");
 
 struct nm_trace_control {
-	__u64 told;    /* packets, by all CPUs */
-	__u64 allowed; /* so many may be told: user space raises it as time goes by */
-	__u32 filter;  /* the one in force */
+	__u64 told;    /* packets sent by all CPUs */
+	__u64 allowed; /* how many may be sent in all: user space raises it as time passes */
+	__u32 filter;  /* index of the active filter */
 	__u32 pad;
 };
 
 enum nm_trace_op {
 	NM_MASKED,   /* the word and set[0] is set[1] */
 	NM_AT_LEAST, /* the word is set[0] or more */
-	NM_IN,       /* bit n of set, and the word is n */
+	NM_IN,       /* the word is n, and bit n of set is 1 */
 };
 
-/* A filter is a list of tests. Each names the one to go on with, which comes later in the list. */
+/* A filter is a list of tests. Each names the test to continue with, which comes later in the list. */
 struct nm_test {
 	__u8 word; /* enum nm_view_word */
 	__u8 op;   /* enum nm_trace_op */
-	__u8 then; /* if so */
+	__u8 then; /* the next test if the word passes; else `otherwise` */
 	__u8 otherwise;
 	__u32 set[8];
 };
@@ -112,7 +112,7 @@ struct {
 	__type(value, struct nm_trace_control);
 } nm_trace_control SEC(".maps");
 
-/* Two: one in force, and the place for the next. */
+/* Two filters: the active one, and room for the next. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2);
@@ -120,7 +120,7 @@ struct {
 	__type(value, struct nm_filter);
 } nm_trace_filters SEC(".maps");
 
-/* One test of filter and view `of` (a bit each); the test to go on with. A global function: the verifier walks it once. */
+/* Runs one test: bit 0 of `of` is the view, bit 1 the filter. Returns the next test. A global function: the verifier walks it once. */
 __noinline int nm_trace_test(__u32 id, __u32 of, __u32 at)
 {
 	struct nm_tracer *t = bpf_map_lookup_elem(&nm_tracers, &id);
@@ -160,7 +160,7 @@ static __always_inline bool nm_trace_passes(__u32 id, __u32 of)
 	return at == NM_PASSES;
 }
 
-/* What is traced of a packet, in one number: verdict, fate, framing, hook. */
+/* Verdict, fate, framing and hook of a packet in one number. */
 #define NM_TRACED(verdict, became, ethernet, hook) \
 	((verdict) | NM_FATE_OF(became) << 4 | (ethernet) << 8 | ((hook) & 1) << 9)
 #define NM_TRACED_VERDICT(traced) ((traced) & 15)
@@ -175,7 +175,7 @@ static __always_inline void nm_view_flow(struct nm_view *view, __be16 sport, __b
 	bool icmp = nm_is_icmp(protocol);
 
 	view->word[NM_VIEW_PROTOCOL] = protocol;
-	/* Identifiers of ICMP are no ports. */
+	/* ICMP identifiers are not ports. */
 	view->word[NM_VIEW_SPORT] = icmp ? 0 : bpf_ntohs(sport);
 	view->word[NM_VIEW_DPORT] = icmp ? 0 : bpf_ntohs(dport);
 	view->word[NM_VIEW_TCP_FLAGS] = protocol == IPPROTO_TCP ? p->tcp_flags : 0;
@@ -212,7 +212,7 @@ static __always_inline void nm_view_of(struct nm_view *view, __u32 ifindex, cons
 	}
 }
 
-/* Bytes of headers. Of a malformed packet these are the link layer's and what should be the IP header. */
+/* Length of the headers in bytes. For a malformed packet: the link layer's, and the length its IP header should have. */
 static __always_inline __u32 nm_trace_headers(struct __sk_buff *skb, const struct nm_packet *p, __u32 traced)
 {
 	__u8 version = 0;
@@ -223,7 +223,7 @@ static __always_inline __u32 nm_trace_headers(struct __sk_buff *skb, const struc
 	return p->headers + (version >> 4 == 6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 }
 
-/* Tell of the packet in `t`, if that is not too much. */
+/* Sends the packet in `t` to user space, within the rate limit. */
 static __always_inline int nm_trace_tell(struct __sk_buff *skb, struct nm_tracer *t, const struct nm_packet *p, __u32 headers)
 {
 	struct nm_traced *traced = &t->traced;
@@ -255,7 +255,7 @@ static __always_inline int nm_trace_tell(struct __sk_buff *skb, struct nm_tracer
 	if (headers > NM_SNAP)
 		headers = NM_SNAP;
 	traced->captured = headers;
-	/* As a sum that old verifiers, too, see the bounds of. */
+	/* Written as a sum whose bounds even old verifiers see. */
 	headers = ((headers - 1) & (NM_SNAP - 1)) + 1;
 	if (bpf_skb_load_bytes(skb, 0, traced->header, headers))
 		traced->captured = 0;
@@ -264,7 +264,7 @@ static __always_inline int nm_trace_tell(struct __sk_buff *skb, struct nm_tracer
 	return 0;
 }
 
-/* Trace the packet in its CPU's tracer; the one inside, if one is traced, is in its CPU's `inner`. Global, as nm_trace_test. */
+/* Traces the packet in its CPU's tracer; a packet inside, if traced, is in the CPU's `inner`. Global, like nm_trace_test. */
 __noinline int nm_trace_packet(struct __sk_buff *skb, __u32 id, __u32 outer, __u32 inner)
 {
 	__u32 zero = 0, ifindex = skb->ifindex, of, headers;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Tunnels: the packet inside is accounted too, as a second view of the hook. One level only: a tunnel in a tunnel is a flow of
- * the outer one. A port proves nothing: what has no valid tunnel header is no tunnel.
+ * Tunnels: the packet inside is accounted as well, with NM_INNER in the hook of its key. Only one level is opened: a tunnel in a
+ * tunnel is an ordinary flow of the outer one. A port proves nothing: a packet without a valid tunnel header is not a tunnel
+ * packet.
  */
 #pragma once
 
@@ -22,14 +23,14 @@ static __always_inline bool nm_vxlan_header(struct nm_cursor *c)
 
 #define NM_ETH_P_TEB 0x6558
 
-/* What follows the tunnel header: a frame, or an IP packet. */
+/* Whether the tunnel header is followed by a frame or an IP packet; nothing else is parsed. */
 static __always_inline bool nm_inner_type(__be16 type, bool *ethernet)
 {
 	*ethernet = type == bpf_htons(NM_ETH_P_TEB);
 	return *ethernet || type == bpf_htons(NM_ETH_P_IP) || type == bpf_htons(NM_ETH_P_IPV6);
 }
 
-/* RFC 8926, version 0; control packets are the tunnel's own. */
+/* RFC 8926, version 0; control packets belong to the tunnel itself. */
 static __always_inline bool nm_geneve_header(struct nm_cursor *c, __be16 *type, bool *ethernet)
 {
 	const __u8 *h = nm_header(c, 8);
@@ -41,7 +42,7 @@ static __always_inline bool nm_geneve_header(struct nm_cursor *c, __be16 *type, 
 	return c->at <= c->end && nm_inner_type(*type, ethernet);
 }
 
-/* RFC 2784 and 2890: checksum, key and sequence number may be there; no routing, version 0. */
+/* RFC 2784 and 2890: checksum, key and sequence number are optional; no routing, version 0. */
 static __always_inline bool nm_gre_header(struct nm_cursor *c, __be16 *type, bool *ethernet)
 {
 	const __be16 *h = nm_header(c, 4);
@@ -69,9 +70,9 @@ static __always_inline bool nm_ip_version(struct nm_cursor *c, __u8 version)
 #define NM_OPENED_HEADERS(opened) ((opened) >> 12)
 
 /*
- * Parse what the packet carries into `cpu->inner`, and count it. The payload of the outer packet starts at `at` and ended at
- * `wire` on the wire; `how` is what it may be, and the hook above its 8 bits. Returns tunnel, verdict on the inner packet,
- * and the bytes of headers that each segment repeats, all in one; 0: no tunnel.
+ * Parses the packet inside into `cpu->inner`, and counts it. The payload of the outer packet starts at `at` and on the wire ended
+ * at `wire`; the low 8 bits of `how` are the possible tunnel, the bits above the hook. Returns in one number the tunnel, the verdict
+ * on the inner packet, and the bytes of headers that each segment repeats; 0: no tunnel.
  */
 __noinline int nm_tunnel_open(struct __sk_buff *skb, __u32 id, __u32 at, __u32 wire, __u32 how)
 {
@@ -120,7 +121,7 @@ __noinline int nm_tunnel_open(struct __sk_buff *skb, __u32 id, __u32 at, __u32 w
 		p->headers = start;
 		c.wire = wire;
 	}
-	/* Datagrams put together (UDP GRO): each has its own tunnel header, and a packet of the same flow. */
+	/* Merged datagrams (UDP GRO): each has a tunnel header of its own and a packet of the same flow. */
 	if (skb->gso_size && c.wire < wire && c.wire - at == skb->gso_size) {
 		headers = at;
 		p->packets = nm_segments(skb, headers);
@@ -136,7 +137,7 @@ __noinline int nm_tunnel_open(struct __sk_buff *skb, __u32 id, __u32 at, __u32 w
 	return headers << 12 | verdict << 8 | tunnel;
 }
 
-/* Account the packet in `cpu->inner`, to be finished by the caller. A function a family: both would take more stack. */
+/* Accounts the packet in `cpu->inner`; the caller finishes it. One function per family: for both it would need more stack. */
 __noinline int nm_account_inner4(struct __sk_buff *skb, __u32 id)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
@@ -151,7 +152,7 @@ __noinline int nm_account_inner6(struct __sk_buff *skb, __u32 id)
 	return cpu ? nm_account6(skb, cpu, nm_inner_of(cpu)) : NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }
 
-/* Old verifiers have 512 bytes for all functions that are on the stack at once. */
+/* Old verifiers allow 512 bytes for all functions on the stack together, hence the separate calls. */
 static __always_inline int nm_account_inner(struct __sk_buff *skb, struct nm_cpu *cpu, __u32 id, __u32 verdict)
 {
 	int became = nm_ignored_as(verdict);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* What the programs keep and what user space reads: one layout, exported to Rust by the skeleton. */
+/* What the programs store and user space reads: one layout, exported to Rust by the skeleton. */
 #pragma once
 
 #include "numbers.h"
@@ -38,7 +38,7 @@ struct nm_key6 {
 	__u16 pad;
 };
 
-/* What a record is. A new kind is a number here, a struct that starts with a head, and an arm of `Event::decode` in src/bpf/event.rs. */
+/* Kinds of records. A new one needs a number here, a struct that starts with a head, and an arm in `Event::decode` (src/bpf/event.rs). */
 enum nm_kind {
 	NM_KIND_FLOW4 = 1,  /* struct nm_entry4 */
 	NM_KIND_FLOW6 = 2,  /* struct nm_entry6 */
@@ -50,8 +50,8 @@ enum nm_kind {
 /* How every record in a ring starts. */
 struct nm_head {
 	__u8 kind;    /* enum nm_kind */
-	__u8 version; /* of the kind's layout: NM_FLOW_VERSION and so on */
-	__u16 length; /* bytes of the record, this head included */
+	__u8 version; /* of the layout of this kind: NM_FLOW_VERSION and so on */
+	__u16 length; /* size of the record in bytes, including this head */
 };
 
 #define NM_HEAD(what, of, bytes) ((struct nm_head){ .kind = (what), .version = (of), .length = (bytes) })
@@ -61,56 +61,56 @@ enum nm_cause {
 	NM_DISPLACED = 0, /* another flow needed the slot */
 	NM_URGENT = 1,    /* RST or ICMP error: user space should know at once */
 	NM_SWEPT = 2,     /* idle, new or due */
-	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet is a record of its own */
-	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one of this key; type and code are the error's */
-	NM_STAMPED = 0x20,  /* beside one of these: `probed` and `icmp` are low and high half of the time of the latest FIN or RST */
-	NM_SHORT = 0x40,    /* beside one of these: the latest data of TCP are no longer than NM_ALERT */
-	NM_UNJUDGED = 0x80, /* beside one of these: nothing was known by which to judge whether the first segment was sent before */
+	NM_BYPASSED = 3,  /* the cache was in use on this CPU: the packet got a record of its own */
+	NM_QUOTED = 4,    /* no packet: an ICMP error quotes one with this key; `icmp` is the type and code of the error */
+	NM_STAMPED = 0x20,  /* flag: `probed` and `icmp` are the low and high half of the time of the latest FIN or RST */
+	NM_SHORT = 0x40,    /* flag: the latest TCP data are no longer than NM_ALERT */
+	NM_UNJUDGED = 0x80, /* flag: whether the first segment was a retransmission could not be judged */
 };
 
-/* What only the cache needs: where an entry keeps it, a record has its head. */
+/* What only the cache needs. A record has its head in the same place. */
 struct nm_kept {
 	__u16 window; /* TCP: as announced, unscaled */
 	__u16 worth;  /* packets of earlier records, halved with each: keeps busy flows in the cache; 0: never reported */
 };
 
-/* What was seen of a key since its last record, and what must be known of it to judge the next packet. */
+/* What was seen of a key since its last record, and what is needed to judge its next packet. */
 struct nm_delta {
 	union {
-		struct nm_head head; /* of a record */
-		struct nm_kept kept; /* of an entry */
+		struct nm_head head; /* in a record */
+		struct nm_kept kept; /* in a cache entry */
 	};
 	__u32 packets; /* on the wire: each segment of a GSO or GRO packet counts */
 	__u64 bytes;   /* on the wire from the link-layer header on, repeated headers of segments included */
-	__u32 first;   /* low half of jiffies64; without packets: sweeps that found none */
+	__u32 first;   /* low half of jiffies64; if there are no packets: number of sweeps that found none */
 	__u32 last;    /* low half of jiffies64 */
-	__u32 seq_end; /* TCP: behind the highest sequence number sent */
-	__u32 ack;     /* TCP: the latest, whichever is furthest on */
+	__u32 seq_end; /* TCP: one past the highest sequence number sent */
+	__u32 ack;     /* TCP: the highest acknowledgement number sent */
 	__u16 probed;  /* time of the latest RTT probe, in units of nm_probe_every */
-	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, as `probed` */
+	__u16 icmp;    /* type and code (lower byte) of the latest packet; TCP: time of the latest RTT sample, in units as `probed` */
 	__u8 tcp_flags; /* OR of the flags byte */
 	__u8 state;   /* enum nm_state */
-	__u8 cause;   /* enum nm_cause; of an entry only what stands beside one */
+	__u8 cause;   /* enum nm_cause; in a cache entry only the flags */
 	__u8 looks;   /* payloads that may still be looked at for the application protocol */
 };
 
 /* Bits of `nm_delta.state`. */
 enum nm_state {
-	NM_SYN = 0x01,     /* SYN without ACK: the flags alone do not say who opened; SCTP: INIT */
+	NM_SYN = 0x01,     /* SYN without ACK, because `tcp_flags` alone does not show who opened; SCTP: INIT */
 	NM_SYN_ACK = 0x02, /* SYN with ACK; SCTP: INIT ACK */
 	NM_OPENING = NM_SYN | NM_SYN_ACK,
 	/* The same bits in other protocols. */
-	NM_FIRST = 0x01,     /* the other end was not seen before, as far back as that is remembered */
-	NM_BROADCAST = 0x02, /* the frame was sent to everybody */
-	NM_URGED = 0x04,     /* an urgent record was written: one is enough */
+	NM_FIRST = 0x01,     /* the other end had not sent before, as far back as is remembered */
+	NM_BROADCAST = 0x02, /* a frame was sent to the broadcast address */
+	NM_URGED = 0x04,     /* an urgent record has been written; there is only one */
 	NM_NOTED = 0x08,     /* has facts */
 	NM_TRACKED = 0x10,   /* TCP: `seq_end` is known */
 	NM_ACKED = 0x20,     /* TCP: `ack` is known */
 	NM_HEARD = 0x40,     /* the other end has sent since this one sent last */
-	NM_SHAKING = 0x80,   /* TCP: opened, and the ACK that ends the handshake has not come */
+	NM_SHAKING = 0x80,   /* TCP: opened, but the ACK that ends the handshake has not been seen */
 };
 
-/* The delta comes first, so that it is found without knowing the family, and a record starts with its head. */
+/* The delta comes first, so that it can be found without knowing the family and a record starts with its head. */
 struct nm_entry4 {
 	struct nm_delta delta;
 	struct nm_key4 key;
@@ -134,16 +134,16 @@ struct nm_tally {
 	__u64 bytes;
 };
 
-/* Where precise times come from. */
+/* The source of precise times. */
 enum nm_clock_source {
 	NM_CLOCK_KERNEL = 0,
-	NM_CLOCK_HARDWARE = 1, /* the stamp of the NIC, else as above */
-	NM_CLOCK_CAPTURE = 2,  /* skb->tstamp; jiffies are nanoseconds of it */
+	NM_CLOCK_HARDWARE = 1, /* the timestamp of the NIC if there is one, else as above */
+	NM_CLOCK_CAPTURE = 2,  /* skb->tstamp; jiffies are its nanoseconds */
 };
 
-/* What the payload speaks. `nm_facts.app`; names for people are in src/bpf/app.rs. */
+/* Application protocols, in `nm_facts.app`. Their display names are in src/bpf/app.rs. */
 enum nm_app {
-	NM_APP_UNDECIDED = 0, /* more payload may tell */
+	NM_APP_UNDECIDED = 0, /* more payload may decide */
 	NM_APP_HTTP = 1,      /* HTTP/1.0 and 1.1 */
 	NM_APP_HTTP2 = 2,
 	NM_APP_GRPC = 3,
@@ -162,33 +162,33 @@ enum nm_app {
 	NM_APP_SSH = 16,
 	NM_APP_SMTP = 17,
 	NM_APP_QUIC = 18,
-	/* Tunnels, by their headers; not in nm_apps. */
+	/* Tunnels, recognised by their headers; not in nm_apps. */
 	NM_APP_VXLAN = 19,
 	NM_APP_GENEVE = 20,
 	NM_APP_GRE = 21,
 	NM_APP_IPIP = 22, /* IPv4 in IP */
 	NM_APP_SIT = 23,  /* IPv6 in IP */
-	NM_APP_WEBSOCKET = 24, /* what HTTP has changed to: not looked for by itself */
-	NM_APP_UNKNOWN = 255, /* none of these */
+	NM_APP_WEBSOCKET = 24, /* HTTP switched to it: not looked for by itself */
+	NM_APP_UNKNOWN = 255, /* none of the above */
 };
 
-/* What a sample measured; the sender is that of the entry. */
+/* What a sample measures; "the sender" is the sender of the entry. */
 enum nm_sample {
 	NM_HANDSHAKE_SERVER = 1, /* SYN to the sender's SYN-ACK */
 	NM_HANDSHAKE_CLIENT = 2, /* SYN-ACK to the sender's ACK */
-	NM_CONNECT = 3,          /* the sender's first SYN to its ACK; above NM_OPENED_SHIFT when that SYN was */
-	NM_RTT = 4,              /* data of the other end to the sender's ACK */
-	NM_RTT_LONE = 5,         /* the same; nothing made the other end acknowledge at once: it may have been delayed */
-	NM_RESPONSE = 6,         /* last byte of the other end to the sender's first */
+	NM_CONNECT = 3,          /* the sender's first SYN to its ACK; the bits from NM_OPENED_SHIFT on are the time of that SYN */
+	NM_RTT = 4,              /* data from the other end to the sender's ACK */
+	NM_RTT_LONE = 5,         /* the same, but nothing required an immediate ACK: it may have been delayed */
+	NM_RESPONSE = 6,         /* last byte from the other end to the sender's first */
 	NM_ECHO = 7,             /* ICMP echo request to the sender's reply */
-	NM_RTT_WAITED = 8,       /* as NM_RTT; the ACK rides on data or a FIN, or covers what was sent at an unknown time: it waited for that */
-	NM_OPENED = 9,           /* no time: the first SYN of the other end, which the sender refuses, was when NM_OPENED_SHIFT says */
+	NM_RTT_WAITED = 8,       /* as NM_RTT, but the ACK waited for data or a FIN it came with, or for data sent at an unknown time */
+	NM_OPENED = 9,           /* no duration, but when the other end sent the first SYN, which the sender refuses (NM_OPENED_SHIFT) */
 };
 
-/* What is rare: kept beside the entries, one for several sets, and written with its entry's record. */
+/* Rare facts: kept apart from the entries, one for several sets, and written with the record of the entry that owns them. */
 struct nm_facts {
 	__u64 sample[NM_SAMPLES]; /* enum nm_sample above NM_KIND_SHIFT, nanoseconds below */
-	__u32 hole_start; /* sequence numbers that were skipped: they may come late */
+	__u32 hole_start; /* sequence numbers that were skipped and may still arrive */
 	__u32 hole_end;
 	__u32 hole_at;    /* low half of jiffies64 */
 	__u16 retransmits;
@@ -199,13 +199,13 @@ struct nm_facts {
 	__u8 samples; /* in use */
 	__u8 app;     /* enum nm_app */
 	__u8 app_version; /* TLS: minor version, 1 to 4 for 1.0 to 1.3, 0: not known; DNS: NM_ASKS, NM_ANSWERS */
-	__u8 owner;   /* whose facts these are: 1 + number of the entry among those that share them; 0: nobody's */
-	__u8 app_next; /* enum nm_app: told after `app`, of the same sender */
+	__u8 owner;   /* the owner: 1 + number of the entry among those that share the facts; 0: none */
+	__u8 app_next; /* enum nm_app: what the same sender changed to after `app` */
 	__u8 pad;
-	__u32 check;  /* of the owner's key: another may have come in its place */
+	__u32 check;  /* nm_check of the owner's key: another entry may have replaced it */
 };
 
-/* An entry with its facts, put together to be written. */
+/* An entry with its facts, combined to be written. */
 struct nm_noted4 {
 	struct nm_entry4 entry;
 	struct nm_facts facts;
@@ -216,56 +216,56 @@ struct nm_noted6 {
 	struct nm_facts facts;
 };
 
-_Static_assert(sizeof(struct nm_head) == 4 && sizeof(struct nm_kept) == sizeof(struct nm_head), "a head takes the place of what is kept");
+_Static_assert(sizeof(struct nm_head) == 4 && sizeof(struct nm_kept) == sizeof(struct nm_head), "a head takes the place of nm_kept");
 _Static_assert(sizeof(struct nm_entry4) == 64 && sizeof(struct nm_entry6) == 88, "as in src/bpf/event.rs");
 _Static_assert(sizeof(struct nm_noted4) == 128 && sizeof(struct nm_noted6) == 152, "as in src/bpf/event.rs");
 
 /*
- * A time, in one word so that it is read whole: tag of the connection (16 bits), which clock (1), nanoseconds (47, they
+ * A timestamp in one word, so that it is read atomically: tag of the connection (16 bits), which clock (1), nanoseconds (47, which
  * wrap after 39 hours). 0: none.
  */
 #define NM_STAMP_HARDWARE (1ull << 47)
 #define NM_STAMP_NS (NM_STAMP_HARDWARE - 1)
 
 /*
- * Where the directions of a connection meet, as seen at one interface. Shared by all CPUs without locks: who finds another
- * tag, or a stamp of another connection, loses a sample. Sides are 0 and 1, by the order of their hashes.
+ * Joins the two directions of a connection as seen at one interface. Shared by all CPUs without locks: a CPU that finds another
+ * tag, or a stamp of another connection, loses a sample. Sides are 0 and 1, ordered by their hashes.
  */
 struct nm_pair {
 	__u64 tag;           /* of the connection; 0: free */
-	__u64 probe[2];      /* of each side: end of the segment in the upper half, low half of its stamp */
-	__u64 probe_time[2]; /* stamp; void unless its low half is that of `probe` */
+	__u64 probe[2];      /* per side: end of the segment in the upper half, low half of its stamp below */
+	__u64 probe_time[2]; /* stamp; valid only if its low half is that in `probe` */
 	__u32 touched;       /* in units of nm_probe_every */
 	__u8 flags;          /* NM_PAIR_* */
-	__u8 hardware;       /* bit a side: its packets come with the NIC's stamp */
-	__u8 looked;         /* bit a side: its application protocol is settled; NM_LOOKED_NEXT of it: told, and may change */
-	__u8 isn_known;      /* bit a side; UDP: it has sent */
+	__u8 hardware;       /* one bit per side: its packets carry the NIC's timestamp */
+	__u8 looked;         /* one bit per side: its application protocol is settled; NM_LOOKED_NEXT(bit): reported, but may change */
+	__u8 isn_known;      /* one bit per side: `isn` is known; UDP: it has sent */
 	__u32 isn[2];
 	__u32 connect;       /* nanoseconds that the handshake took; 0: not known */
-	__u16 segment[2];    /* of each side: size of its probe's segments, and NM_SEGMENT_* */
-	/* The second cache line: what changes with each turn of a conversation. */
+	__u16 segment[2];    /* per side: size of its probe's segments, with NM_SEGMENT_* */
+	/* The second cache line holds what changes with each turn of a conversation. */
 	__u64 opened;        /* stamps: the first SYN, the SYN-ACK */
 	__u64 answered;
-	__u64 data[2];       /* stamps: what the side sent last, until the other has answered */
-	__u32 echo[2];       /* ICMP: sequence number of the request that `data` is of */
-	__u64 later[2];      /* of each side, sent after its probe: end of the segment in the upper half, nanoseconds since the probe */
+	__u64 data[2];       /* stamps: when the side last sent, until the other has answered */
+	__u32 echo[2];       /* ICMP: sequence number of the request in `data` */
+	__u64 later[2];      /* per side, after its probe: end of the segment in the upper half, nanoseconds since the probe below */
 	__u64 align[1];
 };
 
 #define NM_LOOKED_NEXT(bit) ((bit) << 2)
 
 #define NM_SEGMENT_SHIFT 2
-#define NM_SEGMENT_PUSHED 1 /* the probe ended what was written: the next may come any time later */
-#define NM_SEGMENT_MANY 2   /* it was several segments: they are acknowledged at once */
+#define NM_SEGMENT_PUSHED 1 /* the probe ends what the application wrote: the next data may come at any time */
+#define NM_SEGMENT_MANY 2   /* the probe was several segments: those are acknowledged at once */
 
-#define NM_PAIR_CLIENT1 0x01 /* side 1 opened, else side 0 */
-#define NM_PAIR_OPENED 0x02  /* the SYN was seen: the above holds */
-#define NM_PAIR_RETRIED 0x04 /* SYN repeated: which one was answered is not known */
+#define NM_PAIR_CLIENT1 0x01 /* side 1 opened the connection, else side 0 */
+#define NM_PAIR_OPENED 0x02  /* the handshake was seen: NM_PAIR_CLIENT1 is valid */
+#define NM_PAIR_RETRIED 0x04 /* SYN repeated: it is not known which one was answered */
 #define NM_PAIR_REPEATED 0x08 /* SYN-ACK repeated */
 #define NM_PAIR_DONE 0x10    /* handshake over */
-#define NM_PAIR_CLOSED 0x20  /* FIN or RST: others may have the slot */
-#define NM_PAIR_REFUSED 0x40 /* the SYN had data, and the SYN-ACK does not acknowledge them: they come again */
-#define NM_PAIR_HTTP2 0x80   /* speaks HTTP/2: not every payload asks or answers */
+#define NM_PAIR_CLOSED 0x20  /* FIN or RST seen: another connection may take the slot */
+#define NM_PAIR_REFUSED 0x40 /* the SYN had data that the SYN-ACK does not acknowledge: they will be sent again */
+#define NM_PAIR_HTTP2 0x80   /* speaks HTTP/2: not every payload is a request or a response */
 
 /* Packets that belong to no flow. */
 enum nm_ignored {
@@ -274,68 +274,68 @@ enum nm_ignored {
 	NM_IGNORED = 2,
 };
 
-/* The books of one interface on one CPU: seen + inner = recorded + ignored + left out + lost + what is still cached. */
+/* The books of one interface on one CPU: seen + inner = recorded + ignored + left out + lost + still cached. */
 struct nm_books {
 	__u32 ifindex; /* 0: slot not in use */
 	__u32 pad;
 	struct nm_tally seen[NM_HOOKS];
 	struct nm_tally ignored[NM_IGNORED];
-	struct nm_tally lost;  /* their record found its ring full */
-	struct nm_tally inner; /* found in tunnels' packets */
-	__u64 whole[NM_HOOKS]; /* `seen` as the kernel handed them around: not cut into segments */
-	struct nm_tally left_out; /* of flows that are not in the sample */
-	__u64 align[7];        /* to whole cache lines */
+	struct nm_tally lost;  /* their record did not fit into its ring */
+	struct nm_tally inner; /* found inside tunnel packets */
+	__u64 whole[NM_HOOKS]; /* packets of `seen` as the kernel passes them: not cut into segments */
+	struct nm_tally left_out; /* of flows outside the sample */
+	__u64 align[7];        /* up to whole cache lines */
 };
 
-/* Which of them are in use: whoever reads the books need not look at all. */
+/* Which books are in use, so that readers can skip the others. */
 struct nm_books_used {
 	__u8 slot[NM_INTERFACES];
 };
 
-/* What one CPU keeps for itself, in whole cache lines. */
+/* The state of one CPU, in whole cache lines. */
 struct nm_cpu {
-	__u32 busy; /* the cache of this CPU is in use: whoever interrupts must leave it alone */
-	__u32 sample;     /* 2^32 times the share of flows that is tracked, set by user space at any time; 0: all */
-	__u64 live4; /* one bit a group of sets: may hold entries */
+	__u32 busy; /* the cache of this CPU is in use: an interrupting packet or sweep must not touch it */
+	__u32 sample;     /* 2^32 times the share of flows to track, set by user space at any time; 0: all */
+	__u64 live4; /* one bit per group of sets: it may hold entries */
 	__u64 live6;
 	__u64 records;
-	__u64 records_lost; /* ring full, and no place to keep what they held */
+	__u64 records_lost; /* the ring was full and there was nowhere to keep their content */
 	__u64 jiffies; /* both clocks at the latest sweep, to calibrate jiffies */
 	__u64 monotonic_ns;
-	__u64 slice_start; /* and `records` at its start */
-	__u64 unpaired;    /* times that another connection had the place in the pairing table: no time was measured */
-	__u64 unsampled;   /* times measured and left out, for a record had just been written */
-	__u64 unquoted;    /* quotes of ICMP errors left out, for too many came at once */
-	__u64 stamps[2];   /* with nm_clock hardware: times of the kernel, and of the NIC */
-	__u64 quotes_at;   /* jiffies64; and how many were written since */
+	__u64 slice_start; /* `records` at the start of the current run of the sweep */
+	__u64 unpaired;    /* packets not measured because another connection held the slot in the pairing table */
+	__u64 unsampled;   /* measured times dropped because a record had just been written or the ring was full */
+	__u64 unquoted;    /* quotes of ICMP errors dropped: too many at once, or the ring was full */
+	__u64 stamps[2];   /* if nm_clock is hardware: stamps taken from the kernel, and from the NIC */
+	__u64 quotes_at;   /* tick of the latest quote; `quotes` counts those in it */
 	__u32 quotes;
-	__u32 slice_sets;  /* of the present run of the sweep: sets looked at */
-	struct nm_noted6 scratch; /* a record being put together, and the packet at hand: */
-	__u64 packet[16];         /* as struct nm_packet; they belong to who holds `busy` */
-	__u64 inner[16];          /* as struct nm_packet: found in the packet at hand; belongs to the packet path */
+	__u32 slice_sets;  /* sets examined in the current run of the sweep */
+	struct nm_noted6 scratch; /* a record being assembled; this and `packet` belong to the holder of `busy` */
+	__u64 packet[16];         /* as struct nm_packet: the current packet */
+	__u64 inner[16];          /* as struct nm_packet: found inside the current packet; belongs to the packet path */
 	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
 	__u64 align[6];
 };
 
-/* A fragmented datagram's ports, for the fragments without a transport header. */
+/* The ports of a fragmented datagram, for its fragments without a transport header. */
 struct nm_fragment {
-	/* Tag (24 bits), protocol (8), both ports (32; of ICMP identifier, type, code): one word, so that it is read whole. */
+	/* Tag (24 bits), protocol (8), both ports (32; for ICMP identifier, type and code): one word, so that it is read atomically. */
 	__u64 word;
 	__u32 seen; /* as nm_packet.now */
-	__u32 more; /* the tag's other bits (20): by the 23 above alone, busy hosts would take others' ports now and then */
+	__u32 more; /* 20 further bits of the tag: with only the 23 above, busy hosts would at times mix up datagrams */
 };
 #define NM_FRAGMENTS 4096
 
-/* What became of a packet. Below NM_FATE_PAST its CPU's cache was entered. */
+/* What happened to a packet. Up to NM_FATE_LEFT_OUT the cache of its CPU was entered. */
 enum nm_fate {
 	NM_FATE_CACHED = 0,    /* added to the entry of its flow */
-	NM_FATE_NEW = 1,       /* a new entry, where none was, or an idle one */
-	NM_FATE_DISPLACED = 2, /* a new entry, in place of another flow's */
-	NM_FATE_OUSTED = 3,    /* the same, and what the other held was lost */
-	NM_FATE_LOST = 4,      /* there was no room, and its ring was full */
-	NM_FATE_LEFT_OUT = 5,  /* its flow is not in the sample */
-	NM_FATE_PAST = 6,      /* the cache was in use: a record of its own */
-	NM_FATE_PAST_LOST = 7, /* the same, and its ring was full */
+	NM_FATE_NEW = 1,       /* a new entry, in a free slot or in place of an idle one */
+	NM_FATE_DISPLACED = 2, /* a new entry, in place of another flow's; that was reported */
+	NM_FATE_OUSTED = 3,    /* the same, but what the other flow's entry held was lost */
+	NM_FATE_LOST = 4,      /* no room in the cache, and the ring was full */
+	NM_FATE_LEFT_OUT = 5,  /* its flow is outside the sample */
+	NM_FATE_PAST = 6,      /* the cache was in use: the packet got a record of its own */
+	NM_FATE_PAST_LOST = 7, /* the same, but the ring was full */
 	NM_FATE_NOT_IP = 8,
 	NM_FATE_MALFORMED = 9,
 };

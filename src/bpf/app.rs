@@ -1,8 +1,8 @@
-//! Application protocols, as the programs tell them from payload, and tunnels, by their headers.
+//! Application protocols, which the programs recognise by payload, and tunnels, which they recognise by header.
 
 use super::skel::types::nm_app;
 
-/// What a flow speaks.
+/// The application protocol of a flow, or the tunnel it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum App {
     /// HTTP/1.0 or 1.1.
@@ -41,21 +41,21 @@ pub enum App {
     Smtp,
     /// QUIC version 1 or 2.
     Quic,
-    /// The tunnel: RFC 7348.
+    /// The VXLAN tunnel, RFC 7348.
     Vxlan,
-    /// The tunnel: RFC 8926.
+    /// The Geneve tunnel, RFC 8926.
     Geneve,
-    /// The tunnel: RFC 2784.
+    /// The GRE tunnel, RFC 2784.
     Gre,
     /// IPv4 in IPv4 or IPv6.
     Ipip,
     /// IPv6 in IPv4 or IPv6.
     Sit,
-    /// WebSocket, which HTTP has changed to (RFC 6455).
+    /// WebSocket, after a switch from HTTP (RFC 6455).
     Websocket,
 }
 
-/// Those that payload is looked at for come first; what is behind them is told by other means.
+/// Protocols looked for in payload come first; the others are recognised by other means.
 const APPS: [(nm_app, App, &str); PAYLOADS + 6] = [
     (nm_app::NM_APP_HTTP, App::Http, "http"),
     (nm_app::NM_APP_HTTP2, App::Http2, "http2"),
@@ -85,22 +85,22 @@ const APPS: [(nm_app, App, &str); PAYLOADS + 6] = [
 const PAYLOADS: usize = 18;
 
 impl App {
-    /// As in labels, output and configuration.
+    /// The name in labels, output and configuration.
     pub fn name(self) -> &'static str {
         APPS.iter().find(|a| a.1 == self).map_or("", |a| a.2)
     }
 
-    /// All that can be looked for. Tunnels are not: those that are looked into are told.
+    /// All protocols that can be looked for in payload, so no tunnels.
     pub fn all() -> Vec<App> {
         APPS[..PAYLOADS].iter().map(|a| a.1).collect()
     }
 
-    /// By its name, what can be looked for.
+    /// The protocol of this name; `None` if there is none, or it cannot be looked for.
     pub fn named(name: &str) -> Option<App> {
         APPS[..PAYLOADS].iter().find(|a| a.2 == name).map(|a| a.1)
     }
 
-    /// In a mask of protocols to look for.
+    /// Its bit in a mask of protocols to look for; 0 if it cannot be looked for.
     pub(super) fn bit(self) -> u32 {
         APPS[..PAYLOADS].iter().find(|a| a.1 == self).map_or(0, |a| 1 << a.0.0)
     }

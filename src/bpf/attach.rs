@@ -1,4 +1,4 @@
-//! Attaches the programs to the interfaces of a network namespace, and sees to it that they stay there.
+//! Attaches the programs to the interfaces of a network namespace, and makes sure that they stay attached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use super::namespaces::Namespace;
 use super::programs::Programs;
 use super::record::Hook;
 
-/// The interfaces of a network namespace that are watched. Dropping it detaches.
+/// The watched interfaces of a network namespace. Dropping it detaches the programs.
 pub struct Attachments {
     programs: Arc<Programs>,
-    /// `None`: that of the calling thread.
+    /// `None`: the namespace of the calling thread.
     namespace: Option<Namespace>,
     attached: BTreeMap<u32, Attached>,
-    /// Index of the interface that was looked at last.
+    /// Index of the interface that was checked last.
     looked: u32,
 }
 
 struct Attached {
     name: String,
     hooks: Hooks,
-    /// Why it has other programs than it is to have.
+    /// Why it runs other programs than it should, if it does.
     outdated: Option<String>,
 }
 
-/// An interface whose hooks were not as they are to be.
+/// An interface whose hooks were not as they should be.
 #[derive(Debug)]
 pub struct Disturbed {
     /// Interface index.
     pub index: u32,
-    /// Its name when it was attached to.
+    /// Its name when the programs were attached.
     pub name: String,
-    /// Hooks from which somebody has taken the program.
+    /// Hooks from which somebody has removed the program.
     pub lost: Vec<Hook>,
-    /// Why they are not as they are to be by now. If any is lost, the interface is not watched any more.
+    /// Why they could not be restored, if so. If a program was lost as well, the interface is no longer watched.
     pub error: Option<anyhow::Error>,
 }
 
@@ -49,14 +49,14 @@ impl Attachments {
         Attachments { programs, namespace: None, attached: BTreeMap::new(), looked: 0 }
     }
 
-    /// Of another namespace than the calling thread's: whatever is done is done there.
+    /// For another namespace than that of the calling thread; every operation enters it.
     pub fn there(programs: Arc<Programs>, namespace: Namespace) -> Attachments {
         let mut there = Attachments::new(programs);
         there.namespace = Some(namespace);
         there
     }
 
-    /// `None`: the namespace has gone.
+    /// Runs `act` in the namespace; `None` if that has gone.
     fn within<T>(&mut self, act: impl FnOnce(&mut Attachments) -> T) -> Result<Option<T>> {
         match self.namespace.clone() {
             None => Ok(Some(act(self))),
@@ -64,8 +64,12 @@ impl Attachments {
         }
     }
 
-    /// Attaches both hooks of `link`; the mode that was used, `None` if the interface is gone meanwhile. Tries TCX first unless
-    /// `clsact` is asked for.
+    /// Attaches the programs to both hooks of `link`. Returns the mode used, or `None` if the interface has gone meanwhile. Tries
+    /// TCX first unless `clsact` is set.
+    ///
+    /// # Errors
+    ///
+    /// The packets of the interface are neither Ethernet nor IP, or the kernel refuses.
     pub fn attach(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
         let attached = self.within(|here| here.attach_here(link, clsact))?;
         attached.unwrap_or(Ok(None))
@@ -76,7 +80,7 @@ impl Attachments {
         let pair = self.programs.pair(framing)?;
         let put = || Hooks::put(link, framing, &pair, clsact);
         let mut result = put();
-        // Once more: it may have been to another namespace and come back without the qdisc it had just got.
+        // Once more: the interface may have been moved to another namespace and back, and lost the qdisc just added.
         if result.as_ref().is_err_and(|error| !is(error, &[Errno::ENODEV])) {
             result = put();
         }
@@ -92,15 +96,23 @@ impl Attachments {
         }
     }
 
-    /// Puts other programs in the place of those that are attached, one after the other, each in one step: every packet is seen by
-    /// the one or the other. Where that fails the old one stays. Those that were disturbed, or are now.
+    /// Replaces the attached programs one after the other, each atomically: either the old or the new program sees every packet.
+    /// If that fails at a hook, the old program stays. Returns the interfaces that were disturbed, or are now.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered.
     pub fn replace(&mut self, programs: Arc<Programs>) -> Result<Vec<Disturbed>> {
         self.programs = programs;
         self.keep(|_| true)
     }
 
-    /// Looks whether everything is still attached as it should be, and sees to it that it is: at `most` interfaces, from where the last
-    /// look ended. Those that were not.
+    /// Checks whether everything is still attached as it should be, and restores it if not, at up to `most` interfaces,
+    /// continuing where the last check ended. Returns the interfaces that were disturbed.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered.
     pub fn look(&mut self, most: usize) -> Result<Vec<Disturbed>> {
         let all: Vec<u32> = self.indexes().collect();
         let start = all.partition_point(|index| *index <= self.looked);
@@ -109,7 +121,11 @@ impl Attachments {
         self.keep(|index| next.contains(&index))
     }
 
-    /// The same at certain interfaces.
+    /// The same for the interfaces with these indexes.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered.
     pub fn look_at(&mut self, indexes: &BTreeSet<u32>) -> Result<Vec<Disturbed>> {
         self.keep(|index| indexes.contains(&index))
     }
@@ -123,7 +139,7 @@ impl Attachments {
             for (&index, attached) in here.attached.iter_mut().filter(|(index, _)| wanted(**index)) {
                 disturbed.extend(attached.keep(index, &here.programs));
             }
-            // A hook alone would show half of each conversation.
+            // A single hook would show only half of each conversation.
             for Disturbed { index, lost, error, .. } in &disturbed {
                 if !lost.is_empty() && error.is_some() {
                     here.detach_here(*index);
@@ -134,27 +150,31 @@ impl Attachments {
         Ok(kept.unwrap_or_default())
     }
 
-    /// The interface is watched.
+    /// Whether the interface is watched.
     pub fn contains(&self, index: u32) -> bool {
         self.attached.contains_key(&index)
     }
 
-    /// How many are watched.
+    /// Number of watched interfaces.
     pub fn len(&self) -> usize {
         self.attached.len()
     }
 
-    /// Indexes of those that are watched.
+    /// Indexes of the watched interfaces.
     pub fn indexes(&self) -> impl Iterator<Item = u32> + '_ {
         self.attached.keys().copied()
     }
 
-    /// Why a watched interface runs other programs than it is to, if it does.
+    /// Why a watched interface runs other programs than it should, if it does.
     pub fn outdated(&self, index: u32) -> Option<&str> {
         self.attached.get(&index)?.outdated.as_deref()
     }
 
-    /// Names of the programs that have packets of a watched interface before ours, for ingress and egress.
+    /// Names of the programs that see the packets of a watched interface before ours, for ingress and egress.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered, or the programs cannot be listed.
     pub fn programs_before(&mut self, index: u32) -> Result<[Vec<String>; 2]> {
         let Some(attached) = self.attached.get(&index) else { return Ok(Default::default()) };
         let mode = attached.hooks.mode();
@@ -162,19 +182,19 @@ impl Attachments {
         before.unwrap_or_else(|| Ok(Default::default()))
     }
 
-    /// Nothing is watched.
+    /// Whether no interface is watched.
     pub fn is_empty(&self) -> bool {
         self.attached.is_empty()
     }
 
-    /// Detaches from an interface.
+    /// Detaches the programs from an interface, if it is watched.
     pub fn detach(&mut self, index: u32) {
         if self.attached.contains_key(&index) {
             self.leave(|here| here.detach_here(index));
         }
     }
 
-    /// Detaches from all.
+    /// Detaches the programs from all interfaces.
     pub fn detach_all(&mut self) {
         if !self.attached.is_empty() {
             self.leave(|here| std::mem::take(&mut here.attached).into_values().for_each(|one| one.hooks.take_away()));
@@ -215,7 +235,7 @@ impl Attached {
                 lost.push(hook);
             }
             match kept.result {
-                // The kernel is about to tell.
+                // The kernel is about to report that.
                 Err(error) if is_gone(index, &error) => return None,
                 Err(error) => trouble = trouble.or(Some(error)),
                 Ok(()) => {}
@@ -229,7 +249,7 @@ impl Attached {
     }
 }
 
-/// It is no device any more some time before it has no name any more.
+/// Whether the interface has gone. It stops being a device some time before it loses its name.
 fn is_gone(index: u32, error: &anyhow::Error) -> bool {
     is(error, &[Errno::ENODEV]) || if_indextoname(index).is_err_and(|errno| errno == Errno::ENXIO)
 }

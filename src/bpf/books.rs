@@ -1,4 +1,4 @@
-//! The kernel's books: what the programs saw of each interface, and what became of what is in no record.
+//! The kernel's books: what the programs saw on each interface, and what happened to packets that are in no record.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -9,7 +9,7 @@ use super::mapped::Mapped;
 use super::numbers::BOOKED_INTERFACES;
 use super::skel::types::{nm_books, nm_books_used, nm_cpu, nm_hook, nm_ignored, nm_tally};
 
-/// Packets and their bytes, on the wire.
+/// Packets and bytes on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Packets on the wire.
@@ -34,27 +34,27 @@ impl From<nm_tally> for Tally {
 /// What the programs counted on one interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceBooks {
-    /// Every packet that came by the ingress hook.
+    /// Every packet seen at the ingress hook.
     pub ingress: Tally,
-    /// Every packet that came by the egress hook.
+    /// Every packet seen at the egress hook.
     pub egress: Tally,
-    /// The same as the kernel handed them around, in the order of the hooks: a packet that is yet to be cut into segments, or was
-    /// put together of them, is one.
+    /// The same in packets as the kernel passes them, ingress first: a packet that is yet to be segmented, or was merged from
+    /// segments, counts as one.
     pub whole: [u64; 2],
     /// Ignored: not IP.
     pub not_ip: Tally,
-    /// Ignored: an IP packet whose headers are cut short or contradict themselves.
+    /// Ignored: IP packets whose headers are cut off or inconsistent.
     pub malformed: Tally,
-    /// Ignored: of flows that are not in the sample.
+    /// Ignored: packets of flows outside the sample.
     pub left_out: Tally,
-    /// Lost: their record found its ring full.
+    /// Lost: their record did not fit into its ring.
     pub ring_full: Tally,
-    /// Found in the packets of tunnels, and accounted or ignored like those seen.
+    /// Packets found inside tunnel packets, and accounted or ignored like those seen.
     pub decapsulated: Tally,
 }
 
 impl InterfaceBooks {
-    /// Both hooks.
+    /// Packets seen at both hooks.
     pub fn seen(&self) -> Tally {
         let mut seen = self.ingress;
         seen += self.egress;
@@ -93,25 +93,25 @@ impl AddAssign for InterfaceBooks {
     }
 }
 
-/// Records written and not written.
+/// Records written and lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordCounts {
     /// Written to a ring.
     pub written: u64,
-    /// Gone, with what they held, because the ring was full.
+    /// Lost with their content because the ring was full.
     pub lost: u64,
 }
 
-/// What else the programs count.
+/// Other events that the programs count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Misses {
-    /// Times not measured, for another connection had the place in the pairing table.
+    /// Packets not measured because another connection held the slot in the pairing table.
     pub unpaired: u64,
-    /// Times measured and left out, for a record had just been written.
+    /// Measured times dropped because a record had just been written or the ring was full.
     pub unsampled: u64,
-    /// Quotes of ICMP errors left out, for too many came at once.
+    /// Quotes of ICMP errors dropped because too many came at once or the ring was full.
     pub unquoted: u64,
-    /// Moments taken down by the kernel's clock and by the NIC's; counted only where the NIC's is asked for.
+    /// Timestamps taken from the kernel's clock and from the NIC's; counted only if the NIC's are requested.
     pub stamps: [u64; 2],
 }
 
@@ -119,11 +119,11 @@ pub struct Misses {
 #[derive(Debug)]
 pub struct Books {
     interfaces: Mapped<nm_books>,
-    /// Which of them are in use, by CPU: all together they are many megabytes on a large host.
+    /// Which of them are in use, by CPU, because all of them together are many megabytes on a large host.
     used: Mapped<nm_books_used>,
     state: Mapped<nm_cpu>,
     cpus: usize,
-    /// Of interfaces that are gone.
+    /// The books of interfaces that are gone.
     retired: Mutex<InterfaceBooks>,
 }
 
@@ -137,7 +137,7 @@ impl Books {
         Books { interfaces, used, state, cpus, retired: Mutex::default() }
     }
 
-    /// By interface index; 0 stands for the interfaces that are gone, or found no books of their own.
+    /// The books by interface index; 0 stands for interfaces that are gone or have no books of their own.
     pub fn interfaces(&self) -> BTreeMap<u32, InterfaceBooks> {
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::<u32, InterfaceBooks>::new();
@@ -153,14 +153,14 @@ impl Books {
         all
     }
 
-    /// Gives up the books of an interface: what is in them counts as interface 0 from now on. To be called when no program and no
-    /// cache knows the interface any more.
+    /// Frees the books of an interface: from now on their content counts as interface 0. To be called when neither programs nor
+    /// caches refer to the interface any more.
     pub fn retire(&self, ifindex: u32) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         for (cpu, slot) in self.slots() {
             if let Some(b) = self.read(cpu, slot).filter(|b| b.ifindex == ifindex) {
                 *retired += b.into();
-                // Once it is all zeros another interface may take it, and is to find it marked as it left it.
+                // Cleared before the slot: once that is all zeros another interface may take it, and its mark must not be cleared.
                 self.used.store_byte(cpu, slot, 0);
                 fence(Ordering::SeqCst);
                 self.interfaces.clear(cpu * (BOOKED_INTERFACES + 1) + slot);
@@ -172,7 +172,7 @@ impl Books {
         self.interfaces.read(cpu * (BOOKED_INTERFACES + 1) + slot)
     }
 
-    /// What is in use: CPU, and the place there. The one that interfaces without a place share always is.
+    /// CPU and slot of the books in use, which always include the slot that interfaces without books of their own share.
     fn slots(&self) -> impl Iterator<Item = (usize, usize)> {
         let of_cpu = |cpu: usize| {
             let used = self.used.read(cpu).map_or([0; BOOKED_INTERFACES], |used| used.slot);
@@ -184,12 +184,12 @@ impl Books {
         (0..self.cpus).flat_map(of_cpu)
     }
 
-    /// How many books a look at all of them reads.
+    /// Number of books that [`Self::interfaces`] reads.
     pub fn in_use(&self) -> usize {
         self.slots().count()
     }
 
-    /// Of all CPUs.
+    /// Records of all CPUs.
     pub fn records(&self) -> RecordCounts {
         let mut counts = RecordCounts::default();
         for state in (0..self.cpus).filter_map(|cpu| self.state.read(cpu)) {
@@ -199,7 +199,7 @@ impl Books {
         counts
     }
 
-    /// Of all CPUs.
+    /// Misses of all CPUs.
     pub fn misses(&self) -> Misses {
         let mut misses = Misses::default();
         for state in (0..self.cpus).filter_map(|cpu| self.state.read(cpu)) {

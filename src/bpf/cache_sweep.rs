@@ -14,20 +14,21 @@ use super::numbers::MOST_CACHE_SETS;
 use super::objects::{self, ProgramInfo};
 use super::skel::types::{nm_cpu, nm_number};
 
-/// What a sweep is to do.
+/// What a sweep does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
-    /// Records for what is idle, new or due; room for what was idle for long.
+    /// Reports entries that are idle, new or due, and removes those that have long been idle.
     Due,
-    /// Empty the caches. Only when no program is attached any more: the caches of offline CPUs are swept from other ones.
+    /// Empties the caches. Only after all programs are detached, because the caches of offline CPUs are swept from other CPUs.
     All,
 }
 
-/// What the sweep program returns besides the set to go on with.
+/// What the sweep program returns other than the set to continue with.
 const SWEEP_DONE: u32 = nm_number::NM_SWEEP_DONE.0;
 const SWEEP_BUSY: u32 = nm_number::NM_SWEEP_BUSY.0;
 
-/// A packet takes microseconds, and some milliseconds where a virtual machine's processor is taken away meanwhile.
+/// How long to wait for a busy cache. A packet takes microseconds, or some milliseconds if the hypervisor suspends the CPU
+/// meanwhile.
 const BUSY_MOST: Duration = Duration::from_millis(100);
 
 /// Sweeps the caches of all CPUs.
@@ -37,7 +38,7 @@ pub struct Sweeper {
     state: Mapped<nm_cpu>,
     cpus: usize,
     clock: Arc<Clock>,
-    /// It was said that a cache is in use all the time.
+    /// The warning about a cache that is always in use has been logged.
     complained: AtomicBool,
 }
 
@@ -46,11 +47,11 @@ impl Sweeper {
         Sweeper { program, state, cpus, clock, complained: AtomicBool::new(false) }
     }
 
-    /// Reads both clocks before any packet is stamped, again and again until a jiffy was met at its start.
+    /// Reads both clocks before any packet is stamped, repeatedly until a reading was close to the start of a jiffy.
     pub(super) fn calibrate(&self) -> Result<()> {
         let start = Clock::now_ns();
         loop {
-            // Whichever CPU runs this will do, and there is no such set to sweep.
+            // Any CPU will do, and there is no such set to sweep.
             self.run(0, false, false, MOST_CACHE_SETS, Sweep::Due)?;
             self.read_clocks(0);
             if Clock::now_ns() - start > 2 * self.clock.tick_ns() {
@@ -59,12 +60,16 @@ impl Sweeper {
         }
     }
 
-    /// What the kernel says of the sweep program.
+    /// What the kernel reports about the sweep program; `None` if it does not.
     pub fn info(&self) -> Option<ProgramInfo> {
         objects::program("nm_sweep", self.program.as_fd())
     }
 
-    /// One round over all CPUs. CPUs with an empty cache are left alone.
+    /// Sweeps the caches of all CPUs once; empty ones are skipped.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not run the program.
     pub fn sweep(&self, what: Sweep) -> Result<()> {
         for cpu in 0..self.cpus {
             self.sweep_cpu(cpu, what).with_context(|| format!("sweep the cache of CPU {cpu}"))?;
@@ -72,7 +77,7 @@ impl Sweeper {
         Ok(())
     }
 
-    /// True once no cache holds anything. Meaningful after sweeping [`Sweep::All`]: while packets come it never lasts.
+    /// True if no cache holds anything. Meaningful after sweeping [`Sweep::All`]: while packets arrive it does not last.
     pub fn is_empty(&self) -> bool {
         (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).all(|s| s.live4 == 0 && s.live6 == 0)
     }
@@ -84,16 +89,16 @@ impl Sweeper {
             let mut busy_since = None;
             while set != SWEEP_DONE {
                 let ran = match self.run(cpu, true, v6, set, what) {
-                    // Offline: its cache waits until it is back, or until no program can be using it.
+                    // Offline: its cache has to wait until it is back, or until no program can use it any more.
                     Err(Errno::ENXIO) if what == Sweep::Due => return Ok(()),
                     Err(Errno::ENXIO) => self.run(cpu, false, v6, set, what),
                     ran => ran,
                 };
                 match ran {
-                    // It came in the middle of a packet: come again, but do not keep the other CPUs waiting for it.
+                    // The sweep interrupted a packet: try again, but do not keep the other CPUs waiting for long.
                     Ok(SWEEP_BUSY) if busy_since.get_or_insert_with(Instant::now).elapsed() > BUSY_MOST => {
                         if !self.complained.swap(true, Ordering::Relaxed) {
-                            log::warn!("the cache of CPU {cpu} is in use all the time: what it holds is told of later");
+                            log::warn!("the cache of CPU {cpu} is always in use: what it holds is reported later");
                         }
                         return Ok(());
                     }
@@ -113,7 +118,7 @@ impl Sweeper {
         }
     }
 
-    /// One slice: the set to go on with, or one of the constants above.
+    /// Runs one slice. Returns the set to continue with, or one of the constants above.
     fn run(&self, cpu: usize, there: bool, v6: bool, set: u32, what: Sweep) -> Result<u32, Errno> {
         let all = what == Sweep::All;
         let mut args = [cpu as u64, v6.into(), set.into(), all.into(), self.clock.latest()];

@@ -1,4 +1,4 @@
-//! Who comes before us: other programs of an interface that have a packet first may end its way, or send it another one.
+//! The programs of an interface that run before ours: they may drop a packet or redirect it.
 
 use std::collections::BTreeSet;
 use std::io::Error as IoError;
@@ -14,17 +14,17 @@ use super::hooks::{Mode, PRIORITY};
 use super::netlink::dump;
 use super::route::Route;
 
-/// Programs looked at for each hook; the kernel allows 64 (BPF_MPROG_MAX).
+/// Programs read for each hook; the kernel allows 64 (BPF_MPROG_MAX).
 const MOST: usize = 64;
 
-/// Names of the programs that have packets of an interface before ours, for ingress and egress.
+/// Names of the programs that see the packets of an interface before ours, for ingress and egress.
 pub(super) fn before(index: u32, mode: Mode, ours: &[u32]) -> Result<[Vec<String>; 2]> {
     let hook = |attach_type, parent| -> Result<Vec<String>> {
         let chain = tcx_chain(index, attach_type)?;
         let first = chain.iter().take_while(|id| !ours.contains(id)).map(|&id| program_name(id));
         Ok(match mode {
             Mode::Tcx => first.collect(),
-            // All TCX programs come before all of clsact.
+            // All TCX programs run before all clsact filters.
             Mode::Clsact => first.chain(filters_before(index, parent)?).collect(),
         })
     };
@@ -39,13 +39,13 @@ pub(super) fn before(index: u32, mode: Mode, ours: &[u32]) -> Result<[Vec<String
 pub(super) const TC_H_MIN_INGRESS: u16 = 0xfff2;
 pub(super) const TC_H_MIN_EGRESS: u16 = 0xfff3;
 
-/// What the kernel tells of a program.
+/// What the kernel reports about a program.
 pub(super) fn program_info(program: &impl AsRawFd) -> Result<libbpf_sys::bpf_prog_info> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of_val(&info) as u32;
     // SAFETY: `info` is as large as `size` says.
     let err = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut size) };
-    anyhow::ensure!(err == 0, "read what a program is: {}", IoError::from_raw_os_error(-err));
+    anyhow::ensure!(err == 0, "read the properties of a program: {}", IoError::from_raw_os_error(-err));
     Ok(info)
 }
 
@@ -57,7 +57,7 @@ fn program_name(id: u32) -> String {
     }
 }
 
-/// Programs in the order in which they run; none on a kernel without TCX.
+/// Ids of the programs in the order in which they run; none on a kernel without TCX.
 pub(super) fn tcx_chain(index: u32, attach_type: libbpf_sys::bpf_attach_type) -> Result<Vec<u32>> {
     let mut ids = vec![0; MOST];
     let mut options = libbpf_sys::bpf_prog_query_opts {
@@ -93,7 +93,7 @@ fn filters_before(index: u32, parent: TcHandle) -> Result<Vec<String>> {
         });
         (priority < PRIORITY).then(|| format!("{} filter of priority {priority}", kind.unwrap_or_default()))
     });
-    // Each is told of twice: as a place in the chain, and as the filters in it.
+    // The kernel lists each filter twice: as an element of the chain, and by itself.
     let found: BTreeSet<String> = found.context("read the filters of an interface")?.into_iter().collect();
     Ok(found.into_iter().collect())
 }

@@ -1,8 +1,9 @@
-//! One agent in a network namespace. What tells of it is a socket of the abstract kind, whose names belong to the namespace as the
-//! interfaces do: agents in containers that share it, and nothing else, see each other.
+//! Ensures that only one agent runs in a network namespace. An agent holds a socket with an abstract name. Such names belong to the
+//! namespace just as interfaces do, so exactly the agents that share it, in whatever container, see each other.
 //!
-//! Anybody there may take such a name. So an agent's socket is one that says who made it: root, or whoever may administer the
-//! network, which a receive buffer shows that nobody else can have. Others that hold the name are passed over.
+//! Anybody there may take such a name. A socket therefore counts as an agent's only if root created it, or a process that may
+//! administer the network, which it proves by a receive buffer of a size that nobody else can set. Other holders of the name are
+//! ignored.
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
@@ -16,10 +17,10 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use super::netlink::{Family, dump};
 
 const NAME: &str = "netmon-agent";
-/// Others who hold a name each; nobody needs more than one.
+/// Number of names tried, if others hold some; an agent needs only one.
 const NAMES_MOST: u32 = 1000;
-/// The greatest receive buffer there is, twice what was asked for (SOCK_MIN_RCVBUF and INT_MAX, net/core/sock.c). Without CAP_NET_ADMIN
-/// it takes a net.core.rmem_max of a gigabyte.
+/// Requests the largest possible receive buffer; the kernel doubles what is requested (INT_MAX, net/core/sock.c). Without
+/// CAP_NET_ADMIN this would need a net.core.rmem_max of a gigabyte.
 const SEAL: usize = (i32::MAX / 2) as usize;
 const SEALED: u32 = 2 * SEAL as u32;
 
@@ -28,9 +29,13 @@ const SEALED: u32 = 2 * SEAL as u32;
 pub struct HostClaim(#[expect(dead_code, reason = "holds the name")] UnixDatagram);
 
 /// Claims this network namespace.
+///
+/// # Errors
+///
+/// Another agent runs in it, or no name is free.
 pub fn claim_host() -> Result<HostClaim> {
     let (claim, own) = take_name()?;
-    // Whoever takes a name looks for others afterwards: of two that start at once, at least one sees the other.
+    // Every agent looks for others after taking a name: if two start at once, at least one sees the other.
     match holders() {
         Ok(holders) => {
             for holder in holders.iter().filter(|holder| holder.name != own && is_name(&holder.name)) {
@@ -38,12 +43,12 @@ pub fn claim_host() -> Result<HostClaim> {
                     return occupied(&holder.name);
                 }
                 let Holder { name, uid, .. } = holder;
-                log::warn!("user {uid} holds the socket @{name}, and is no agent: that keeps nobody from starting");
+                log::warn!("user {uid} holds the socket @{name} but is not an agent: starting anyway");
             }
         }
-        // Then whoever holds the name is taken for an agent.
+        // Without the list, the holder of the name counts as an agent.
         Err(_) if own != NAME => return occupied(NAME),
-        Err(error) => log::debug!("whether agents have other names than @{NAME} cannot be told: {error:#}"),
+        Err(error) => log::debug!("cannot check for agents with other names than @{NAME}: {error:#}"),
     }
     Ok(claim)
 }
@@ -52,14 +57,14 @@ fn occupied<T>(name: &str) -> Result<T> {
     bail!("another netmon agent runs in this network namespace: stop it first (it holds the socket @{name})")
 }
 
-/// The first name that is free, and which it is.
+/// Takes the first free name. Returns the claim and the name.
 fn take_name() -> Result<(HostClaim, String)> {
     for number in 0..NAMES_MOST {
         let name = if number == 0 { NAME.to_owned() } else { format!("{NAME}.{number}") };
         let address = SocketAddr::from_abstract_name(&name).context("name the lock")?;
         match UnixDatagram::bind_addr(&address) {
             Ok(socket) => {
-                // Whoever only looks may not do it, and need not.
+                // Commands that only observe lack the privilege, and do not need it.
                 if let Err(error) = setsockopt(&socket, RcvBufForce, &SEAL) {
                     log::debug!("the socket @{name} does not show its privilege: {error}");
                 }
@@ -70,7 +75,7 @@ fn take_name() -> Result<(HostClaim, String)> {
         }
     }
     bail!(
-        "{NAMES_MOST} sockets named @{NAME} are in this network namespace: end whoever holds them (ss -xap names them)"
+        "{NAMES_MOST} sockets named @{NAME} are in this network namespace: end the processes that hold them (ss -xap lists them)"
     )
 }
 
@@ -79,7 +84,7 @@ fn is_name(name: &str) -> bool {
     number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// A socket of this network namespace that has an abstract name, and who made it.
+/// A socket of this network namespace with an abstract name, and who created it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Holder {
     name: String,
@@ -93,12 +98,12 @@ impl Holder {
     }
 }
 
-/// An error where the kernel does not tell (CONFIG_UNIX_DIAG).
+/// All sockets with abstract names; an error if the kernel cannot list them (CONFIG_UNIX_DIAG).
 fn holders() -> Result<Vec<Holder>> {
     dump(Socket(None), |Socket(holder)| holder).context("list the sockets of this namespace")
 }
 
-/// A message about a Unix socket; of those that have no abstract name there is nothing to be told.
+/// A message about a Unix socket; `None` if that has no abstract name.
 #[derive(Debug)]
 struct Socket(Option<Holder>);
 
@@ -112,14 +117,14 @@ const SHOW_UID: u32 = 1 << 6;
 const DIAG_NAME: u16 = 0;
 const DIAG_MEMINFO: u16 = 5;
 const DIAG_UID: u16 = 7;
-/// SK_MEMINFO_RCVBUF, the second number.
+/// Offset of SK_MEMINFO_RCVBUF, the second number.
 const RCVBUF_AT: usize = 4;
 
 impl Family for Socket {
     const PROTOCOL: isize = NETLINK_SOCK_DIAG;
 }
 
-/// As a request: for all sockets, struct unix_diag_req.
+/// As a request, it asks for all sockets (struct unix_diag_req).
 impl NetlinkSerializable for Socket {
     fn message_type(&self) -> u16 {
         SOCK_DIAG_BY_FAMILY
@@ -149,7 +154,7 @@ impl NetlinkDeserializable for Socket {
             let number =
                 |at: usize| value.get(at..).and_then(|rest| rest.first_chunk().copied()).map(u32::from_ne_bytes);
             match attribute.kind() {
-                // The name of a file has no zero before it.
+                // An abstract name starts with a zero byte, that of a file does not.
                 DIAG_NAME if value.first() == Some(&0) => {
                     holder.name = String::from_utf8_lossy(&value[1..]).into_owned();
                     named = true;

@@ -1,7 +1,8 @@
-//! Ticks as nanoseconds. The packet path stamps with jiffies because they cost nothing; the kernel derives them from
-//! CLOCK_MONOTONIC, so one offset and the tick's length translate. In replayed captures a tick is a nanosecond of their clock.
+//! Converts ticks to nanoseconds. The packet path stamps with jiffies because they cost next to nothing. The kernel derives them
+//! from CLOCK_MONOTONIC, so an offset and the length of a tick are enough to convert them. In replayed captures a tick is a
+//! nanosecond of the capture's clock.
 //!
-//! That is the kernel's own CLOCK_MONOTONIC, which programs read; in a time namespace the process's is another.
+//! CLOCK_MONOTONIC here is that of the kernel, which programs read; that of a process in a time namespace may differ.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,22 +13,26 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use super::timens;
 
-/// Translates ticks into CLOCK_MONOTONIC, or into the time of a capture.
+/// Converts ticks to CLOCK_MONOTONIC, or to the time of a capture.
 #[derive(Debug)]
 pub struct Clock {
     tick_ns: u64,
     /// CLOCK_MONOTONIC at tick 0, wrapping: jiffies start five minutes below the wrap of 32 bits.
     origin_ns: AtomicU64,
-    /// Ticks now, or not long ago.
+    /// The current time in ticks, or that of a moment ago.
     latest: AtomicU64,
     capture: bool,
 }
 
-/// Records may be this many ticks ahead of the latest time that is known.
+/// Records may be up to this many ticks ahead of the latest known time.
 const AHEAD: u64 = 1 << 24;
 
 impl Clock {
-    /// The length of a tick of the kernel: the resolution of its coarse clocks. `CONFIG_HZ` itself is not always readable.
+    /// The length of a kernel tick: the resolution of its coarse clocks. `CONFIG_HZ` itself is not always readable.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no coarse clock.
     pub fn kernel_tick() -> Result<Duration> {
         Ok(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("read the length of a jiffy")?.into())
     }
@@ -37,13 +42,13 @@ impl Clock {
         Ok(Clock { tick_ns, origin_ns: AtomicU64::new(u64::MAX), latest: AtomicU64::new(0), capture: false })
     }
 
-    /// Goes as [`Clock::advance`] says.
+    /// A clock for a capture, which [`Clock::advance`] moves forward.
     pub(super) fn of_capture() -> Clock {
         Clock { tick_ns: 1, origin_ns: AtomicU64::new(0), latest: AtomicU64::new(0), capture: true }
     }
 
-    /// Both clocks read at the same moment by a program. A jiffy starts before the moment it is read: the earliest origin
-    /// of all readings is the true one.
+    /// Takes in a reading of both clocks that a program made at the same moment. A jiffy starts before the moment it is read, so the
+    /// earliest origin of all readings is the true one.
     pub(super) fn observe(&self, jiffies: u64, monotonic_ns: u64) {
         if self.capture {
             return;
@@ -55,12 +60,12 @@ impl Clock {
         });
     }
 
-    /// The time of a capture has come to `ns`. It never goes back.
+    /// Moves the time of a capture forward to `ns`, in nanoseconds; it never goes back.
     pub fn advance(&self, ns: u64) {
         self.latest.fetch_max(ns, Ordering::Relaxed);
     }
 
-    /// To be called before records of the present are translated.
+    /// Updates the latest time; to be called before current records are converted.
     pub(super) fn refresh(&self) {
         if !self.capture {
             let since = Clock::now_ns().wrapping_sub(self.origin_ns.load(Ordering::Relaxed));
@@ -68,38 +73,38 @@ impl Clock {
         }
     }
 
-    /// Ticks of the latest time that is known.
+    /// The latest known time in ticks.
     pub(super) fn latest(&self) -> u64 {
         self.latest.load(Ordering::Relaxed)
     }
 
-    /// From the lower half of a time in ticks, which lies not far ahead, nor 2^32 ticks back.
+    /// Nanoseconds from the lower half of a time in ticks, which must not be far ahead of the latest time, nor 2^32 ticks behind it.
     pub(super) fn nanoseconds(&self, low: u32) -> u64 {
         let ahead = self.latest().wrapping_add(AHEAD);
         let ticks = ahead.wrapping_sub(u64::from((ahead as u32).wrapping_sub(low)));
         ticks.wrapping_mul(self.tick_ns).wrapping_add(self.origin_ns.load(Ordering::Relaxed))
     }
 
-    /// Length of a tick.
+    /// Length of a tick in nanoseconds.
     pub(super) fn tick_ns(&self) -> u64 {
         self.tick_ns
     }
 
-    /// Ticks in a duration, at least one.
+    /// Number of ticks in a duration, rounded up, at least one.
     pub(super) fn ticks(&self, duration: Duration) -> u64 {
         (duration.as_nanos() as u64).div_ceil(self.tick_ns).max(1)
     }
 
     /// The kernel's CLOCK_MONOTONIC now, in nanoseconds.
     pub fn now_ns() -> u64 {
-        // Where it is not to be known, the agent does not start.
+        // If it cannot be determined, the agent does not start.
         static AHEAD_NS: LazyLock<i64> = LazyLock::new(|| timens::offset_ns().unwrap_or_default());
         // The clock exists on every kernel that runs the programs.
         let own = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| Duration::from(t).as_nanos() as u64);
         own.saturating_add_signed(-*AHEAD_NS)
     }
 
-    /// From CLOCK_MONOTONIC to nanoseconds since 1970, now: to be added.
+    /// What to add at present to CLOCK_MONOTONIC to get the time since 1970, in nanoseconds.
     pub fn offset_to_1970() -> i64 {
         let reading = |_| {
             let before = Clock::now_ns();
@@ -107,7 +112,7 @@ impl Clock {
             let took = Clock::now_ns() - before;
             (took, since_1970.wrapping_sub(before + took / 2) as i64)
         };
-        // What interrupts a reading makes it wrong by as long as that takes.
+        // An interruption falsifies a reading by its duration, so the shortest reading counts.
         (0..5).map(reading).min().map_or(0, |(_, offset)| offset)
     }
 }

@@ -1,4 +1,4 @@
-//! Connections whose addresses the kernel translates, as its connection tracking (conntrack) tells of them.
+//! Connections whose addresses the kernel translates, as reported by its connection tracking (conntrack).
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,9 +20,9 @@ pub struct Translated {
     pub protocol: u8,
     /// IPv6, not IPv4.
     pub v6: bool,
-    /// Client and server as the client dialled: source and destination of the first packet before it was translated.
+    /// Client and server as the client addressed them: source and destination of the first packet before translation.
     pub dialled: [Endpoint; 2],
-    /// Client and server as the server sees them: destination and source of its answers before they are translated back.
+    /// Client and server as the server sees them: destination and source of its answers before translation back.
     pub answered: [Endpoint; 2],
 }
 
@@ -65,11 +65,11 @@ const ICMP_ID: u16 = 4;
 const ICMPV6_ID: u16 = 7;
 /// IPS_SRC_NAT and IPS_DST_NAT, include/uapi/linux/netfilter/nf_conntrack_common.h
 const TRANSLATED: u32 = 1 << 4 | 1 << 5;
-/// struct nlmsghdr and struct nfgenmsg; the payload of an attribute.
+/// Offset of the attributes, after struct nlmsghdr and struct nfgenmsg; offset of the value in an attribute.
 const ATTRIBUTES_AT: u32 = 16 + 4;
 const VALUE_AT: u32 = 4;
 
-/// Lets only connections pass whose addresses are translated: the others, mostly all, cost no wake-up and no room.
+/// Passes only connections whose addresses are translated, so that the others, usually nearly all, cost neither wake-ups nor room.
 fn filter() -> [SockFilter; 8] {
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     [
@@ -85,45 +85,58 @@ fn filter() -> [SockFilter; 8] {
     ]
 }
 
-/// IPVS translates without a mark in the connection's status: that its ends differ tells.
+/// Whether IPVS is in use. It translates without setting a status bit of the connection: only the differing addresses show it.
 fn ipvs_is_used() -> bool {
     let table = fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
     table.lines().any(|line| ["TCP", "UDP", "SCTP", "FWM"].iter().any(|kind| line.starts_with(kind)))
 }
 
-/// Whether something is there to be read, for whoever does not read.
+/// Shows whether there is something to read, for threads other than the reader.
 #[derive(Debug)]
 pub struct ConntrackQueue(OwnedFd);
 
 impl ConntrackQueue {
-    /// Nothing was told since all was read; nor could something not be told.
+    /// True if nothing has arrived, and nothing was dropped, since everything was read.
     pub fn is_empty(&self) -> bool {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
 }
 
-/// Tells of connections with translated addresses.
+/// Receives news of connections with translated addresses.
 #[derive(Debug)]
 pub struct Conntrack {
-    changes: Changes<Told>,
+    changes: Changes<Connection>,
     filtered: bool,
 }
 
 impl Conntrack {
-    /// From now on, of as many at a time as fit into `queue_bytes`. An error means that this kernel does not tell.
+    /// Subscribes with a queue of `queue_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not report connections, or the privilege is missing.
     pub fn new(queue_bytes: usize) -> Result<Conntrack> {
         let changes = Changes::of(&[GROUP_NEW, GROUP_DESTROY], &filter(), queue_bytes)
-            .context("ask to be told of connections")?;
+            .context("subscribe to news of connections")?;
         Ok(Conntrack { changes, filtered: true })
     }
 
-    /// To ask whether there is something to be read.
+    /// A handle to ask whether there is something to read.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
     pub fn queue(&self) -> Result<ConntrackQueue> {
         self.changes.duplicate().map(ConntrackQueue)
     }
 
-    /// True if the host has come to balance by IPVS, of which is told from now on: what is there already is to be listed.
+    /// Checks for IPVS. True if the host has begun to use it: from now on its connections are reported as well, and existing ones
+    /// must be listed.
+    ///
+    /// # Errors
+    ///
+    /// The filter cannot be removed.
     pub fn follow_ipvs(&mut self) -> Result<bool> {
         if !self.filtered || !ipvs_is_used() {
             return Ok(false);
@@ -133,39 +146,47 @@ impl Conntrack {
         Ok(true)
     }
 
-    /// Gives what has happened since the last call to `take`; does not wait. False if more happened than the kernel could tell.
+    /// Gives what has happened since the last call to `take`; does not wait. False if more happened than the queue could hold.
     ///
-    /// The kernel tells of a connection before its first packet leaves under its new addresses: whoever asks after a packet was
-    /// seen knows its translation.
+    /// The kernel reports a connection before its first packet leaves with translated addresses, so a read after a packet was seen
+    /// includes its translation.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be read, or the kernel reports an error.
     pub fn read(&mut self, mut take: impl FnMut(Tracking)) -> Result<bool> {
-        self.changes.read(|told| {
-            if let Some(translated) = told.translated {
-                take(if told.ended { Tracking::Ended(translated) } else { Tracking::Begun(translated) });
+        self.changes.read(|connection| {
+            if let Some(translated) = connection.translated {
+                take(if connection.ended { Tracking::Ended(translated) } else { Tracking::Begun(translated) });
             }
         })
     }
 }
 
-/// Every connection that is translated at present.
+/// Every connection that is currently translated.
+///
+/// # Errors
+///
+/// The kernel does not list connections, or the list changed too often while it was read.
 pub fn list_translated() -> Result<Vec<Translated>> {
-    let all = Told { ended: false, translated: None };
-    dump(all, |told| told.translated).context("list the connections that the kernel tracks")
+    let all = Connection { ended: false, translated: None };
+    dump(all, |connection| connection.translated).context("list the connections that the kernel tracks")
 }
 
-/// A message about a connection, read as far as flows are told apart by it. There may be ten thousands a second.
+/// A message about a connection, decoded only as far as it identifies flows, because there may be tens of thousands a second.
 #[derive(Debug)]
-struct Told {
+struct Connection {
     ended: bool,
-    /// `None` if nothing is translated, or nothing that flows are told apart by.
+    /// `None` if nothing is translated, or nothing that identifies flows.
     translated: Option<Translated>,
 }
 
-impl Family for Told {
+impl Family for Connection {
     const PROTOCOL: isize = NETLINK_NETFILTER;
 }
 
-/// As a request: for all connections.
-impl NetlinkSerializable for Told {
+/// As a request, it asks for all connections.
+impl NetlinkSerializable for Connection {
     fn message_type(&self) -> u16 {
         GET
     }
@@ -179,15 +200,15 @@ impl NetlinkSerializable for Told {
     }
 }
 
-impl NetlinkDeserializable for Told {
+impl NetlinkDeserializable for Connection {
     type Error = DecodeError;
 
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Told, DecodeError> {
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Connection, DecodeError> {
         let translated = match header.message_type {
             NEW | DELETE => translated(payload.get(GENERIC_BYTES..).unwrap_or_default())?,
             _ => None,
         };
-        Ok(Told { ended: header.message_type == DELETE, translated })
+        Ok(Connection { ended: header.message_type == DELETE, translated })
     }
 }
 
@@ -209,7 +230,7 @@ fn translated(attributes: &[u8]) -> Result<Option<Translated>, DecodeError> {
     Ok(differs.then_some(Translated { protocol, v6, dialled, answered }))
 }
 
-/// One direction's addresses.
+/// The addresses of one direction.
 struct Ends {
     protocol: u8,
     v6: bool,
@@ -232,7 +253,7 @@ impl Ends {
                     (PROTOCOL, NUMBER) => protocol = field.value().first().copied(),
                     (PROTOCOL, SOURCE_PORT) => ports[0] = port(),
                     (PROTOCOL, DESTINATION_PORT) => ports[1] = port(),
-                    // An echo's identifier stands for both ports, as in records.
+                    // The identifier of an echo takes the place of both ports, as in records.
                     (PROTOCOL, ICMP_ID | ICMPV6_ID) => ports = [port(); 2],
                     _ => {}
                 }
@@ -248,7 +269,7 @@ impl Ends {
     }
 }
 
-/// Of four or sixteen bytes.
+/// An address from four or sixteen bytes.
 fn address(bytes: &[u8]) -> Option<[u8; 16]> {
     let mut address = [0; 16];
     address.get_mut(..bytes.len())?.copy_from_slice(bytes);

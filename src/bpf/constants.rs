@@ -1,4 +1,4 @@
-//! What is fixed for the life of a load: the constants of bpf/config.h.
+//! Sets what is fixed once the programs are loaded: the constants of bpf/config.h.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use super::numbers::MOST_CACHE_SETS;
 use super::skel::OpenNetmonSkel;
 use super::skel::types::{nm_clock_source, nm_number};
 
-/// A connection that was silent for this long yields its place in the pairing table.
+/// A connection that has been silent for this long may lose its slot in the pairing table.
 const PAIR_STALE: Duration = Duration::from_secs(1);
-/// Of one flow, at most a record in this time is written only because it has many samples.
+/// Minimum time between records of one flow that are written only because it has many samples.
 const SAMPLE_GAP: Duration = Duration::from_millis(16);
 
-/// Gives the opened programs their constants.
+/// Sets the constants of the programs before they are loaded.
 pub(super) fn set(
     open: &mut OpenNetmonSkel<'_>,
     options: &Options,
@@ -29,10 +29,10 @@ pub(super) fn set(
     rodata.nm_shift4 = sets4.ilog2();
     rodata.nm_shift6 = sets6.ilog2();
     rodata.nm_rings = options.rings as u32;
-    // Any CPU may be the only one that fills a ring: the share of each must keep the whole within a batch.
-    // Half a ring leaves room for what comes while the worker gets up.
+    // Each CPU counts only its own records: the share of each must keep those of all within a batch.
+    // Half a ring leaves room for what arrives while the worker wakes up.
     rodata.nm_wake_every = (options.batch.min(options.ring_records / 2) / cpus).max(1) as u32;
-    // 0: nobody's. A capture is replayed without any namespace.
+    // 0: no owner. A replay of a capture works without a namespace.
     rodata.nm_home = own_namespace().unwrap_or_default();
     rodata.nm_seed = seed;
     rodata.nm_idle = clock.ticks(options.idle).min(u64::from(u32::MAX / 2)) as u32;
@@ -43,7 +43,7 @@ pub(super) fn set(
     let (source, unit_shift, sample_gap) = match options.timestamps {
         TimestampSource::Kernel => (nm_clock_source::NM_CLOCK_KERNEL, 0, clock.ticks(SAMPLE_GAP)),
         TimestampSource::Hardware => (nm_clock_source::NM_CLOCK_HARDWARE, 0, clock.ticks(SAMPLE_GAP)),
-        // All samples of a capture are told.
+        // All samples of a capture are reported.
         TimestampSource::Capture => (nm_clock_source::NM_CLOCK_CAPTURE, 20, 0),
     };
     let units = |d: Duration| d.as_nanos().div_ceil(u128::from(clock.tick_ns()) << unit_shift).min(0x7fff);
@@ -60,17 +60,17 @@ pub(super) fn set(
     Ok(())
 }
 
-/// Sets of each CPU's caches, for IPv4 and IPv6.
+/// Number of sets in the caches of each CPU, for IPv4 and IPv6.
 pub(super) fn sets(options: &Options) -> [u32; 2] {
     [options.cache_slots, options.cache_slots / 4].map(sets_for)
 }
 
-/// Slots of the pairing table.
+/// Number of slots in the pairing table.
 pub(super) fn pairs(cpus: usize) -> u32 {
     (cpus as u32 * nm_number::NM_PAIRS.0).next_power_of_two()
 }
 
-/// Sets for so many slots, within what the programs can take.
+/// Number of sets for `slots` slots, within what the programs support.
 fn sets_for(slots: u32) -> u32 {
     slots.div_ceil(nm_number::NM_WAYS.0).next_power_of_two().clamp(nm_number::NM_GROUPS.0, MOST_CACHE_SETS)
 }

@@ -1,4 +1,4 @@
-//! What comes out of a ring: its head says what it is.
+//! Records as they come out of a ring; the head says what kind each is.
 
 use super::skel::types::{
     nm_entry4, nm_entry6, nm_facts, nm_head, nm_kind, nm_noted4, nm_noted6, nm_number, nm_traced,
@@ -7,19 +7,19 @@ use super::skel::types::{
 const FLOW: u8 = nm_number::NM_FLOW_VERSION.0 as u8;
 const TRACED: u8 = nm_number::NM_TRACED_VERSION.0 as u8;
 
-/// A record of the programs, where the ring has it.
+/// A record of the programs, borrowed from the ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event<'a> {
     /// News of a flow over IPv4.
     Flow4 { entry: &'a nm_entry4, facts: Option<&'a nm_facts> },
     /// News of a flow over IPv6.
     Flow6 { entry: &'a nm_entry6, facts: Option<&'a nm_facts> },
-    /// A packet that was traced.
+    /// A traced packet.
     Traced(&'a nm_traced),
 }
 
 impl<'a> Event<'a> {
-    /// `None` if the kind or its version is unknown, or the length is not that of the kind.
+    /// Decodes a record; `None` if its kind or version is unknown, or its length does not fit the kind.
     pub(super) fn decode(bytes: &'a [u8]) -> Option<Event<'a>> {
         let head = plain::from_bytes::<nm_head>(bytes).ok()?;
         if usize::from(head.length) != bytes.len() {
@@ -42,12 +42,12 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Bytes that are a `T` and nothing more.
+/// The bytes as a `T`, if they have exactly its size.
 fn whole<T: plain::Plain>(bytes: &[u8]) -> Option<&T> {
     plain::from_bytes(bytes).ok().filter(|_| bytes.len() == size_of::<T>())
 }
 
-// SAFETY: repr(C) of integers only, without padding (the sizes are asserted below): any bytes are a value.
+// SAFETY: repr(C) with integers only and without padding (the sizes are asserted below): any bytes are a valid value.
 unsafe impl plain::Plain for nm_head {}
 // SAFETY: as above.
 unsafe impl plain::Plain for nm_entry4 {}
@@ -124,7 +124,7 @@ pub(super) mod tests {
                 let words = record(other, version, length);
                 assert!(Event::decode(bytes(&words, whole)).is_none(), "{other:?} of {length} bytes");
             }
-            // A kind of another length than its own, by the ring and by the head.
+            // A kind with a length other than its own, in the ring and in the head.
             for other in KINDS.map(|known| known.2).into_iter().chain([length - 8, length + 8]).filter(|l| *l != length)
             {
                 let words = record(kind, version, other);

@@ -1,16 +1,16 @@
-//! Which interfaces face a workload: host ends of pairs whose other end is a pod's or a container's interface. What enters the
-//! host through one has left the workload, so the hooks mean the opposite of what they mean on an uplink.
+//! Decides which interfaces face a workload: host ends of pairs whose other end is the interface of a pod or container. What enters
+//! the host through one has left the workload, so the hooks mean the opposite of what they mean on an uplink.
 //!
-//! The rule. A pair is a veth or netkit device whose peer is in another network namespace; a way out is an interface with a
-//! default route.
+//! In the rules below, a pair is a veth or netkit device whose peer is in another network namespace, and a way out is an
+//! interface with a default route.
 //!
-//! - A pair that a bridge has faces a workload, unless the bridge is a way out and all its ports are pairs: then one of them leads
-//!   out, and nothing tells which.
-//! - Another pair faces a workload if it is no way out and on no subnet: its addresses, link-local ones aside, are single ones
-//!   (/32, /128).
-//! - A bridge that is no way out faces workloads if all its ports do: what enters the host there came from one of them.
+//! - A pair that is a port of a bridge faces a workload, unless the bridge is a way out and all its ports are pairs: then one of them
+//!   leads out, and nothing shows which.
+//! - Any other pair faces a workload if it is not a way out and not on a subnet: its addresses, apart from link-local ones, are single
+//!   ones (/32, /128).
+//! - A bridge that is not a way out faces workloads if all its ports do: what enters the host there came from one of them.
 //!
-//! What that makes of
+//! The result for common interfaces:
 //!
 //! | interface | made by | bridge | addresses | routes over it | faces a workload |
 //! |---|---|---|---|---|---|
@@ -23,7 +23,7 @@
 //! | `eth0` | the pod's own end, a kind node, a test's namespace | no | its own | default, or its subnet | no |
 //! | `br0` | a host whose uplink is a port | | its own | default | no |
 //!
-//! Tap devices of virtual machines count as uplinks: nothing tells them from those of a VPN.
+//! Tap devices of virtual machines count as uplinks: nothing distinguishes them from those of a VPN.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -37,9 +37,9 @@ use super::links::Link;
 use super::netlink::dump;
 use super::route::Route;
 
-/// Judges which of all interfaces face a workload. `places` are read if they are not there.
+/// Decides for all interfaces which face a workload. Reads `places` if they are needed and not known.
 pub(super) fn judge_all(links: &mut BTreeMap<u32, Link>, places: &mut Option<Places>) -> Result<()> {
-    // A node may have very many routes: they are read only if they matter.
+    // A node may have very many routes, so they are read only if they matter.
     if places.is_none() && links.values().any(|link| link.peer_elsewhere || link.is_bridge()) {
         *places = Some(Places::read()?);
     }
@@ -67,7 +67,7 @@ fn judge(links: &mut BTreeMap<u32, Link>, places: &Places) {
 /// The ports of a bridge.
 struct Ports {
     bridge: u32,
-    /// Some are no ends of pairs.
+    /// Some ports are not ends of pairs.
     others: bool,
 }
 
@@ -83,10 +83,10 @@ fn bridges(links: &BTreeMap<u32, Link>) -> HashMap<u32, Ports> {
     bridges
 }
 
-/// Where interfaces lead.
+/// Addresses and default routes of the interfaces, which show where they lead.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Those with a default route.
+    /// Interfaces with a default route.
     ways_out: HashSet<u32>,
     on_subnets: HashSet<u32>,
     addressed: HashSet<u32>,
@@ -121,7 +121,7 @@ impl Places {
             self.addressed.insert(address.header.index);
         }
         self.own.extend(address.attributes.iter().filter_map(|attribute| match attribute {
-            // Of a point-to-point link, `Address` is the other end.
+            // On a point-to-point link, `Address` is the other end.
             AddressAttribute::Local(ip) => Some(*ip),
             AddressAttribute::Address(ip) if ip.is_ipv6() => Some(*ip),
             _ => None,
@@ -129,7 +129,7 @@ impl Places {
     }
 }
 
-/// True if what is known of places holds no longer.
+/// True if the message invalidates what is known of places.
 pub(super) fn concerns_places(message: &RouteNetlinkMessage) -> bool {
     match message {
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
@@ -140,7 +140,7 @@ pub(super) fn concerns_places(message: &RouteNetlinkMessage) -> bool {
     }
 }
 
-/// Every interface has an address of link scope: those tell nothing.
+/// True unless the address is a single one or of link scope; every interface has one of link scope, so that means nothing.
 fn is_on_subnet(address: &AddressMessage) -> bool {
     let single = address.attributes.iter().any(|attribute| match attribute {
         AddressAttribute::Address(ip) => address.header.prefix_len >= if ip.is_ipv4() { 32 } else { 128 },
@@ -149,7 +149,7 @@ fn is_on_subnet(address: &AddressMessage) -> bool {
     !single && address.header.scope != AddressScope::Link
 }
 
-/// The interfaces that a default route leads over; none for other routes.
+/// The interfaces that a default route uses; none for other routes.
 fn default_over(route: &RouteMessage) -> Vec<u32> {
     if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
         return Vec::new();
@@ -166,7 +166,7 @@ fn default_over(route: &RouteMessage) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    /// Kind, other end elsewhere, port of the first interface.
+    /// Kind; whether the other end is elsewhere; whether it is a port of the first interface.
     type Shape = (&'static str, bool, bool);
     const PAIR: Shape = ("veth", true, false);
     const NIC: Shape = ("physical", false, false);

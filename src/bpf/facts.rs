@@ -1,4 +1,4 @@
-//! What is rare, and told beside a record: what went wrong, what the payload speaks, times.
+//! Rare facts that accompany a record: TCP trouble, application protocols, measured times.
 
 use std::num::NonZeroU32;
 
@@ -8,7 +8,7 @@ use super::skel::types::{nm_facts, nm_number, nm_sample};
 /// `nm_facts.app_version` of DNS.
 const ASKS: u8 = nm_number::NM_ASKS.0 as u8;
 
-/// What a sample measured. "The sender" is that of the record.
+/// What a sample measures. "The sender" is the sender of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// From the SYN to the sender's SYN-ACK.
@@ -19,10 +19,9 @@ pub enum Measure {
     Connect,
     /// From data of the other end to the sender's ACK.
     Rtt,
-    /// The same, where nothing made the sender acknowledge at once: it may have held the ACK back for another segment (RFC 9293
-    /// 3.8.6.3).
+    /// The same, but nothing required an immediate ACK: the sender may have delayed it for another segment (RFC 9293 3.8.6.3).
     RttLone,
-    /// The same, where the ACK rides on data or a FIN, or covers what was sent at a time that is not known: it waited for that.
+    /// The same, but the ACK waited: for the data or FIN it came with, or for data sent at an unknown time.
     RttWaited,
     /// From the last byte of the other end to the sender's first byte of an answer.
     Response,
@@ -30,24 +29,24 @@ pub enum Measure {
     Echo,
 }
 
-/// Parts of a sample.
+/// Positions of the parts of a sample, in bits.
 const KIND_SHIFT: u32 = nm_number::NM_KIND_SHIFT.0;
 const OPENED_SHIFT: u32 = nm_number::NM_OPENED_SHIFT.0;
 const OPENED_UNIT: u32 = nm_number::NM_OPENED_UNIT.0;
-/// Samples of a record, at most.
+/// Largest number of samples in a record.
 const SAMPLES: usize = nm_number::NM_SAMPLES.0 as usize;
 
-/// A point in time of a packet that opens or closes a TCP connection, by its low bits: the record's ticks tell
-/// the others.
+/// The time of a packet that opens or closes a TCP connection, reduced to its low bits: the upper ones follow from the ticks of the
+/// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// CLOCK_MONOTONIC nanoseconds, of which only `bits` bits are there.
+    /// The low `bits` bits of the time in CLOCK_MONOTONIC nanoseconds.
     low_ns: NonZeroU32,
     bits: u8,
 }
 
 impl Moment {
-    /// The later of two that are of 32 bits and not far apart.
+    /// The later of two moments of 32 bits that are not far apart.
     pub fn later(a: Option<Moment>, b: Option<Moment>) -> Option<Moment> {
         match (a, b) {
             (Some(x), Some(y)) if y.low_ns.get().wrapping_sub(x.low_ns.get()) as i32 <= 0 => Some(x),
@@ -55,20 +54,21 @@ impl Moment {
         }
     }
 
-    /// The one moment of these low bits that lies in the `window_ns` from `from_ns` on, if it is shorter than they repeat.
+    /// The time in nanoseconds that has these low bits and lies within `window_ns` from `from_ns` on; `None` if there is none, or
+    /// the window is longer than the period of the bits.
     pub fn within(self, from_ns: u64, window_ns: u64) -> Option<u64> {
         let period = 1 << self.bits;
         let after = u64::from(self.low_ns.get()).wrapping_sub(from_ns) & (period - 1);
         (after < window_ns && window_ns <= period).then_some(from_ns.wrapping_add(after))
     }
 
-    /// Of the upper bits of a time that was measured, which tell when it began.
+    /// The moment in the upper bits of a sample: when the connection was opened.
     fn of_opening(value: u64) -> Option<Moment> {
         const BITS: u8 = (KIND_SHIFT - OPENED_SHIFT + OPENED_UNIT) as u8;
         Moment::of((value >> OPENED_SHIFT << OPENED_UNIT) as u32, BITS)
     }
 
-    /// Of so many bits.
+    /// A moment from its low `bits` bits; `None` for 0, which means unknown.
     pub fn of(low_ns: u32, bits: u8) -> Option<Moment> {
         NonZeroU32::new(low_ns).map(|low_ns| Moment { low_ns, bits })
     }
@@ -89,43 +89,43 @@ impl Measure {
     }
 }
 
-/// A time that was measured at one interface.
+/// A time measured at one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// What was measured.
+    /// What it measures.
     pub measure: Measure,
-    /// Nanoseconds.
+    /// The time in nanoseconds.
     pub ns: u64,
 }
 
-/// What is rare, and so not in every record. Counters are of what the sender sent since its last record.
+/// Rare facts, which not every record has. Counters cover what the sender has sent since its last record.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// TCP segments with bytes that were sent before.
     pub retransmits: u16,
-    /// TCP segments that were overtaken by later ones.
+    /// TCP segments that later ones have overtaken.
     pub out_of_order: u16,
-    /// ACKs that say the same as the one before (RFC 5681).
+    /// ACKs that repeat the one before (RFC 5681).
     pub duplicate_acks: u16,
     /// Segments that announce a window of 0.
     pub zero_windows: u16,
     /// Segments with RST.
     pub resets: u16,
-    /// What the sender's payload speaks, told once.
+    /// The application protocol of the sender's payload, reported once.
     pub app: Option<App>,
-    /// What it spoke after that, if it changed.
+    /// The protocol it changed to after that, if any.
     pub app_next: Option<App>,
-    /// TLS version by its minor number: 1 to 4 for 1.0 to 1.3; 0: not known.
+    /// Minor version of TLS: 1 to 4 stand for 1.0 to 1.3; 0: not known.
     pub tls: u8,
-    /// With DNS: the sender asks, or else answers.
+    /// For DNS: whether the sender asks (otherwise it answers).
     pub asks: Option<bool>,
-    /// When the first SYN of a connection was that is open now, or refused.
+    /// When the first SYN of a connection was sent that has now been established or refused.
     pub opened: Option<Moment>,
     samples: [Option<Sample>; SAMPLES],
 }
 
 impl Facts {
-    /// What was measured, in the order in which it was.
+    /// The measured times, in the order of measurement.
     pub fn samples(&self) -> impl Iterator<Item = Sample> {
         self.samples.iter().flatten().copied()
     }
@@ -160,7 +160,7 @@ impl Facts {
         })
     }
 
-    /// Of other origin than a program.
+    /// Facts that contain just these samples, for records that no program wrote.
     pub fn of_samples(samples: &[Sample]) -> Facts {
         let mut facts = Facts::default();
         for (slot, sample) in facts.samples.iter_mut().zip(samples) {

@@ -1,9 +1,9 @@
-//! What the allocator keeps of the memory that was freed.
+//! Returns freed memory that the allocator keeps.
 
-/// Gives it back to the kernel. Rust frees by `free`, which keeps what is not at the end of its areas: after a burst that is nearly all.
-/// What is in use stays where it is; it costs some milliseconds for a hundred MiB.
+/// Returns freed memory to the kernel. Rust frees with `free`, which keeps memory that is not at the end of its arenas; after a
+/// burst that is nearly all of it. Memory in use is not moved. Takes some milliseconds for a hundred MiB.
 pub fn give_back_memory() {
-    // Other C libraries give back by themselves.
+    // Other C libraries return memory by themselves.
     #[cfg(target_env = "gnu")]
     // SAFETY: it may be called at any time, from any thread.
     unsafe {

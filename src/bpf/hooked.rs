@@ -1,4 +1,4 @@
-//! Every program that has packets of an interface, whoever put it there.
+//! Lists every program that sees the packets of an interface, no matter who attached it.
 
 use std::io::Error as IoError;
 use std::os::fd::AsFd;
@@ -14,35 +14,39 @@ use super::netlink::dump;
 use super::record::Hook;
 use super::route::Route;
 
-/// Where a program is.
+/// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In the driver or right behind it: before all of TC.
+    /// In the driver or directly after it, before all of TC.
     Xdp,
-    /// In a chain of TCX links, the first one being number 0.
+    /// In a chain of TCX links, at this position; the first is 0.
     Tcx(usize),
-    /// A filter of the clsact qdisc, of this priority.
+    /// A filter of the clsact qdisc with this priority.
     Clsact(u32),
 }
 
-/// A program, or a filter of another kind, that has packets of an interface.
+/// A program, or a filter of another kind, that sees the packets of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooked {
-    /// The side of the interface.
+    /// The hook of the interface.
     pub hook: Hook,
-    /// Where on that side.
+    /// Where at that hook.
     pub place: Place,
     /// Name of the program, or kind of the filter.
     pub name: String,
-    /// Of the program, if it is one.
+    /// Id of the program, if it is one.
     pub id: Option<u32>,
-    /// The user who loaded the program.
+    /// Id of the user who loaded the program, if known.
     pub loaded_by: Option<u32>,
-    /// It is netmon's.
+    /// Whether it is netmon's.
     pub ours: bool,
 }
 
-/// All programs of an interface, in the order in which they have a packet.
+/// All programs of an interface, in the order in which they see a packet, first those at ingress.
+///
+/// # Errors
+///
+/// The kernel refuses a list.
 pub fn list_hooked(index: u32) -> Result<Vec<Hooked>> {
     let mut found = Vec::new();
     if let Some(id) = xdp(index)? {
@@ -78,7 +82,7 @@ fn xdp(index: u32) -> Result<Option<u32>> {
     let err = unsafe { libbpf_sys::bpf_xdp_query_id(index as i32, 0, &mut id) };
     match nix::errno::Errno::from_raw(-err) {
         _ if err >= 0 => Ok((id != 0).then_some(id)),
-        // It has gone meanwhile.
+        // The interface has gone meanwhile.
         nix::errno::Errno::ENODEV => Ok(None),
         errno => Err(IoError::from(errno)).context("read the XDP program of an interface"),
     }
@@ -101,7 +105,7 @@ fn filters(index: u32, hook: Hook, parent: TcHandle) -> Result<Vec<Hooked>> {
     Ok(found)
 }
 
-/// `None` for a place in the chain, which is told of beside the filters in it.
+/// `None` for an element of the chain, which the kernel lists in addition to the filters in it.
 fn filter(hook: Hook, message: &TcMessage) -> Option<Hooked> {
     let handle = u32::from(message.header.handle);
     let priority = message.header.info >> 16;

@@ -1,5 +1,5 @@
-//! Both hooks of one interface: programs are put there, looked after, changed and taken away. All of it is to be done in the network
-//! namespace of the interface: an index means something there only.
+//! The two hooks of an interface: attaches programs to them, checks, replaces and detaches them. All of this must happen in the
+//! network namespace of the interface, because its index is valid only there.
 
 use std::io::Error as IoError;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -12,22 +12,22 @@ use super::links::{Framing, Link};
 use super::programs::{Pair, Program};
 use super::record::Hook;
 
-/// Of the clsact filters, so that a later start tells its own from other people's.
+/// Handle of the clsact filters, by which a later start recognises its own.
 pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
-/// Early in the chain, but behind the 1 that others like to claim.
+/// Priority of the clsact filters: early in the chain, but after 1, which others often use.
 pub const PRIORITY: u32 = 2;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// TCX links, Linux 6.6 on: the kernel removes them when the agent is gone.
+    /// TCX links, from Linux 6.6 on: the kernel removes them when the agent has ended.
     Tcx,
     /// Filters of the clsact qdisc.
     Clsact,
 }
 
 impl Mode {
-    /// As in logs and output.
+    /// The name in logs and output.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Tcx => "tcx",
@@ -36,10 +36,10 @@ impl Mode {
     }
 }
 
-/// Of each hook.
+/// What is attached, for each hook.
 enum Held {
     Tcx([OwnedFd; 2]),
-    /// Ids of the programs in our filters. A filter in our place with another one is not ours.
+    /// Ids of the programs in our filters. A filter with our handle and priority but another program is not ours.
     Clsact([u32; 2]),
 }
 
@@ -50,19 +50,19 @@ pub(super) struct Hooks {
     held: Held,
 }
 
-/// What came of a look at a hook.
+/// The result of checking a hook.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// Nothing of ours was there any more.
+    /// Our program was no longer there.
     pub(super) lost: bool,
-    /// It has the program that it is to have, by now.
+    /// Whether the hook has the right program now.
     pub(super) result: Result<()>,
 }
 
 const SIDES: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 
 impl Hooks {
-    /// Puts programs on both hooks. Tries TCX first unless `clsact` is asked for.
+    /// Attaches programs to both hooks. Tries TCX first unless `clsact` is set.
     pub(super) fn put(link: &Link, framing: Framing, programs: &Pair, clsact: bool) -> Result<Hooks> {
         let hooks = |held| Hooks { index: link.index, framing, held };
         if !clsact {
@@ -90,8 +90,8 @@ impl Hooks {
         }
     }
 
-    /// Makes sure that both hooks have these programs, in one step each: every packet is seen by the one there was or by the new
-    /// one. What somebody has taken away is put back.
+    /// Makes sure that both hooks have these programs. Replaces each atomically, so that either the old or the new program sees
+    /// every packet, and attaches a program again that somebody has removed.
     pub(super) fn keep(&mut self, programs: &Pair) -> [Kept; 2] {
         SIDES.map(|hook| {
             let program = programs.of(hook);
@@ -103,8 +103,8 @@ impl Hooks {
         })
     }
 
-    /// Takes the programs away. An interface that vanished took clsact's filters along; a TCX link goes with its descriptor, wherever
-    /// it is.
+    /// Detaches the programs. The clsact filters of an interface that has vanished are gone with it; a TCX link ends with its
+    /// descriptor, wherever the interface is.
     pub(super) fn take_away(self) {
         if let Held::Clsact(ids) = self.held {
             SIDES.into_iter().zip(ids).for_each(|(hook, id)| take_filter(self.index, hook, id));
@@ -112,13 +112,13 @@ impl Hooks {
     }
 }
 
-/// True if a system call failed that way.
+/// True if a system call failed with one of these errors.
 pub(super) fn is(error: &anyhow::Error, wanted: &[Errno]) -> bool {
     let code = error.downcast_ref::<IoError>().and_then(IoError::raw_os_error);
     code.is_some_and(|code| wanted.iter().any(|errno| *errno as i32 == code))
 }
 
-/// With the number of the error: the crate keeps it to itself, libbpf leaves it in errno.
+/// Restores the error number: the crate does not pass it on, but libbpf leaves it in errno.
 fn numbered<T>(result: libbpf_rs::Result<T>) -> Result<T, IoError> {
     result.map_err(|_| IoError::last_os_error())
 }
@@ -138,7 +138,7 @@ fn add_tcx(index: u32, hook: Hook, program: &Program) -> Result<OwnedFd> {
     };
     let options = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
-        // At the head: seen before another program can end the chain.
+        // At the head, so that packets are seen before another program can end the chain.
         flags: libbpf_sys::BPF_F_BEFORE,
         ..Default::default()
     };
@@ -157,9 +157,9 @@ fn keep_tcx(index: u32, hook: Hook, link: &mut OwnedFd, program: &Program) -> Re
     // SAFETY: `info` is as large as `size` says.
     let err = unsafe { libbpf_sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &mut info, &mut size) };
     if err < 0 {
-        return Err(failed(err).context("read what a tcx link is"));
+        return Err(failed(err).context("read the state of a tcx link"));
     }
-    // SAFETY: the link is of this type. One that was detached has no interface.
+    // SAFETY: the link is of this type. A detached one has no interface.
     let lost = unsafe { info.__bindgen_anon_1.tcx.ifindex } == 0;
     if lost {
         let result = add_tcx(index, hook, program).map(|added| *link = added);
@@ -184,7 +184,7 @@ pub(super) fn filter(program: BorrowedFd<'_>, index: u32, hook: Hook) -> TcHook 
     TcHookBuilder::new(program).ifindex(index as i32).handle(HANDLE).priority(PRIORITY).hook(point)
 }
 
-/// The id of the program in our place.
+/// Adds our filter. Returns the id of its program.
 fn put_filter(index: u32, hook: Hook, program: &Program) -> Result<u32> {
     let mut filter = filter(program.as_fd(), index, hook);
     numbered(filter.create()).context("add the clsact qdisc")?;
@@ -197,7 +197,7 @@ fn put_filter(index: u32, hook: Hook, program: &Program) -> Result<u32> {
     Ok(program.id)
 }
 
-/// The program of the filter in our place, if there is one.
+/// The id of the program of the filter with our handle and priority, if there is one.
 pub(super) fn program_in_place(program: BorrowedFd<'_>, index: u32, hook: Hook) -> Result<Option<u32>> {
     match numbered(filter(program, index, hook).query()) {
         Ok(id) => Ok(Some(id)),
@@ -237,9 +237,9 @@ fn not_ours(hook: Hook, id: u32) -> Result<()> {
     )
 }
 
-/// Removes our filter; another one that is in its place stays.
+/// Removes our filter; a foreign one in its place stays.
 fn take_filter(index: u32, hook: Hook, held: u32) {
-    // A descriptor has to be given; neither the look nor the removal uses it.
+    // A descriptor has to be passed; neither query nor removal uses it.
     let any = std::io::stderr();
     let taken = program_in_place(any.as_fd(), index, hook).and_then(|id| match id {
         Some(id) if id == held => Ok(numbered(filter(any.as_fd(), index, hook).detach())?),

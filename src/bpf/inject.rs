@@ -1,4 +1,4 @@
-//! Runs a loaded program on packets of our own making (BPF_PROG_TEST_RUN): no interface, no traffic.
+//! Runs a loaded program on given packets (BPF_PROG_TEST_RUN), without an interface or traffic.
 
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,38 +8,43 @@ use nix::errno::Errno;
 
 use super::skel::types::__sk_buff;
 
-/// What a packet comes with besides its bytes.
+/// Properties of a packet other than its bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frame {
-    /// Interface that the packet is seen at; 0: loopback.
+    /// Index of the interface the packet is seen at; 0: loopback.
     pub ifindex: u32,
-    /// In place of that, with a clock as below: the number of an interface that is none of this host's; 0: it is.
+    /// Used instead of `ifindex` by programs loaded with [`TimestampSource::Capture`](super::TimestampSource): the number of an
+    /// interface that is not one of this host; 0: none.
     pub place: u32,
     /// Segments of a GSO packet; 0: not one.
     pub gso_segs: u32,
-    /// Payload bytes of each of them.
+    /// Payload bytes of each segment.
     pub gso_size: u32,
-    /// Its time, for programs loaded with [`TimestampSource::Capture`](super::TimestampSource), nanoseconds; must not be 0 there.
+    /// For programs loaded with [`TimestampSource::Capture`](super::TimestampSource): its time in nanoseconds, not 0.
     pub at_ns: u64,
-    /// The NIC's stamp, for programs loaded with [`TimestampSource::Hardware`](super::TimestampSource), nanoseconds; 0: none.
+    /// For programs loaded with [`TimestampSource::Hardware`](super::TimestampSource): the NIC's timestamp in nanoseconds; 0: none.
     pub hardware_ns: u64,
-    /// Bytes it had on the wire, if they are more than are given, likewise.
+    /// For programs loaded with [`TimestampSource::Capture`](super::TimestampSource): its bytes on the wire, if more than are given.
     pub wire_bytes: u32,
 }
 
-/// Feeds a program.
+/// Feeds packets to a program.
 #[derive(Debug)]
 pub struct Injector(OwnedFd);
 
 impl Injector {
-    /// For a loaded TC program.
+    /// Feeds a loaded TC program.
     pub fn new(program: OwnedFd) -> Injector {
         Injector(program)
     }
 
-    /// Runs the program on `packet` (at least 14 bytes) `repeat` times, on this CPU; what it returned last.
+    /// Runs the program on `packet` (at least 14 bytes) `repeat` times on this CPU. Returns its last return value.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the packet or its properties.
     pub fn inject(&self, packet: &[u8], frame: Frame, repeat: u32) -> Result<u32> {
-        // Bytes, not the struct: the kernel insists that its padding is zero too.
+        // Bytes, not the struct, because the kernel requires its padding to be zero as well.
         let mut context = [0u64; size_of::<__sk_buff>().div_ceil(8)];
         for (offset, value) in [
             (offset_of!(__sk_buff, ifindex), frame.ifindex),

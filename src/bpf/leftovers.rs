@@ -1,4 +1,5 @@
-//! What a killed agent leaves behind: clsact filters, of the host and of the pods that it watched. TCX links vanish with their owner.
+//! Removes what a killed agent leaves behind: clsact filters on the host and in the pods it watched. TCX links vanish with their
+//! owner.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
@@ -11,15 +12,19 @@ use super::namespaces::{Namespace, list_namespaces, own_namespace};
 use super::record::Hook;
 use super::skel::types::rodata;
 
-/// Removes filters of earlier agents of this network namespace, wherever they are; returns how many. Only what has our handle, our
-/// priority and a program of our name is touched; the qdisc stays, others may use it.
+/// Removes the filters of earlier agents of this network namespace, wherever they are, and returns how many. Touches only filters
+/// with our handle, our priority and a program of our name; the qdisc stays, because others may use it.
+///
+/// # Errors
+///
+/// Interfaces or namespaces cannot be listed, or a filter cannot be removed.
 pub fn remove_leftovers() -> Result<usize> {
     let home = own_namespace()?;
-    // Nobody else can have put them here.
+    // Here, nobody else can have added them.
     let mut removed = remove_here(|_| true)?;
-    // Beyond, they may be those of an agent that runs in yet another namespace.
+    // In other namespaces they may belong to an agent that runs in yet another one.
     let is_ours = move |program| home_of(program) == Some(home);
-    // On a thread of its own: one that cannot return to its namespace must not go on.
+    // On a separate thread: a thread that cannot return to its namespace must not continue.
     let thread = std::thread::Builder::new().name("nm-leftovers".to_owned()).spawn(move || {
         let namespaces = list_namespaces()?;
         Ok(namespaces.values().map(|there| remove_there(there, is_ours)).sum::<usize>())
@@ -32,9 +37,9 @@ pub fn remove_leftovers() -> Result<usize> {
 fn remove_there(namespace: &Namespace, is_ours: impl Fn(u32) -> bool) -> usize {
     match namespace.within(|| remove_here(is_ours)) {
         Ok(Some(Ok(removed))) => removed,
-        // It has gone, and they with it.
+        // The namespace has gone, and its filters with it.
         Ok(None) => 0,
-        // Without CAP_SYS_ADMIN no agent has put any there either.
+        // Without CAP_SYS_ADMIN, no earlier agent has added any there either.
         Ok(Some(Err(error))) | Err(error) => {
             log::debug!("look for filters of an earlier agent in {}: {error:#}", namespace.name);
             0
@@ -44,7 +49,7 @@ fn remove_there(namespace: &Namespace, is_ours: impl Fn(u32) -> bool) -> usize {
 
 fn remove_here(is_ours: impl Fn(u32) -> bool) -> Result<usize> {
     let mut removed = 0;
-    // A descriptor has to be given; neither the look nor the removal uses it.
+    // A descriptor has to be passed; neither query nor removal uses it.
     let any = std::io::stderr();
     for link in read_links()? {
         for hook in [Hook::Ingress, Hook::Egress] {
@@ -60,14 +65,14 @@ fn remove_here(is_ours: impl Fn(u32) -> bool) -> Result<usize> {
     Ok(removed)
 }
 
-/// The network namespace of the agent that loaded a program of ours; `None`: it does not say, or cannot be asked.
+/// The inode of the network namespace of the agent that loaded a program of ours; `None` if that cannot be read.
 fn home_of(program: u32) -> Option<u64> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(program) };
     if fd < 0 {
         return None;
     }
-    // SAFETY: a descriptor that was just opened and nobody else knows.
+    // SAFETY: a descriptor that was just opened and that nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut maps = [0u32; 64];
     let mut info = libbpf_sys::bpf_prog_info {
@@ -84,7 +89,7 @@ fn home_of(program: u32) -> Option<u64> {
     let maps = maps.iter().take(info.nr_map_ids as usize).filter_map(|id| MapHandle::from_map_id(*id).ok());
     let constants = maps.into_iter().find(|map| map.name().to_string_lossy().ends_with(".rodata"))?;
     let value = constants.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
-    // A program of another version may have something else there: the number of no namespace.
+    // A program of another version may have something else there, but not the number of a namespace.
     let at = std::mem::offset_of!(rodata, nm_home);
     Some(u64::from_ne_bytes(value.get(at..at + size_of::<u64>())?.try_into().ok()?))
 }

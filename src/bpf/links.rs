@@ -17,27 +17,29 @@ use super::route::Route;
 pub struct Link {
     /// Interface index.
     pub index: u32,
-    /// Interface name. It is bytes of any kind: what is not printable is escaped.
+    /// Interface name. The kernel allows any bytes; those that are not printable are escaped.
     pub name: String,
-    /// What made it: `physical`, `loopback`, or the kernel's name of a virtual kind: `veth`, `bridge`, `vxlan`.
+    /// `physical`, `loopback`, or the kernel's name of a virtual kind, such as `veth`, `bridge`, `vxlan`.
     pub kind: String,
-    /// The loopback device.
+    /// Whether it is the loopback device.
     pub loopback: bool,
-    /// What its packets start with; `None`: neither Ethernet nor IP, so there is nothing to watch.
+    /// What its packets start with; `None`: neither Ethernet nor IP, so it cannot be watched.
     pub framing: Option<Framing>,
-    /// The bridge, bond, team or VRF that has it.
+    /// Index of the bridge, bond, team or VRF it is a port of.
     pub master: Option<u32>,
-    /// Every packet of it passes this interface too, which shows more of it: a VLAN device's lower one, the bond of a port.
+    /// Index of an interface that every packet of this one passes too and that shows more: the one below a VLAN device, the bond
+    /// of a port.
     pub repeats: Option<u32>,
-    /// It is the host's end of a pair, and a pod or container has the other: what enters the host here has left a workload.
+    /// It is the host's end of a pair whose other end a pod or container has, or a bridge of such ends: what enters the host here
+    /// has left a workload.
     pub workload: bool,
-    /// What it was made on, or the other end of a pair, if that is in this namespace.
+    /// Index of the interface it was created on, or of the other end of a pair, if that is in this namespace.
     pub lower: Option<u32>,
     /// The id of a VLAN device.
     pub vlan: Option<u16>,
-    /// It has an address of more than link scope.
+    /// It has an address with more than link scope.
     pub addressed: bool,
-    /// The end of a pair whose other end is in another namespace.
+    /// It is the end of a pair whose other end is in another namespace.
     pub(super) peer_elsewhere: bool,
 }
 
@@ -45,7 +47,7 @@ pub struct Link {
 const UNLINKED: [&str; 5] = ["macvlan", "macvtap", "ipvlan", "ipvtap", "physical"];
 
 impl Link {
-    /// It has no other end on the host: a pod's interface of this kind is seen in the pod's namespace alone.
+    /// Whether it has no other end on the host: a pod's interface of this kind is visible only in the pod's namespace.
     pub fn is_unlinked(&self) -> bool {
         UNLINKED.contains(&self.kind.as_str())
     }
@@ -78,13 +80,13 @@ impl Framing {
 }
 
 impl Link {
-    /// Packets of this kind are counted by the kernel as it hands them around: a large one that is yet to be cut into segments,
-    /// or was put together of them, counts as one. A NIC counts what is on the wire.
+    /// Whether the interface counts packets as the kernel passes them: one that is yet to be segmented, or was merged from segments,
+    /// counts as one. A NIC counts packets on the wire.
     pub fn counts_whole(&self) -> bool {
         self.kind != PHYSICAL
     }
 
-    /// Both ends of the pair are in this namespace.
+    /// Whether it is an end of a pair whose other end is in this namespace.
     pub fn has_peer_here(&self) -> bool {
         matches!(self.kind.as_str(), "veth" | "netkit") && self.lower.is_some()
     }
@@ -93,7 +95,7 @@ impl Link {
         self.kind == "bridge"
     }
 
-    /// An Ethernet interface, for tests of what is done with it.
+    /// An Ethernet interface for tests.
     #[cfg(test)]
     pub(crate) fn sample(index: u32, name: &str, kind: &str) -> Link {
         Link {
@@ -133,7 +135,7 @@ impl Link {
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
-                // Only there if the peer, or the lower interface, is in another namespace.
+                // Only present if the peer, or the lower interface, is in another namespace.
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                 LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::Controller(index) => link.master = (*index != 0).then_some(*index),
@@ -174,25 +176,33 @@ impl Link {
 
 const PHYSICAL: &str = "physical";
 
-/// Lists all interfaces.
+/// All interfaces of this namespace.
+///
+/// # Errors
+///
+/// The kernel refuses a list, or it changed too often while it was read.
 pub fn list_links() -> Result<Vec<Link>> {
     let mut links = read_links()?.into_iter().map(|link| (link.index, link)).collect();
     facing::judge_all(&mut links, &mut None)?;
     Ok(links.into_values().collect())
 }
 
-/// Without a judgement of whom they face.
+/// All interfaces, without deciding which face a workload.
 pub(super) fn read_links() -> Result<Vec<Link>> {
     each_link(Link::of)
 }
 
-/// What all interfaces have counted themselves, by index: packets received and sent.
+/// The interfaces' own counters, by index: packets received and sent.
+///
+/// # Errors
+///
+/// As for [`list_links`].
 pub fn interface_counters() -> Result<HashMap<u32, [u64; 2]>> {
     let counters = each_link(|message| Some((message.header.index, counted(message)?)))?;
     Ok(counters.into_iter().collect())
 }
 
-/// As [`interface_counters`], of one; `None` if it is not there.
+/// As [`interface_counters`], for one interface; `None` if it does not exist.
 pub fn counters_of(index: u32) -> Option<[u64; 2]> {
     let mut request = LinkMessage::default();
     request.header.index = index;

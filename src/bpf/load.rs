@@ -24,52 +24,56 @@ use super::skel::types::nm_number;
 use super::skel::{NetmonSkel, NetmonSkelBuilder};
 use super::spread::Spread;
 
-/// Sets of the flow cache that share facts.
+/// Number of sets of the flow cache that share facts.
 const FACTS_SETS: u32 = 1 << nm_number::NM_FACTS_SHIFT.0;
 
-/// The target of libbpf's messages in the log. They come in numbers when programs are loaded, and only then.
+/// The log target of libbpf's messages. There are many when programs are loaded, and none otherwise.
 pub const LOG_TARGET: &str = "libbpf";
 
-/// Where precise times come from.
+/// The source of precise times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TimestampSource {
     /// The kernel's monotonic clock, read when the packet is seen.
     #[default]
     Kernel,
-    /// The NIC's stamp of packets that carry one, else as above.
+    /// The NIC's timestamp of packets that carry one, else as above.
     Hardware,
-    /// The stamp that comes with an injected packet ([`Frame::at_ns`](super::Frame)): all times of records are of that clock.
+    /// The timestamp of an injected packet ([`Frame::at_ns`](super::Frame)): all times in records are of that clock.
     Capture,
 }
 
-/// What is fixed for the life of a load.
+/// What is fixed once the programs are loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Rings, one a worker: 1 to 64.
+    /// Number of rings, one per worker: 1 to 64.
     pub rings: usize,
-    /// Records that a ring holds; rounded up to a power of two of bytes.
+    /// Number of records a ring holds; its size in bytes is rounded up to a power of two.
     pub ring_records: usize,
-    /// Records that wait before a worker is woken.
+    /// Number of records that may wait before a worker is woken.
     pub batch: usize,
     /// Flow directions the cache holds on each CPU for IPv4; a quarter as many for IPv6. Rounded to powers of two.
     pub cache_slots: u32,
-    /// A cached entry without packets for this long leaves.
+    /// A cached entry is reported after this long without a packet.
     pub idle: Duration,
-    /// A busy entry reports this often.
+    /// Interval at which a busy entry is reported.
     pub report: Duration,
-    /// What is known of a connection is dropped after so many sweeps without a packet.
+    /// Number of sweeps without a packet after which an entry, with what is known of the connection, leaves the cache.
     pub forget: u32,
-    /// Where precise times come from.
+    /// The source of precise times.
     pub timestamps: TimestampSource,
-    /// Measure times; `None`: not at all. Else the time between two RTT probes of a direction, zero: each segment is one.
+    /// Time between two RTT probes of a direction; zero: they follow each other without a pause. `None`: no times are measured.
     pub latency: Option<Duration>,
-    /// Application protocols to look for; none: no payload is looked at.
+    /// Application protocols to look for; if empty, no payload is examined.
     pub apps: Vec<App>,
-    /// Look into tunnels.
+    /// Whether to look into tunnels.
     pub decapsulation: bool,
 }
 
-/// CPUs that the kernel may bring up: what per-CPU memory is multiplied by.
+/// Number of CPUs that the kernel may bring up, by which per-CPU memory is multiplied.
+///
+/// # Errors
+///
+/// The kernel's list of CPUs cannot be read.
 pub fn possible_cpus() -> Result<usize> {
     libbpf_rs::num_possible_cpus().context("count the CPUs")
 }
@@ -82,7 +86,7 @@ pub struct Bpf<'obj> {
     clock: Arc<Clock>,
     cpus: usize,
     spread: Spread,
-    /// One a worker, to be taken.
+    /// One ring per worker, until they are taken.
     rings: Vec<Ring>,
 }
 
@@ -101,12 +105,16 @@ pub fn set_log_sink() {
 }
 
 impl<'obj> Bpf<'obj> {
-    /// Loads the object and makes the rings. Nothing is attached yet.
+    /// Loads the object and creates the rings. Attaches nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// The number of rings is out of range, memory or privileges are missing, or the kernel refuses the programs.
     pub fn load(storage: &'obj mut MaybeUninit<OpenObject>, options: &Options) -> Result<Bpf<'obj>> {
         Bpf::load_after(storage, options, |_| {})
     }
 
-    /// The same, with a last word to the object before the kernel gets it.
+    /// The same, with a call of `last` before the object is loaded.
     pub(super) fn load_after(
         storage: &'obj mut MaybeUninit<OpenObject>,
         options: &Options,
@@ -158,7 +166,7 @@ impl<'obj> Bpf<'obj> {
         Ok(bpf)
     }
 
-    /// The rings, once.
+    /// Takes the rings; none are left afterwards.
     pub fn take_rings(&mut self) -> Vec<Ring> {
         std::mem::take(&mut self.rings)
     }
@@ -173,7 +181,11 @@ impl<'obj> Bpf<'obj> {
         Arc::clone(&self.clock)
     }
 
-    /// A handle to sweep with, for a thread of its own.
+    /// A handle to sweep with, for a separate thread.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor cannot be duplicated or a map cannot be mapped.
     pub fn sweeper(&self) -> Result<Sweeper> {
         let program = self.skel.progs.nm_sweep.as_fd().try_clone_to_owned().context("duplicate a program")?;
         let cpus = Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?;
@@ -181,19 +193,30 @@ impl<'obj> Bpf<'obj> {
     }
 
     /// A handle to read the books with.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be mapped.
     pub fn books(&self) -> Result<Books> {
         let interfaces = Mapped::new(&self.skel.maps.nm_interfaces, self.cpus * (BOOKED_INTERFACES + 1))?;
         let used = Mapped::new(&self.skel.maps.nm_books_used, self.cpus)?;
         Ok(Books::new(interfaces, used, Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
     }
 
-    /// A handle to choose which share of the flows is tracked.
+    /// A handle to set which share of the flows is tracked.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be mapped.
     pub fn sampler(&self) -> Result<Sampler> {
         Ok(Sampler::new(Mapped::new(&self.skel.maps.nm_cpus, self.cpus)?, self.cpus))
     }
 
-    /// Returns once no program runs that was started before the call: the kernel waits for that when a map of maps is
-    /// updated.
+    /// Waits until no program is running that started before the call: the kernel waits for that when a map of maps is updated.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the update.
     pub fn wait_for_programs(&self, ring: &Ring) -> Result<()> {
         self.skel
             .maps
@@ -202,7 +225,12 @@ impl<'obj> Bpf<'obj> {
             .context("wait for running programs")
     }
 
-    /// A handle to a program: `ethernet` says whether its packets start with an Ethernet header, as a capture's always do.
+    /// A handle to a program for packets that start with an Ethernet header, as those of a capture always do, or, without
+    /// `ethernet`, with the IP header.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Programs::program`].
     pub fn program(&self, hook: super::Hook, ethernet: bool) -> Result<OwnedFd> {
         self.programs.program(hook, ethernet)
     }
@@ -212,17 +240,17 @@ impl<'obj> Bpf<'obj> {
         Arc::clone(&self.programs)
     }
 
-    /// What attaches the programs, for a thread of its own.
+    /// A handle to attach the programs with, for a separate thread.
     pub fn attachments(&self) -> Attachments {
         Attachments::new(self.programs())
     }
 
-    /// What loads the same programs with other constants, over the same maps.
+    /// A handle to load the same programs with other constants over the same maps.
     pub fn loader(&self) -> Arc<Loader> {
         Arc::clone(&self.loader)
     }
 
-    /// Bytes of kernel memory that the maps take.
+    /// Kernel memory of the maps, in bytes.
     pub fn kernel_bytes(&self) -> u64 {
         let maps = &self.skel.maps;
         let size = |m: &dyn MapCore| u64::from(m.max_entries()) * u64::from(m.value_size());
@@ -242,7 +270,7 @@ impl<'obj> Bpf<'obj> {
         arrays.into_iter().map(size).sum::<u64>() + self.ring_bytes()
     }
 
-    /// Of these, the rings', until they are taken.
+    /// Of that, the memory of the rings, until they are taken.
     pub fn ring_bytes(&self) -> u64 {
         self.rings.iter().map(Ring::bytes).sum()
     }

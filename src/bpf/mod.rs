@@ -1,5 +1,5 @@
-//! The kernel side: loads and attaches the BPF programs and hands out what they saw as plain Rust values. Nothing of
-//! libbpf, and no `unsafe`, leaves this module.
+//! The kernel side: loads and attaches the BPF programs and provides what they saw as plain Rust values. libbpf and `unsafe` are
+//! confined to this module.
 
 mod app;
 mod attach;

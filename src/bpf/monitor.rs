@@ -14,7 +14,7 @@ use super::netlink::{Arrival, Changes, Interrupted, QUEUE_BYTES};
 use super::ring::Wakeup;
 use super::route::Route;
 
-/// A list that could not be read whole is asked for again after so long.
+/// Pause before a list that could not be read completely is requested again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 const GROUPS: [u32; 6] = [
@@ -26,33 +26,37 @@ const GROUPS: [u32; 6] = [
     libc::RTNLGRP_IPV6_ROUTE,
 ];
 
-/// The interfaces as they are, by what the kernel tells of changes.
+/// The current interfaces, kept up to date by the changes the kernel reports.
 #[derive(Debug)]
 pub struct LinkMonitor {
     changes: Changes<Route>,
     links: BTreeMap<u32, Link>,
-    /// Were there, and may be again by now.
+    /// Indexes of removed interfaces; they may already be in use again.
     removed: Vec<u32>,
-    /// Where they lead; `None`: to be read when that matters.
+    /// Where the interfaces lead; `None`: to be read when that matters.
     places: Option<Places>,
     stripped: BTreeSet<u32>,
-    /// A list could not be read whole.
+    /// A list could not be read completely.
     incomplete: bool,
 }
 
-/// What a wait came to.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Something about the interfaces has changed.
     Changed,
-    /// Nothing has.
+    /// Nothing has changed.
     Same,
     /// The wait was ended from outside.
     Ended,
 }
 
 impl LinkMonitor {
-    /// Knows all interfaces from the start, and misses no change from then on.
+    /// Reads all interfaces; from then on no change is missed.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the socket or a list.
     pub fn new() -> Result<LinkMonitor> {
         let changes = Changes::of(&GROUPS, &[], QUEUE_BYTES)?;
         let mut monitor = LinkMonitor {
@@ -67,27 +71,31 @@ impl LinkMonitor {
         Ok(monitor)
     }
 
-    /// By index.
+    /// The interfaces by index.
     pub fn links(&self) -> &BTreeMap<u32, Link> {
         &self.links
     }
 
-    /// The addresses of this host, as far as they matter: there is a bridge, or an end of a pair.
+    /// The addresses of this host; none unless it has a bridge or an end of a pair, because otherwise they do not matter.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.places.iter().flat_map(|places| places.own.iter().copied())
     }
 
-    /// Those that have gone since the last call; another may be there under the same index.
+    /// Indexes of the interfaces removed since the last call; another interface may already have the same index.
     pub fn take_removed(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.removed)
     }
 
-    /// Those from which somebody has taken a filter or a queueing discipline since the last call.
+    /// Indexes of the interfaces from which a filter or queueing discipline was removed since the last call.
     pub fn take_stripped(&mut self) -> BTreeSet<u32> {
         std::mem::take(&mut self.stripped)
     }
 
-    /// Sleeps until something changes, `timeout` is over or `wakeup` is raised; the interfaces are as they are then.
+    /// Sleeps until something changes, `timeout` is over or `wakeup` is raised, and brings the interfaces up to date.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to wait, or a list other than temporarily.
     pub fn wait(&mut self, timeout: Duration, wakeup: &Wakeup) -> Result<Wait> {
         let timeout = if self.incomplete { timeout.min(AGAIN) } else { timeout };
         if self.changes.wait(timeout, wakeup)? == Arrival::Ended {
@@ -103,7 +111,7 @@ impl LinkMonitor {
             changed |= apply(links, removed, stripped, message);
         })?;
         if !whole {
-            log::info!("more changed at the interfaces than the kernel could tell of: reading all anew");
+            log::info!("more interface changes than the kernel could queue: reading all interfaces again");
             self.places = None;
         }
         if !whole || self.incomplete {
@@ -122,7 +130,7 @@ impl LinkMonitor {
         self.whole_or_again(read)
     }
 
-    /// What is known stays until all can be read: meanwhile changes are told one by one.
+    /// Keeps what is known if a list could not be read completely: until it can, changes still arrive one by one.
     fn whole_or_again(&mut self, read: Result<()>) -> Result<()> {
         self.incomplete = read.as_ref().is_err_and(|error| error.is::<Interrupted>());
         match read {
@@ -142,7 +150,7 @@ impl LinkMonitor {
     }
 }
 
-/// True if it makes a difference.
+/// Applies a change; true if the interfaces differ afterwards.
 fn apply(
     links: &mut BTreeMap<u32, Link>,
     removed: &mut Vec<u32>,
@@ -150,7 +158,7 @@ fn apply(
     message: RouteNetlinkMessage,
 ) -> bool {
     match message {
-        // Bridges tell of their ports in messages of the same type: one is "deleted" when it leaves the bridge.
+        // Bridges report their ports in messages of the same type: a port is "deleted" when it leaves the bridge.
         RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
             if message.header.interface_family != AddressFamily::Unspec =>
         {

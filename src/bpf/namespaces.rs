@@ -1,4 +1,4 @@
-//! The network namespaces of the host: of its pods and containers.
+//! The network namespaces of the host, which include those of its pods and containers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,26 +12,30 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::printable::printable;
 
-/// Where `ip netns` and container runtimes keep names of namespaces.
+/// Where `ip netns` and container runtimes keep the names of namespaces.
 const NAMED: &str = "/run/netns";
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// A network namespace.
 #[derive(Clone, Debug)]
 pub struct Namespace {
-    /// Tells it from all others that there are.
+    /// Its inode number, which identifies it among existing namespaces.
     pub inode: u64,
-    /// Its name, or that of a process in it.
+    /// Its name, or `pid-` and the id of a process in it.
     pub name: String,
     path: PathBuf,
 }
 
-/// All namespaces but that of the calling thread, by inode: those with a name, and those that a process is in.
+/// All namespaces except that of the calling thread, by inode: those with a name, and those that a process is in.
+///
+/// # Errors
+///
+/// The calling thread's own namespace cannot be read.
 pub fn list_namespaces() -> Result<BTreeMap<u64, Namespace>> {
     let own = own()?;
     let mut found = BTreeMap::new();
     let mut add = |path: PathBuf, name: String| {
-        // What has gone meanwhile is not there. A name is a plain file before it is made a namespace's, and may be left as one.
+        // It may have gone meanwhile. A name is a plain file until a namespace is mounted on it, and may remain one.
         let there = fs::metadata(&path).ok().filter(|file| file.dev() == own.dev() && file.ino() != own.ino());
         if let Some(inode) = there.map(|file| file.ino()) {
             found.entry(inode).or_insert(Namespace { inode, name, path });
@@ -46,13 +50,13 @@ pub fn list_namespaces() -> Result<BTreeMap<u64, Namespace>> {
     Ok(found)
 }
 
-/// What is in a directory; nothing if that is not there.
+/// Names in a directory; none if it does not exist.
 fn names(directory: &Path) -> impl Iterator<Item = OsString> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name())
 }
 
-/// The number of the calling thread's network namespace.
+/// The inode number of the calling thread's network namespace.
 pub(super) fn own_namespace() -> Result<u64> {
     Ok(own()?.ino())
 }
@@ -66,21 +70,24 @@ fn own() -> Result<Metadata> {
 }
 
 impl Namespace {
-    /// Does something in the namespace; `None` if that has gone. The calling thread is back where it was afterwards; if it cannot
-    /// return, that is an error, and the thread must not go on.
+    /// Runs `act` in the namespace; `None` if that has gone. Afterwards the calling thread is back in its own namespace.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered, or the thread cannot return; in the latter case it must not continue.
     pub fn within<T>(&self, act: impl FnOnce() -> T) -> Result<Option<T>> {
         let home = File::open(OWN).context("open the own network namespace")?;
         let Some(there) = self.open(own()?.dev())? else { return Ok(None) };
         setns(&there, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("enter the network namespace {} (CAP_SYS_ADMIN is needed)", self.name))?;
-        // It is not kept alive: a NIC in it returns to the host when its last process ends.
+        // Closed early so as not to keep it alive: a NIC in it returns to the host when its last process ends.
         drop(there);
         let value = act();
         setns(&home, CloneFlags::CLONE_NEWNET).context("return to the own network namespace")?;
         Ok(Some(value))
     }
 
-    /// The process or the name that led there may have gone, and another may lead there.
+    /// Opens the namespace by its path, or by another process or name if that one has gone.
     fn open(&self, device: u64) -> Result<Option<File>> {
         let file_at = |path: &Path| {
             let file = File::open(path).ok()?;

@@ -1,4 +1,4 @@
-//! What the kernel tells of the network of this namespace, by netlink: all of it when asked, and changes as they come.
+//! Reads the state of this namespace's network by netlink: complete lists on request, and changes as they happen.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -21,20 +21,21 @@ use super::ring::Wakeup;
 
 /// struct nlmsghdr.
 const NETLINK_HEADER_BYTES: usize = 16;
-/// Room for the changes that come while others are being dealt with; taken only when they do.
+/// Room for changes that arrive while others are processed; memory is used only as far as they do.
 pub(super) const QUEUE_BYTES: usize = 16 << 20;
 
-/// What a netlink family speaks.
+/// The messages of a netlink family.
 pub(super) trait Family: NetlinkSerializable + NetlinkDeserializable {
     const PROTOCOL: isize;
 }
 
-/// Times that a list is asked for anew because what it tells of changed meanwhile.
+/// How many times a list is requested if its content changes while it is read.
 const ATTEMPTS: u32 = 50;
-/// Between two of them, the longer the more there were.
+/// Pause after the first attempt; it grows with the number of attempts.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// All of a list that `take` wants. It is whole: one during which something changed is asked for anew, for it may lack what did not.
+/// All elements of a list that `take` accepts. The list is complete: if something changes while it is read, it is requested again,
+/// because it may lack even elements that did not change.
 pub(super) fn dump<M: Family, T>(request: M, take: impl FnMut(M) -> Option<T>) -> Result<Vec<T>> {
     dump_by(take, || {
         let socket = send(&request, NLM_F_DUMP | NLM_F_REQUEST)?;
@@ -42,7 +43,7 @@ pub(super) fn dump<M: Family, T>(request: M, take: impl FnMut(M) -> Option<T>) -
     })
 }
 
-/// As [`dump`], of what `ask` has to tell.
+/// As [`dump`], with the answers that `ask` provides.
 fn dump_by<M: Family, T, R: FnMut() -> io::Result<Vec<u8>>>(
     mut take: impl FnMut(M) -> Option<T>,
     ask: impl Fn() -> Result<R>,
@@ -68,7 +69,7 @@ fn dump_by<M: Family, T, R: FnMut() -> io::Result<Vec<u8>>>(
     Err(anyhow!(Interrupted))
 }
 
-/// A list of the kernel's could not be read whole, however often it was asked for.
+/// A list of the kernel could not be read completely in [`ATTEMPTS`] attempts.
 #[derive(Debug)]
 pub(super) struct Interrupted;
 
@@ -80,7 +81,7 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Asks for one thing.
+/// Sends a request that has a single answer.
 pub(super) fn get<M: Family>(request: M, take: impl FnMut(M)) -> Result<()> {
     let socket = send(&request, NLM_F_REQUEST)?;
     let (datagram, _) = socket.recv_from_full().context("read the kernel's answer")?;
@@ -107,7 +108,7 @@ fn send<M: Family>(request: &M, flags: u16) -> Result<Socket> {
 enum End {
     /// With its last message.
     Whole,
-    /// Before that: the kernel came across what it could not tell at the moment.
+    /// Before that: the kernel could not report something at that moment.
     Cut,
 }
 
@@ -115,12 +116,12 @@ enum End {
 #[derive(Debug, Default)]
 struct Decoder {
     complained: bool,
-    /// Something changed while the kernel put a list together.
+    /// Something changed while the kernel assembled a list.
     interrupted: bool,
 }
 
 impl Decoder {
-    /// Something if that was the end of a list.
+    /// Gives the messages in a datagram to `take`. Returns how the list ended, if this was its end.
     fn decode<M: Family>(&mut self, datagram: &[u8], mut take: impl FnMut(M)) -> Result<Option<End>> {
         let mut rest = datagram;
         while let Some(length) = length(rest) {
@@ -135,9 +136,9 @@ impl Decoder {
                         _ => {}
                     }
                 }
-                // Of a kind that is younger than this program. Said once: there may be very many.
+                // A kind newer than this program. Logged only once, because there may be very many.
                 Err(error) if !self.complained => {
-                    log::warn!("a message of the kernel about the network is not understood: {error}");
+                    log::warn!("cannot decode a message from the kernel about the network: {error}");
                     self.complained = true;
                 }
                 Err(_) => {}
@@ -149,23 +150,23 @@ impl Decoder {
     }
 }
 
-/// A list that is given up in its middle has a last message too: with the number of an error.
+/// Evaluates the last message of a list: a list that the kernel gives up midway ends with an error number.
 fn ended(code: i32) -> Result<End> {
     match Errno::from_raw(-code) {
         _ if code >= 0 => Ok(End::Whole),
-        // It could not at that moment.
+        // Temporary failures.
         Errno::EINTR | Errno::EAGAIN | Errno::EBUSY | Errno::ENOBUFS | Errno::ENOMEM => Ok(End::Cut),
         errno => Err(errno).context("the kernel broke off its list"),
     }
 }
 
-/// Of the message that `bytes` begin with; `None` if there is none.
+/// Length of the message at the start of `bytes`; `None` if there is none.
 fn length(bytes: &[u8]) -> Option<usize> {
     let length = u32::from_ne_bytes(bytes.first_chunk().copied()?) as usize;
     (NETLINK_HEADER_BYTES..=bytes.len()).contains(&length).then_some(length)
 }
 
-/// Changes, as they come.
+/// Receives changes as they happen.
 #[derive(Debug)]
 pub(super) struct Changes<M> {
     socket: Socket,
@@ -173,20 +174,20 @@ pub(super) struct Changes<M> {
     messages: PhantomData<fn() -> M>,
 }
 
-/// What a wait for changes came to.
+/// The result of a wait for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// There are some to be read, or the time is over.
+    /// There may be changes to read: some have arrived, or the timeout is over.
     Changes,
     /// The wait was ended from outside.
     Ended,
 }
 
 impl<M: Family> Changes<M> {
-    /// From now on, of these groups, as far as `filter` lets them pass (none: all), and as many as fit into `queue_bytes`.
+    /// Subscribes to the changes of these groups that pass `filter` (empty: all), with a queue of `queue_bytes`.
     pub(super) fn of(groups: &[u32], filter: &[SockFilter], queue_bytes: usize) -> Result<Changes<M>> {
         let mut socket = Socket::new(M::PROTOCOL).context("open a netlink socket")?;
-        // Without the privilege the ordinary queue has to do: what it cannot hold is noticed.
+        // Without the privilege the default queue must suffice; if it overflows, that is noticed.
         if let Err(error) = setsockopt(&socket, RcvBufForce, &queue_bytes) {
             log::debug!("the queue for changes of the network stays small: {error}");
         }
@@ -201,14 +202,14 @@ impl<M: Family> Changes<M> {
         Ok(Changes { socket, decoder: Decoder::default(), messages: PhantomData })
     }
 
-    /// The socket once more: to ask whether there is something to be read.
+    /// A second descriptor of the socket, to poll whether there is something to read.
     pub(super) fn duplicate(&self) -> Result<OwnedFd> {
         self.socket.as_fd().try_clone_to_owned().context("duplicate a netlink socket")
     }
 
-    /// The filter is not to be asked any more.
+    /// Removes the filter.
     pub(super) fn let_all_pass(&self) -> Result<()> {
-        SockRef::from(&self.socket).detach_filter().context("take the filter of netlink messages away")
+        SockRef::from(&self.socket).detach_filter().context("remove the filter of netlink messages")
     }
 
     /// Sleeps until something changes, `timeout` is over, or `wakeup` is raised.
@@ -222,7 +223,7 @@ impl<M: Family> Changes<M> {
         }
     }
 
-    /// Gives every change that has come to `take`. False if there were more than the queue could hold: ask for all anew.
+    /// Gives every change that has arrived to `take`. False if there were more than the queue could hold: a complete list is needed.
     pub(super) fn read(&mut self, mut take: impl FnMut(M)) -> Result<bool> {
         let mut whole = true;
         loop {
@@ -287,7 +288,7 @@ mod tests {
         bytes
     }
 
-    /// What comes of lists that the kernel tells one after the other.
+    /// The result if the kernel answers with these lists one after the other.
     fn listed(answers: &[&[Vec<u8>]]) -> Result<Vec<u32>> {
         let asked = std::cell::Cell::new(0);
         dump_by(
@@ -308,7 +309,7 @@ mod tests {
         let whole = [number(1), number(2), message(DONE, 2, 0)];
         assert_eq!(listed(&[&whole]).unwrap(), [1, 2]);
         for cut in [
-            // In any of its messages, the last one too.
+            // Interrupted in any of its messages, including the last.
             vec![message(NUMBER, 2 | INTR, 1), message(DONE, 2, 0)],
             vec![number(1), message(DONE, 2 | INTR, 0)],
             // Given up by the kernel.

@@ -1,45 +1,45 @@
-//! What the kernel says of our programs and maps.
+//! What the kernel reports about our programs and maps.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// A program in the kernel.
+/// A program as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramInfo {
     /// Name.
     pub name: String,
     /// The kernel's id.
     pub id: u32,
-    /// Hash of its instructions.
+    /// Hash of its instructions, in hexadecimal.
     pub tag: String,
-    /// Bytes of its instructions, as the verifier left them.
+    /// Size in bytes of its instructions after verification.
     pub bytes: u32,
-    /// Bytes of machine code; 0: it is interpreted.
+    /// Size in bytes of its machine code; 0 if it is interpreted.
     pub compiled_bytes: u32,
-    /// Times it ran, where the kernel counts that.
+    /// Number of runs while the kernel measured them.
     pub runs: u64,
-    /// Time it took, where the kernel measures that.
+    /// Total time of these runs in nanoseconds.
     pub run_ns: u64,
 }
 
-/// A map in the kernel.
+/// A map as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapInfo {
     /// Name.
     pub name: String,
     /// The kernel's id.
     pub id: u32,
-    /// Number of its type.
+    /// Number of its type, enum bpf_map_type.
     pub map_type: u32,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_bytes: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_bytes: u32,
-    /// Entries at most.
+    /// Largest number of entries; for a ring buffer, its size in bytes.
     pub max_entries: u32,
 }
 
-/// Of a program; `None` if the kernel does not say.
+/// What the kernel reports about a program; `None` if it does not.
 pub(super) fn program(name: &str, program: BorrowedFd<'_>) -> Option<ProgramInfo> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of_val(&info) as u32;
@@ -56,7 +56,7 @@ pub(super) fn program(name: &str, program: BorrowedFd<'_>) -> Option<ProgramInfo
     })
 }
 
-/// Of a map; `None` if the kernel does not say.
+/// What the kernel reports about a map; `None` if it does not.
 pub(super) fn map(map: &impl AsFd) -> Option<MapInfo> {
     let mut info = libbpf_sys::bpf_map_info::default();
     let mut size = size_of_val(&info) as u32;

@@ -1,8 +1,9 @@
 //! PREEMPT_RT: softirqs are threads there, and may preempt each other.
 //!
-//! Those of one CPU take turns by a lock (`softirq_ctrl` in the kernel's kernel/softirq.c), which is what the packet path's plain
-//! counters need; from Linux 6.18 on a kernel may be built without it. Where the verifier lets us, the packet path forbids
-//! preemption itself. When `bpf_preempt_disable` came, it did not: global functions must not be called then.
+//! A lock (`softirq_ctrl` in the kernel's kernel/softirq.c) keeps those of one CPU apart, which the plain counters of the packet
+//! path rely on; from Linux 6.18 on a kernel may be built without it. If the verifier allows it, the packet path disables
+//! preemption itself. When `bpf_preempt_disable` was introduced, it did not: calling global functions was forbidden while
+//! preemption was disabled.
 
 use std::mem::MaybeUninit;
 
@@ -22,7 +23,7 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/preempt.skel.rs"));
 }
 
-/// Whether the packet path is to forbid preemption: it needs to, and it can.
+/// Whether the packet path is to disable preemption: it needs to, and the verifier allows it.
 pub(super) fn is_forbidden() -> bool {
     is_preempt_rt() && {
         let mut storage = MaybeUninit::uninit();

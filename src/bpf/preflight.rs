@@ -1,4 +1,4 @@
-//! What the host must offer, said in one line when it does not.
+//! Checks what the host must provide, and explains in one line what is missing.
 
 use std::path::Path;
 
@@ -17,20 +17,28 @@ const CAP_SYS_ADMIN: u64 = 21;
 const CAP_PERFMON: u64 = 38;
 const CAP_BPF: u64 = 39;
 
-/// Descriptors that the agent takes: programs, maps, sockets, clients; for each worker a ring and what it is woken by.
+/// Descriptors that the agent uses: programs, maps, sockets, clients; for each worker a ring and its wakeup.
 const DESCRIPTORS: u64 = 160;
 const DESCRIPTORS_A_WORKER: u64 = 8;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// /proc is there, and shows at least this process itself: more is not needed.
+/// Checks that /proc is mounted and shows at least this process; nothing else of it is required.
+///
+/// # Errors
+///
+/// It is not, or does not.
 pub fn check_proc() -> Result<()> {
     own_namespace()?;
     let own = Process::myself().and_then(|process| process.status().map(drop));
     own.context("read /proc/self/status: netmon needs /proc mounted, with its own processes in it")
 }
 
-/// Checks privilege and BTF before anything is touched. The rest shows when the programs load.
+/// Checks privileges and BTF before anything is changed. Other obstacles show when the programs are loaded.
+///
+/// # Errors
+///
+/// What is missing, and how to provide it.
 pub fn check_host() -> Result<()> {
     check_proc()?;
     let effective = Process::myself().and_then(|p| p.status()).context("read /proc/self/status")?.capeff;
@@ -50,16 +58,21 @@ pub fn check_host() -> Result<()> {
     Ok(())
 }
 
-/// Makes effective what this process may have. In an image the programs' files carry capabilities that do not take effect by
-/// themselves: the kernel would refuse to start a program of which a container's bounds leave one out, and nobody would say why.
+/// Makes the permitted capabilities of this process effective. In an image the file of the program carries capabilities that do not
+/// take effect by themselves: if they did, the kernel would refuse to start it in a container whose bounding set lacks one of them,
+/// without saying why.
 pub fn raise_capabilities() {
     let raised = caps::read(None, CapSet::Permitted).and_then(|may| caps::set(None, CapSet::Effective, &may));
-    // There is no log yet, and a capability that is missing is named where it is needed.
+    // There is no log yet, and a missing capability is reported where it is needed.
     let _ = raised;
 }
 
-/// Two descriptors an interface: what is customary ends at 500 of them. An error if there are not even enough for what is needed in any
-/// case, which would show anywhere.
+/// Raises the limit of open files to its hard limit. Each interface takes two descriptors, so the usual soft limit is reached at
+/// about 500 interfaces.
+///
+/// # Errors
+///
+/// The limit is too low for what is needed in any case; running out later could fail anywhere.
 pub fn allow_many_descriptors(workers: usize) -> Result<()> {
     let limits = getrlimit(Resource::RLIMIT_NOFILE);
     let raised = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -77,7 +90,7 @@ pub fn allow_many_descriptors(workers: usize) -> Result<()> {
 
 fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     let has = |cap: u64| effective & (1 << cap) != 0;
-    // CAP_SYS_ADMIN stands for the two that were split off it in 5.8.
+    // CAP_SYS_ADMIN includes the two that were split off from it in 5.8.
     let wanted = [
         ("CAP_BPF", has(CAP_BPF) || has(CAP_SYS_ADMIN)),
         ("CAP_PERFMON", has(CAP_PERFMON) || has(CAP_SYS_ADMIN)),
@@ -86,7 +99,7 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     wanted.into_iter().filter_map(|(name, held)| (!held).then_some(name)).collect()
 }
 
-/// On PREEMPT_RT softirqs preempt each other.
+/// Whether the kernel is built with PREEMPT_RT, on which softirqs preempt each other.
 pub fn is_preempt_rt() -> bool {
     std::fs::read_to_string("/proc/sys/kernel/version").is_ok_and(|version| version.contains("PREEMPT_RT"))
 }
@@ -96,7 +109,7 @@ fn has_preempt_disable() -> bool {
     symbols.lines().any(|line| line.ends_with(" bpf_preempt_disable"))
 }
 
-/// Adds to what the kernel says of a failed load what can be done about it.
+/// Adds to the kernel's error for a failed load what can be done about it.
 pub(super) fn explain_load_error(error: libbpf_rs::Error) -> Error {
     let remedy = match error.kind() {
         ErrorKind::PermissionDenied => {

@@ -1,4 +1,4 @@
-//! The programs of the packet path, and how they are loaded again with other constants while packets flow.
+//! The programs of the packet path, and how to load them again with other constants while packets flow.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -19,7 +19,7 @@ use super::record::Hook;
 use super::skel::{NetmonSkel, NetmonSkelBuilder, OpenNetmonSkel};
 use super::trace::Trace;
 
-/// A program, and the kernel's id of it.
+/// A program and its id in the kernel.
 #[derive(Debug)]
 pub(super) struct Program {
     fd: OwnedFd,
@@ -46,7 +46,7 @@ impl AsRawFd for Program {
     }
 }
 
-/// The programs of one framing.
+/// The programs for one framing.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) ingress: Program,
@@ -62,7 +62,7 @@ impl Pair {
     }
 }
 
-/// Which programs of the object are loaded: those for packets with this framing, and of these the ones that trace or not.
+/// Selects the programs to load: those for packets with this framing, with or without a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
     framing: Framing,
@@ -70,7 +70,7 @@ struct Kind {
 }
 
 impl Kind {
-    /// Leaves out the programs of all other kinds.
+    /// Excludes the programs of all other kinds from loading.
     fn choose(self, open: &mut OpenNetmonSkel<'_>) {
         let progs = &mut open.progs;
         for (framing, traces, programs) in [
@@ -101,12 +101,12 @@ pub(super) fn choose_first(open: &mut OpenNetmonSkel<'_>) {
     Kind { framing: Framing::Ethernet, traces: false }.choose(open);
 }
 
-/// The programs that see packets. They live as long as somebody holds them or they are attached.
+/// The programs that see packets. They stay loaded while somebody holds them or they are attached.
 #[derive(Debug)]
 pub struct Programs {
     ethernet: Arc<Pair>,
-    /// Few hosts have interfaces without Ethernet, and the verifier takes as long for these as for the others: they are loaded with the
-    /// first such interface.
+    /// Few hosts have interfaces without Ethernet, and the verifier takes as long for these programs as for the others, so they are
+    /// loaded for the first such interface.
     ip: Mutex<Option<Arc<Pair>>>,
     loader: Arc<Loader>,
     options: Options,
@@ -128,17 +128,17 @@ impl Programs {
         Ok(Programs { ethernet: Arc::new(ethernet), ip: Mutex::default(), loader, options: options.clone(), trace })
     }
 
-    /// A handle to one of them: `ethernet` says whether its packets start with an Ethernet header.
+    /// A handle to the program of `hook`, for packets that start with an Ethernet header or, without `ethernet`, with the IP header.
     ///
     /// # Errors
     ///
-    /// As for [`Self::pair`].
+    /// The program is not loaded yet and the kernel refuses it, or the process has no descriptor left.
     pub fn program(&self, hook: Hook, ethernet: bool) -> Result<OwnedFd> {
         let pair = self.pair(if ethernet { Framing::Ethernet } else { Framing::Ip })?;
         pair.of(hook).fd.try_clone().context("duplicate a program")
     }
 
-    /// Those for interfaces of this framing.
+    /// The programs for interfaces of this framing.
     ///
     /// # Errors
     ///
@@ -156,19 +156,19 @@ impl Programs {
         Ok(Arc::clone(ip.insert(pair)))
     }
 
-    /// What is loaded, by the names under which it is measured.
+    /// The loaded programs, with the names under which they are measured.
     fn loaded(&self) -> impl Iterator<Item = (Arc<Pair>, [&'static str; 2])> {
         let ip = self.ip.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let ethernet = (Arc::clone(&self.ethernet), ["nm_ingress", "nm_egress"]);
         std::iter::once(ethernet).chain(ip.map(|pair| (pair, ["nm_ingress_l3", "nm_egress_l3"])))
     }
 
-    /// The kernel's ids of those that are loaded.
+    /// The kernel's ids of the loaded programs.
     pub(super) fn ids(&self) -> Vec<u32> {
         self.loaded().flat_map(|(pair, _)| [pair.ingress.id, pair.egress.id]).collect()
     }
 
-    /// What the kernel says of each that is loaded.
+    /// What the kernel reports about each loaded program; one that it does not report on is left out.
     pub fn infos(&self) -> Vec<ProgramInfo> {
         let infos = |(pair, names): (Arc<Pair>, [&'static str; 2])| {
             let programs = names.into_iter().zip([&pair.ingress, &pair.egress]);
@@ -178,7 +178,7 @@ impl Programs {
     }
 }
 
-/// Loads the programs again: what they know is in the maps, which stay.
+/// Loads the programs again over the same maps, which keep all state.
 #[derive(Debug)]
 pub struct Loader {
     maps: Vec<(String, OwnedFd)>,
@@ -198,12 +198,17 @@ impl Loader {
         Ok(Loader { maps, clock, cpus, seed })
     }
 
-    /// What the kernel says of each map.
+    /// What the kernel reports about each map; one that it does not report on is left out.
     pub fn map_infos(&self) -> Vec<MapInfo> {
         self.maps.iter().filter_map(|(_, fd)| objects::map(fd)).collect()
     }
 
-    /// Programs with these options. Sizes of maps, rings and the clock must be as they were: they are facts of the maps.
+    /// Loads programs with these options. The sizes of maps, the rings and the clock must be the same as before, because the maps
+    /// depend on them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the programs.
     pub fn load(self: &Arc<Self>, options: &Options) -> Result<Programs> {
         let mut storage = MaybeUninit::uninit();
         let mut open = self.open(&mut storage, options, false, &[])?;
@@ -211,7 +216,11 @@ impl Loader {
         Programs::of(&load(open)?, Arc::clone(self), options)
     }
 
-    /// Programs that do the same, and trace: a new trace, or one that goes on.
+    /// Loads programs that trace as well: with a new trace, or one that continues.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the programs, or the maps of the trace cannot be mapped.
     pub fn load_tracing(
         self: &Arc<Self>,
         options: &Options,
@@ -226,7 +235,7 @@ impl Loader {
         Ok((Programs::new(&skel, Arc::clone(self), options, Some(Arc::clone(&trace)))?, trace))
     }
 
-    /// The programs for a framing that the first load left out.
+    /// Loads the programs for a framing that the first load left out.
     fn load_later(&self, options: &Options, framing: Framing, trace: Option<&Trace>) -> Result<Pair> {
         let kind = Kind { framing, traces: trace.is_some() };
         let mut storage = MaybeUninit::uninit();
@@ -235,7 +244,7 @@ impl Loader {
         kind.pair(&load(open)?)
     }
 
-    /// The object, over the maps there are and `more`.
+    /// Opens the object over the existing maps and `more`.
     fn open<'obj>(
         &self,
         storage: &'obj mut MaybeUninit<OpenObject>,
@@ -244,7 +253,7 @@ impl Loader {
         more: &[(String, OwnedFd)],
     ) -> Result<OpenNetmonSkel<'obj>> {
         let mut open = NetmonSkelBuilder::default().open(storage).context("open the BPF object")?;
-        // It goes on as it is: nothing that changes in a running agent concerns it.
+        // The sweep program stays as it is: nothing that changes in a running agent affects it.
         open.progs.nm_sweep.set_autoload(false);
         constants::set(&mut open, options, &self.clock, self.cpus, self.seed)?;
         trace_maps(&mut open, trace)?;
@@ -264,17 +273,17 @@ fn load<'obj>(open: OpenNetmonSkel<'obj>) -> Result<NetmonSkel<'obj>> {
     open.load().map_err(super::preflight::explain_load_error)
 }
 
-/// Whether the maps of a trace are made.
+/// Chooses whether the maps of a trace are created.
 pub(super) fn trace_maps(open: &mut OpenNetmonSkel<'_>, made: bool) -> Result<()> {
     let maps = &mut open.maps;
     for map in [&mut maps.nm_trace_ring, &mut maps.nm_trace_filters, &mut maps.nm_tracers, &mut maps.nm_trace_control] {
-        map.set_autocreate(made).context("choose the maps to make")?;
+        map.set_autocreate(made).context("choose the maps to create")?;
     }
     Ok(())
 }
 
-/// A signal is kept from this thread: the verifier gives up at one (EAGAIN), and libbpf tries again five times only, while a
-/// profile of the agent sends a signal every 10 ms of CPU time.
+/// Blocks a signal for this thread: the verifier gives up at a signal (EAGAIN), and libbpf retries only five times, while a
+/// profile of the agent sends a signal for every 10 ms of CPU time.
 struct Undisturbed(SigSet);
 
 impl Undisturbed {
@@ -287,7 +296,7 @@ impl Undisturbed {
 
 impl Drop for Undisturbed {
     fn drop(&mut self) {
-        // A mask that was in force is a valid one.
+        // Cannot fail: the mask was in force before.
         let _ = self.0.thread_set_mask();
     }
 }

@@ -17,7 +17,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// As in configuration and output.
+    /// The name in configuration and output.
     pub fn name(self) -> &'static str {
         match self {
             Hook::Ingress => "ingress",
@@ -37,21 +37,21 @@ impl Hook {
 /// Why a record was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cause {
-    /// Another flow needed its place in the cache.
+    /// Another flow needed its slot in the cache.
     Displaced,
     /// It holds a RST or an ICMP error.
     Urgent,
     /// The sweep found it idle, new, or due for a report.
     #[default]
     Swept,
-    /// The cache was in use when its packet came.
+    /// The cache was in use when its packet arrived.
     Bypassed,
-    /// No packet: an ICMP error quotes one that `source` sent to `destination`. Type and code are the error's; `v6` tells
-    /// ICMP from ICMPv6.
+    /// No packet: an ICMP error quotes one that `source` sent to `destination`. Type and code are those of the error, which is an
+    /// ICMPv6 error if `v6` is set.
     Quoted,
 }
 
-/// An address and a port, the port 0 for protocols without one. IPv4 addresses fill the first four bytes.
+/// An address and a port. The port is 0 in protocols without ports; an IPv4 address fills the first four bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// In network byte order.
@@ -61,7 +61,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Of an address of the standard library.
+    /// An endpoint from an address of the standard library.
     pub fn of(ip: IpAddr, port: u16) -> Endpoint {
         let mut address = [0; 16];
         match ip {
@@ -71,27 +71,27 @@ impl Endpoint {
         Endpoint { address, port }
     }
 
-    /// The address as the standard library has it; `v6` tells the family.
+    /// The address in the type of the standard library; `v6` gives the family.
     pub fn ip(&self, v6: bool) -> IpAddr {
         let a = self.address;
         if v6 { Ipv6Addr::from(a).into() } else { Ipv4Addr::new(a[0], a[1], a[2], a[3]).into() }
     }
 }
 
-/// What sequence numbers tell of the sender of a TCP record.
+/// What sequence numbers show about the sender of a TCP record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sequence {
-    /// Behind the highest number sent.
+    /// One past the highest sequence number sent; `None`: not known.
     pub end: Option<u32>,
-    /// The furthest acknowledgement.
+    /// The highest acknowledgement number sent; `None`: not known.
     pub ack: Option<u32>,
     /// The other end has sent since the sender sent its last data.
     pub heard: bool,
-    /// Nothing was known by which to judge whether the first segment was sent before.
+    /// Whether the first segment was a retransmission could not be judged.
     pub unjudged: bool,
-    /// The last data were no longer than an alert of TLS.
+    /// The latest data were no longer than a TLS alert.
     pub short: bool,
-    /// When the latest FIN or RST was.
+    /// When the latest FIN or RST was sent.
     pub closed: Option<Moment>,
 }
 
@@ -106,11 +106,11 @@ pub struct Record {
     pub destination: Endpoint,
     /// IP protocol number.
     pub protocol: u8,
-    /// Where it was seen.
+    /// Index of the interface that saw it.
     pub ifindex: u32,
-    /// Where it was seen.
+    /// The hook that saw it.
     pub hook: Hook,
-    /// It was inside a tunnel's packet that was seen there.
+    /// It was inside a tunnel packet that was seen there.
     pub inner: bool,
     /// Outer VLAN id; 0: none.
     pub vlan: u16,
@@ -120,45 +120,45 @@ pub struct Record {
     pub packets: u64,
     /// Their bytes from the link-layer header on.
     pub bytes: u64,
-    /// First packet, CLOCK_MONOTONIC nanoseconds, to the resolution of a jiffy; in replay the capture's time.
+    /// Time of the first packet: CLOCK_MONOTONIC nanoseconds with the resolution of a jiffy; in a replay the time of the capture.
     pub first_ns: u64,
-    /// Last packet, likewise.
+    /// Time of the last packet, likewise.
     pub last_ns: u64,
     /// OR of the TCP flags byte of all packets.
     pub tcp_flags: u8,
-    /// A SYN without ACK was among them, or an INIT of SCTP: the sender opens.
+    /// A SYN without ACK, or an INIT of SCTP, was among them: the sender opens the connection.
     pub syn: bool,
-    /// A SYN with ACK was among them, or an INIT ACK: the sender answers.
+    /// A SYN with ACK, or an INIT ACK, was among them: the sender answers.
     pub syn_ack: bool,
-    /// TCP.
+    /// Sequence numbers, if the protocol is TCP.
     pub sequence: Sequence,
-    /// UDP: nothing was seen of the other end before, where that was not forgotten.
+    /// UDP: the other end had not sent before, as far back as is remembered.
     pub first: bool,
-    /// A frame of it was sent to everybody.
+    /// One of its frames was sent to the broadcast address; never set for TCP and SCTP.
     pub broadcast: bool,
-    /// Of the latest packet.
+    /// ICMP type of the latest packet.
     pub icmp_type: u8,
-    /// Of the latest packet.
+    /// ICMP code of the latest packet.
     pub icmp_code: u8,
     /// Why it was written.
     pub cause: Cause,
-    /// What else is to be said.
+    /// Rare facts, if there are any.
     pub facts: Option<Facts>,
 }
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
-/// What `nm_delta.cause` has beside the cause.
+/// The flags in `nm_delta.cause`.
 const FLAGS: u32 = nm_cause::NM_UNJUDGED.0 | nm_cause::NM_SHORT.0 | nm_cause::NM_STAMPED.0;
-/// In a key's `hook`.
+/// The bit in the `hook` of a key for packets inside a tunnel.
 const INNER: u8 = nm_number::NM_INNER.0 as u8;
 
-/// The largest record in a ring, with the ring's own header.
+/// Size in bytes of the largest record in a ring, including the ring's own header.
 pub(super) const RING_RECORD_BYTES: usize = size_of::<nm_noted6>() + 8;
 
 impl Record {
-    /// Of a flow over IPv4; `None` if something in it is unknown.
+    /// Decodes a record of a flow over IPv4; `None` if it contains an unknown value.
     pub(super) fn of4(entry: &nm_entry4, facts: Option<&nm_facts>, clock: &Clock) -> Option<Record> {
         let key = &entry.key;
         let wide = |address: u32| {
@@ -181,7 +181,7 @@ impl Record {
         Some(record.of_protocol(&entry.delta))
     }
 
-    /// Of a flow over IPv6; `None` if something in it is unknown.
+    /// Decodes a record of a flow over IPv6; `None` if it contains an unknown value.
     pub(super) fn of6(entry: &nm_entry6, facts: Option<&nm_facts>, clock: &Clock) -> Option<Record> {
         let key = &entry.key;
         let record = Record {
@@ -199,7 +199,7 @@ impl Record {
         Some(record.of_protocol(&entry.delta))
     }
 
-    /// What has another meaning in each protocol.
+    /// Fills the fields whose bits depend on the protocol.
     fn of_protocol(mut self, delta: &nm_delta) -> Record {
         let has = |bit: nm_state| u32::from(delta.state) & bit.0 != 0;
         let beside = |flag: nm_cause| u32::from(delta.cause) & flag.0 != 0;
@@ -222,7 +222,7 @@ impl Record {
             UDP => self.first = has(nm_state::NM_FIRST),
             _ => {}
         }
-        // The same bits have another meaning where nobody opens.
+        // The same bits have another meaning in protocols without a handshake.
         if matches!(self.protocol, TCP | SCTP) {
             (self.syn, self.syn_ack) = (has(nm_state::NM_SYN), has(nm_state::NM_SYN_ACK));
         } else {

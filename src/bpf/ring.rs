@@ -1,4 +1,4 @@
-//! A ring: written by the programs, read by one worker.
+//! A ring buffer, written by the programs and read by one worker.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -23,7 +23,11 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring for about `records` records.
+    /// Creates ring number `i` with room for about `records` records.
+    ///
+    /// # Errors
+    ///
+    /// The size exceeds 1 GiB, or the kernel refuses.
     pub(super) fn create(i: usize, records: usize) -> Result<Ring> {
         let page = procfs::page_size() as usize;
         let bytes = (records * RING_RECORD_BYTES).max(page).next_power_of_two();
@@ -42,17 +46,25 @@ impl Ring {
         self.map.as_fd().as_raw_fd()
     }
 
-    /// Size of its data.
+    /// Size of its data area in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes.into()
     }
 
     /// A second handle to the same ring.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
     pub fn try_clone(&self) -> Result<Ring> {
         Ok(Ring { map: MapHandle::try_from(&self.map).context("duplicate a ring")?, bytes: self.bytes })
     }
 
     /// The reading end, for the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// The ring cannot be mapped.
     pub fn reader(&self, clock: Arc<Clock>) -> Result<RingReader> {
         let batch = Rc::new(RefCell::new(Batch::default()));
         let fill = Rc::clone(&batch);
@@ -75,7 +87,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Adds what the ring has there, or counts it if it cannot be decoded.
+    /// Adds a record from the ring, or counts it if it cannot be decoded.
     fn add(&mut self, bytes: &[u8], clock: &Clock) {
         let record = match Event::decode(bytes) {
             Some(Event::Flow4 { entry, facts }) => Record::of4(entry, facts, clock),
@@ -90,31 +102,35 @@ impl Batch {
     }
 }
 
-/// Ends a wait from another thread.
+/// Lets another thread end a wait.
 #[derive(Debug)]
 pub struct Wakeup(EventFd);
 
 impl Wakeup {
-    /// Not raised yet.
+    /// Creates one that is not raised.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
     pub fn new() -> Result<Wakeup> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Wakeup(EventFd::from_flags(flags).context("create an eventfd")?))
     }
 
-    /// Readable once it is raised.
+    /// A descriptor that is readable while it is raised.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Later waits are not ended by it any more.
+    /// Lowers it: it no longer ends later waits.
     pub fn lower(&self) {
-        // It need not be raised.
+        // Fails if it is not raised.
         let _ = self.0.read();
     }
 
-    /// Ends this and all later waits.
+    /// Ends the current wait and all later ones until it is lowered.
     pub fn raise(&self) {
-        // Only a counter near 2^64 could refuse.
+        // Fails only if the counter is close to 2^64.
         let _ = self.0.write(1);
     }
 }
@@ -127,7 +143,11 @@ pub struct RingReader {
 }
 
 impl RingReader {
-    /// Sleeps until the programs wake it, `timeout` is over, or `wakeup` is raised, which is then returned.
+    /// Sleeps until the programs wake it, `timeout` is over, or `wakeup` is raised. Returns whether `wakeup` is raised.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to wait.
     pub fn wait(&self, timeout: Duration, wakeup: &Wakeup) -> Result<bool> {
         // SAFETY: the epoll instance belongs to `buffer` and lives as long.
         let ring = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
@@ -168,7 +188,7 @@ mod tests {
         };
         assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow, 64), (1, 0));
         assert_eq!(add(nm_kind::NM_KIND_NOTED6, flow, 152), (2, 0));
-        // A kind, a version and a length to come, and what belongs into another ring.
+        // A future kind, version and length, and a record that belongs in another ring.
         assert_eq!(add(nm_kind(200), flow, 64), (2, 1));
         assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow + 1, 64), (2, 2));
         assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow, 72), (2, 3));

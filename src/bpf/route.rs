@@ -1,5 +1,6 @@
-//! Messages about interfaces, their addresses, routes and filters (rtnetlink), as the library reads them. It refuses a message with a
-//! text that is no UTF-8, and many texts may be any bytes: what is not needed is left out, and a name is made printable before.
+//! Messages about interfaces, their addresses, routes and filters (rtnetlink), decoded by a library. It refuses messages with
+//! text that is not UTF-8, but many texts may be any bytes. So what is not needed is removed, and names are made printable,
+//! before decoding.
 
 use netlink_packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator,
@@ -12,7 +13,7 @@ use nix::libc;
 use super::netlink::Family;
 use crate::printable::printable;
 
-/// Bytes before the attributes: struct ifinfomsg, ifaddrmsg, tcmsg.
+/// Bytes before the attributes: size of struct ifinfomsg, ifaddrmsg, tcmsg.
 const LINK_BYTES: usize = 16;
 const ADDRESS_BYTES: usize = 8;
 const FILTER_BYTES: usize = 20;
@@ -25,7 +26,7 @@ const INFO_SLAVE_KIND: u16 = 4;
 const BPF_NAME: u16 = 7;
 const BPF_ID: u16 = 11;
 
-/// A message.
+/// An rtnetlink message.
 #[derive(Debug)]
 pub(super) struct Route(pub(super) RouteNetlinkMessage);
 
@@ -65,7 +66,7 @@ impl NetlinkDeserializable for Route {
     }
 }
 
-/// What becomes of an attribute.
+/// What happens to an attribute.
 enum Attribute {
     Kept,
     Dropped,
@@ -77,7 +78,7 @@ fn of_link(kind: u16, value: &[u8]) -> Result<Attribute, DecodeError> {
         libc::IFLA_IFNAME => name(value),
         libc::IFLA_LINK | libc::IFLA_MASTER | libc::IFLA_LINK_NETNSID | libc::IFLA_STATS64 => Attribute::Kept,
         libc::IFLA_LINKINFO => {
-            // Of all kinds only a VLAN has data that matters; those of younger kinds may not be understood.
+            // Only the data of VLANs matter; those of newer kinds may not be understood.
             let mut vlan = false;
             Attribute::Replaced(rewrite(value, 0, |kind, value| {
                 vlan |= kind == INFO_KIND && value.starts_with(b"vlan\0");
@@ -89,7 +90,7 @@ fn of_link(kind: u16, value: &[u8]) -> Result<Attribute, DecodeError> {
     })
 }
 
-/// The label of an address begins with the name of its interface.
+/// Drops the label, among others: it begins with the name of the interface, which may be any bytes.
 fn of_address(kind: u16, _: &[u8]) -> Result<Attribute, DecodeError> {
     let kept = matches!(kind, libc::IFA_ADDRESS | libc::IFA_LOCAL);
     Ok(if kept { Attribute::Kept } else { Attribute::Dropped })
@@ -117,7 +118,7 @@ fn name(value: &[u8]) -> Attribute {
     Attribute::Replaced(text)
 }
 
-/// The same message with other attributes.
+/// The message with its attributes kept, dropped or replaced as `of` decides.
 fn rewrite(
     payload: &[u8],
     header: usize,
@@ -137,7 +138,7 @@ fn rewrite(
 }
 
 fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // struct nlattr: what is longer than its length can say was not there.
+    // struct nlattr: a value longer than its length field allows cannot occur.
     let length = (4 + value.len()).min(u16::MAX.into());
     message.extend((length as u16).to_ne_bytes());
     message.extend(kind.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Which share of the flows the programs track.
+//! Sets which share of the flows the programs track.
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::mapped::Mapped;
 use super::skel::types::nm_cpu;
 
-/// Tells the running programs which share of the flows to track.
+/// Sets which share of the flows the running programs track.
 #[derive(Debug)]
 pub struct Sampler {
     state: Mapped<nm_cpu>,
@@ -19,8 +19,8 @@ impl Sampler {
         Sampler { state, cpus, rate: AtomicU64::new(1f64.to_bits()) }
     }
 
-    /// From the next packet on, `rate` of all flows: above 0, at most 1. Which ones those are is the same for every rate: a lower
-    /// one takes a part of those of a higher one.
+    /// From the next packet on, tracks the share `rate` of all flows, which must be above 0 and at most 1. The flows of a lower
+    /// rate are always a subset of those of a higher one.
     pub fn set(&self, rate: f64) {
         let sample = if rate >= 1.0 { 0 } else { ((rate * 2f64.powi(32)) as u32).max(1) };
         self.rate.store(rate.to_bits(), Relaxed);
@@ -29,7 +29,7 @@ impl Sampler {
         }
     }
 
-    /// The share, as it was set last.
+    /// The share that was set last.
     pub fn rate(&self) -> f64 {
         f64::from_bits(self.rate.load(Relaxed))
     }

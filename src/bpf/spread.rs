@@ -1,4 +1,4 @@
-//! Which ring a flow's records go by: as nm_emit in bpf/ring.h.
+//! Computes which ring the records of a flow use, exactly as nm_emit in bpf/ring.h.
 
 use super::record::Endpoint;
 use super::skel::types::nm_number;
@@ -7,7 +7,7 @@ const K1: u64 = joined(nm_number::NM_K1_HIGH, nm_number::NM_K1_LOW);
 const K2: u64 = joined(nm_number::NM_K2_HIGH, nm_number::NM_K2_LOW);
 const K3: u64 = joined(nm_number::NM_K3_HIGH, nm_number::NM_K3_LOW);
 
-/// A number of 64 bits from its halves.
+/// Joins the halves of a 64-bit number.
 const fn joined(high: nm_number, low: nm_number) -> u64 {
     (high.0 as u64) << 32 | low.0 as u64
 }
@@ -20,13 +20,13 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Over so many rings.
+    /// For tests: a spread over `rings` rings.
     #[cfg(test)]
     pub fn sample(rings: u32) -> Spread {
         Spread { seed: 7, rings }
     }
 
-    /// The ring of a flow between two endpoints, in either order.
+    /// The index of the ring of a flow between two endpoints, in either order.
     pub fn ring(&self, ends: &[Endpoint; 2], v6: bool) -> usize {
         let [a, b] = ends.map(|end| self.hash(&end, v6));
         let mut h = a.wrapping_add(b);

@@ -1,4 +1,4 @@
-//! The time namespace: in one, the process's clocks are moved against the kernel's own, which the programs read.
+//! The time namespace: it may shift the clocks of the process against those of the kernel, which the programs read.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,14 +12,14 @@ const OFFSETS: &str = "/proc/self/timens_offsets";
 pub(super) fn offset_ns() -> Result<i64> {
     let of = |which: &str| match fs::read_link(format!("/proc/self/ns/{which}")) {
         Ok(namespace) => Ok(Some(namespace)),
-        // A kernel without them (CONFIG_TIME_NS, Linux 5.6).
+        // A kernel without time namespaces (CONFIG_TIME_NS, Linux 5.6).
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read /proc/self/ns/{which}")),
     };
     offset(of("time")?, of("time_for_children")?, || fs::read_to_string(OFFSETS))
 }
 
-/// The kernel tells the offsets of the namespace that the process's children will be in.
+/// The kernel shows only the offsets of the namespace that the children of the process will be in.
 fn offset(
     own: Option<PathBuf>,
     of_children: Option<PathBuf>,
@@ -30,7 +30,7 @@ fn offset(
     }
     if own != of_children {
         bail!(
-            "this process is in another time namespace than its children would be, so the kernel does not tell how its clock differs: \
+            "this process is in another time namespace than its children would be, so the kernel does not show how its clock differs: \
              start netmon inside the namespace (unshare --time --fork)"
         );
     }

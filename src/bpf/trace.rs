@@ -1,4 +1,4 @@
-//! The trace of single packets: programs that tell of each packet that passes a filter, loaded for as long as somebody wants that.
+//! The trace of single packets: programs that report each packet that passes a filter, loaded only while somebody traces.
 
 use std::cell::RefCell;
 use std::mem::offset_of;
@@ -16,43 +16,43 @@ use super::skel::NetmonSkel;
 use super::skel::types::{nm_number, nm_test, nm_trace_control, nm_trace_op, nm_tracer, nm_view_word};
 use super::traced::TracedPacket;
 
-/// In place of a test's number.
+/// Instead of the number of a test: the packet passes, or does not.
 const PASSES: u8 = nm_number::NM_PASSES.0 as u8;
 const FAILS: u8 = nm_number::NM_FAILS.0 as u8;
 
-/// What a filter can ask of a packet, as the program took it. Each is a number.
+/// What a filter can test, as the program parsed the packet. Each is a number of 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketWord {
     /// 4, 6, or 0: not IP, or malformed.
     Family,
-    /// Of IP; above 255: not known.
+    /// The IP protocol; values above 255 mean unknown.
     Protocol,
-    /// A quarter of the sender's address, from the front, in host order. IPv4 has the first alone.
+    /// A quarter (0 to 3) of the sender's address, the first being the most significant, in host order. IPv4 has only the first.
     Source(u8),
-    /// The same of the receiver's.
+    /// The same for the receiver's address.
     Destination(u8),
-    /// 0 in protocols without ports.
+    /// The sender's port; 0 in protocols without ports.
     SourcePort,
-    /// The receiver's.
+    /// The receiver's port, likewise.
     DestinationPort,
-    /// 0 unless TCP.
+    /// The flags byte of TCP; 0 for other protocols.
     TcpFlags,
-    /// 0 unless ICMP or ICMPv6.
+    /// The type of ICMP or ICMPv6; 0 for other protocols.
     IcmpType,
-    /// 0 unless ICMP or ICMPv6.
+    /// The code of ICMP or ICMPv6; 0 for other protocols.
     IcmpCode,
-    /// 0: none.
+    /// The outer VLAN id; 0: none.
     Vlan,
-    /// By its index.
+    /// The interface index.
     Interface,
-    /// As [`Hook`] counts.
+    /// The number of the [`Hook`](super::Hook): 0 is ingress, 1 egress.
     Hook,
-    /// As [`Fate`] counts.
+    /// The number of the [`Fate`](super::Fate), its index in `Fate::ALL`.
     Fate,
 }
 
 impl PacketWord {
-    /// Its place among them.
+    /// Its index among the words of a view.
     pub(super) fn number(self) -> u32 {
         let (word, more) = match self {
             PacketWord::Family => (nm_view_word::NM_VIEW_FAMILY, 0),
@@ -73,30 +73,30 @@ impl PacketWord {
     }
 }
 
-/// What a test asks of a word.
+/// The condition of a test on its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// These bits of it are those of the value.
+    /// The masked bits of the word equal the value.
     Masked {
-        /// Which bits.
+        /// Which bits to compare.
         mask: u32,
-        /// What they are.
+        /// What they must be.
         value: u32,
     },
-    /// It is that or more.
+    /// The word is at least this.
     AtLeast(u32),
-    /// Its bit, of 256, is set.
+    /// The word is below 256 and its bit is set.
     In([u32; 8]),
 }
 
-/// Where a test leads.
+/// What follows a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// To the test of this number, a later one.
+    /// The test of this number, which must be a later one.
     Test(u8),
     /// The packet passes.
     Passes,
-    /// It does not.
+    /// The packet does not pass.
     Fails,
 }
 
@@ -110,34 +110,34 @@ impl Next {
     }
 }
 
-/// A test of a filter as the programs have it.
+/// A test of a filter in the form the programs use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketTest {
-    /// What is asked about.
+    /// The word to test.
     pub word: PacketWord,
-    /// What is asked.
+    /// The condition on it.
     pub asks: Asks,
-    /// If so.
+    /// What follows if the condition holds.
     pub then: Next,
-    /// If not.
+    /// What follows if it does not.
     pub otherwise: Next,
 }
 
-/// Tests that a filter may have.
+/// Largest number of tests in a filter.
 pub const MOST_TESTS: usize = nm_number::NM_TESTS.0 as usize;
 
-/// What a trace came to.
+/// Packets counted by a trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceCounts {
     /// Packets that passed the filter.
     pub matched: u64,
-    /// Of these, left out because they came too fast.
+    /// Of these, left out because of the rate limit.
     pub held_back: u64,
-    /// Of these, lost because nobody took them in time, or could not be read.
+    /// Of these, lost because the ring was full, one packet interrupted the trace of another, or the record could not be decoded.
     pub lost: u64,
 }
 
-/// The maps of a trace: what its programs are loaded over.
+/// The maps of a trace, which its programs share.
 #[derive(Debug)]
 pub struct Trace {
     maps: Vec<(String, OwnedFd)>,
@@ -146,12 +146,12 @@ pub struct Trace {
     tracers: Mapped<nm_tracer>,
     control: Mapped<nm_trace_control>,
     cpus: usize,
-    /// What came out of the ring and was no packet.
+    /// Records from the ring that could not be decoded as packets.
     undecodable: Arc<AtomicU64>,
 }
 
 impl Trace {
-    /// Of programs that were just loaded.
+    /// The trace of programs that were just loaded, for `cpus` CPUs.
     pub(super) fn of(skel: &NetmonSkel<'_>, cpus: usize) -> Result<Trace> {
         let maps = &skel.maps;
         let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(&**map).context("duplicate a map");
@@ -174,7 +174,11 @@ impl Trace {
         &self.maps
     }
 
-    /// Packets pass by these tests from now on; the first comes first.
+    /// From now on packets are filtered by these tests, beginning with the first; without tests, all packets pass.
+    ///
+    /// # Errors
+    ///
+    /// There are more than [`MOST_TESTS`], or the kernel refuses.
     pub fn set_filter(&self, tests: &[PacketTest]) -> Result<()> {
         ensure!(
             tests.len() <= MOST_TESTS,
@@ -205,27 +209,27 @@ impl Trace {
                 place.copy_from_slice(&word.to_ne_bytes());
             }
         }
-        // Where the programs do not look; then they do.
+        // Writes to the filter that is not in use, then switches over to it.
         let next = 1 - (self.control.read(0).map_or(0, |control| control.filter) & 1);
         self.filters.update(&next.to_ne_bytes(), &bytes, MapFlags::ANY).context("hand the filter to the programs")?;
         self.control.store(0, offset_of!(nm_trace_control, filter), next);
         Ok(())
     }
 
-    /// Packets that were told so far.
-    pub fn told(&self) -> u64 {
+    /// Packets sent so far by the programs of all CPUs.
+    pub fn sent(&self) -> u64 {
         self.control.read(0).map_or(0, |control| control.told)
     }
 
-    /// So many may be told in all.
+    /// Allows this many packets in all to be sent, counted like [`Self::sent`].
     pub fn allow(&self, packets: u64) {
-        // The programs only compare: that one half is seen before the other matters every 2^32 packets.
+        // The programs only compare: that the halves are seen one after the other matters once in 2^32 packets.
         let at = offset_of!(nm_trace_control, allowed);
         self.control.store(0, at, packets as u32);
         self.control.store(0, at + 4, (packets >> 32) as u32);
     }
 
-    /// What it came to so far.
+    /// Packets counted so far.
     pub fn counts(&self) -> TraceCounts {
         let mut sum = TraceCounts { lost: self.undecodable.load(Ordering::Relaxed), ..TraceCounts::default() };
         for tracer in (0..self.cpus).filter_map(|cpu| self.tracers.read(cpu)) {
@@ -237,6 +241,10 @@ impl Trace {
     }
 
     /// The reading end, for the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// The ring cannot be mapped.
     pub fn reader(&self) -> Result<TraceReader> {
         let packets = Rc::new(RefCell::new(Vec::new()));
         let (fill, undecodable) = (Rc::clone(&packets), Arc::clone(&self.undecodable));
@@ -268,7 +276,7 @@ pub struct TraceReader {
 }
 
 impl TraceReader {
-    /// What has come.
+    /// The packets that have arrived since the last call; does not wait.
     pub fn read(&mut self) -> Vec<TracedPacket> {
         // Errors could only come from the callback, which has none.
         let _ = self.buffer.consume();

@@ -1,4 +1,4 @@
-//! A packet that was traced, decoded.
+//! A traced packet, decoded.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,33 +7,33 @@ use super::record::Hook;
 use super::skel::types::{nm_fate, nm_number, nm_traced, nm_view};
 use super::trace::PacketWord;
 
-/// What became of a packet.
+/// What happened to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Added to the cached entry of its flow.
     Cached,
-    /// The first of a new entry.
+    /// The first packet of a new entry.
     New,
     /// The same, in place of another flow's entry.
     Displaced,
-    /// The same, and what the other held was lost: its ring was full.
+    /// The same, but the ring was full, and what the other entry held was lost.
     Ousted,
-    /// There was no room, and its ring was full.
+    /// There was no room in the cache, and the ring was full.
     Lost,
-    /// Its flow is not in the sample.
+    /// Its flow is outside the sample.
     LeftOut,
-    /// The cache was in use: a record of its own.
+    /// The cache was in use: the packet got a record of its own.
     Past,
-    /// The same, and its ring was full.
+    /// The same, but the ring was full.
     PastLost,
     /// It is not IP.
     NotIp,
-    /// Its headers contradict themselves, or are cut off.
+    /// Its headers are inconsistent or cut off.
     Malformed,
 }
 
 impl Fate {
-    /// All, each at the place of its number.
+    /// All fates, indexed by their numbers.
     pub const ALL: [Fate; 10] = [
         Fate::Cached,
         Fate::New,
@@ -47,7 +47,7 @@ impl Fate {
         Fate::Malformed,
     ];
 
-    /// As in filters and output.
+    /// The name in filters and output.
     pub fn name(self) -> &'static str {
         match self {
             Fate::Cached => "cached",
@@ -68,7 +68,7 @@ impl Fate {
     }
 }
 
-// `Fate::ALL` has them in the order of enum nm_fate.
+// `Fate::ALL` is in the order of enum nm_fate.
 const _: () = {
     let numbers = [
         nm_fate::NM_FATE_CACHED,
@@ -89,22 +89,22 @@ const _: () = {
     }
 };
 
-/// A packet as the program took it.
+/// A packet as the program parsed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketView {
     /// Sender and receiver, if it is IP and well formed.
     pub ends: Option<[IpAddr; 2]>,
-    /// Its protocol, likewise.
+    /// IP protocol number, likewise.
     pub protocol: Option<u8>,
-    /// Sender's and receiver's, 0 in protocols without.
+    /// Ports of sender and receiver; 0 in protocols without ports.
     pub ports: [u16; 2],
-    /// 0 unless TCP.
+    /// The flags byte of TCP; 0 for other protocols.
     pub tcp_flags: u8,
-    /// Type and code.
+    /// ICMP type and code; 0 for other protocols.
     pub icmp: [u8; 2],
     /// Outer VLAN id, 0: none.
     pub vlan: u16,
-    /// What became of it.
+    /// What happened to it.
     pub fate: Fate,
 }
 
@@ -132,41 +132,41 @@ impl PacketView {
     }
 }
 
-/// A packet that was traced.
+/// A traced packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TracedPacket {
-    /// When it was seen, CLOCK_MONOTONIC.
+    /// When it was seen, in nanoseconds of CLOCK_MONOTONIC, or of the capture that is replayed.
     pub ns: u64,
-    /// Where.
+    /// Index of the interface it was seen at.
     pub ifindex: u32,
-    /// On which side.
+    /// The hook that saw it.
     pub hook: Hook,
-    /// As it was accounted: a GSO packet counts as its segments.
+    /// Number of packets it was accounted as: a GSO packet counts as its segments.
     pub packets: u64,
-    /// As they were accounted, headers of each segment included.
+    /// Bytes it was accounted as, including the headers of each segment.
     pub bytes: u64,
-    /// Bytes of the packet as the kernel handed it around.
+    /// Length in bytes of the packet as the kernel passes it.
     pub length: u32,
-    /// TCP; ICMP echo: of the message.
+    /// Sequence number of TCP or of an ICMP echo message.
     pub seq: u32,
-    /// TCP.
+    /// Acknowledgement number of TCP.
     pub ack: u32,
-    /// TCP, unscaled.
+    /// Window of TCP, unscaled.
     pub window: u16,
-    /// EtherType and content of a VLAN tag that is not in `header`.
+    /// EtherType and TCI of a VLAN tag that is not in `header`.
     pub vlan_tag: Option<[u16; 2]>,
-    /// It starts with an Ethernet header, else with that of IP.
+    /// Whether the packet starts with an Ethernet header; otherwise with the IP header.
     pub ethernet: bool,
-    /// Its headers, never payload.
+    /// Its headers, without payload.
     pub header: Vec<u8>,
-    /// The packet.
+    /// The packet as the program parsed it.
     pub view: PacketView,
-    /// The one inside, if it is a tunnel's, and the tunnel.
+    /// If it is a tunnel packet: the tunnel, and the packet inside.
     pub inner: Option<(Option<App>, PacketView)>,
 }
 
 impl TracedPacket {
-    /// `None` if something in it is unknown.
+    /// Decodes a traced packet; `None` if it contains an unknown value.
     pub(super) fn decode(traced: &nm_traced) -> Option<TracedPacket> {
         let [view, inner] = &traced.view;
         let word = |word: PacketWord| view.word[word.number() as usize];

@@ -1,4 +1,4 @@
-//! What this kernel can do, found by doing it. Nothing of it is seen by anybody's packets.
+//! Finds out what this kernel can do by trying it, without affecting anybody's packets.
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -16,28 +16,32 @@ use super::programs::Programs;
 use super::verifier::{Verified, VerifierLogs};
 use super::{Hook, Mode, Ring};
 
-/// The programs, once loaded and run.
+/// The programs after a trial load and run.
 #[derive(Debug)]
 pub struct Trial {
-    /// From the object to programs that run, the verifier's time above all.
+    /// Time it took to load and run the programs; most of it is the verifier's.
     pub took: Duration,
-    /// Kernel memory they take.
+    /// Kernel memory of their maps, in bytes.
     pub kernel_bytes: u64,
-    /// They run as machine code.
+    /// Whether they run as machine code.
     pub jited: bool,
-    /// What the verifier did for that.
+    /// The verifier's work on each program.
     pub verified: Vec<Verified>,
     programs: Arc<Programs>,
 }
 
 impl Trial {
-    /// Loads the programs with these options and runs the sweep on each CPU.
+    /// Loads the programs with these options and runs the sweep program.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Bpf::load`].
     pub fn load(options: &Options) -> Result<Trial> {
         let start = Instant::now();
         let mut storage = MaybeUninit::uninit();
         let mut logs = VerifierLogs::default();
         let bpf = Bpf::load_after(&mut storage, options, |object| {
-            // Those that the agent loads only where they are needed are tried too.
+            // Includes programs that the agent loads only if they are needed.
             let later = object.progs_mut().filter(|program| program.name().to_string_lossy().ends_with("_l3"));
             later.for_each(|mut program| program.set_autoload(true));
             logs = VerifierLogs::of(object);
@@ -53,13 +57,17 @@ impl Trial {
         })
     }
 
-    /// Attaches them to the loopback device of a network namespace that is made for it. An error of the outer kind: that could
-    /// not be tried (CAP_SYS_ADMIN makes namespaces).
+    /// Attaches the programs to the loopback device of a network namespace created for the purpose. The inner result says whether
+    /// that works.
+    ///
+    /// # Errors
+    ///
+    /// It could not be tried: creating a namespace needs CAP_SYS_ADMIN.
     pub fn attach(&self, mode: Mode) -> Result<Result<()>> {
         let programs = Arc::clone(&self.programs);
         let thread = std::thread::Builder::new().name("nm-trial".to_owned()).spawn(move || {
-            // Of this thread alone; it ends with it.
-            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace to try it in")?;
+            // The namespace belongs to this thread alone, and ends with it.
+            unshare(CloneFlags::CLONE_NEWNET).context("create a network namespace to try it in")?;
             Ok(attach_there(programs, mode))
         });
         let thread = thread.context("start a thread")?;
@@ -77,12 +85,20 @@ fn attach_there(programs: Arc<Programs>, mode: Mode) -> Result<()> {
     }
 }
 
-/// Makes a ring buffer.
+/// Tries to create a ring buffer.
+///
+/// # Errors
+///
+/// The kernel refuses it.
 pub fn try_ring() -> Result<()> {
     Ring::create(0, 1).map(drop)
 }
 
-/// The kernel has this function for BPF programs to call.
+/// Whether the kernel has this function for BPF programs to call.
+///
+/// # Errors
+///
+/// The kernel's BTF cannot be read.
 pub fn has_kfunc(name: &str) -> Result<bool> {
     let btf = Btf::from_vmlinux().context("read the kernel's BTF")?;
     Ok(btf.type_by_name::<Func<'_>>(name).is_some())

@@ -1,5 +1,5 @@
-//! What the kernel's verifier has to look at before it takes the programs. It gives up at a million instructions, and older
-//! kernels look at more than newer ones: this tells how far away that is.
+//! Measures the work of the kernel's verifier on the programs. It gives up at a million instructions, and older kernels examine more
+//! than newer ones: the measurement shows how far away the limit is.
 
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use libbpf_rs::{AsRawLibbpf, OpenObject};
 
 /// BPF_LOG_STATS of the kernel's include/linux/bpf_verifier.h: a few lines at the end, nothing for each instruction.
 const LOG_STATS: u32 = 4;
-/// Room for these lines, and for what is wrong with a program that is refused.
+/// Room for these lines, and for the reason if a program is refused.
 const LOG_BYTES: usize = 64 << 10;
 
-/// Instructions that the verifier looks at before it refuses a program (BPF_COMPLEXITY_LIMIT_INSNS).
+/// Number of instructions that the verifier examines before it refuses a program (BPF_COMPLEXITY_LIMIT_INSNS).
 pub const MOST_INSTRUCTIONS: u32 = 1_000_000;
 
 /// The verifier's work on a program.
@@ -20,7 +20,7 @@ pub const MOST_INSTRUCTIONS: u32 = 1_000_000;
 pub struct Verified {
     /// Name of the program.
     pub program: String,
-    /// Instructions looked at, each as often as it was.
+    /// Number of instructions examined, each counted as often as it was.
     pub instructions: u32,
     /// Time it took.
     pub took: Duration,
@@ -31,13 +31,13 @@ pub struct Verified {
 pub(super) struct VerifierLogs(Vec<(String, Vec<u8>)>);
 
 impl VerifierLogs {
-    /// Asks for them.
+    /// Requests the logs of all programs of the object.
     pub(super) fn of(object: &mut OpenObject) -> VerifierLogs {
         let mut logs = VerifierLogs::default();
         for mut program in object.progs_mut() {
             let mut log = vec![0; LOG_BYTES];
             program.set_log_level(LOG_STATS);
-            // SAFETY: the program is not loaded yet; the buffer is as large as told, and stays where it is while it is kept.
+            // SAFETY: the program is not loaded yet; the buffer has the given size, and does not move while it is kept.
             unsafe {
                 libbpf_sys::bpf_program__set_log_buf(
                     program.as_libbpf_object().as_ptr(),
@@ -50,7 +50,7 @@ impl VerifierLogs {
         logs
     }
 
-    /// What they say, once the programs are loaded; of programs that were left out nothing.
+    /// Evaluates the logs once the programs are loaded; programs that were not loaded are left out.
     pub(super) fn read(&self) -> Result<Vec<Verified>> {
         let said = |(program, log): &(String, Vec<u8>)| -> Result<Option<Verified>> {
             let log = CStr::from_bytes_until_nul(log).context("the verifier's log has no end")?.to_string_lossy();
@@ -61,7 +61,7 @@ impl VerifierLogs {
             Ok(Some(Verified { program: program.clone(), instructions, took }))
         };
         let all: Vec<Verified> = self.0.iter().filter_map(|log| said(log).transpose()).collect::<Result<_>>()?;
-        ensure!(!all.is_empty(), "the verifier says nothing of its work");
+        ensure!(!all.is_empty(), "the verifier does not report its work");
         Ok(all)
     }
 }

@@ -237,7 +237,7 @@ fn packets_are_traced_exactly_and_without_payload() {
         }
     }
     // User space sets the rate.
-    traced.trace.allow(traced.trace.told() + 2);
+    traced.trace.allow(traced.trace.sent() + 2);
     let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 1, 0, &udp(b"again")));
     let seen = (0..5).filter_map(|_| traced.inject(&packet)).count();
     let counts = traced.trace.counts();

@@ -119,7 +119,7 @@ impl Tracing {
     fn allow(&mut self) {
         let earned = self.allowed_at.elapsed().as_secs_f64() * RATE as f64;
         self.allowed_at = Instant::now();
-        self.allowed = (self.allowed + earned).min((self.trace.told() + RATE) as f64);
+        self.allowed = (self.allowed + earned).min((self.trace.sent() + RATE) as f64);
         self.trace.allow(self.allowed as u64);
     }
 
