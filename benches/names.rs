@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use netmon::names::{Answer, Cluster, Enabled, End, Names, Options};
+use netmon::names::{Answer, Cluster, Enabled, End, Names, NamesOptions};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -139,7 +139,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     let kubeconfig = server.answer()?;
     let before = resident()?;
     let (began, cpu) = (Instant::now(), cpu_time()?);
-    let options = Options { enabled: Enabled::On, kubeconfig: Some(kubeconfig.into()), ..Options::default() };
+    let options = NamesOptions { enabled: Enabled::On, kubeconfig: Some(kubeconfig.into()), ..NamesOptions::default() };
     let (names, watcher) = netmon::names::start(&options, &netmon::threads::Threads::new().0)?;
     wait_until(|| names.load().cluster() == Cluster::Whole)?;
     let (took, cpu) = (began.elapsed(), cpu_time()? - cpu);

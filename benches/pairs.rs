@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use netmon::config::Config;
-use netmon::flow::{Limits, Table};
+use netmon::flow::{Table, TableLimits};
 use netmon::metrics::{Aggregates, FigureList, Identification, Keys, MetricsPage, Reading, SeriesIndex, Source};
 
 const MEASURES: [Measure; 5] =
@@ -22,7 +22,7 @@ pub fn page(config: &Config) -> MetricsPage {
     let identification = Identification { labels: config.labels, grouped: false };
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), identification));
     let mut sums = Aggregates::new(Arc::clone(&index));
-    let limits = Limits {
+    let limits = TableLimits {
         max_flows: config.max_flows,
         flow_timeout: config.flow_timeout,
         connect_timeout: config.connect_timeout,

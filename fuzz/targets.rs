@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use netmon::config::{Given, Key, Settings, Sources};
 use netmon::control::{
-    Api, At, Busy, ConfigValue, Events, FlowStats, Next, Objects, PacketTrace, Place, SeriesUse, Status,
+    Api, At, ConfigValue, Events, FlowStats, Next, Objects, PacketTrace, RatedFlow, SeriesUse, Status, TablePlace,
 };
 use netmon::filter::{Filter, PacketFilter};
 use netmon::http::Body;
@@ -108,11 +108,11 @@ impl Api for Agent {
         places.iter().filter_map(|at| lines().nth(at.index as usize)).collect()
     }
 
-    fn flows_from(&self, _: Place, most: usize) -> (Vec<Line>, Option<Place>) {
+    fn flows_from(&self, _: TablePlace, most: usize) -> (Vec<Line>, Option<TablePlace>) {
         (lines().take(most).collect(), None)
     }
 
-    fn busy(&self, _: &mut dyn FnMut(Busy<'_>)) -> u64 {
+    fn busy(&self, _: &mut dyn FnMut(RatedFlow<'_>)) -> u64 {
         0
     }
 

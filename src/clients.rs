@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use budget::{Budget, Share};
-pub use slots::{Client, Close, GREETING, Phase, Places, Slots};
+pub use slots::{Client, Close, ConnectionLimits, GREETING, Phase, Slots};
 
 /// Where a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

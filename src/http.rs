@@ -22,7 +22,7 @@ mod stream;
 mod target;
 
 pub use body::Body;
-pub use limits::Limits;
+pub use limits::ServerLimits;
 pub use page::{METRICS, NoStream, Page, Pages, Reply, Request, TEXT, Waiting};
 pub use query::parameters;
 pub use refused::Refused;

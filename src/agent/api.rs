@@ -17,8 +17,8 @@ use crate::bpf::{self, Tally};
 use crate::clients::{Reason, Share};
 use crate::config::{Given, Key};
 use crate::control::{
-    Api, At, Busy, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, PacketTrace, Place, SeriesUse,
-    Status,
+    Api, At, ConfigValue, Event, Events, FlowStats, InterfaceState, Next, Objects, PacketTrace, RatedFlow, SeriesUse,
+    Status, TablePlace,
 };
 use crate::filter::{Filter, PacketFilter};
 use crate::flow::{Flow, protocol_name};
@@ -35,16 +35,16 @@ const LOOKED: usize = 2048;
 const COPIED: usize = 128;
 
 /// The agent, as its operator sees it.
-pub(super) struct Operated {
+pub(super) struct AgentApi {
     served: Arc<Served>,
     ranking: Arc<Ranking>,
     page: Arc<MetricsPage>,
     started: SystemTime,
 }
 
-impl Operated {
-    pub(super) fn new(served: Arc<Served>, ranking: Arc<Ranking>, page: Arc<MetricsPage>) -> Operated {
-        Operated { served, ranking, page, started: SystemTime::now() }
+impl AgentApi {
+    pub(super) fn new(served: Arc<Served>, ranking: Arc<Ranking>, page: Arc<MetricsPage>) -> AgentApi {
+        AgentApi { served, ranking, page, started: SystemTime::now() }
     }
 
     fn lines(&self) -> Lines {
@@ -82,7 +82,7 @@ impl Events for Watch {
     }
 }
 
-impl Api for Operated {
+impl Api for AgentApi {
     fn status(&self) -> Status {
         let served = &self.served;
         let (before, at) = (served.report().conservation().seen, Instant::now());
@@ -225,7 +225,7 @@ impl Api for Operated {
         found
     }
 
-    fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>) {
+    fn flows_from(&self, from: TablePlace, most: usize) -> (Vec<Line>, Option<TablePlace>) {
         let mut lines = self.lines();
         let mut taken = Vec::new();
         for number in from.shard..self.served.pipeline.workers() {
@@ -237,7 +237,7 @@ impl Api for Operated {
             });
             for (index, flow) in flows.into_iter().flatten() {
                 if taken.len() == most {
-                    return (taken, Some(Place { shard: number, index }));
+                    return (taken, Some(TablePlace { shard: number, index }));
                 }
                 taken.push(lines.line(number, &flow));
             }
@@ -245,7 +245,7 @@ impl Api for Operated {
         (taken, None)
     }
 
-    fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64 {
+    fn busy(&self, take: &mut dyn FnMut(RatedFlow<'_>)) -> u64 {
         self.ranking.look(self.lines(), take)
     }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::control::{NamesKind, NamesState};
 use crate::metrics::{Families, Family, Figures, Reading};
-use crate::names::{self, Names, Options, Progress, Watcher};
+use crate::names::{self, Names, NamesOptions, Progress, Watcher};
 use crate::threads::Threads;
 
 /// The first requests of all agents of a cluster are spread over this time.
@@ -24,7 +24,7 @@ pub(super) struct NamesSource {
 
 impl NamesSource {
     pub(super) fn start(config: &Config, threads: &Threads) -> Result<NamesSource> {
-        let options = Options {
+        let options = NamesOptions {
             enabled: config.kubernetes,
             kubeconfig: config.kubeconfig.clone(),
             scope: config.scope,

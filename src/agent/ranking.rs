@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, TryLockError};
 use super::lines::Lines;
 use crate::bpf::Clock;
 use crate::clients::{Budget, Share};
-use crate::control::Busy;
+use crate::control::RatedFlow;
 use crate::flow::{Flow, FlowTotals, Rates};
 use crate::lock;
 use crate::pipeline::Pipeline;
@@ -52,7 +52,7 @@ impl Ranking {
     }
 
     /// Gives every flow to `take`, with its rate. Returns the number of flows that are fast at a rate that is not known.
-    pub(super) fn look(&self, mut lines: Lines, take: &mut dyn FnMut(Busy<'_>)) -> u64 {
+    pub(super) fn look(&self, mut lines: Lines, take: &mut dyn FnMut(RatedFlow<'_>)) -> u64 {
         // Two clients that ask at once are answered one after the other.
         let mut history = lock::ignoring_poison(&self.history);
         let RateHistory { rates, share } = &mut *history;
@@ -73,7 +73,7 @@ impl Ranking {
                 from = last + 1;
                 for (_, flow) in &some {
                     let rate = rates.of((number, flow.id()), FlowTotals::from(flow));
-                    take(Busy { flow, rate, line: &mut |flow| lines.line(number, flow) });
+                    take(RatedFlow { flow, rate, line: &mut |flow| lines.line(number, flow) });
                 }
             }
         }

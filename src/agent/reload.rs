@@ -173,7 +173,7 @@ impl Reload {
     }
 
     /// The options that programs have to be loaded with now.
-    fn options(&self) -> crate::bpf::Options {
+    fn options(&self) -> crate::bpf::ProgramOptions {
         self.in_force.get().program_options(self.cpus)
     }
 

@@ -9,7 +9,7 @@ use super::stop::Trouble;
 use crate::config::{Config, DEFAULT_DEBUG_SERVER, DEFAULT_SOCKET};
 use crate::control::{self, Api};
 use crate::debug;
-use crate::http::{Limits, Running, Server};
+use crate::http::{Running, Server, ServerLimits};
 use crate::threads::Threads;
 
 /// What serves the operator.
@@ -55,7 +55,7 @@ pub(super) fn control_socket(config: &Config) -> Result<Option<control::Server>>
 /// As with the control socket: that of `--debug` alone may be missing.
 pub(super) fn debug_server(config: &Config) -> Result<Option<Server>> {
     let Some(address) = &config.debug_server else { return Ok(None) };
-    match Server::bind(debug::SERVER, address, Limits::default()) {
+    match Server::bind(debug::SERVER, address, ServerLimits::default()) {
         Err(error) if address == DEFAULT_DEBUG_SERVER => {
             log::warn!("no debug server: {error:#}");
             Ok(None)

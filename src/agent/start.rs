@@ -8,7 +8,7 @@ use anyhow::{Error, Result, anyhow};
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 
 use super::Report;
-use super::api::Operated;
+use super::api::AgentApi;
 use super::board::Board;
 use super::figures::figures;
 use super::limits::{Limiter, Throttle};
@@ -25,7 +25,7 @@ use crate::bpf::{self, Bpf, ObjectStorage, Ring, Sweep, Sweeper};
 use crate::clients::Clients;
 use crate::config::{Config, External, Settings, Sources};
 use crate::control::Api;
-use crate::http::{Limits as HttpLimits, Pages, Running, Server};
+use crate::http::{Pages, Running, Server, ServerLimits};
 use crate::metrics::{self, Build, Identification, MetricsPage, OwnProcess, SeriesIndex};
 use crate::names::{Cluster, Names};
 use crate::pipeline::Pipeline;
@@ -72,7 +72,7 @@ pub fn run_with(
         log::warn!("without effect: {idle}");
     }
     let server =
-        config.metrics_enabled.then(|| Server::bind(metrics::SERVER, &config.metrics_addr, HttpLimits::default()));
+        config.metrics_enabled.then(|| Server::bind(metrics::SERVER, &config.metrics_addr, ServerLimits::default()));
     let server = server.transpose()?;
     let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
@@ -117,7 +117,7 @@ pub fn run_with(
         names,
         metrics: server,
     };
-    let api: Arc<dyn Api> = Arc::new(Operated::new(Arc::clone(&served), ranking, page));
+    let api: Arc<dyn Api> = Arc::new(AgentApi::new(Arc::clone(&served), ranking, page));
     let mut trouble = Trouble::default();
     // Whatever fails from here on, packets that were seen have to be in the books, and nothing may stay attached.
     let operator = trouble.take(OperatorServers::start(control, debug_server, &api, threads));

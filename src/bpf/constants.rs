@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::clock::Clock;
-use super::load::{Options, TimestampSource};
+use super::load::{ProgramOptions, TimestampSource};
 use super::namespaces::own_namespace;
 use super::numbers::MOST_CACHE_SETS;
 use super::skel::OpenNetmonSkel;
@@ -19,7 +19,7 @@ const SAMPLE_GAP: Duration = Duration::from_millis(16);
 /// Sets the constants of the programs before they are loaded.
 pub(super) fn set(
     open: &mut OpenNetmonSkel<'_>,
-    options: &Options,
+    options: &ProgramOptions,
     clock: &Clock,
     cpus: usize,
     seed: u64,
@@ -61,7 +61,7 @@ pub(super) fn set(
 }
 
 /// Number of sets in the caches of each CPU, for IPv4 and IPv6.
-pub(super) fn sets(options: &Options) -> [u32; 2] {
+pub(super) fn sets(options: &ProgramOptions) -> [u32; 2] {
     [options.cache_slots, options.cache_slots / 4].map(sets_for)
 }
 

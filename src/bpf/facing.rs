@@ -38,16 +38,16 @@ use super::netlink::dump;
 use super::route::Route;
 
 /// Decides for all interfaces which face a workload. Reads `places` if they are needed and not known.
-pub(super) fn judge_all(links: &mut BTreeMap<u32, Link>, places: &mut Option<Places>) -> Result<()> {
+pub(super) fn judge_all(links: &mut BTreeMap<u32, Link>, places: &mut Option<InterfaceRoutes>) -> Result<()> {
     // A node may have very many routes, so they are read only if they matter.
     if places.is_none() && links.values().any(|link| link.peer_elsewhere || link.is_bridge()) {
-        *places = Some(Places::read()?);
+        *places = Some(InterfaceRoutes::read()?);
     }
-    judge(links, places.as_ref().unwrap_or(&Places::default()));
+    judge(links, places.as_ref().unwrap_or(&InterfaceRoutes::default()));
     Ok(())
 }
 
-fn judge(links: &mut BTreeMap<u32, Link>, places: &Places) {
+fn judge(links: &mut BTreeMap<u32, Link>, places: &InterfaceRoutes) {
     let bridges = bridges(links);
     let faces = |link: &Link| match link.master.and_then(|master| bridges.get(&master)) {
         _ if !link.peer_elsewhere => false,
@@ -85,7 +85,7 @@ fn bridges(links: &BTreeMap<u32, Link>) -> HashMap<u32, Ports> {
 
 /// Addresses and default routes of the interfaces, which show where they lead.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct InterfaceRoutes {
     /// Interfaces with a default route.
     ways_out: HashSet<u32>,
     on_subnets: HashSet<u32>,
@@ -94,9 +94,9 @@ pub(super) struct Places {
     pub(super) own: HashSet<IpAddr>,
 }
 
-impl Places {
-    fn read() -> Result<Places> {
-        let mut places = Places::default();
+impl InterfaceRoutes {
+    fn read() -> Result<InterfaceRoutes> {
+        let mut places = InterfaceRoutes::default();
         let addresses =
             dump(Route(RouteNetlinkMessage::GetAddress(AddressMessage::default())), |message| match message.0 {
                 RouteNetlinkMessage::NewAddress(address) => Some(address),
@@ -112,7 +112,7 @@ impl Places {
     }
 }
 
-impl Places {
+impl InterfaceRoutes {
     fn take(&mut self, address: &AddressMessage) {
         if is_on_subnet(address) {
             self.on_subnets.insert(address.header.index);
@@ -184,7 +184,7 @@ mod tests {
         };
         let mut links = (1..).zip(shapes).map(|(index, shape)| (index, link(index, shape))).collect();
         let [ways_out, on_subnets] = [ways_out, on_subnets].map(|list| list.iter().copied().collect());
-        judge(&mut links, &Places { ways_out, on_subnets, ..Places::default() });
+        judge(&mut links, &InterfaceRoutes { ways_out, on_subnets, ..InterfaceRoutes::default() });
         links.values().filter(|link| link.workload).map(|link| link.index).collect()
     }
 

@@ -16,7 +16,7 @@ use super::route::Route;
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ChainPlace {
     /// In the driver or directly after it, before all of TC.
     Xdp,
     /// In a chain of TCX links, at this position; the first is 0.
@@ -31,7 +31,7 @@ pub struct Hooked {
     /// The hook of the interface.
     pub hook: Hook,
     /// Where at that hook.
-    pub place: Place,
+    pub place: ChainPlace,
     /// Name of the program, or kind of the filter.
     pub name: String,
     /// Id of the program, if it is one.
@@ -50,7 +50,7 @@ pub struct Hooked {
 pub fn list_hooked(index: u32) -> Result<Vec<Hooked>> {
     let mut found = Vec::new();
     if let Some(id) = xdp(index)? {
-        found.push(program(Hook::Ingress, Place::Xdp, id));
+        found.push(program(Hook::Ingress, ChainPlace::Xdp, id));
     }
     let sides = [
         (Hook::Ingress, libbpf_sys::BPF_TCX_INGRESS, TC_H_MIN_INGRESS),
@@ -58,17 +58,17 @@ pub fn list_hooked(index: u32) -> Result<Vec<Hooked>> {
     ];
     for (hook, attach_type, minor) in sides {
         let chain = tcx_chain(index, attach_type)?;
-        found.extend(chain.into_iter().enumerate().map(|(at, id)| program(hook, Place::Tcx(at), id)));
+        found.extend(chain.into_iter().enumerate().map(|(at, id)| program(hook, ChainPlace::Tcx(at), id)));
         found.extend(filters(index, hook, TcHandle { major: u16::MAX, minor })?);
     }
     Ok(found)
 }
 
-fn program(hook: Hook, place: Place, id: u32) -> Hooked {
+fn program(hook: Hook, place: ChainPlace, id: u32) -> Hooked {
     let handle = ProgramHandle::from_prog_id(id);
     let name = handle.as_ref().map(|handle| handle.name().to_string_lossy().into_owned()).unwrap_or_default();
     let loaded_by = handle.ok().and_then(|handle| Some(program_info(&handle.as_fd()).ok()?.created_by_uid));
-    let ours = place != Place::Xdp && is_our_name(&name);
+    let ours = place != ChainPlace::Xdp && is_our_name(&name);
     Hooked { hook, place, name, id: Some(id), loaded_by, ours }
 }
 
@@ -99,7 +99,7 @@ fn filters(index: u32, hook: Hook, parent: TcHandle) -> Result<Vec<Hooked>> {
     });
     let mut found = found.context("read the filters of an interface")?;
     found.sort_by_key(|filter| match filter.place {
-        Place::Clsact(priority) => priority,
+        ChainPlace::Clsact(priority) => priority,
         _ => 0,
     });
     Ok(found)
@@ -128,7 +128,7 @@ fn filter(hook: Hook, message: &TcMessage) -> Option<Hooked> {
     if handle == 0 {
         return None;
     }
-    let place = Place::Clsact(priority);
+    let place = ChainPlace::Clsact(priority);
     let Some(id) = id else {
         return Some(Hooked { hook, place, name: format!("{kind} filter"), id, loaded_by: None, ours: false });
     };

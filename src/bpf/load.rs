@@ -44,7 +44,7 @@ pub enum TimestampSource {
 
 /// What is fixed once the programs are loaded.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct ProgramOptions {
     /// Number of rings, one per worker: 1 to 64.
     pub rings: usize,
     /// Number of records a ring holds; its size in bytes is rounded up to a power of two.
@@ -110,14 +110,14 @@ impl<'obj> Bpf<'obj> {
     /// # Errors
     ///
     /// The number of rings is out of range, memory or privileges are missing, or the kernel refuses the programs.
-    pub fn load(storage: &'obj mut MaybeUninit<OpenObject>, options: &Options) -> Result<Bpf<'obj>> {
+    pub fn load(storage: &'obj mut MaybeUninit<OpenObject>, options: &ProgramOptions) -> Result<Bpf<'obj>> {
         Bpf::load_after(storage, options, |_| {})
     }
 
     /// The same, with a call of `last` before the object is loaded.
     pub(super) fn load_after(
         storage: &'obj mut MaybeUninit<OpenObject>,
-        options: &Options,
+        options: &ProgramOptions,
         last: impl FnOnce(&mut OpenObject),
     ) -> Result<Bpf<'obj>> {
         let cpus = possible_cpus()?;

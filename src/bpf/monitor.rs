@@ -8,7 +8,7 @@ use anyhow::Result;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 
-use super::facing::{self, Places};
+use super::facing::{self, InterfaceRoutes};
 use super::links::{Link, read_links};
 use super::netlink::{Arrival, Changes, Interrupted, QUEUE_BYTES};
 use super::ring::Wakeup;
@@ -34,7 +34,7 @@ pub struct LinkMonitor {
     /// Indexes of removed interfaces; they may already be in use again.
     removed: Vec<u32>,
     /// Where the interfaces lead; `None`: to be read when that matters.
-    places: Option<Places>,
+    places: Option<InterfaceRoutes>,
     stripped: BTreeSet<u32>,
     /// A list could not be read completely.
     incomplete: bool,

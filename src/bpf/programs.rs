@@ -13,7 +13,7 @@ use super::chain::program_info;
 use super::clock::Clock;
 use super::constants;
 use super::links::Framing;
-use super::load::Options;
+use super::load::ProgramOptions;
 use super::objects::{self, MapInfo, ProgramInfo};
 use super::record::Hook;
 use super::skel::{NetmonSkel, NetmonSkelBuilder, OpenNetmonSkel};
@@ -109,19 +109,19 @@ pub struct Programs {
     /// loaded for the first such interface.
     ip: Mutex<Option<Arc<Pair>>>,
     loader: Arc<Loader>,
-    options: Options,
+    options: ProgramOptions,
     trace: Option<Arc<Trace>>,
 }
 
 impl Programs {
-    pub(super) fn of(skel: &NetmonSkel<'_>, loader: Arc<Loader>, options: &Options) -> Result<Programs> {
+    pub(super) fn of(skel: &NetmonSkel<'_>, loader: Arc<Loader>, options: &ProgramOptions) -> Result<Programs> {
         Programs::new(skel, loader, options, None)
     }
 
     fn new(
         skel: &NetmonSkel<'_>,
         loader: Arc<Loader>,
-        options: &Options,
+        options: &ProgramOptions,
         trace: Option<Arc<Trace>>,
     ) -> Result<Programs> {
         let ethernet = Kind { framing: Framing::Ethernet, traces: trace.is_some() }.pair(skel)?;
@@ -209,7 +209,7 @@ impl Loader {
     /// # Errors
     ///
     /// The kernel refuses the programs.
-    pub fn load(self: &Arc<Self>, options: &Options) -> Result<Programs> {
+    pub fn load(self: &Arc<Self>, options: &ProgramOptions) -> Result<Programs> {
         let mut storage = MaybeUninit::uninit();
         let mut open = self.open(&mut storage, options, false, &[])?;
         choose_first(&mut open);
@@ -223,7 +223,7 @@ impl Loader {
     /// The kernel refuses the programs, or the maps of the trace cannot be mapped.
     pub fn load_tracing(
         self: &Arc<Self>,
-        options: &Options,
+        options: &ProgramOptions,
         trace: Option<Arc<Trace>>,
     ) -> Result<(Programs, Arc<Trace>)> {
         let mut storage = MaybeUninit::uninit();
@@ -236,7 +236,7 @@ impl Loader {
     }
 
     /// Loads the programs for a framing that the first load left out.
-    fn load_later(&self, options: &Options, framing: Framing, trace: Option<&Trace>) -> Result<Pair> {
+    fn load_later(&self, options: &ProgramOptions, framing: Framing, trace: Option<&Trace>) -> Result<Pair> {
         let kind = Kind { framing, traces: trace.is_some() };
         let mut storage = MaybeUninit::uninit();
         let mut open = self.open(&mut storage, options, kind.traces, trace.map_or(&[][..], |trace| trace.maps()))?;
@@ -248,7 +248,7 @@ impl Loader {
     fn open<'obj>(
         &self,
         storage: &'obj mut MaybeUninit<OpenObject>,
-        options: &Options,
+        options: &ProgramOptions,
         trace: bool,
         more: &[(String, OwnedFd)],
     ) -> Result<OpenNetmonSkel<'obj>> {

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::attach::Attachments;
 use super::chain::program_info;
 use super::links::list_links;
-use super::load::{Bpf, Options};
+use super::load::{Bpf, ProgramOptions};
 use super::programs::Programs;
 use super::verifier::{Verified, VerifierLogs};
 use super::{Hook, Mode, Ring};
@@ -36,7 +36,7 @@ impl Trial {
     /// # Errors
     ///
     /// As for [`Bpf::load`].
-    pub fn load(options: &Options) -> Result<Trial> {
+    pub fn load(options: &ProgramOptions) -> Result<Trial> {
         let start = Instant::now();
         let mut storage = MaybeUninit::uninit();
         let mut logs = VerifierLogs::default();

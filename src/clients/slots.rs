@@ -125,7 +125,7 @@ pub trait Close {
 
 /// How many connections there may be at a time.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
+pub struct ConnectionLimits {
     /// From other hosts.
     pub others: usize,
     /// From one address of another host.
@@ -143,14 +143,14 @@ struct Slot<C> {
 
 /// Connections that have a place; `C` closes one.
 pub struct Slots<C> {
-    places: Places,
+    places: ConnectionLimits,
     taken: Vec<Slot<C>>,
     next: u64,
 }
 
 impl<C: Close> Slots<C> {
     /// All places are free.
-    pub fn new(places: Places) -> Slots<C> {
+    pub fn new(places: ConnectionLimits) -> Slots<C> {
         Slots { places, taken: Vec::new(), next: 0 }
     }
 
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    const PLACES: Places = Places { others: 4, per_address: 2, own: 1 };
+    const PLACES: ConnectionLimits = ConnectionLimits { others: 4, per_address: 2, own: 1 };
 
     /// Clients that connect one after the other.
     struct Door {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Config, Precision};
-use crate::bpf::Options;
+use crate::bpf::ProgramOptions;
 
 /// A cached entry that had no packet for this long leaves the kernel.
 const CACHE_IDLE: Duration = Duration::from_secs(1);
@@ -16,8 +16,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 impl Config {
     /// How the programs are loaded on a host with so many possible CPUs.
-    pub fn program_options(&self, possible_cpus: usize) -> Options {
-        Options {
+    pub fn program_options(&self, possible_cpus: usize) -> ProgramOptions {
+        ProgramOptions {
             rings: self.workers,
             ring_records: self.ring_records(),
             batch: self.batch_size,

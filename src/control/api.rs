@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::top::Busy;
+use super::top::RatedFlow;
 use crate::bpf::TraceCounts;
 use crate::config::{Given, Key};
 use crate::filter::{Filter, PacketFilter};
@@ -26,9 +26,9 @@ pub trait Api: Send + Sync + 'static {
     /// The flows at these positions that are still there.
     fn look(&self, places: &[At]) -> Vec<Line>;
     /// At most `most` flows, starting at a place in the table, and the place of the next one if there are more.
-    fn flows_from(&self, from: Place, most: usize) -> (Vec<Line>, Option<Place>);
+    fn flows_from(&self, from: TablePlace, most: usize) -> (Vec<Line>, Option<TablePlace>);
     /// Calls `take` with every flow and its rate. Returns the number of active flows whose rate is not known because there are too many.
-    fn busy(&self, take: &mut dyn FnMut(Busy<'_>)) -> u64;
+    fn busy(&self, take: &mut dyn FnMut(RatedFlow<'_>)) -> u64;
     /// The events of flows that match, from now on.
     ///
     /// # Errors
@@ -75,25 +75,25 @@ pub trait Api: Send + Sync + 'static {
 
 /// A place in the flow table. A flow keeps its place; a flow that comes later may get one before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct TablePlace {
     /// The shard of the table.
     pub shard: usize,
     /// The place in the shard.
     pub index: u32,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TablePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.shard, self.index)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for TablePlace {
     type Err = ();
 
-    fn from_str(text: &str) -> std::result::Result<Place, ()> {
+    fn from_str(text: &str) -> std::result::Result<TablePlace, ()> {
         let (shard, index) = text.split_once('.').ok_or(())?;
-        Ok(Place { shard: shard.parse().map_err(|_| ())?, index: index.parse().map_err(|_| ())? })
+        Ok(TablePlace { shard: shard.parse().map_err(|_| ())?, index: index.parse().map_err(|_| ())? })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::api::Next;
-use super::asked::Asked;
+use super::call::Call;
 use super::order::{NoRoom, Order};
 use super::refusal::{Refusal, bad};
 use super::routes::{LINES, QUIET, Streamed};
@@ -22,20 +22,20 @@ const LOOKED: usize = 128;
 /// Events that are written in one go.
 const TOGETHER: usize = 1000;
 
-pub(super) fn flows(asked: &Asked, opening: &mut Opening) -> Streamed {
-    let filter = asked.filter()?;
-    let (limit, columns) = (asked.number("limit")?, asked.number("columns")?);
+pub(super) fn flows(call: &Call, opening: &mut Opening) -> Streamed {
+    let filter = call.filter()?;
+    let (limit, columns) = (call.number("limit")?, call.number("columns")?);
     let columns =
         columns.map(|columns| columns.try_into().map_err(|_| bad(format!("columns={columns}: at most 65535"))));
     let columns: Option<u16> = columns.transpose()?;
-    let (format, kind) = match asked.parameters.get("output").map_or("json", String::as_str) {
+    let (format, kind) = match call.parameters.get("output").map_or("json", String::as_str) {
         "json" => (Format::Json, LINES),
         "csv" => (Format::Csv, TEXT),
         "table" => (Format::Table, TEXT),
         other => return Err(bad(format!("output={other}; valid: json, csv, table")).into()),
     };
-    let reverse = asked.switch("reverse")?;
-    let order = match asked.parameters.get("sort") {
+    let reverse = call.switch("reverse")?;
+    let order = match call.parameters.get("sort") {
         None => None,
         Some(name) => Some(Field::named(name).map(|field| Order { field, reverse }).ok_or_else(|| {
             let names: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
@@ -49,12 +49,12 @@ pub(super) fn flows(asked: &Asked, opening: &mut Opening) -> Streamed {
         return Err(bad("columns: a table alone has some").into());
     }
     // The request can be refused only before the answer begins.
-    let mut share = asked.held.take(0)?;
+    let mut share = call.held.take(0)?;
     let first = match order {
         None => Vec::new(),
         Some(order) => {
             let most = limit.unwrap_or(SORTED).min(SORTED);
-            order.first(&*asked.api, &filter, most, &mut share).map_err(|NoRoom| asked.held.no_room())?
+            order.first(&*call.api, &filter, most, &mut share).map_err(|NoRoom| call.held.no_room())?
         }
     };
     let mut chunks = opening.begin(kind)?;
@@ -66,7 +66,7 @@ pub(super) fn flows(asked: &Asked, opening: &mut Opening) -> Streamed {
         None => {
             let mut left = limit.unwrap_or(usize::MAX);
             let mut failure = None;
-            asked.api.flows(&filter, &mut |_, line| {
+            call.api.flows(&filter, &mut |_, line| {
                 if left > 0 {
                     left -= 1;
                     failure = writer.write(&line).err();
@@ -80,7 +80,7 @@ pub(super) fn flows(asked: &Asked, opening: &mut Opening) -> Streamed {
         Some(order) => {
             for some in first.chunks(LOOKED) {
                 // They may have changed since they were put in order.
-                let mut lines = asked.api.look(some);
+                let mut lines = call.api.look(some);
                 lines.retain(|line| filter.matches(line));
                 order.sort(&mut lines);
                 lines.iter().try_for_each(|line| writer.write(line))?;
@@ -92,8 +92,8 @@ pub(super) fn flows(asked: &Asked, opening: &mut Opening) -> Streamed {
     Ok(chunks.end()?)
 }
 
-pub(super) fn watch(asked: &Asked, opening: &mut Opening) -> Streamed {
-    let mut events = asked.api.watch(asked.filter()?).map_err(|error| Refusal(503, format!("{error:#}")))?;
+pub(super) fn watch(call: &Call, opening: &mut Opening) -> Streamed {
+    let mut events = call.api.watch(call.filter()?).map_err(|error| Refusal(503, format!("{error:#}")))?;
     let mut chunks = opening.begin(LINES)?;
     chunks.flush()?;
     let (mut wait, mut written) = (QUIET, 0);

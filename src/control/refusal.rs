@@ -27,7 +27,7 @@ pub(super) fn bad(what: impl Into<String>) -> Refusal {
     Refusal(400, what.into())
 }
 
-/// The agent cannot do what is asked.
+/// The agent cannot do what is asked of it.
 pub(super) fn conflict(error: &anyhow::Error) -> Refusal {
     Refusal(409, format!("{error:#}"))
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::api::Api;
-use super::asked::Asked;
+use super::call::Call;
 use super::held::Held;
 use super::refusal::{Refusal, bad, conflict, unwritten};
 use super::{flows, top, trace};
@@ -28,8 +28,8 @@ pub(super) type Streamed = Result<(), NoStream>;
 /// How a route answers.
 #[derive(Clone, Copy)]
 enum Act {
-    Whole(fn(&Asked) -> Whole),
-    Stream(fn(&Asked, &mut Opening) -> Streamed),
+    Whole(fn(&Call) -> Whole),
+    Stream(fn(&Call, &mut Opening) -> Streamed),
 }
 
 /// A route: method, path, its parameters, what it does.
@@ -143,10 +143,10 @@ pub(super) fn answer(request: &Request<'_>, api: &Arc<dyn Api>, held: &Held) -> 
     match find(request) {
         Err(refusal) => refusal.reply().into(),
         Ok((act, parameters)) => {
-            let asked = Asked { parameters, api: Arc::clone(api), held: held.clone() };
+            let call = Call { parameters, api: Arc::clone(api), held: held.clone() };
             match act {
-                Act::Whole(answer) => Page::Soon(Box::new(move || answer(&asked).unwrap_or_else(Refusal::reply))),
-                Act::Stream(answer) => Page::Stream(Box::new(move |opening| answer(&asked, opening))),
+                Act::Whole(answer) => Page::Soon(Box::new(move || answer(&call).unwrap_or_else(Refusal::reply))),
+                Act::Stream(answer) => Page::Stream(Box::new(move |opening| answer(&call, opening))),
             }
         }
     }
@@ -186,60 +186,60 @@ pub(super) fn object(value: &impl Serialize) -> Whole {
     whole(JSON, body)
 }
 
-fn routes(_: &Asked) -> Whole {
+fn routes(_: &Call) -> Whole {
     let all = ROUTES.iter().map(|route| {
         json!({ "method": route.method, "path": route.path, "parameters": route.parameters, "about": route.about })
     });
     object(&all.collect::<Vec<_>>())
 }
 
-fn status(asked: &Asked) -> Whole {
-    object(&asked.api.status())
+fn status(call: &Call) -> Whole {
+    object(&call.api.status())
 }
 
-fn flow_stats(asked: &Asked) -> Whole {
-    object(&asked.api.flow_stats())
+fn flow_stats(call: &Call) -> Whole {
+    object(&call.api.flow_stats())
 }
 
-fn series(asked: &Asked) -> Whole {
-    object(&asked.api.series())
+fn series(call: &Call) -> Whole {
+    object(&call.api.series())
 }
 
-fn metrics(asked: &Asked) -> Whole {
-    whole(TEXT, asked.api.metrics())
+fn metrics(call: &Call) -> Whole {
+    whole(TEXT, call.api.metrics())
 }
 
-fn objects(asked: &Asked) -> Whole {
-    object(&asked.api.objects())
+fn objects(call: &Call) -> Whole {
+    object(&call.api.objects())
 }
 
-fn log(asked: &Asked) -> Whole {
-    let text: String = asked.api.log().into_iter().map(|line| line + "\n").collect();
+fn log(call: &Call) -> Whole {
+    let text: String = call.api.log().into_iter().map(|line| line + "\n").collect();
     whole(TEXT, text.into_bytes())
 }
 
-fn config(asked: &Asked) -> Whole {
-    let all = asked.api.config();
-    match asked.key()? {
+fn config(call: &Call) -> Whole {
+    let all = call.api.config();
+    match call.key()? {
         None => object(&all),
         Some(key) => object(&all.into_iter().filter(|value| value.key == key.path).collect::<Vec<_>>()),
     }
 }
 
-fn set(asked: &Asked) -> Whole {
-    let key = asked.needed_key()?;
-    let value = asked.parameters.get("value").ok_or_else(|| bad("the parameter value is missing"))?;
-    asked.api.set(key, Some(Given::Text(value.clone()))).map_err(|error| conflict(&error))?;
+fn set(call: &Call) -> Whole {
+    let key = call.needed_key()?;
+    let value = call.parameters.get("value").ok_or_else(|| bad("the parameter value is missing"))?;
+    call.api.set(key, Some(Given::Text(value.clone()))).map_err(|error| conflict(&error))?;
     object(&json!({ "key": key.path, "value": value }))
 }
 
-fn unset(asked: &Asked) -> Whole {
-    let key = asked.needed_key()?;
-    asked.api.set(key, None).map_err(|error| conflict(&error))?;
+fn unset(call: &Call) -> Whole {
+    let key = call.needed_key()?;
+    call.api.set(key, None).map_err(|error| conflict(&error))?;
     object(&json!({ "key": key.path }))
 }
 
-fn reload(asked: &Asked) -> Whole {
-    asked.api.reload().map_err(|error| conflict(&error))?;
+fn reload(call: &Call) -> Whole {
+    call.api.reload().map_err(|error| conflict(&error))?;
     object(&json!({ "reloaded": true }))
 }

@@ -12,8 +12,8 @@ use super::held::Held;
 use super::refusal::Refusal;
 use super::routes;
 use super::socket::SocketFile;
-use crate::clients::{Budget, GREETING, Places, Turned};
-use crate::http::{self, Limits, Page, Pages, Purpose, Refused, Reply, Request};
+use crate::clients::{Budget, ConnectionLimits, GREETING, Turned};
+use crate::http::{self, Page, Pages, Purpose, Refused, Reply, Request, ServerLimits};
 use crate::threads::Threads;
 
 const SERVER: Purpose = Purpose { name: "control", flag: "--socket", port: 0, own_name_only: false };
@@ -67,9 +67,9 @@ pub fn respond(bytes: &[u8], api: Arc<dyn Api>, out: &mut dyn Write) -> io::Resu
     http::respond(SERVER, limits(), Arc::new(control), bytes, out)
 }
 
-fn limits() -> Limits {
-    Limits {
-        places: Places { others: 0, per_address: 0, own: CONNECTIONS },
+fn limits() -> ServerLimits {
+    ServerLimits {
+        places: ConnectionLimits { others: 0, per_address: 0, own: CONNECTIONS },
         one_request: true,
         patience: GREETING,
         header_time: Duration::from_secs(5),
@@ -77,7 +77,7 @@ fn limits() -> Limits {
         // The streams of clients that made way take a moment to end.
         streams: 2 * CONNECTIONS,
         answer_bytes: EVERY,
-        ..Limits::default()
+        ..ServerLimits::default()
     }
 }
 

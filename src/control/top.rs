@@ -14,7 +14,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 use nix::time::{ClockId, clock_gettime};
 
-use super::asked::Asked;
+use super::call::Call;
 use super::refusal::bad;
 use super::routes::{Whole, object};
 use crate::bpf::App;
@@ -23,7 +23,7 @@ use crate::filter::Filter;
 use crate::flow::{Flow, Party, Rate, Reason};
 use crate::line::Line;
 
-pub use answer::{Busy, Order, Row, Top, View};
+pub use answer::{Order, RatedFlow, Row, Top, View};
 use named::Named;
 
 /// Rows by default.
@@ -209,8 +209,8 @@ impl Ranking {
     }
 
     /// Takes a flow.
-    fn add(&mut self, busy: Busy<'_>) {
-        let Busy { flow, rate, line } = busy;
+    fn add(&mut self, busy: RatedFlow<'_>) {
+        let RatedFlow { flow, rate, line } = busy;
         let mut made = None;
         if let Some(filter) = &self.filter {
             if !filter.may_match(&Line::early(flow, true)) {
@@ -318,18 +318,18 @@ impl Ranking {
 }
 
 /// Answers `/v1/top`.
-pub(super) fn answer(asked: &Asked) -> Whole {
+pub(super) fn answer(call: &Call) -> Whole {
     let started = cpu_time();
-    let filter = asked.parameters.contains_key("filter").then(|| asked.filter()).transpose()?;
-    let limit = asked.number("limit")?.unwrap_or(ROWS);
+    let filter = call.parameters.contains_key("filter").then(|| call.filter()).transpose()?;
+    let limit = call.number("limit")?.unwrap_or(ROWS);
     if limit > ROWS_MOST {
         return Err(bad(format!("limit={limit}; at most {ROWS_MOST}")));
     }
-    let reverse = asked.switch("reverse")?;
-    let share = asked.held.take(0)?;
-    let mut ranking = Ranking::new(asked.choice("by")?, asked.choice("sort")?, reverse, limit, filter, share);
-    let unknown = asked.api.busy(&mut |busy| ranking.add(busy));
-    let mut top = ranking.finish().map_err(|NoRoom| asked.held.no_room())?;
+    let reverse = call.switch("reverse")?;
+    let share = call.held.take(0)?;
+    let mut ranking = Ranking::new(call.choice("by")?, call.choice("sort")?, reverse, limit, filter, share);
+    let unknown = call.api.busy(&mut |busy| ranking.add(busy));
+    let mut top = ranking.finish().map_err(|NoRoom| call.held.no_room())?;
     top.rates_unknown = unknown;
     top.took_ms = cpu_time().saturating_sub(started).as_secs_f64() * 1e3;
     object(&top)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::api::TraceNext;
-use super::asked::Asked;
+use super::call::Call;
 use super::refusal::{bad, conflict};
 use super::routes::{LINES, QUIET, Streamed, Whole, object};
 use crate::filter::PacketFilter;
@@ -17,13 +17,13 @@ const TIME: Duration = Duration::from_secs(30);
 /// The longest duration.
 const MOST_TIME: Duration = Duration::from_secs(600);
 
-pub(super) fn trace(asked: &Asked, opening: &mut Opening) -> Streamed {
-    let text = asked.parameters.get("filter").map_or("", String::as_str);
+pub(super) fn trace(call: &Call, opening: &mut Opening) -> Streamed {
+    let text = call.parameters.get("filter").map_or("", String::as_str);
     let filter = PacketFilter::parse(text).map_err(|error| bad(error.to_string()))?;
-    let time = asked.parameters.get("for").map_or(Ok(TIME), |text| humantime::parse_duration(text));
+    let time = call.parameters.get("for").map_or(Ok(TIME), |text| humantime::parse_duration(text));
     let time = time.ok().filter(|time| (Duration::from_secs(1)..=MOST_TIME).contains(time));
     let time = time.ok_or_else(|| bad("for: valid is a duration from 1s to 10m, such as 30s"))?;
-    let mut trace = asked.api.trace(filter, time).map_err(|error| conflict(&error))?;
+    let mut trace = call.api.trace(filter, time).map_err(|error| conflict(&error))?;
     let mut chunks = opening.begin(LINES)?;
     // The client knows now that packets are traced.
     writeln!(chunks, "{}", json!({ "event": "start" }))?;
@@ -58,7 +58,7 @@ pub(super) fn trace(asked: &Asked, opening: &mut Opening) -> Streamed {
     Ok(chunks.end()?)
 }
 
-pub(super) fn end(asked: &Asked) -> Whole {
-    asked.api.end_trace().map_err(|error| conflict(&error))?;
+pub(super) fn end(call: &Call) -> Whole {
+    call.api.end_trace().map_err(|error| conflict(&error))?;
     object(&json!({ "ended": true }))
 }

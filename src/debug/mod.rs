@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::control::{Api, Place};
+use crate::control::{Api, TablePlace};
 use crate::http::{Page, Pages, Purpose, Reply, TEXT, parameters};
 use profile::Profiling;
 
@@ -53,7 +53,7 @@ impl DebugPages {
                 .ok_or_else(|| format!("limit={text}; valid: a number from 1 to {FLOWS_MOST}"))?,
         };
         let from = match given.get("cursor").filter(|text| !text.is_empty()) {
-            None => Place::default(),
+            None => TablePlace::default(),
             Some(text) => text.parse().map_err(|()| format!("cursor={text}; valid: \"next\" of the page before"))?,
         };
         let api = Arc::clone(&self.api);

@@ -32,9 +32,9 @@ const NAP: Duration = Duration::from_millis(50);
 pub(super) struct Profiling(Arc<AtomicBool>);
 
 /// A profile is being taken until this is dropped.
-struct Taken(Arc<AtomicBool>);
+struct ProfileGuard(Arc<AtomicBool>);
 
-impl Drop for Taken {
+impl Drop for ProfileGuard {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -55,7 +55,7 @@ impl Profiling {
         if self.0.swap(true, Ordering::Acquire) {
             return Ok(text(409, "a profile is being taken: come again when it is done".to_owned()).into());
         }
-        let taken = Taken(Arc::clone(&self.0));
+        let taken = ProfileGuard(Arc::clone(&self.0));
         Ok(Page::Later(Box::new(move |waiting| {
             let _taken = taken;
             match take(Duration::from_secs(seconds), waiting) {

@@ -2,16 +2,16 @@
 
 use super::Check;
 use crate::config::Config;
-use crate::names::{self, Denied, Enabled, Options, Reached};
+use crate::names::{self, Denied, Enabled, NamesOptions, Reached};
 
 const NAME: &str = "cluster";
 
 pub(super) fn check(config: &Config) -> Vec<Check> {
-    let options = Options {
+    let options = NamesOptions {
         enabled: config.kubernetes,
         kubeconfig: config.kubeconfig.clone(),
         scope: config.scope,
-        ..Options::default()
+        ..NamesOptions::default()
     };
     match names::reach(&options) {
         Ok(None) if config.kubernetes == Enabled::Off => {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::owners::Owners;
 use super::{BlindSpot, Check, Help, shorten};
-use crate::bpf::{self, Hooked, Link, Place};
+use crate::bpf::{self, ChainPlace, Hooked, Link};
 use crate::config::{Choice, Config};
 
 pub(super) fn check(config: &Config, help: Help, blind_spots: &mut Vec<BlindSpot>) -> Vec<Check> {
@@ -102,7 +102,7 @@ struct Group {
     after: bool,
     side: String,
     name: String,
-    place: Place,
+    place: ChainPlace,
     hook: &'static str,
     loaded_by: Option<u32>,
 }
@@ -112,7 +112,7 @@ impl Others {
         for (at, other) in hooked.iter().enumerate().filter(|(_, other)| !other.ours) {
             let place = match other.place {
                 // The position in the chain may differ.
-                Place::Tcx(_) => Place::Tcx(0),
+                ChainPlace::Tcx(_) => ChainPlace::Tcx(0),
                 place => place,
             };
             let group = Group {
@@ -155,10 +155,10 @@ impl Others {
             });
             let link = &links[0];
             let remedy = match group.place {
-                Place::Xdp => help.on_host(format!("ip -details link show dev {link}")),
+                ChainPlace::Xdp => help.on_host(format!("ip -details link show dev {link}")),
                 // netmon goes to the head of the chain when it attaches, so a restart puts it there.
-                Place::Tcx(_) => format!("{}: it then goes to the head of the chain", help.restart()),
-                Place::Clsact(_) => help.on_host(format!("tc filter show dev {link} {}", group.hook)),
+                ChainPlace::Tcx(_) => format!("{}: it then goes to the head of the chain", help.restart()),
+                ChainPlace::Clsact(_) => help.on_host(format!("tc filter show dev {link} {}", group.hook)),
             };
             checks.push(Check::warn(name, format!("{owner}; it gets packets before netmon"), remedy));
         }
@@ -169,9 +169,9 @@ impl Others {
 fn side(other: &Hooked) -> String {
     let hook = other.hook.name();
     match other.place {
-        Place::Xdp => "xdp".to_owned(),
-        Place::Tcx(_) => format!("tcx {hook}"),
-        Place::Clsact(priority) => format!("clsact {hook} (priority {priority})"),
+        ChainPlace::Xdp => "xdp".to_owned(),
+        ChainPlace::Tcx(_) => format!("tcx {hook}"),
+        ChainPlace::Clsact(priority) => format!("clsact {hook} (priority {priority})"),
     }
 }
 
@@ -179,16 +179,16 @@ fn side(other: &Hooked) -> String {
 /// be started.
 fn comes_first(hooked: &[Hooked], at: usize, clsact: bool) -> bool {
     let other = &hooked[at];
-    if other.place == Place::Xdp {
+    if other.place == ChainPlace::Xdp {
         return true;
     }
     if let Some(ours) = hooked.iter().position(|one| one.ours && one.hook == other.hook) {
         return at < ours;
     }
     match other.place {
-        Place::Xdp => true,
-        Place::Tcx(_) => clsact,
-        Place::Clsact(priority) => clsact && priority < bpf::CLSACT_PRIORITY,
+        ChainPlace::Xdp => true,
+        ChainPlace::Tcx(_) => clsact,
+        ChainPlace::Clsact(priority) => clsact && priority < bpf::CLSACT_PRIORITY,
     }
 }
 
@@ -233,26 +233,26 @@ mod tests {
     use super::*;
     use crate::bpf::Hook;
 
-    fn hooked(hook: Hook, place: Place, ours: bool) -> Hooked {
+    fn hooked(hook: Hook, place: ChainPlace, ours: bool) -> Hooked {
         Hooked { hook, place, name: "x".to_owned(), id: Some(1), loaded_by: None, ours }
     }
 
     #[test]
     fn programs_are_ordered_by_who_gets_packets_first() {
-        let tcx = |at, ours| hooked(Hook::Ingress, Place::Tcx(at), ours);
-        let clsact = |priority, ours| hooked(Hook::Ingress, Place::Clsact(priority), ours);
+        let tcx = |at, ours| hooked(Hook::Ingress, ChainPlace::Tcx(at), ours);
+        let clsact = |priority, ours| hooked(Hook::Ingress, ChainPlace::Clsact(priority), ours);
         // With a running agent.
         let chain = [tcx(0, false), tcx(1, true), tcx(2, false), clsact(1, false)];
         let first: Vec<bool> = (0..4).map(|at| comes_first(&chain, at, false)).collect();
         assert_eq!(first, [true, false, false, false]);
         // The other hook does not matter.
-        let other = [hooked(Hook::Egress, Place::Tcx(0), true), tcx(0, false)];
+        let other = [hooked(Hook::Egress, ChainPlace::Tcx(0), true), tcx(0, false)];
         assert!(!comes_first(&other, 1, false));
         // Without an agent.
         assert!(!comes_first(&[tcx(0, false)], 0, false), "netmon goes to the head");
         assert!(comes_first(&[tcx(0, false)], 0, true));
         assert!(comes_first(&[clsact(1, false)], 0, true));
         assert!(!comes_first(&[clsact(7, false)], 0, true));
-        assert!(comes_first(&[hooked(Hook::Ingress, Place::Xdp, false)], 0, false));
+        assert!(comes_first(&[hooked(Hook::Ingress, ChainPlace::Xdp, false)], 0, false));
     }
 }

@@ -34,7 +34,7 @@ pub use roles::Facing;
 pub use sent::Sent;
 pub use slab::Slab;
 pub use state::State;
-pub use table::{Counts, Limits, Prepared, Table};
+pub use table::{Counts, Prepared, Table, TableLimits};
 
 use std::sync::Arc;
 

@@ -121,7 +121,7 @@ impl<K> Default for Rates<K> {
 }
 
 impl<K: Copy + Eq + Hash> Rates<K> {
-    /// Limits what is remembered to `bytes`; returns the bytes that this may take.
+    /// TableLimits what is remembered to `bytes`; returns the bytes that this may take.
     pub fn fit(&mut self, bytes: usize) -> usize {
         // Tables grow by doubling, and are never full.
         let each = 2 * size_of::<(K, Known)>();

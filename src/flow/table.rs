@@ -32,7 +32,7 @@ use crate::bpf::{Cause, Moment, Record};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TableLimits {
     /// Maximum number of flows.
     pub max_flows: usize,
     /// A flow without packets for this long is over.
@@ -65,7 +65,7 @@ pub(super) struct Entry {
 
 /// A table of flows, each with the mark `M` of the sinks that receive its events.
 pub struct Table<M = ()> {
-    limits: Limits,
+    limits: TableLimits,
     hasher: RandomState,
     /// Hash and index of each flow.
     index: HashTable<(u32, u32)>,
@@ -88,13 +88,13 @@ fn seconds(ns: u64) -> u64 {
 }
 
 /// The table's own hash is 32 bits; hashbrown wants variety in the upper bits too.
-fn spread(hash: u32) -> u64 {
+fn mix(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl<M: Default> Table<M> {
     /// An empty table.
-    pub fn new(limits: Limits, now_ns: u64) -> Table<M> {
+    pub fn new(limits: TableLimits, now_ns: u64) -> Table<M> {
         Table {
             limits,
             hasher: RandomState::default(),

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::answer::Answers;
 use super::own::Own;
 use super::socket::{Listener, Stream};
-use super::{Limits, Purpose, Refused, connection};
+use super::{Purpose, Refused, ServerLimits, connection};
 use crate::clients::{Budget, Client, Close, Peer, Reason, Share, Slots, Turned};
 
 /// Without file descriptors, accept() keeps failing at once: do not spin on it.
@@ -29,7 +29,7 @@ const CONNECTION_BYTES: usize = 20 << 10;
 /// What all connections of a server share. It stays on the server's thread.
 pub(super) struct Door {
     pub(super) purpose: Purpose,
-    pub(super) limits: Limits,
+    pub(super) limits: ServerLimits,
     pub(super) turned: Arc<Turned>,
     pub(super) budget: Arc<Budget>,
     pub(super) own: RefCell<Own>,
@@ -68,7 +68,7 @@ struct Open {
 }
 
 impl Door {
-    pub(super) fn new(purpose: Purpose, limits: Limits, turned: Arc<Turned>, budget: Arc<Budget>) -> Rc<Door> {
+    pub(super) fn new(purpose: Purpose, limits: ServerLimits, turned: Arc<Turned>, budget: Arc<Budget>) -> Rc<Door> {
         let slots = RefCell::new(Slots::new(limits.places));
         Rc::new(Door { purpose, limits, turned, budget, own: RefCell::default(), slots })
     }

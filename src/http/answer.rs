@@ -29,7 +29,7 @@ const SMALL: usize = 64 << 10;
 /// Bytes of a request that are read and ignored before its connection is closed at once.
 const UNREAD: usize = 64 << 10;
 
-type Asked = hyper::Request<Incoming>;
+type HttpRequest = hyper::Request<Incoming>;
 
 /// The pages, and the bodies that clients have yet to read.
 pub(super) struct Answers {
@@ -56,7 +56,7 @@ impl Answers {
     }
 
     /// The answer to a request of the connection that has this clock.
-    pub(super) async fn answer(&self, request: &Asked, clock: &Rc<Clock>) -> Response<Payload> {
+    pub(super) async fn answer(&self, request: &HttpRequest, clock: &Rc<Clock>) -> Response<Payload> {
         let share = self.door.budget.hold(self.door.limits.answer_bytes);
         match self.make(request, clock).await {
             Ok(Made::Whole(reply)) => self.whole(reply, request, clock, share).await,
@@ -67,7 +67,7 @@ impl Answers {
         }
     }
 
-    async fn make(&self, request: &Asked, clock: &Clock) -> Result<Made, Refused> {
+    async fn make(&self, request: &HttpRequest, clock: &Clock) -> Result<Made, Refused> {
         if self.door.purpose.own_name_only && !is_for_this_host(&self.door.own, request) {
             return Err(Refused::Host);
         }
@@ -113,7 +113,7 @@ impl Answers {
         })
     }
 
-    async fn whole(&self, reply: Reply, request: &Asked, clock: &Clock, share: Share) -> Response<Payload> {
+    async fn whole(&self, reply: Reply, request: &HttpRequest, clock: &Clock, share: Share) -> Response<Payload> {
         let (name, path) = (self.door.purpose.name, request.uri().path());
         let Reply { status, content_type, body } = reply;
         let Ok(status) = StatusCode::from_u16(status) else {
@@ -216,7 +216,7 @@ async fn compress(body: &Body, clock: &Clock) -> bool {
 }
 
 /// Checks both the target and the header Host, if they are present: a browser sends at least one of them.
-fn is_for_this_host(own: &RefCell<Own>, request: &Asked) -> bool {
+fn is_for_this_host(own: &RefCell<Own>, request: &HttpRequest) -> bool {
     let mut own = own.borrow_mut();
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let target = request.uri().authority().is_none_or(|authority| own.is_named(authority.as_str()));

@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::answer::Answers;
 use super::socket::Stream;
 use super::target::Targets;
-use super::{Limits, Refused};
+use super::{Refused, ServerLimits};
 use crate::clients::{Client, Phase};
 
 /// Prometheus sends six headers; hyper answers 431 to a request with more than this.
@@ -42,7 +42,7 @@ const DISCARD_BYTES: usize = 1 << 20;
 /// request.
 pub(super) async fn serve(
     stream: Arc<Stream>,
-    limits: Limits,
+    limits: ServerLimits,
     keep: bool,
     client: Arc<Client>,
     answers: Rc<Answers>,
@@ -121,7 +121,7 @@ async fn discard(stream: &Stream, clock: &Clock) {
 /// within a phase, so that a byte now and then does not keep a connection. A stream is the exception: it takes as long as it takes,
 /// while the client reads.
 pub(super) struct Clock {
-    limits: Limits,
+    limits: ServerLimits,
     client: Arc<Client>,
     stream: Arc<Stream>,
     deadline: Cell<Instant>,
@@ -132,7 +132,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    fn new(limits: Limits, client: Arc<Client>, stream: Arc<Stream>) -> Self {
+    fn new(limits: ServerLimits, client: Arc<Client>, stream: Arc<Stream>) -> Self {
         let deadline = Cell::new(Instant::now() + limits.header_time);
         Self { limits, client, stream, deadline, streaming: Cell::new(false), unread: Cell::new(false) }
     }

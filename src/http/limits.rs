@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::clients::{Phase, Places};
+use crate::clients::{ConnectionLimits, Phase};
 
 /// What clients may take up.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Connections at a time. To admit one more, a connection that does not use its place is closed; if there is none, the new one
     /// is answered 503 and closed. Connections above half of this number are closed after one answer.
-    pub places: Places,
+    pub places: ConnectionLimits,
     /// A connection carries one request, and its target may have characters that a URI does not have as they are. The client may end
     /// its side after the request; when it is late or makes way, it is sent the reason.
     pub one_request: bool,
@@ -37,10 +37,10 @@ pub struct Limits {
     pub answer_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
         Self {
-            places: Places { others: 256, per_address: 8, own: 16 },
+            places: ConnectionLimits { others: 256, per_address: 8, own: 16 },
             one_request: false,
             patience: Duration::ZERO,
             header_bytes: 16 << 10,
@@ -56,7 +56,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl ServerLimits {
     /// How long a connection may be in a phase.
     pub(super) fn time_for(&self, phase: Phase) -> Duration {
         match phase {

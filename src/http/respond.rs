@@ -14,7 +14,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::accept::Door;
 use super::answer::Answers;
 use super::socket::Stream;
-use super::{Limits, Pages, Purpose, connection};
+use super::{Pages, Purpose, ServerLimits, connection};
 use crate::clients::Client;
 
 /// Answers a client that sends these bytes and no more, as a server would.
@@ -24,7 +24,7 @@ use crate::clients::Client;
 /// There are no descriptors or threads for it, `out` cannot be written to, or a stream panicked.
 pub fn respond(
     purpose: Purpose,
-    limits: Limits,
+    limits: ServerLimits,
     pages: Arc<dyn Pages>,
     bytes: &[u8],
     out: &mut dyn Write,

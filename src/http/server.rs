@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 use super::accept::Door;
 use super::answer::Answers;
 use super::socket::Bound;
-use super::{Limits, Pages};
+use super::{Pages, ServerLimits};
 use crate::clients::{Budget, Turned};
 use crate::threads::{Thread, Threads};
 
@@ -44,7 +44,7 @@ pub struct Server<A = SocketAddr> {
     purpose: Purpose,
     listener: Bound,
     address: A,
-    limits: Limits,
+    limits: ServerLimits,
     turned: Arc<Turned>,
     budget: Arc<Budget>,
 }
@@ -53,7 +53,7 @@ impl Server<SocketAddr> {
     /// Binds at once, so that a taken port is an error at start.
     ///
     /// `":9090"` is port 9090 of every address, IPv6 and IPv4.
-    pub fn bind(purpose: Purpose, address: &str, limits: Limits) -> anyhow::Result<Server> {
+    pub fn bind(purpose: Purpose, address: &str, limits: ServerLimits) -> anyhow::Result<Server> {
         let Purpose { flag, port, .. } = purpose;
         let bound = match address.strip_prefix(':').map(str::parse::<u16>) {
             Some(Ok(port)) => match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
@@ -100,12 +100,12 @@ impl<A> Server<A> {
     /// # Errors
     ///
     /// The socket cannot be set not to block.
-    pub fn unix(purpose: Purpose, listener: UnixListener, address: A, limits: Limits) -> io::Result<Server<A>> {
+    pub fn unix(purpose: Purpose, listener: UnixListener, address: A, limits: ServerLimits) -> io::Result<Server<A>> {
         listener.set_nonblocking(true)?;
         Ok(Server::new(purpose, Bound::Unix(listener), address, limits))
     }
 
-    fn new(purpose: Purpose, listener: Bound, address: A, limits: Limits) -> Server<A> {
+    fn new(purpose: Purpose, listener: Bound, address: A, limits: ServerLimits) -> Server<A> {
         Server { purpose, listener, address, limits, turned: Arc::default(), budget: Arc::default() }
     }
 

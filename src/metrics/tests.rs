@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::bpf::{App, Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use crate::config::{Buckets, Labels};
-use crate::flow::{Limits, Table};
+use crate::flow::{Table, TableLimits};
 
 const MS: u64 = 1_000_000;
 
@@ -73,7 +73,7 @@ impl Source for Fixed {
 fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> String {
     let index = index(limit, buckets, Labels::default());
     let timeout = Duration::from_secs(30);
-    let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
+    let limits = TableLimits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
     let mut all = Aggregates::new(Arc::clone(&index)).sums().clone();
     for part in records.chunks(records.len().div_ceil(workers)) {
         let (mut table, mut worker) = (Table::new(limits, 0), Aggregates::new(Arc::clone(&index)));

@@ -17,7 +17,9 @@ use arc_swap::{ArcSwap, Guard};
 
 pub use index::{Answer, Cluster, End, Index, NamedNetwork, Size};
 pub use store::{Counts, Kind, Object, Store};
-pub use watch::{Denied, Enabled, KindStatus, Options, Progress, Reached, Scope, State, Status, Watcher, reach, start};
+pub use watch::{
+    Denied, Enabled, KindStatus, NamesOptions, Progress, Reached, Scope, State, Status, Watcher, reach, start,
+};
 
 /// Nanoseconds since the Unix epoch.
 pub type UnixNs = u64;

@@ -20,7 +20,7 @@ use self::shard::Shard;
 pub use self::shard::ShardWorker;
 use crate::bpf::{Clock, Spread};
 use crate::config::{Buckets, Config};
-use crate::flow::{Counts, Facing, Flow, Limits, Networks, Table};
+use crate::flow::{Counts, Facing, Flow, Networks, Table, TableLimits};
 use crate::lock;
 use crate::metrics::{Aggregates, Identification, Processing, Reading, SeriesIndex, Sums};
 use crate::names::Names;
@@ -31,8 +31,8 @@ use crate::threads::{Thread, Threads};
 const STUCK: Duration = Duration::from_secs(10);
 
 /// Bounds of the flow table of each of so many workers.
-pub fn bounds(config: &Config, workers: usize) -> Limits {
-    Limits {
+pub fn bounds(config: &Config, workers: usize) -> TableLimits {
+    TableLimits {
         max_flows: config.max_flows.div_ceil(workers.max(1)),
         flow_timeout: config.flow_timeout,
         connect_timeout: config.connect_timeout,
@@ -120,7 +120,7 @@ impl Pipeline {
     }
 
     /// Sets new bounds for all tables.
-    pub fn limit(&self, limits: Limits) {
+    pub fn limit(&self, limits: TableLimits) {
         self.nat.bound(limits.max_flows.saturating_mul(self.shards.len()));
         for shard in &*self.shards {
             let mut shard = lock::ignoring_poison(shard);

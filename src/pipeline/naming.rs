@@ -128,7 +128,7 @@ impl Directory for Namer {
 mod tests {
     use super::*;
     use crate::bpf::{Cause, Hook, Record};
-    use crate::flow::{FlowKey, Limits, Observing, Quiet, Table};
+    use crate::flow::{FlowKey, Observing, Quiet, Table, TableLimits};
     use crate::names::{Cluster, Index, NamedNetwork};
 
     fn names(cluster: Cluster) -> Arc<Names> {
@@ -161,7 +161,7 @@ mod tests {
 
     fn table() -> Table {
         let timeout = Duration::from_secs(300);
-        Table::new(Limits { max_flows: 100, flow_timeout: timeout, connect_timeout: timeout, max_age: None }, 0)
+        Table::new(TableLimits { max_flows: 100, flow_timeout: timeout, connect_timeout: timeout, max_age: None }, 0)
     }
 
     fn of(table: &Table, port: u16) -> &Flow {

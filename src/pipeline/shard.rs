@@ -8,7 +8,7 @@ use super::naming::Namer;
 use super::nat::Nat;
 use super::worker::Consumer;
 use crate::bpf::{Clock, Record};
-use crate::flow::{Identity, Limits, Observing, Prepared, Table};
+use crate::flow::{Identity, Observing, Prepared, Table, TableLimits};
 use crate::lock;
 use crate::metrics::{Processing, SAMPLE};
 use crate::names::Names;
@@ -26,7 +26,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(limits: Limits, sinks: Sinks, names: Option<Arc<Names>>, now_ns: u64) -> Arc<Mutex<Shard>> {
+    pub(super) fn new(limits: TableLimits, sinks: Sinks, names: Option<Arc<Names>>, now_ns: u64) -> Arc<Mutex<Shard>> {
         Arc::new(Mutex::new(Shard {
             table: Table::new(limits, now_ns),
             sinks,

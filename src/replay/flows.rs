@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
 use crate::bpf::{Record, Tally};
-use crate::flow::{Directory, Flow, FlowEvent, Limits, Sink, Table};
+use crate::flow::{Directory, Flow, FlowEvent, Sink, Table, TableLimits};
 use crate::line::{Line, LineContext};
 use crate::output::FlowWriter;
 use crate::pipeline::worker;
@@ -14,7 +14,7 @@ use crate::pipeline::worker;
 /// The flows of a capture.
 pub(super) struct Flows<W: Write> {
     table: Option<Table>,
-    limits: Limits,
+    limits: TableLimits,
     /// Bytes that each packet of a record counts in excess.
     surplus: u64,
     book: Book<W>,
@@ -37,7 +37,7 @@ pub(super) struct Book<W: Write> {
 }
 
 impl<W: Write> Flows<W> {
-    pub(super) fn new(limits: Limits, writer: FlowWriter<W>) -> Flows<W> {
+    pub(super) fn new(limits: TableLimits, writer: FlowWriter<W>) -> Flows<W> {
         let book = Book {
             writer,
             context: LineContext::default(),

@@ -17,7 +17,7 @@ pub(super) struct Links {
     known: Vec<Option<State>>,
     /// What is known about the interface of all flows.
     pub(super) context: LineContext,
-    pub(super) places: Places,
+    pub(super) places: InterfaceNumbers,
     with_packets: usize,
     /// Number of packets that cannot be replayed.
     pub(super) skipped: u64,
@@ -28,7 +28,7 @@ pub(super) struct Links {
 /// them those that its packets name. An interface that several sections of a capture have under one name, or without a
 /// name in the same place, is one.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct InterfaceNumbers {
     /// A number for each interface, by its index in the capture.
     interfaces: Vec<u32>,
     named: HashMap<Name, u32>,
@@ -38,7 +38,7 @@ pub(super) struct Places {
 /// Identifies an interface of the capture: its name, or its place in its section.
 type Name = (Option<String>, usize);
 
-impl Places {
+impl InterfaceNumbers {
     /// The number of the packet's interface; `ifindex` is the one that the packet itself names.
     pub(super) fn of(&mut self, packet: &Packet, ifindex: u32) -> u32 {
         let interface = self.interfaces.get(packet.interface).copied().unwrap_or(0);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bpf::{self, Bpf, InterfaceBooks, ObjectStorage, Options, TimestampSource};
+use crate::bpf::{self, Bpf, InterfaceBooks, ObjectStorage, ProgramOptions, TimestampSource};
 use crate::config::Config;
 use crate::config::Format;
 use crate::output::FlowWriter;
@@ -108,8 +108,8 @@ fn replay_to(config: &Config, replay: &Replay, stop: &Stop, out: impl Write + Se
 }
 
 /// The options of the agent, except for one worker, the capture's clock, and a measurement of every segment.
-fn options(config: &Config, cpus: usize) -> Options {
-    Options {
+fn options(config: &Config, cpus: usize) -> ProgramOptions {
+    ProgramOptions {
         rings: 1,
         ring_records: RING_RECORDS,
         timestamps: TimestampSource::Capture,

@@ -10,7 +10,7 @@ use super::capture::Packet;
 use super::copies::Copies;
 use super::flows::{Book, Flows};
 use super::link::{Framed, Link, TooShort};
-use super::links::Places;
+use super::links::InterfaceNumbers;
 use crate::bpf::{Bpf, Clock, Frame, Hook, Injector, Record, RingReader, Sweep, Sweeper};
 use crate::pipeline::worker;
 
@@ -82,7 +82,7 @@ impl<W: Write + Send + 'static> Player<W> {
     }
 
     /// Gives the packet to the programs, at its time and at its interface, which `places` numbers.
-    pub(super) fn play(&mut self, packet: &Packet, link: Link, places: &mut Places) -> Result<()> {
+    pub(super) fn play(&mut self, packet: &Packet, link: Link, places: &mut InterfaceNumbers) -> Result<()> {
         let mut frame = std::mem::take(&mut self.frame);
         let result = match link.frame(packet, &mut frame) {
             Ok(framed) => match self.copies.way_of(packet, link, &frame, &framed) {

@@ -143,12 +143,12 @@ mod tests {
 
     use super::*;
     use crate::bpf::{Endpoint, Record};
-    use crate::flow::{Limits, Quiet, Table};
+    use crate::flow::{Quiet, Table, TableLimits};
 
     /// To port 80.
     fn flow() -> Flow {
         let second = Duration::from_secs(1);
-        let limits = Limits { max_flows: 9, flow_timeout: second, connect_timeout: second, max_age: None };
+        let limits = TableLimits { max_flows: 9, flow_timeout: second, connect_timeout: second, max_age: None };
         let mut table = Table::new(limits, 0);
         let end = |host, port| Endpoint { address: [host; 16], port };
         let (source, destination) = (end(1, 40_000), end(2, 80));

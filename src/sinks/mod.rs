@@ -75,7 +75,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::bpf::{Endpoint, Record};
-    use crate::flow::{Flow, FlowEvent, Limits, Observing, Quiet, Sink, Table, protocol_name};
+    use crate::flow::{Flow, FlowEvent, Observing, Quiet, Sink, Table, TableLimits, protocol_name};
     use crate::metrics::{Families, Family, FigureList, Figures, Keys, MetricsPage, Reading, Source, Sums};
 
     /// All that a sink needs: here, flows by protocol. In the agent it would be a field of [`super::Sinks`].
@@ -124,7 +124,7 @@ mod tests {
     /// The sink after some flows.
     fn after_flows() -> FlowsByProtocol {
         let day = Duration::from_secs(86_400);
-        let limits = Limits { max_flows: 10, flow_timeout: day, connect_timeout: day, max_age: None };
+        let limits = TableLimits { max_flows: 10, flow_timeout: day, connect_timeout: day, max_age: None };
         let mut sink = FlowsByProtocol(Arc::new([const { AtomicU64::new(0) }; 256]));
         let mut table = Table::new(limits, 0);
         let mut around = Observing { directory: &mut Quiet, sinks: &mut sink };

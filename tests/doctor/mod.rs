@@ -11,7 +11,7 @@ use std::process::Command;
 use netmon::doctor::{Check, Report, Status};
 
 use crate::live::binary::{NETMON, Program};
-use crate::live::foreign::{Deed, Foreign, Place};
+use crate::live::foreign::{ChainPlace, Deed, Foreign};
 use crate::live::net::quiet_pair;
 use crate::needs_root;
 use crate::support::netns::Netns;
@@ -201,8 +201,8 @@ fn equal_interfaces_share_a_line() {
     ns.sh("ip link add odd type veth peer name qodd && ip link set odd up");
     let text = ns.enter_for(|| {
         let alike: Vec<Foreign> =
-            links.iter().map(|link| Foreign::attach(&ns, link, Place::Clsact(1), Deed::Pass)).collect();
-        let other = Foreign::attach(&ns, "odd", Place::Clsact(7), Deed::Pass);
+            links.iter().map(|link| Foreign::attach(&ns, link, ChainPlace::Clsact(1), Deed::Pass)).collect();
+        let other = Foreign::attach(&ns, "odd", ChainPlace::Clsact(7), Deed::Pass);
         let mut command = ns.command(NETMON);
         command.env("NETMON_FORCE_CLSACT", "1").env("NETMON_CAPTURE_INTERFACES", "p*,odd");
         let output = command.arg("check-system").output().unwrap();

@@ -4,7 +4,7 @@ use netmon::doctor::{Report, Status};
 
 use super::{check, checked_in};
 use crate::live::agent::{Agent, watching};
-use crate::live::foreign::{Deed, Foreign, Place};
+use crate::live::foreign::{ChainPlace, Deed, Foreign};
 use crate::live::net::quiet_pair;
 use crate::support::netns::Netns;
 use crate::support::sh;
@@ -26,8 +26,8 @@ fn programs_of_others() {
     needs_tcx!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
-        let tcx = Foreign::attach(&b, "vb", Place::TcxLast, Deed::Pass);
-        let late = Foreign::attach(&b, "vb", Place::Clsact(7), Deed::Pass);
+        let tcx = Foreign::attach(&b, "vb", ChainPlace::TcxLast, Deed::Pass);
+        let late = Foreign::attach(&b, "vb", ChainPlace::Clsact(7), Deed::Pass);
         let (report, code) = checked_in(&b, &[]);
         assert_eq!(code, 0);
         assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Ok);
@@ -36,7 +36,7 @@ fn programs_of_others() {
         assert!(report.checks.iter().all(|check| check.name != "other programs"));
 
         // With clsact, all TCX programs run first, and so do filters with a smaller priority.
-        let early = Foreign::attach(&b, "vb", Place::Clsact(1), Deed::Pass);
+        let early = Foreign::attach(&b, "vb", ChainPlace::Clsact(1), Deed::Pass);
         let (report, _) = checked_in(&b, &[("NETMON_FORCE_CLSACT", "1")]);
         assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Warn);
         assert_reported(&report, "clsact ingress (priority 7) on vb", "foreign_ingress", Status::Ok);
@@ -52,14 +52,14 @@ fn programs_beside_an_agent() {
     needs_tcx!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
-        let last = Foreign::attach(&b, "vb", Place::TcxLast, Deed::Pass);
+        let last = Foreign::attach(&b, "vb", ChainPlace::TcxLast, Deed::Pass);
         let agent = Agent::start(&b, watching(&["vb"]));
         let (report, _) = checked_in(&b, &[]);
         assert!(check(&report, "agent").detail.contains("one runs"), "{report:#?}");
         assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Ok);
         last.detach();
         // It attached later than the agent, and before it in the chain.
-        let first = Foreign::attach(&b, "vb", Place::TcxFirst, Deed::Pass);
+        let first = Foreign::attach(&b, "vb", ChainPlace::TcxFirst, Deed::Pass);
         let (report, _) = checked_in(&b, &[]);
         assert_reported(&report, "tcx ingress on vb", "foreign_ingress", Status::Warn);
         let mut on_vb = report.checks.iter().filter(|check| check.name.ends_with(" on vb"));

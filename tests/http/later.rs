@@ -5,7 +5,7 @@ use super::*;
 /// One test for both, because they share the counters of pages in progress.
 #[test]
 fn a_slow_page_does_not_delay_others() {
-    let server = start(Limits { header_time: Duration::from_millis(100), ..limits() });
+    let server = start(ServerLimits { header_time: Duration::from_millis(100), ..limits() });
     let mut slow = connect(server.local_addr());
     slow.write_all(b"GET /later HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     until("it is being made", || MAKING.load(Ordering::SeqCst) == 1);
@@ -27,7 +27,7 @@ fn a_slow_page_does_not_delay_others() {
     DONE.store(false, Ordering::SeqCst);
 
     // A page that takes too long.
-    let hasty = start(Limits { making_time: Duration::from_millis(50), ..limits() });
+    let hasty = start(ServerLimits { making_time: Duration::from_millis(50), ..limits() });
     let mut late = connect(hasty.local_addr());
     late.write_all(b"GET /later HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     assert!(ends(&mut late));

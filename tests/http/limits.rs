@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn large_headers_are_refused() {
-    let server = start(Limits { header_bytes: 4096, ..limits() });
+    let server = start(ServerLimits { header_bytes: 4096, ..limits() });
     let mut stream = connect(server.local_addr());
     let fits = format!("X: {}\r\n", "a".repeat(3000));
     assert_eq!(ask(&mut stream, "GET", "/", &fits).unwrap().status, 200);
@@ -36,7 +36,7 @@ fn large_headers_are_refused() {
 #[test]
 fn an_unfinished_header_ends_the_connection() {
     let header_time = Duration::from_millis(300);
-    let server = start(Limits { header_time, ..limits() });
+    let server = start(ServerLimits { header_time, ..limits() });
     let begun = Instant::now();
     let mut silent = connect(server.local_addr());
     let mut half = connect(server.local_addr());
@@ -59,7 +59,7 @@ fn an_unfinished_header_ends_the_connection() {
 #[test]
 fn keep_alive_outlives_the_header_time_but_not_the_idle_time() {
     let server =
-        start(Limits { header_time: Duration::from_millis(100), idle: Duration::from_millis(600), ..limits() });
+        start(ServerLimits { header_time: Duration::from_millis(100), idle: Duration::from_millis(600), ..limits() });
     let mut stream = connect(server.local_addr());
     for _ in 0..3 {
         assert_eq!(ask(&mut stream, "GET", "/", "").unwrap().status, 200);
@@ -87,7 +87,7 @@ fn never_reads(server: &Running) -> TcpStream {
 
 #[test]
 fn a_client_that_never_reads_is_dropped() {
-    let server = start(Limits { connection_time: Duration::from_millis(1500), ..limits() });
+    let server = start(ServerLimits { connection_time: Duration::from_millis(1500), ..limits() });
     let begun = Instant::now();
     let mut stuck = never_reads(&server);
     // Small answers are always sent.
@@ -139,7 +139,7 @@ fn requests_are_answered_despite_silent_clients() {
 
 #[test]
 fn half_a_request_does_not_keep_a_place() {
-    let server = start(Limits { places: Places { own: 4, ..limits().places }, ..limits() });
+    let server = start(ServerLimits { places: ConnectionLimits { own: 4, ..limits().places }, ..limits() });
     let mut half: Vec<TcpStream> = (0..4)
         .map(|_| {
             let mut stream = connect(server.local_addr());
@@ -159,7 +159,7 @@ fn half_a_request_does_not_keep_a_place() {
 
 #[test]
 fn idle_connections_after_an_answer_leave_half_of_the_slots() {
-    let server = start(Limits { places: Places { own: 8, ..limits().places }, ..limits() });
+    let server = start(ServerLimits { places: ConnectionLimits { own: 8, ..limits().places }, ..limits() });
     let mut kept = Vec::new();
     for _ in 0..20 {
         let mut stream = connect(server.local_addr());

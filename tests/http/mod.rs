@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use netmon::clients::{Places, Reason};
-use netmon::http::{Limits, METRICS, Page, Pages, Reply, Running, Server, TEXT, Waiting};
+use netmon::clients::{ConnectionLimits, Reason};
+use netmon::http::{METRICS, Page, Pages, Reply, Running, Server, ServerLimits, TEXT, Waiting};
 use netmon::metrics::SERVER;
 use netmon::threads::Threads;
 
@@ -68,11 +68,11 @@ impl Pages for Book {
 }
 
 /// Time limits that the tests never reach, unless they shorten one.
-fn limits() -> Limits {
+fn limits() -> ServerLimits {
     let never = LONG * 10;
     // All clients in these tests are on this host.
-    let places = Places { own: 64, ..Limits::default().places };
-    Limits { places, header_time: never, idle: never, connection_time: never, ..Limits::default() }
+    let places = ConnectionLimits { own: 64, ..ServerLimits::default().places };
+    ServerLimits { places, header_time: never, idle: never, connection_time: never, ..ServerLimits::default() }
 }
 
 /// A list of threads whose deaths are ignored.
@@ -80,7 +80,7 @@ fn threads() -> Threads {
     Threads::new().0
 }
 
-fn start(limits: Limits) -> Running {
+fn start(limits: ServerLimits) -> Running {
     Server::bind(SERVER, "127.0.0.1:0", limits).unwrap().start(&threads(), Arc::new(Book)).unwrap()
 }
 

@@ -94,13 +94,13 @@ fn taps() -> (Arc<Tap>, Sender<&'static str>, Arc<Taps>) {
     (Arc::clone(&tap), line, Arc::new(Taps { tap, lines }))
 }
 
-fn serve(limits: Limits) -> (Running, Arc<Tap>, Sender<&'static str>) {
+fn serve(limits: ServerLimits) -> (Running, Arc<Tap>, Sender<&'static str>) {
     let (tap, line, pages) = taps();
     (Server::bind(SERVER, "127.0.0.1:0", limits).unwrap().start(&threads(), pages).unwrap(), tap, line)
 }
 
 /// A server whose connections carry one request.
-fn serve_unix(limits: Limits) -> (Running<()>, UnixListener, Arc<Tap>, Sender<&'static str>, std::path::PathBuf) {
+fn serve_unix(limits: ServerLimits) -> (Running<()>, UnixListener, Arc<Tap>, Sender<&'static str>, std::path::PathBuf) {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = format!("netmon-http-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
     let path = std::env::temp_dir().join(name);
@@ -173,7 +173,7 @@ fn a_stream_that_is_not_completed_does_not_look_as_if_it_were() {
 
 #[test]
 fn streams_do_not_delay_pages() {
-    let (server, tap, line) = serve(Limits { streams: 12, ..limits() });
+    let (server, tap, line) = serve(ServerLimits { streams: 12, ..limits() });
     let mut streams: Vec<TcpStream> = (0..12).map(|_| open(&server, "/lines")).collect();
     assert_eq!(tap.running.load(Ordering::SeqCst), 12);
     assert_eq!(get(&server, "/soon").body, b"soon\n");
@@ -189,7 +189,7 @@ fn streams_do_not_delay_pages() {
 fn a_client_that_reads_slowly_holds_its_stream_up_and_is_not_cut_off() {
     let short = Duration::from_millis(150);
     let stall_time = 8 * short;
-    let times = Limits { connection_time: short, idle: short, header_time: short, stall_time, ..limits() };
+    let times = ServerLimits { connection_time: short, idle: short, header_time: short, stall_time, ..limits() };
     let (server, tap, _line) = serve(times.clone());
     let mut slow = open(&server, "/endless");
     let begun = Instant::now();
@@ -232,7 +232,8 @@ fn the_maker_of_a_stream_notices_the_end() {
 
 #[test]
 fn a_quiet_stream_keeps_its_place_as_long_as_a_page_in_the_making() {
-    let (server, _tap, line) = serve(Limits { places: Places { own: 2, ..limits().places }, ..limits() });
+    let (server, _tap, line) =
+        serve(ServerLimits { places: ConnectionLimits { own: 2, ..limits().places }, ..limits() });
     let mut quiet = open(&server, "/lines");
     // Longer than a client may read nothing although there is something to read.
     std::thread::sleep(Duration::from_millis(600));
@@ -283,8 +284,8 @@ fn read_unix(mut stream: UnixStream) -> (String, bool) {
 
 #[test]
 fn a_client_that_makes_way_gets_the_reason() {
-    let places = Places { others: 0, per_address: 0, own: 1 };
-    let times = Limits { one_request: true, patience: Duration::from_millis(2), places, ..limits() };
+    let places = ConnectionLimits { others: 0, per_address: 0, own: 1 };
+    let times = ServerLimits { one_request: true, patience: Duration::from_millis(2), places, ..limits() };
     let (_server, _listener, tap, _line, path) = serve_unix(times.clone());
     let connect = || {
         let stream = UnixStream::connect(&path).unwrap();
@@ -308,7 +309,7 @@ fn a_client_that_makes_way_gets_the_reason() {
     std::fs::remove_file(&path).unwrap();
 
     let header_time = Duration::from_millis(100);
-    let (_server, _listener, _, _, path) = serve_unix(Limits { header_time, making_time: header_time, ..times });
+    let (_server, _listener, _, _, path) = serve_unix(ServerLimits { header_time, making_time: header_time, ..times });
     let late = ask_unix(&path, "GET /");
     assert!(late.starts_with("HTTP/1.1 408 ") && late.contains("within 100ms"), "{late}");
     let late = ask_unix(&path, "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use netmon::bpf::{Frame, Hook, Options, Sweep, Tally, numbers, possible_cpus};
+use netmon::bpf::{Frame, Hook, ProgramOptions, Sweep, Tally, numbers, possible_cpus};
 
 use super::pin;
 use crate::support::kernel::{Kernel, assert_conserved, small, total};
@@ -32,7 +32,7 @@ fn one_packet_is_one_record() {
 #[test]
 fn user_space_knows_the_ring_of_a_flow() {
     needs_root!();
-    let mut kernel = Kernel::load(Options { rings: 3, ..small() }).unwrap();
+    let mut kernel = Kernel::load(ProgramOptions { rings: 3, ..small() }).unwrap();
     let spread = kernel.bpf.spread();
     let injector = kernel.injector(Hook::Ingress, true);
     for host in 0..100 {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use netmon::bpf::{Cause, Frame, Hook, Injector, Options, Record, Sweep};
+use netmon::bpf::{Cause, Frame, Hook, Injector, ProgramOptions, Record, Sweep};
 
 use super::pin;
 use crate::needs_root;
@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Options under which entries never become due or idle, and a thousand of them fit without displacing each other.
-fn patient() -> Options {
-    Options { idle: HOUR, report: HOUR, cache_slots: 1 << 18, ..small() }
+fn patient() -> ProgramOptions {
+    ProgramOptions { idle: HOUR, report: HOUR, cache_slots: 1 << 18, ..small() }
 }
 
 fn segment(flags: u8) -> Vec<u8> {
@@ -29,7 +29,7 @@ fn families() -> [Vec<u8>; 2] {
     [ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp)), ethernet(&[], IPV6, &ipv6(TCP, &tcp))]
 }
 
-fn load(options: Options) -> (Kernel, Injector) {
+fn load(options: ProgramOptions) -> (Kernel, Injector) {
     pin(0);
     let kernel = Kernel::load(options).unwrap();
     let injector = kernel.injector(Hook::Ingress, true);
@@ -53,7 +53,7 @@ fn a_million_flows_are_conserved() {
     needs_root!();
     for (cache_slots, ring_records) in [(256, 64), (1 << 14, 1 << 16), (256, 1 << 16), (1 << 14, 64)] {
         for packet in families() {
-            let mut kernel = Kernel::load(Options { cache_slots, ring_records, ..small() }).unwrap();
+            let mut kernel = Kernel::load(ProgramOptions { cache_slots, ring_records, ..small() }).unwrap();
             let vary = Vary::load(&kernel.bpf.program(Hook::Ingress, true).unwrap());
             vary.aim(0, Order::InTurn, 1_000_000);
             let injector = vary.injector();
@@ -82,7 +82,8 @@ fn a_small_cache_loses_nothing() {
     pin(0);
     for order in [Order::Random, Order::Skewed] {
         for packet in families() {
-            let mut kernel = Kernel::load(Options { cache_slots: 256, ring_records: 1 << 20, ..small() }).unwrap();
+            let mut kernel =
+                Kernel::load(ProgramOptions { cache_slots: 256, ring_records: 1 << 20, ..small() }).unwrap();
             let vary = Vary::load(&kernel.bpf.program(Hook::Ingress, true).unwrap());
             vary.aim(1, order, 10_000);
             vary.injector().inject(&packet, Frame::default(), 200_000).unwrap();
@@ -98,7 +99,7 @@ fn a_small_cache_loses_nothing() {
 fn a_flood_of_small_flows_leaves_a_large_one_in_place() {
     needs_root!();
     for long in families() {
-        let (mut kernel, injector) = load(Options { cache_slots: 256, ring_records: 1 << 20, ..patient() });
+        let (mut kernel, injector) = load(ProgramOptions { cache_slots: 256, ring_records: 1 << 20, ..patient() });
         let vary = Vary::load(&kernel.bpf.program(Hook::Ingress, true).unwrap());
         let mut flood = long.clone();
         stamp(&mut flood, 14, long[12] == 0x86, 99);
@@ -216,7 +217,7 @@ fn the_sweep_writes_what_is_new_once() {
 fn the_sweep_writes_busy_flows_when_they_are_due() {
     needs_root!();
     for packet in families() {
-        let (mut kernel, injector) = load(Options { report: Duration::ZERO, ..patient() });
+        let (mut kernel, injector) = load(ProgramOptions { report: Duration::ZERO, ..patient() });
         for n in 1..4 {
             injector.inject(&packet, Frame::default(), n).unwrap();
             assert_eq!(summaries(&sweep_until_records(&mut kernel)), [(Cause::Swept, n.into(), ACK)]);
@@ -231,7 +232,7 @@ fn the_sweep_writes_busy_flows_when_they_are_due() {
 fn idle_flows_leave_the_cache() {
     needs_root!();
     for packet in families() {
-        let (mut kernel, injector) = load(Options { idle: Duration::ZERO, ..patient() });
+        let (mut kernel, injector) = load(ProgramOptions { idle: Duration::ZERO, ..patient() });
         injector.inject(&packet, Frame::default(), 7).unwrap();
         let (begun, mut records) = (Instant::now(), Vec::new());
         while !kernel.sweeper().is_empty() {
@@ -248,7 +249,7 @@ fn idle_flows_leave_the_cache() {
 fn a_full_ring_makes_the_sweep_wait() {
     needs_root!();
     for packet in families() {
-        let (mut kernel, _) = load(Options { ring_records: 1, ..patient() });
+        let (mut kernel, _) = load(ProgramOptions { ring_records: 1, ..patient() });
         let vary = Vary::load(&kernel.bpf.program(Hook::Ingress, true).unwrap());
         vary.aim(0, Order::InTurn, 1000);
         vary.injector().inject(&packet, Frame::default(), 3000).unwrap();

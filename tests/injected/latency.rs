@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use netmon::bpf::Measure::{Connect, Echo, HandshakeClient, HandshakeServer, Response, Rtt, RttLone, RttWaited};
-use netmon::bpf::{Options, TimestampSource};
+use netmon::bpf::{ProgramOptions, TimestampSource};
 
 use super::pin;
 use crate::needs_root;
@@ -240,7 +240,7 @@ fn a_retransmission_voids_the_probe() {
 fn with_high_precision_each_answer_is_a_round_trip() {
     needs_root!();
     pin(0);
-    let options = Options { timestamps: TimestampSource::Capture, latency: Some(Duration::ZERO), ..small() };
+    let options = ProgramOptions { timestamps: TimestampSource::Capture, latency: Some(Duration::ZERO), ..small() };
     let mut talk = Talk::with(false, options);
     talk.open();
     for i in 0..10u32 {
@@ -302,7 +302,7 @@ fn no_sample_of_a_capture_is_left_out() {
 fn timestamps_of_the_nic_are_used_if_both_sides_have_them() {
     needs_root!();
     pin(0);
-    let options = || Options { timestamps: TimestampSource::Hardware, latency: Some(Duration::ZERO), ..small() };
+    let options = || ProgramOptions { timestamps: TimestampSource::Hardware, latency: Some(Duration::ZERO), ..small() };
     let mut talk = Talk::with(false, options());
     talk.stamped = true;
     talk.open();

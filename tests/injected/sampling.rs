@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use netmon::bpf::{Frame, Hook, Options};
+use netmon::bpf::{Frame, Hook, ProgramOptions};
 
 use super::pin;
 use crate::needs_root;
@@ -50,7 +50,7 @@ fn tracked(kernel: &mut Kernel) -> HashMap<([u8; 16], u16), u64> {
 fn the_share_is_as_configured_for_both_directions() {
     needs_root!();
     pin(0);
-    let mut kernel = Kernel::load(Options { ring_records: 1 << 20, ..small() }).unwrap();
+    let mut kernel = Kernel::load(ProgramOptions { ring_records: 1 << 20, ..small() }).unwrap();
     let sampler = kernel.bpf.sampler().unwrap();
     let whole: std::collections::HashSet<_> = {
         let flows = tracked(&mut kernel);

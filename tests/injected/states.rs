@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netmon::bpf::{Cause, Sweep};
 use netmon::flow::Reason::{Refused, ResetByClient, ResetByServer, Timeout, Unreachable};
-use netmon::flow::{Directory, ErrorKind, Flow, FlowEvent, Limits, Outcome, Sink, State, Table};
+use netmon::flow::{Directory, ErrorKind, Flow, FlowEvent, Outcome, Sink, State, Table, TableLimits};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
@@ -85,7 +85,7 @@ impl Stage {
         talk.next_port();
         self.plays += 1;
         let start = self.plays * 3600 * SECOND;
-        let limits = Limits {
+        let limits = TableLimits {
             max_flows: 100,
             flow_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),

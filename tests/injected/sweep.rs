@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use netmon::bpf::{Frame, Hook, Options, Sweep, Tally, possible_cpus};
+use netmon::bpf::{Frame, Hook, ProgramOptions, Sweep, Tally, possible_cpus};
 
 use super::pin;
 use crate::support::kernel::{Kernel, assert_conserved, difference, small, total};
@@ -35,7 +35,7 @@ struct Outcome {
 /// continuously on `sweep_cpu`. An entry is due within a jiffy or two, and idle after `idle`. The counters must add up,
 /// and each flow must get its share.
 fn race(sweep_cpu: usize, v6: bool, flows: u32, idle: Duration) -> Outcome {
-    let options = Options { cache_slots: 256, ring_records: 1 << 20, idle, report: Duration::ZERO, ..small() };
+    let options = ProgramOptions { cache_slots: 256, ring_records: 1 << 20, idle, report: Duration::ZERO, ..small() };
     let mut kernel = Kernel::load(options).unwrap();
     let program = kernel.bpf.program(Hook::Ingress, true).unwrap();
     let vary = Vary::load(&program);

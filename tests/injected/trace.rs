@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use netmon::bpf::{Fate, Frame, Hook, Injector, Options, PacketTest, Trace, TraceReader, TracedPacket};
+use netmon::bpf::{Fate, Frame, Hook, Injector, PacketTest, ProgramOptions, Trace, TraceReader, TracedPacket};
 use netmon::filter::{Filter, PacketFilter};
 use netmon::line::Line;
 use netmon::output::PacketLine;
@@ -30,7 +30,7 @@ struct Traced {
 }
 
 impl Traced {
-    fn load(options: &Options) -> Traced {
+    fn load(options: &ProgramOptions) -> Traced {
         pin(0);
         let kernel = Kernel::load(options.clone()).unwrap();
         let (programs, trace) = kernel.bpf.loader().load_tracing(options, None).unwrap();
@@ -247,7 +247,7 @@ fn packets_are_traced_exactly_and_without_payload() {
 #[test]
 fn verdicts_on_packets() {
     needs_root!();
-    let options = Options { cache_slots: 1, ring_records: 1, ..small() };
+    let options = ProgramOptions { cache_slots: 1, ring_records: 1, ..small() };
     let mut traced = Traced::load(&options);
     let before = traced.kernel.books();
     let packet = |n: u32| {
@@ -283,7 +283,7 @@ fn verdicts_on_packets() {
 #[test]
 fn one_ring_full_of_greater_entries_loses_the_packet() {
     needs_root!();
-    let options = Options { cache_slots: 1, ring_records: 1, ..small() };
+    let options = ProgramOptions { cache_slots: 1, ring_records: 1, ..small() };
     let mut traced = Traced::load(&options);
     let packet = |n: u32| {
         let mut packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 1, 0, &udp(b"hello")));

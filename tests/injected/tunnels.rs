@@ -287,7 +287,7 @@ fn a_tunnel_in_a_tunnel_is_a_flow() {
 #[test]
 fn without_the_option_a_tunnel_is_one_flow() {
     needs_root!();
-    let mut kernel = Kernel::load(netmon::bpf::Options { decapsulation: false, ..small() }).unwrap();
+    let mut kernel = Kernel::load(netmon::bpf::ProgramOptions { decapsulation: false, ..small() }).unwrap();
     for tunnel in &TUNNELS {
         let packet = tunnel.small(b"");
         let (outer, inner, books) = views(&mut kernel, &packet, Frame::default());

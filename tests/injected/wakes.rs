@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use netmon::bpf::{Frame, Hook, Options, Wakeup, possible_cpus};
+use netmon::bpf::{Frame, Hook, ProgramOptions, Wakeup, possible_cpus};
 use nix::unistd::gettid;
 
 use super::pin;
@@ -22,7 +22,7 @@ fn lost_records_do_not_count_towards_a_wake_up() {
     needs_root!();
     pin(0);
     let wake = WAKE as usize * possible_cpus().unwrap();
-    let mut kernel = Kernel::load(Options { batch: wake, ring_records: 2 * wake, ..small() }).unwrap();
+    let mut kernel = Kernel::load(ProgramOptions { batch: wake, ring_records: 2 * wake, ..small() }).unwrap();
     let injector = kernel.injector(Hook::Ingress, true);
     let packet = ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &udp(b"hello world")));
     let inject = || injector.inject(&packet, Frame::default(), 1).unwrap();

@@ -42,7 +42,7 @@ pub enum Deed {
 
 /// The place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ChainPlace {
     TcxFirst,
     TcxLast,
     /// A clsact filter with this priority.
@@ -56,7 +56,7 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    pub fn attach(ns: &Netns, link: &str, place: Place, deed: Deed) -> Foreign {
+    pub fn attach(ns: &Netns, link: &str, place: ChainPlace, deed: Deed) -> Foreign {
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
         let mut open = skel::ForeignSkelBuilder::default().open(storage).unwrap();
         let rodata = open.maps.rodata_data.as_deref_mut().unwrap();
@@ -77,10 +77,10 @@ impl Foreign {
         let programs = programs.into_iter().take(if ingress_only { 1 } else { 2 });
         // A skeleton stays on its thread, which moves to the namespace for the life of this value.
         let attached = match place {
-            Place::TcxFirst | Place::TcxLast => Attached::Tcx(
-                programs.map(|(program, _)| attach_tcx(program, index, place == Place::TcxFirst)).collect(),
+            ChainPlace::TcxFirst | ChainPlace::TcxLast => Attached::Tcx(
+                programs.map(|(program, _)| attach_tcx(program, index, place == ChainPlace::TcxFirst)).collect(),
             ),
-            Place::Clsact(priority) => Attached::Clsact(
+            ChainPlace::Clsact(priority) => Attached::Clsact(
                 programs
                     .map(|(program, point)| {
                         let mut hook = TcHookBuilder::new(program.as_fd())
@@ -164,9 +164,9 @@ fn survive(tcx: bool) {
     b.enter_for(|| {
         // Before and after the agent's place in the chain.
         let foreign = if tcx {
-            [Place::TcxFirst, Place::TcxLast].map(|place| Foreign::attach(&b, "vb", place, Deed::Pass))
+            [ChainPlace::TcxFirst, ChainPlace::TcxLast].map(|place| Foreign::attach(&b, "vb", place, Deed::Pass))
         } else {
-            [1, 7].map(|priority| Foreign::attach(&b, "vb", Place::Clsact(priority), Deed::Pass))
+            [1, 7].map(|priority| Foreign::attach(&b, "vb", ChainPlace::Clsact(priority), Deed::Pass))
         };
         assert_alive(&a, &b, &foreign, "before any agent");
         for clsact in [false, true] {

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use netmon::bpf::{Bpf, Hook, Hooked, Mode, Place, list_hooked, list_links};
+use netmon::bpf::{Bpf, ChainPlace, Hook, Hooked, Mode, list_hooked, list_links};
 use netmon::config::{Config, Given, Key};
 
 use super::agent::{Agent, watching};
@@ -220,7 +220,8 @@ fn coverage_covers_the_last_minute() {
         assert_eq!(page.sum("netmon_interface_packets_covered_total", labels), all);
         assert!(all >= 10_000.0);
         // Another program takes packets first.
-        let place = if attach_mode() == Mode::Tcx { foreign::Place::TcxFirst } else { foreign::Place::Clsact(1) };
+        let place =
+            if attach_mode() == Mode::Tcx { foreign::ChainPlace::TcxFirst } else { foreign::ChainPlace::Clsact(1) };
         let foreign = Foreign::attach(&b, "vb", place, Deed::End);
         send(&a, 5_000);
         let page = Page::get(&b, &agent, "/metrics");
@@ -239,10 +240,10 @@ fn restored_programs_are_at_the_head() {
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
         let _agent = Agent::start(&b, watching(&["vb"]));
-        let foreign = Foreign::attach(&b, "vb", foreign::Place::TcxLast, Deed::Pass);
+        let foreign = Foreign::attach(&b, "vb", foreign::ChainPlace::TcxLast, Deed::Pass);
         assert_eq!(detach_links(&b, "vb", &[Hook::Ingress, Hook::Egress]), 2);
         eventually("both hooks are back", || (ours(&b, "vb").len() == 2).then_some(()));
-        assert!(ours(&b, "vb").iter().all(|program| program.place == Place::Tcx(0)), "{:?}", ours(&b, "vb"));
+        assert!(ours(&b, "vb").iter().all(|program| program.place == ChainPlace::Tcx(0)), "{:?}", ours(&b, "vb"));
         foreign.detach();
     });
 }

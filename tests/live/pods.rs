@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use netmon::bpf::{Place, remove_leftovers};
+use netmon::bpf::{ChainPlace, remove_leftovers};
 use netmon::config::{Config, Given, Key};
 
 use super::agent::{Agent, watching};
@@ -72,7 +72,7 @@ fn on_macvlan_are_watched_in_their_namespaces() {
 
 /// Ids of netmon's filters at a pod's interface: agents of other tests may watch it by TCX.
 fn filters(pod: &Netns, link: &str) -> Vec<u32> {
-    let filters = ours(pod, link).into_iter().filter(|program| matches!(program.place, Place::Clsact(_)));
+    let filters = ours(pod, link).into_iter().filter(|program| matches!(program.place, ChainPlace::Clsact(_)));
     filters.filter_map(|program| program.id).collect()
 }
 

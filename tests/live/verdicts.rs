@@ -9,7 +9,7 @@ use netmon::config::Config;
 use super::agent::{Agent, watching};
 use super::binary::Program;
 use super::eventually;
-use super::foreign::{Deed, Foreign, Place};
+use super::foreign::{ChainPlace, Deed, Foreign};
 use super::metrics::Page;
 use super::net::{End, connect, host, index, quiet_pair};
 use super::traffic::flow_of;
@@ -46,7 +46,7 @@ fn hidden_by(deed: Deed, first: bool) -> bool {
     first && deed != Deed::Pass
 }
 
-fn behave_the_same(place: Place, clsact: bool, first: bool) {
+fn behave_the_same(place: ChainPlace, clsact: bool, first: bool) {
     let (a, b) = quiet_pair();
     b.enter_for(|| {
         for deed in [Deed::Pass, Deed::End, Deed::Drop] {
@@ -86,37 +86,37 @@ fn behave_the_same(place: Place, clsact: bool, first: bool) {
 #[test]
 fn of_tcx_before_netmon() {
     needs_tcx!();
-    behave_the_same(Place::TcxFirst, false, true);
+    behave_the_same(ChainPlace::TcxFirst, false, true);
 }
 
 #[test]
 fn of_tcx_after_netmon() {
     needs_tcx!();
-    behave_the_same(Place::TcxLast, false, false);
+    behave_the_same(ChainPlace::TcxLast, false, false);
 }
 
 #[test]
 fn of_clsact_after_netmon_by_tcx() {
     needs_tcx!();
-    behave_the_same(Place::Clsact(1), false, false);
+    behave_the_same(ChainPlace::Clsact(1), false, false);
 }
 
 #[test]
 fn of_clsact_before_netmon() {
     needs_root!();
-    behave_the_same(Place::Clsact(1), true, true);
+    behave_the_same(ChainPlace::Clsact(1), true, true);
 }
 
 #[test]
 fn of_clsact_after_netmon() {
     needs_root!();
-    behave_the_same(Place::Clsact(7), true, false);
+    behave_the_same(ChainPlace::Clsact(7), true, false);
 }
 
 #[test]
 fn of_tcx_before_netmon_by_clsact() {
     needs_tcx!();
-    behave_the_same(Place::TcxLast, true, true);
+    behave_the_same(ChainPlace::TcxLast, true, true);
 }
 
 /// A foreign program that attached earlier would be first, but netmon attaches before it.
@@ -125,7 +125,7 @@ fn netmon_takes_the_head_of_the_chain() {
     needs_tcx!();
     let (a, b) = quiet_pair();
     b.enter_for(|| {
-        let foreign = Foreign::attach(&b, "vb", Place::TcxFirst, Deed::Drop);
+        let foreign = Foreign::attach(&b, "vb", ChainPlace::TcxFirst, Deed::Drop);
         let agent = Agent::start(&b, watching(&["vb"]));
         assert_eq!(send(&a, &b, &foreign, Deed::Drop), [PACKETS, 0]);
         let ifindex = index(&b, "vb");
@@ -140,15 +140,17 @@ fn programs_before_netmon_are_reported() {
     needs_root!();
     let (_a, b) = quiet_pair();
     b.enter_for(|| {
-        for (clsact, place) in [(true, Place::Clsact(1)), (false, Place::TcxFirst), (true, Place::TcxLast)] {
-            if attach_mode() == Mode::Clsact && place != Place::Clsact(1) {
+        for (clsact, place) in
+            [(true, ChainPlace::Clsact(1)), (false, ChainPlace::TcxFirst), (true, ChainPlace::TcxLast)]
+        {
+            if attach_mode() == Mode::Clsact && place != ChainPlace::Clsact(1) {
                 continue;
             }
             let mut program = Program::start(&b, &["--interface", "vb"], clsact);
             program.wait_for("ready");
             let _foreign = Foreign::attach(&b, "vb", place, Deed::Pass);
             let line = program.wait_for("before netmon sees them");
-            let name = if place == Place::Clsact(1) { "bpf filter of priority 1" } else { "foreign_ingress" };
+            let name = if place == ChainPlace::Clsact(1) { "bpf filter of priority 1" } else { "foreign_ingress" };
             assert!(line.contains("ingress of vb") && line.contains(name), "{line}");
             program.kill();
         }
@@ -171,8 +173,8 @@ fn redirected_packets_are_seen_once() {
     ));
     outside.sh("ip route add 10.5.0.0/24 via 10.8.0.1");
     node.enter_for(|| {
-        for place in [Place::TcxLast, Place::Clsact(7)] {
-            if attach_mode() == Mode::Clsact && place == Place::TcxLast {
+        for place in [ChainPlace::TcxLast, ChainPlace::Clsact(7)] {
+            if attach_mode() == Mode::Clsact && place == ChainPlace::TcxLast {
                 continue;
             }
             for watched in [&["lxc1"][..], &["up0", "lxc1"]] {

@@ -274,7 +274,7 @@ fn errors_of_tls_are_in_plain_words() {
         let wrong = kubeconfig.with_file_name(name);
         assert!(text.contains(from), "{text}");
         std::fs::write(&wrong, text.replace(from, to)).unwrap();
-        let options = netmon::names::Options { kubeconfig: Some(wrong), ..options(&server) };
+        let options = netmon::names::NamesOptions { kubeconfig: Some(wrong), ..options(&server) };
         let watched = Watched::start(&options);
         eventually("it fails", || watched.status().last_error).1
     };

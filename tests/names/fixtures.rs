@@ -1,6 +1,6 @@
 //! The names of realistic objects.
 
-use netmon::names::{Enabled, Kind, Options, Scope, State};
+use netmon::names::{Enabled, Kind, NamesOptions, Scope, State};
 
 use super::clusters::{Template, sample, small, with_small};
 use super::{TCP, UDP, Universe, Watched, described, end, eventually, now, options};
@@ -134,7 +134,7 @@ fn the_protocol_is_used_correctly() {
 #[test]
 fn the_scope_node_reads_only_its_pods() {
     let server = with_small();
-    let watched = Watched::synced(&Options { scope: Scope::Node, ..options(&server) });
+    let watched = Watched::synced(&NamesOptions { scope: Scope::Node, ..options(&server) });
     assert_eq!(watched.client("10.244.1.10:40000"), WEB_A);
     assert_eq!(watched.client("10.244.2.20:40000"), "@node-b(eu-1b)", "its node, by its network");
     assert_eq!(watched.server("10.96.40.10:80"), "shop/ svc=web");
@@ -201,12 +201,14 @@ fn the_servers_certificate_is_checked() {
 
 #[test]
 fn a_missing_cluster_is_reported() {
-    let off = Options { enabled: Enabled::Off, kubeconfig: Some("/nonexistent".into()), ..Options::default() };
+    let off =
+        NamesOptions { enabled: Enabled::Off, kubeconfig: Some("/nonexistent".into()), ..NamesOptions::default() };
     let watched = Watched::start(&off);
     assert!(watched.watcher.is_none());
     assert_eq!(watched.client("10.1.1.1:1"), "external");
     for enabled in [Enabled::On, Enabled::Auto] {
-        let options = Options { enabled, kubeconfig: Some("/nonexistent/config".into()), ..Options::default() };
+        let options =
+            NamesOptions { enabled, kubeconfig: Some("/nonexistent/config".into()), ..NamesOptions::default() };
         let Err(error) = netmon::names::start(&options, &netmon::threads::Threads::new().0) else {
             panic!("{enabled:?}: no error")
         };

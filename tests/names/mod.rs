@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use netmon::flow::Party;
-use netmon::names::{Answer, Cluster, Enabled, End, Index, Names, Options, Scope, Status, Watcher};
+use netmon::names::{Answer, Cluster, Enabled, End, Index, Names, NamesOptions, Scope, Status, Watcher};
 use netmon::threads::Threads;
 use serde_json::Value;
 
@@ -27,12 +27,12 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
-fn options(server: &ApiServer) -> Options {
-    Options {
+fn options(server: &ApiServer) -> NamesOptions {
+    NamesOptions {
         enabled: Enabled::On,
         kubeconfig: Some(server.kubeconfig()),
         node: "node-a".to_owned(),
-        ..Options::default()
+        ..NamesOptions::default()
     }
 }
 
@@ -43,13 +43,13 @@ struct Watched {
 }
 
 impl Watched {
-    fn start(options: &Options) -> Watched {
+    fn start(options: &NamesOptions) -> Watched {
         let (names, watcher) = netmon::names::start(options, &Threads::new().0).unwrap();
         Watched { names, watcher }
     }
 
     /// Starts a watcher and waits until it has read everything.
-    fn synced(options: &Options) -> Watched {
+    fn synced(options: &NamesOptions) -> Watched {
         let watched = Watched::start(options);
         let whole = if options.scope == Scope::Node { Cluster::Node } else { Cluster::Whole };
         eventually("all is read", || (watched.names.load().cluster() == whole).then_some(()));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use netmon::names::{Cluster, Enabled, Kind, Options, Watcher};
+use netmon::names::{Cluster, Enabled, Kind, NamesOptions, Watcher};
 use netmon::threads::Threads;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn roll_out(server: &ApiServer, agents: usize, start_within: Duration) -> Vec<As
     // Each has six connections, with two ends.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
-    let options = Options { start_within, ..options(server) };
+    let options = NamesOptions { start_within, ..options(server) };
     let started = Instant::now();
     let watched: Vec<Watched> = (0..agents).map(|_| Watched::start(&options)).collect();
     for watched in &watched {
@@ -166,7 +166,7 @@ fn credentials_are_regular_files() {
         (with("by-key", "tokenFile:", "client-key: fifo, tokenFile:"), "a FIFO"),
         (with("by-certificate", "tokenFile:", "client-certificate: absent, tokenFile:"), "No such file"),
     ] {
-        let options = Options { kubeconfig: Some(path.clone()), enabled: Enabled::On, ..Options::default() };
+        let options = NamesOptions { kubeconfig: Some(path.clone()), enabled: Enabled::On, ..NamesOptions::default() };
         let error = format!("{:#}", netmon::names::start(&options, &Threads::new().0).err().unwrap());
         assert!(error.contains(&path.display().to_string()) && error.contains(expected), "{error}");
     }
@@ -176,7 +176,7 @@ fn credentials_are_regular_files() {
     symlink("..first", folder.join("..data")).unwrap();
     symlink("..data/linked", folder.join("linked")).unwrap();
     let linked = with("by-link", &token, "linked");
-    let watched = Watched::synced(&Options { kubeconfig: Some(linked), ..options(&server) });
+    let watched = Watched::synced(&NamesOptions { kubeconfig: Some(linked), ..options(&server) });
     server.set(sample("Node", "node-b"));
     eventually("it goes on", || (watched.errors() == 0 && watched.status().synced).then_some(()));
 }

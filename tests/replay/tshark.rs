@@ -133,7 +133,7 @@ fn flows_are_the_conversations_of_tshark() {
 
 /// The relation of a segment to those captured before it in the same direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum ChainPlace {
     /// Its bytes are new and follow all others.
     Next,
     /// The same bytes were captured before.
@@ -158,7 +158,7 @@ struct Stream {
     segments: [Vec<(u32, u32, u64)>; 2],
     holes: [Vec<u64>; 2],
     /// For each segment of each end: whether tshark calls it a retransmission, and what it really is.
-    places: [Vec<(bool, Place)>; 2],
+    places: [Vec<(bool, ChainPlace)>; 2],
 }
 
 impl Stream {
@@ -180,23 +180,23 @@ impl Stream {
         self.segments[end].push((seq, length, at));
     }
 
-    fn place(&mut self, end: usize, seq: u32, at: u64) -> Place {
+    fn place(&mut self, end: usize, seq: u32, at: u64) -> ChainPlace {
         let (segments, holes) = (&self.segments[end], &mut self.holes[end]);
         if segments.iter().any(|&(other, length, _)| seq.wrapping_sub(other) < length) {
-            return Place::Again;
+            return ChainPlace::Again;
         }
         let Some(overtaken_at) = segments.iter().find(|s| (s.0.wrapping_sub(seq) as i32) > 0).map(|s| s.2) else {
             if segments.iter().all(|&(other, length, _)| (seq.wrapping_sub(other.wrapping_add(length)) as i32) > 0) {
                 holes.push(at);
             }
-            return Place::Next;
+            return ChainPlace::Next;
         };
         if at - overtaken_at > self.initial_rtt.unwrap_or(3_000_000) {
-            Place::Late
+            ChainPlace::Late
         } else if holes.iter().any(|&opened| opened > overtaken_at) {
-            Place::OvertakenTwice
+            ChainPlace::OvertakenTwice
         } else {
-            Place::Overtaken
+            ChainPlace::Overtaken
         }
     }
 }
@@ -249,7 +249,7 @@ fn handshakes_agree_with_the_initial_rtt_of_tshark() {
 #[test]
 fn retransmissions_agree_with_tshark() {
     needs_root!();
-    let mut kinds = BTreeMap::<(bool, Place), u32>::new();
+    let mut kinds = BTreeMap::<(bool, ChainPlace), u32>::new();
     for file in captures() {
         let streams = streams(&file);
         for flow in replay(&file).iter().filter(|flow| flow["protocol"] == "tcp") {
@@ -260,8 +260,9 @@ fn retransmissions_agree_with_tshark() {
             });
             sides.sort();
             let places = &streams[&nanoseconds(&flow["start"])].places;
-            let again =
-                |(_, place): &&(bool, Place)| matches!(place, Place::Again | Place::Late | Place::OvertakenTwice);
+            let again = |(_, place): &&(bool, ChainPlace)| {
+                matches!(place, ChainPlace::Again | ChainPlace::Late | ChainPlace::OvertakenTwice)
+            };
             let expected = places.each_ref().map(|places| places.iter().filter(again).count());
             assert_eq!(sides.map(|side| side.1), expected, "{}: {places:?}", file.display());
             places.iter().flatten().for_each(|kind| *kinds.entry(*kind).or_default() += 1);
@@ -269,16 +270,16 @@ fn retransmissions_agree_with_tshark() {
     }
     let mut count = |said, place| kinds.remove(&(said, place)).unwrap_or(0);
     // Both agree.
-    assert!(count(true, Place::Again) + count(true, Place::Late) >= 10);
-    assert!(count(false, Place::Next) > 500 && count(false, Place::Overtaken) > 0);
+    assert!(count(true, ChainPlace::Again) + count(true, ChainPlace::Late) >= 10);
+    assert!(count(false, ChainPlace::Next) > 500 && count(false, ChainPlace::Overtaken) > 0);
     // "Out of order" for tshark, which uses the time since the latest new segment: in a busy stream, that is always
     // short.
-    assert!(count(false, Place::Again) > 0 && count(false, Place::Late) > 0);
+    assert!(count(false, ChainPlace::Again) > 0 && count(false, ChainPlace::Late) > 0);
     // "Fast retransmission" for tshark, which looks for duplicate ACKs: these also follow when one segment overtakes
     // others.
-    assert!(count(true, Place::Overtaken) > 0);
+    assert!(count(true, ChainPlace::Overtaken) > 0);
     // Two holes at once: the programs are wrong, and tshark may be, too.
-    count(true, Place::OvertakenTwice);
-    count(false, Place::OvertakenTwice);
+    count(true, ChainPlace::OvertakenTwice);
+    count(false, ChainPlace::OvertakenTwice);
     assert!(kinds.is_empty(), "differences of other kinds: {kinds:?}");
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use netmon::bpf::{
-    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, Mode, ObjectStorage, Options, Record, Ring, RingReader,
-    Sweep, Sweeper, Tally, TimestampSource,
+    App, Books, Bpf, Frame, Hook, Injector, InterfaceBooks, Mode, ObjectStorage, ProgramOptions, Record, Ring,
+    RingReader, Sweep, Sweeper, Tally, TimestampSource,
 };
 
 /// Options with a little of everything.
-pub fn small() -> Options {
-    Options {
+pub fn small() -> ProgramOptions {
+    ProgramOptions {
         rings: 1,
         ring_records: 1 << 16,
         batch: 1000,
@@ -45,7 +45,7 @@ pub struct Kernel {
 pub struct Loaded {
     pub bpf: Bpf<'static>,
     rings: Vec<Ring>,
-    options: Options,
+    options: ProgramOptions,
     namespace: PathBuf,
     at_first: Vec<Content>,
 }
@@ -63,7 +63,7 @@ static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 const IDLE_MOST: usize = 4;
 
 impl Kernel {
-    pub fn load(options: Options) -> anyhow::Result<Kernel> {
+    pub fn load(options: ProgramOptions) -> anyhow::Result<Kernel> {
         let namespace = std::fs::read_link("/proc/thread-self/ns/net")?;
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |loaded: &Loaded| loaded.options == options && loaded.namespace == namespace;
@@ -233,7 +233,7 @@ impl Content {
 }
 
 impl Loaded {
-    fn load(options: Options, namespace: PathBuf) -> anyhow::Result<Loaded> {
+    fn load(options: ProgramOptions, namespace: PathBuf) -> anyhow::Result<Loaded> {
         // This leaks a few kilobytes for each load, which is simpler than a value that borrows from itself.
         let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
         let mut bpf = Bpf::load(storage, &options)?;

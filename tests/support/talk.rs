@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netmon::bpf::{Frame, Hook, Injector, Measure, Options, Record, TimestampSource};
+use netmon::bpf::{Frame, Hook, Injector, Measure, ProgramOptions, Record, TimestampSource};
 
 use super::kernel::{Kernel, small};
 use super::packet::{IPV4, IPV6, ethernet, ipv4, ipv6};
@@ -47,11 +47,11 @@ impl Talk {
     pub fn new(v6: bool) -> Talk {
         Talk::with(
             v6,
-            Options { timestamps: TimestampSource::Capture, latency: Some(Duration::from_secs(1)), ..small() },
+            ProgramOptions { timestamps: TimestampSource::Capture, latency: Some(Duration::from_secs(1)), ..small() },
         )
     }
 
-    pub fn with(v6: bool, options: Options) -> Talk {
+    pub fn with(v6: bool, options: ProgramOptions) -> Talk {
         let kernel = Kernel::load(options).unwrap();
         let injector = kernel.injector(Hook::Ingress, true);
         Talk { kernel, injector, v6, window: 1000, port: 40_000, latest: Vec::new(), stamped: false }

@@ -42,7 +42,7 @@ pub enum Order {
 }
 
 /// A flow and its rate.
-pub struct Busy<'a> {
+pub struct RatedFlow<'a> {
     /// The flow.
     pub flow: &'a Flow,
     /// The rate of both directions together.

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
-use crate::flow::{Limits, Party, Quiet, Table};
+use crate::flow::{Party, Quiet, Table, TableLimits};
 use crate::line::{Ends, LineContext};
 
 const SECOND: u64 = 1_000_000_000;
@@ -57,7 +57,8 @@ fn room(bytes: usize) -> Share {
 /// Four flows: two of host 1 to 9:80, one of host 2 to 9:80, which failed, one of host 1 to 8:53.
 fn flows() -> Vec<Flow> {
     let second = Duration::from_secs(1);
-    let limits = Limits { max_flows: 100, flow_timeout: 300 * second, connect_timeout: 300 * second, max_age: None };
+    let limits =
+        TableLimits { max_flows: 100, flow_timeout: 300 * second, connect_timeout: 300 * second, max_age: None };
     let mut table = Table::new(limits, 0);
     let refused = syn(2, 3, 9, 80, 60);
     for record in [
@@ -88,7 +89,7 @@ fn top(view: View, order: Order, reverse: bool, limit: usize, filter: &str, name
         flow.parties = Some(Arc::new(parties));
         let mut line = |flow: &Flow| Line::new(flow.first_ns / SECOND, flow, &LineContext::default());
         let rate = Rate { bytes_per_s: bytes / 10.0, packets_per_s: 0.1 };
-        ranking.add(Busy { flow: &flow, rate, line: &mut line });
+        ranking.add(RatedFlow { flow: &flow, rate, line: &mut line });
     }
     ranking.finish().unwrap_or_else(|NoRoom| panic!("there is room"))
 }
@@ -235,7 +236,7 @@ fn groups_take_no_more_than_they_may() {
             let mut ranking = Ranking::new(view, Order::Flows, false, 10, None, room(bytes));
             for flow in &flows() {
                 let line = &mut |flow: &Flow| Line::new(1, flow, &LineContext::default());
-                ranking.add(Busy { flow, rate: Rate::default(), line });
+                ranking.add(RatedFlow { flow, rate: Rate::default(), line });
             }
             assert_eq!(ranking.finish().is_ok(), fits, "{view:?} in {bytes} bytes");
         }

@@ -1,4 +1,4 @@
-use super::super::table::Limits;
+use super::super::table::TableLimits;
 use super::super::{Directory, Flow, FlowEvent, Sink, Table};
 use super::*;
 use crate::bpf::{Cause, Hook};
@@ -223,7 +223,7 @@ fn packets_are_counted_once_under_all_names() {
     let Translated { dialled, answered, .. } = both();
     let timeout = Duration::from_secs(30);
     let mut table =
-        Table::new(Limits { max_flows: 10, flow_timeout: timeout, connect_timeout: timeout, max_age: None }, 0);
+        Table::new(TableLimits { max_flows: 10, flow_timeout: timeout, connect_timeout: timeout, max_age: None }, 0);
     let mut counted = Counted::default();
     for [client, server] in [answered, dialled, answered] {
         let record = record(client, server, 1, Hook::Egress);

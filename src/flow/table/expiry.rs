@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EVICTION_LOOKS, LINGER_NS, Limits, SETTLE_NS, Table, seconds, spread};
+use super::{EVICTION_LOOKS, LINGER_NS, SETTLE_NS, Table, TableLimits, mix, seconds};
 use crate::flow::events::Marked;
 use crate::flow::naming::{HOLD_NS, give_up};
 use crate::flow::outcome::{conclude, is_waiting, patience};
@@ -16,7 +16,7 @@ const SPARE: usize = 256;
 /// Unused capacity, in entries, that is never released: growing and shrinking in turn costs more.
 const ROOM: usize = 1024;
 
-impl Limits {
+impl TableLimits {
     /// The time at which the flow is over if no more packets come, in CLOCK_MONOTONIC nanoseconds.
     fn deadline(&self, flow: &Flow) -> u64 {
         let nanoseconds = |duration: Duration| duration.as_nanos() as u64;
@@ -41,7 +41,7 @@ impl Limits {
 
 impl<M: Default> Table<M> {
     /// Sets new bounds; flows that exceed them leave at once.
-    pub fn set_limits(&mut self, limits: Limits, observer: &mut impl Observer<Mark = M>) {
+    pub fn set_limits(&mut self, limits: TableLimits, observer: &mut impl Observer<Mark = M>) {
         self.limits = limits;
         self.bound(limits.max_flows, observer);
         // Each flow may now be over sooner than it was scheduled.
@@ -107,7 +107,7 @@ impl<M: Default> Table<M> {
         let Table { index, young, unnamed, .. } = self;
         let too_much = |capacity: usize, used: usize| capacity > 4 * used + ROOM;
         if too_much(index.capacity(), index.len()) {
-            index.shrink_to(2 * index.len(), |&(hash, _)| spread(hash));
+            index.shrink_to(2 * index.len(), |&(hash, _)| mix(hash));
         }
         if too_much(young.capacity(), young.len()) {
             young.shrink_to(2 * young.len());
@@ -184,7 +184,7 @@ impl<M: Default> Table<M> {
         if let Some(past) = Past::of(&flow) {
             self.pasts.put(hash, past, flow.last_ns());
         }
-        if let Ok(entry) = self.index.find_entry(spread(hash as u32), |&(_, i)| i == index) {
+        if let Ok(entry) = self.index.find_entry(mix(hash as u32), |&(_, i)| i == index) {
             entry.remove();
         }
         self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);

@@ -53,7 +53,7 @@ impl Sink for Log {
 }
 
 fn table(max_flows: usize) -> Table {
-    let limits = Limits {
+    let limits = TableLimits {
         max_flows,
         flow_timeout: Duration::from_secs(300),
         connect_timeout: Duration::from_secs(30),

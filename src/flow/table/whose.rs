@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use super::{Table, spread};
+use super::{Table, mix};
 use crate::bpf::Record;
 use crate::flow::{Flow, FlowKey, Identity, Network, Networks};
 
@@ -31,7 +31,7 @@ impl<M: Default> Table<M> {
     /// Looks up a flow before a record is merged into it. This changes nothing, but leaves what it reads in a cache.
     pub fn prepare(&self, identity: Identity) -> Prepared {
         let hash = self.hash(&identity.key);
-        let found = self.index.find(spread(hash as u32), |&(h, _)| h == hash as u32);
+        let found = self.index.find(mix(hash as u32), |&(h, _)| h == hash as u32);
         if let Some(flow) = found.and_then(|&(_, index)| self.flow(index)) {
             // One field on each of its cache lines.
             black_box((flow.first_ns, flow.sent[0].packets, flow.sent[1].packets, flow.key.protocol));
@@ -60,7 +60,7 @@ impl<M: Default> Table<M> {
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
         let is_it = |flow: &Flow| flow.key == *key && flow.meets(network);
-        let found = self.index.find(spread(hash as u32), |&(h, i)| h == hash as u32 && self.flow(i).is_some_and(is_it));
+        let found = self.index.find(mix(hash as u32), |&(h, i)| h == hash as u32 && self.flow(i).is_some_and(is_it));
         found.map(|&(_, index)| index)
     }
 }

@@ -50,7 +50,7 @@ fn network(name: &str) -> Arc<Party> {
 impl Worker {
     fn new(index: &Arc<SeriesIndex>, known: &[(u8, Arc<Party>)]) -> Worker {
         let timeout = Duration::from_secs(30);
-        let limits = Limits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
+        let limits = TableLimits { max_flows: 10_000, flow_timeout: timeout, connect_timeout: timeout, max_age: None };
         let aggregates = Aggregates::new(Arc::clone(index));
         let known = known.iter().cloned().collect();
         Worker { table: Table::new(limits, 0), observer: NamedAggregates { aggregates, known, others: None }, now_s: 0 }

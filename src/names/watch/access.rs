@@ -12,7 +12,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Options;
+use super::NamesOptions;
 use super::connect::Credentials;
 use super::remedies::chain;
 use super::source::resource_path;
@@ -37,7 +37,7 @@ pub struct Reached {
 ///
 /// # Errors
 /// If the credentials cannot be read, or the cluster does not answer in time.
-pub fn reach(options: &Options) -> Result<Option<Reached>> {
+pub fn reach(options: &NamesOptions) -> Result<Option<Reached>> {
     let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else { return Ok(None) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("create a runtime")?;
     let asked = async {

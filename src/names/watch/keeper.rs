@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
 use super::status::{State, StatusCell};
-use super::{Options, Scope};
+use super::{NamesOptions, Scope};
 use crate::names::index::Cluster;
 use crate::names::store::{Kind, Object, Store};
 use crate::names::{Names, UnixNs};
@@ -41,7 +41,7 @@ struct Inner {
 }
 
 impl Keeper {
-    pub(super) fn new(options: &Options, names: Arc<Names>, status: Arc<StatusCell>) -> Keeper {
+    pub(super) fn new(options: &NamesOptions, names: Arc<Names>, status: Arc<StatusCell>) -> Keeper {
         let store = Store::new((**names.load()).clone());
         let mut missing = [false; 6];
         options.scope.kinds().iter().for_each(|kind| missing[*kind as usize] = true);

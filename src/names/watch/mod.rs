@@ -54,9 +54,9 @@ impl Scope {
     }
 }
 
-/// Options of the watcher.
+/// NamesOptions of the watcher.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct NamesOptions {
     /// Whether to look for a cluster.
     pub enabled: Enabled,
     /// The kubeconfig to use, if one is given.
@@ -84,7 +84,7 @@ pub struct Watcher {
 /// # Errors
 /// If a cluster is required or a kubeconfig is given, and the credentials are missing or cannot be used; or if the thread cannot be
 /// started.
-pub fn start(options: &Options, threads: &Threads) -> Result<(Arc<Names>, Option<Watcher>)> {
+pub fn start(options: &NamesOptions, threads: &Threads) -> Result<(Arc<Names>, Option<Watcher>)> {
     let names = |cluster| Arc::new(Names::new(Index::new(&options.networks, cluster, &options.node)));
     let Some(credentials) = Credentials::find(options.enabled, options.kubeconfig.as_ref())? else {
         if options.enabled == Enabled::Auto {

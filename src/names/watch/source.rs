@@ -18,7 +18,7 @@ use super::lines::Lines;
 use super::remedies::chain;
 use super::secrets::Secrets;
 use super::wire::{self, Page};
-use super::{Options, Scope};
+use super::{NamesOptions, Scope};
 use crate::names::store::Kind;
 
 /// Objects per page of a list; fewer if they are too large.
@@ -79,7 +79,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(credentials: Credentials, secrets: Secrets, client: Client, options: &Options) -> Source {
+    pub(super) fn new(credentials: Credentials, secrets: Secrets, client: Client, options: &NamesOptions) -> Source {
         let selector = match options.scope {
             Scope::Cluster => String::new(),
             Scope::Node => format!("&fieldSelector=spec.nodeName%3D{}", escaped(&options.node)),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use netmon::bpf::{App, Frame, Hook, Record};
-use netmon::flow::{Limits, Quiet, Table};
+use netmon::flow::{Quiet, Table, TableLimits};
 
 use super::wire::*;
 use crate::needs_root;
@@ -147,7 +147,7 @@ fn hold(kernel: &Kernel, talk: &Talk, port: u16, cpus: [usize; 2], pieces: usize
 }
 
 fn judge(records: &[&Record]) -> (Option<App>, Option<App>, Option<&'static str>) {
-    let limits = Limits {
+    let limits = TableLimits {
         max_flows: 100,
         flow_timeout: Duration::from_secs(60),
         connect_timeout: Duration::from_secs(5),

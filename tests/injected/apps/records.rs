@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use netmon::bpf::{App, Frame, Hook, Injector, Options};
+use netmon::bpf::{App, Frame, Hook, Injector, ProgramOptions};
 
 use super::samples::{Sample, samples};
 use super::{lookalikes, number, verdict};
@@ -20,7 +20,7 @@ struct Network {
 }
 
 impl Network {
-    fn new(v6: bool, options: Options) -> Network {
+    fn new(v6: bool, options: ProgramOptions) -> Network {
         super::super::pin(0);
         let kernel = Kernel::load(options).unwrap();
         let injector = kernel.injector(Hook::Ingress, true);
@@ -148,7 +148,7 @@ fn connections_are_not_examined_for_ever() {
 #[test]
 fn only_the_protocols_asked_for_assert_recognised() {
     needs_root!();
-    let mut network = Network::new(false, Options { apps: vec![App::Redis], ..small() });
+    let mut network = Network::new(false, ProgramOptions { apps: vec![App::Redis], ..small() });
     let mut redis = Vec::new();
     for sample in plain_samples() {
         let port = network.talk(&sample, true, &[&sample.bytes]);

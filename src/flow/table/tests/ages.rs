@@ -3,8 +3,8 @@
 use super::*;
 use crate::flow::CLIENT_IS_KNOWN;
 
-fn limits(max_flows: usize, timeout: u64, max_age: Option<u64>) -> Limits {
-    Limits {
+fn limits(max_flows: usize, timeout: u64, max_age: Option<u64>) -> TableLimits {
+    TableLimits {
         max_flows,
         flow_timeout: Duration::from_secs(timeout),
         connect_timeout: Duration::from_secs(30),

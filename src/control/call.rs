@@ -15,13 +15,13 @@ use crate::config::{Given, Key};
 use crate::filter::Filter;
 
 /// What a route needs to answer.
-pub(super) struct Asked {
+pub(super) struct Call {
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) api: Arc<dyn Api>,
     pub(super) held: Held,
 }
 
-impl Asked {
+impl Call {
     pub(super) fn filter(&self) -> Result<Filter, Refusal> {
         let text = self.parameters.get("filter").map_or("", String::as_str);
         Filter::parse(text).map_err(|error| bad(error.to_string()))
