@@ -77,7 +77,7 @@ impl Rows {
     pub(super) fn add(&mut self, line: &Line, out: &mut impl Write) -> io::Result<()> {
         self.table.add_row([
             // Only JSON and CSV have the date.
-            line.start.get(11..26).unwrap_or_default().to_owned(),
+            time_of_day(&line.start).to_owned(),
             line.protocol.clone(),
             endpoint(line.client.as_ref(), line.client_ip, line.client_port),
             endpoint(line.server.as_ref(), line.server_ip, line.server_port),
@@ -124,5 +124,28 @@ fn endpoint(ends: Option<&Ends>, ip: Option<std::net::IpAddr>, port: Option<u16>
         (None, _) => String::new(),
         (Some(ip), None) => ip.to_string(),
         (Some(ip), Some(port)) => std::net::SocketAddr::new(ip, port).to_string(),
+    }
+}
+
+/// The time of an RFC 3339 timestamp without its date, with the digits that are known but no more than microseconds.
+fn time_of_day(timestamp: &str) -> &str {
+    let time = timestamp.get(11..).unwrap_or_default().trim_end_matches('Z');
+    time.get(..15).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_the_digits_that_are_known() {
+        for (timestamp, time) in [
+            ("2026-11-29T14:15:01.513123456Z", "14:15:01.513123"),
+            ("2026-11-29T14:15:01.513123Z", "14:15:01.513123"),
+            ("2026-11-29T14:15:01.513Z", "14:15:01.513"),
+            ("", ""),
+        ] {
+            assert_eq!(time_of_day(timestamp), time);
+        }
     }
 }
