@@ -37,7 +37,7 @@ build-arm64: ## The same for arm64
 	@scripts/deps $(if $(filter aarch64,$(shell uname -m)),build,cross)
 	scripts/cross aarch64 build --release --bins
 
-build-zig: ## Build with zig for ARCH=x86_64 or ARCH=aarch64, without a C cross compiler: target/zig
+build-zig: ## Build with zig for ARCH=amd64 or ARCH=arm64, also named x86_64 and aarch64, without a C cross compiler: target/zig
 	@scripts/deps zig
 	scripts/cross --zig $(or $(ARCH),$(shell uname -m)) build --release --bins
 
