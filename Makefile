@@ -49,6 +49,10 @@ lint: ## Check the format, clippy with warnings denied, imports between rooms, a
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	scripts/rooms
+.PHONY: dev-setup
+dev-setup: ## Install what building, linting and testing need
+	@scripts/deps dev
+
 	scripts/audit
 
 test: ## Run all tests, as root where they need it; ARGS=name runs only those that match
@@ -65,6 +69,10 @@ test-flood: ## Run the endurance tests as root, floods of five minutes each, and
 	scripts/test live::flood -- --ignored --nocapture --test-threads 1
 
 test-static: build-static ## Run the static programs in an empty directory, as root
+test-integration: ## Run only the tests of a running agent, with real interfaces and traffic, as root; ARGS=name as above
+	@scripts/deps test
+	scripts/test live::$(ARGS)
+
 	@scripts/deps static
 	scripts/as-root scripts/test-static $(TARGET_DIR)/$(shell uname -m)-unknown-linux-gnu/release
 
