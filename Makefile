@@ -12,12 +12,17 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-all test-flood test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
-VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
+
+# The version that programs, archives and images have: VERSION=1.2.3, otherwise the crate's.
+ifeq ($(origin VERSION),command line)
+export NETMON_VERSION := $(VERSION)
+endif
+VERSION := $(or $(NETMON_VERSION),$(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml))
 
 run: build ## Build and start the agent on this host, as root; ARGS="--interface eth0"
 	scripts/as-root $(TARGET_DIR)/release/netmon $(ARGS)
 
-build: ## Build for use: target/release/netmon
+build: ## Build for use: target/release/netmon; VERSION=1.2.3 sets the version that it reports
 	@scripts/deps build
 	$(CARGO) build --release --locked
 
@@ -97,7 +102,7 @@ test-image: ## Build the image and run it as the manifests say, as root
 
 docker-build: ## Build the image with Docker
 	@docker info >/dev/null 2>&1 || { echo "docker-build: no Docker daemon answers here; make image does not need one" >&2; exit 1; }
-	docker build -f deploy/Dockerfile -t netmon:$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
+	docker build -f deploy/Dockerfile -t netmon:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
 
 build-kind: ## Load the image into a kind cluster
 	@scripts/kind load
