@@ -132,3 +132,9 @@ clean: ## Remove what was built
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+.PHONY: benchmark-compare
+BASE ?= main
+benchmark-compare: ## Compare the benchmark with that of BASE=main, run in turn, as root; fails if a row is worse; ARGS="packet --rounds 5"
+	@scripts/deps bench
+	scripts/benchmark-compare $(BASE) $(ARGS)
+
