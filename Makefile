@@ -49,15 +49,15 @@ build-zig: ## Build with zig for ARCH=amd64 or ARCH=arm64, also named x86_64 and
 dist: ## Make the release files in target/dist: archives for both architectures, their contents, checksums
 	scripts/dist
 
+.PHONY: dev-setup
+dev-setup: ## Install what building, linting and testing need
+	@scripts/deps dev
+
 lint: ## Check the format, clippy with warnings denied, imports between rooms, and the dependencies
 	@scripts/deps lint
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	scripts/rooms
-.PHONY: dev-setup
-dev-setup: ## Install what building, linting and testing need
-	@scripts/deps dev
-
 	scripts/audit
 
 test: ## Run all tests, as root where they need it; ARGS=name runs only those that match
@@ -69,15 +69,28 @@ test-all: ## The same with each long repetition in full, and the tests that take
 	NETMON_TEST_FULL=1 scripts/test
 	NETMON_TEST_FULL=1 scripts/test --test netmon -- --ignored names::start live::clients
 
-test-flood: ## Run the endurance tests as root, floods of five minutes each, and print what they measure
-	@scripts/deps test
-	scripts/test live::flood -- --ignored --nocapture --test-threads 1
-
-test-static: build-static ## Run the static programs in an empty directory, as root
 test-integration: ## Run only the tests of a running agent, with real interfaces and traffic, as root; ARGS=name as above
 	@scripts/deps test
 	scripts/test live::$(ARGS)
 
+test-flood: ## Run the endurance tests as root, floods of five minutes each, and print what they measure
+	@scripts/deps test
+	scripts/test live::flood -- --ignored --nocapture --test-threads 1
+
+.PHONY: test-coverage coverage coverage-html
+test-coverage: ## Run the unit tests and report the share of lines that they run; ARGS="--test netmon -- injected": other tests
+	@scripts/deps build
+	scripts/coverage report $(ARGS)
+
+coverage: ## The same for the unit tests, and fail below the floor in scripts/coverage
+	@scripts/deps build
+	scripts/coverage check
+
+coverage-html: ## The same as test-coverage, also as pages: target/coverage/html/index.html
+	@scripts/deps build
+	scripts/coverage html $(ARGS)
+
+test-static: build-static ## Run the static programs in an empty directory, as root
 	@scripts/deps static
 	scripts/as-root scripts/test-static $(TARGET_DIR)/$(shell uname -m)-unknown-linux-gnu/release
 
@@ -127,14 +140,14 @@ benchmark: ## Measure the cost of a packet, a record and a flow, as root
 	@scripts/deps bench
 	$(CARGO) bench --locked --config 'target."cfg(all())".runner = ["scripts/as-root"]' $(ARGS)
 
-clean: ## Remove what was built
-	$(CARGO) clean
-
-help: ## Print this
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 .PHONY: benchmark-compare
 BASE ?= main
 benchmark-compare: ## Compare the benchmark with that of BASE=main, run in turn, as root; fails if a row is worse; ARGS="packet --rounds 5"
 	@scripts/deps bench
 	scripts/benchmark-compare $(BASE) $(ARGS)
 
+clean: ## Remove what was built
+	$(CARGO) clean
+
+help: ## Print this
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
