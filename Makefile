@@ -12,12 +12,17 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: run build build-debug build-static build-x86 build-arm64 build-zig dist lint test test-all test-flood test-static test-kernels \
 	test-kernels-all kernel-budget demo benchmark clean help
-VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml)
+
+# The version that programs, archives and images have: VERSION=1.2.3, otherwise the crate's.
+ifeq ($(origin VERSION),command line)
+export NETMON_VERSION := $(VERSION)
+endif
+VERSION := $(or $(NETMON_VERSION),$(shell sed -n 's/^version *= *"\(.*\)"/\1/p;T;q' Cargo.toml))
 
 run: build ## Build and start the agent on this host, as root; ARGS="--interface eth0"
 	scripts/as-root $(TARGET_DIR)/release/netmon $(ARGS)
 
-build: ## Build for use: target/release/netmon
+build: ## Build for use: target/release/netmon; VERSION=1.2.3 sets the version that it reports
 	@scripts/deps build
 	$(CARGO) build --release --locked
 
@@ -37,12 +42,16 @@ build-arm64: ## The same for arm64
 	@scripts/deps $(if $(filter aarch64,$(shell uname -m)),build,cross)
 	scripts/cross aarch64 build --release --bins
 
-build-zig: ## Build with zig for ARCH=x86_64 or ARCH=aarch64, without a C cross compiler: target/zig
+build-zig: ## Build with zig for ARCH=amd64 or ARCH=arm64, also named x86_64 and aarch64, without a C cross compiler: target/zig
 	@scripts/deps zig
 	scripts/cross --zig $(or $(ARCH),$(shell uname -m)) build --release --bins
 
 dist: ## Make the release files in target/dist: archives for both architectures, their contents, checksums
 	scripts/dist
+
+.PHONY: dev-setup
+dev-setup: ## Install what building, linting and testing need
+	@scripts/deps dev
 
 lint: ## Check the format, clippy with warnings denied, imports between rooms, and the dependencies
 	@scripts/deps lint
@@ -60,9 +69,26 @@ test-all: ## The same with each long repetition in full, and the tests that take
 	NETMON_TEST_FULL=1 scripts/test
 	NETMON_TEST_FULL=1 scripts/test --test netmon -- --ignored names::start live::clients
 
+test-integration: ## Run only the tests of a running agent, with real interfaces and traffic, as root; ARGS=name as above
+	@scripts/deps test
+	scripts/test live::$(ARGS)
+
 test-flood: ## Run the endurance tests as root, floods of five minutes each, and print what they measure
 	@scripts/deps test
 	scripts/test live::flood -- --ignored --nocapture --test-threads 1
+
+.PHONY: test-coverage coverage coverage-html
+test-coverage: ## Run the unit tests and report the share of lines that they run; ARGS="--test netmon -- injected": other tests
+	@scripts/deps build
+	scripts/coverage report $(ARGS)
+
+coverage: ## The same for the unit tests, and fail below the floor in scripts/coverage
+	@scripts/deps build
+	scripts/coverage check
+
+coverage-html: ## The same as test-coverage, also as pages: target/coverage/html/index.html
+	@scripts/deps build
+	scripts/coverage html $(ARGS)
 
 test-static: build-static ## Run the static programs in an empty directory, as root
 	@scripts/deps static
@@ -89,7 +115,7 @@ test-image: ## Build the image and run it as the manifests say, as root
 
 docker-build: ## Build the image with Docker
 	@docker info >/dev/null 2>&1 || { echo "docker-build: no Docker daemon answers here; make image does not need one" >&2; exit 1; }
-	docker build -f deploy/Dockerfile -t netmon:$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
+	docker build -f deploy/Dockerfile -t netmon:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
 
 build-kind: ## Load the image into a kind cluster
 	@scripts/kind load
@@ -113,6 +139,12 @@ fuzz: ## Fuzz for inputs that make it panic, hang or grow, ten minutes for each 
 benchmark: ## Measure the cost of a packet, a record and a flow, as root
 	@scripts/deps bench
 	$(CARGO) bench --locked --config 'target."cfg(all())".runner = ["scripts/as-root"]' $(ARGS)
+
+.PHONY: benchmark-compare
+BASE ?= main
+benchmark-compare: ## Compare the benchmark with that of BASE=main, run in turn, as root; fails if a row is worse; ARGS="packet --rounds 5"
+	@scripts/deps bench
+	scripts/benchmark-compare $(BASE) $(ARGS)
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use libbpf_cargo::SkeletonBuilder;
+use semver::Version;
 
 /// The oldest clang whose output the verifiers of all supported kernels accept.
 const CLANG_MIN: u32 = 14;
@@ -26,6 +27,7 @@ const OBJECTS: [(&str, &str); 6] = [
 ];
 
 fn main() -> Result<()> {
+    let version = version()?;
     let (clang, clang_version) = find_clang()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     for (source, skeleton) in OBJECTS {
@@ -40,9 +42,11 @@ fn main() -> Result<()> {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
+    println!("cargo::rerun-if-env-changed=NETMON_VERSION");
     // The verifier's work depends on the compiler's version.
     println!("cargo::rustc-env=NETMON_CLANG={clang_version}");
     println!("cargo::rustc-env=NETMON_ARCH={}", env::var("CARGO_CFG_TARGET_ARCH").context("no target")?);
+    println!("cargo::rustc-env=NETMON_VERSION={version}");
     println!("cargo::rustc-env=NETMON_COMMIT={}", commit()?);
     Ok(())
 }
@@ -82,6 +86,18 @@ fn find_clang() -> Result<(PathBuf, u32)> {
 fn clang_version(clang: &PathBuf) -> Option<u32> {
     let output = Command::new(clang).arg("-dumpversion").output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().split('.').next()?.parse().ok()
+}
+
+/// The version that the programs report: `$NETMON_VERSION` if set, otherwise that of the crate.
+fn version() -> Result<String> {
+    let given = env::var("NETMON_VERSION").unwrap_or_default();
+    if given.is_empty() {
+        return env::var("CARGO_PKG_VERSION").context("no version");
+    }
+    Version::parse(&given).with_context(|| {
+        format!("NETMON_VERSION={given} is no version: valid are those of SemVer, such as 1.2.3 or 1.2.3-rc.1")
+    })?;
+    Ok(given)
 }
 
 /// The commit that a release is built from; "dev" for debug builds, which would have to be built again after each commit.

@@ -26,6 +26,7 @@ mod support;
 #[path = "../tests/names/clusters.rs"]
 mod clusters;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -42,6 +43,9 @@ struct Args {
     /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
     quick: bool,
+    /// Also write the rows to FILE, a JSON object on each line
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -95,5 +99,8 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     report.summary();
+    if let Some(file) = &args.json {
+        report.write_json(file)?;
+    }
     Ok(())
 }

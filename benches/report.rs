@@ -1,6 +1,10 @@
 //! Plain-text tables of results, compared with their budgets.
 
+use std::path::Path;
 use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
 
 /// Median, minimum and maximum of several rounds.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +43,22 @@ pub enum Budget {
 
 use Budget::{AtLeast, AtMost};
 
+/// A line of the report, for programs. Values that could not be measured are null.
+#[derive(Debug, Serialize)]
+struct Row {
+    table: String,
+    unit: String,
+    name: String,
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
 pub struct Report {
     pub quick: bool,
+    /// Title and unit of the table that rows go to.
+    table: (String, String),
+    rows: Vec<Row>,
     started: Instant,
     within: usize,
     over: Vec<String>,
@@ -48,7 +66,14 @@ pub struct Report {
 
 impl Report {
     pub fn new(quick: bool) -> Report {
-        Report { quick, started: Instant::now(), within: 0, over: Vec::new() }
+        Report {
+            quick,
+            table: Default::default(),
+            rows: Vec::new(),
+            started: Instant::now(),
+            within: 0,
+            over: Vec::new(),
+        }
     }
 
     /// The given number of rounds, or only a few for a quick run.
@@ -69,7 +94,8 @@ impl Report {
         println!("Load average before the run: {}", read("/proc/loadavg").trim());
     }
 
-    pub fn table(&self, title: &str, unit: &str) {
+    pub fn table(&mut self, title: &str, unit: &str) {
+        self.table = (title.to_owned(), unit.to_owned());
         println!("\n{title} ({unit})");
         println!("  {:<58}{:>10}{:>10}{:>10}  {:<12}", "", "median", "min", "max", "budget");
     }
@@ -90,9 +116,26 @@ impl Report {
             Some(false) => self.over.push(format!("{}: {} (budget {limit})", name.trim(), number(value.median))),
             None => {}
         }
-        let (median, min, max) = (number(value.median), number(value.min), number(value.max));
+        let (table, unit) = self.table.clone();
+        let Spread { median, min, max } = value;
+        self.rows.push(Row { table, unit, name: name.trim().to_owned(), median, min, max });
+        let (median, min, max) = (number(median), number(min), number(max));
         let line = format!("  {name:<58}{median:>10}{min:>10}{max:>10}  {limit:<11}{verdict:<6}{note}");
         println!("{}", line.trim_end());
+    }
+
+    /// Writes all rows, a JSON object on each line.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn write_json(&self, file: &Path) -> Result<()> {
+        let mut text = String::new();
+        for row in &self.rows {
+            text += &serde_json::to_string(row)?;
+            text.push('\n');
+        }
+        std::fs::write(file, text).with_context(|| file.display().to_string())
     }
 
     pub fn summary(&self) {

@@ -246,7 +246,7 @@ pub(super) fn identification(config: &Config, names: Option<&Arc<Names>>) -> Ide
 
 fn build(config: &Config) -> Build {
     Build {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("NETMON_VERSION"),
         commit: env!("NETMON_COMMIT"),
         arch: std::env::consts::ARCH,
         node: config.node_name.clone(),
@@ -255,10 +255,5 @@ fn build(config: &Config) -> Build {
 
 fn log_kernel() {
     let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
-    log::info!(
-        "netmon {} ({}) on Linux {}",
-        env!("CARGO_PKG_VERSION"),
-        env!("NETMON_COMMIT"),
-        read("osrelease").trim()
-    );
+    log::info!("netmon {} ({}) on Linux {}", env!("NETMON_VERSION"), env!("NETMON_COMMIT"), read("osrelease").trim());
 }

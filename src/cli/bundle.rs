@@ -148,7 +148,7 @@ fn fill(bundle: &mut Bundle, client: &Client) -> Result<()> {
         bundle.add(&name, std::fs::read(path).with_context(|| path.to_owned()))?;
     }
     let made = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let manifest = Manifest { made, version: env!("CARGO_PKG_VERSION"), items: &bundle.items };
+    let manifest = Manifest { made, version: env!("NETMON_VERSION"), items: &bundle.items };
     let manifest = serde_json::to_vec_pretty(&manifest)?;
     bundle.write("manifest.json", &manifest)
 }

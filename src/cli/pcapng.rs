@@ -32,7 +32,7 @@ fn option<'a>(code: u16, value: impl Into<Cow<'a, [u8]>>) -> PcapNGOption<'a> {
 impl<W: Write> PacketFile<W> {
     /// Writes the section header, which precedes the packets.
     pub(super) fn begin(out: W) -> io::Result<PacketFile<W>> {
-        let program = concat!("netmon-cli ", env!("CARGO_PKG_VERSION"));
+        let program = concat!("netmon-cli ", env!("NETMON_VERSION"));
         let section = SectionHeaderBlock {
             block_type: 0,
             block_len1: 0,

@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::value::Given;
 use super::{Format, Key, Layout, Sources};
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NETMON_COMMIT"), ", ", env!("NETMON_ARCH"), ")");
+const VERSION: &str = concat!(env!("NETMON_VERSION"), " (", env!("NETMON_COMMIT"), ", ", env!("NETMON_ARCH"), ")");
 
 const EXAMPLES: &str = "\
 Examples:

@@ -53,6 +53,7 @@ mod top;
 pub mod traffic;
 mod tunnels;
 mod verdicts;
+mod version;
 mod wrong;
 
 use std::time::{Duration, Instant};

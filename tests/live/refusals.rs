@@ -103,8 +103,7 @@ fn an_ordinary_user() {
     for word in ["permission", "sudo netmon", "CAP_BPF", "CAP_NET_ADMIN"] {
         assert!(said.contains(word), "{word:?} is missing in {said:?}");
     }
-    for (flag, words) in [("--help", ["--interface", "Examples"]), ("--version", [env!("CARGO_PKG_VERSION"), "netmon"])]
-    {
+    for (flag, words) in [("--help", ["--interface", "Examples"]), ("--version", [env!("NETMON_VERSION"), "netmon"])] {
         let output = public.as_nobody().arg(flag).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && output.stderr.is_empty(), "{flag}: {output:?}");

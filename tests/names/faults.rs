@@ -253,7 +253,7 @@ fn requests_have_a_user_agent() {
     let server = with_small();
     let _watched = Watched::synced(&options(&server));
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-    let wanted = format!("netmon/{} (linux/{arch})", env!("CARGO_PKG_VERSION"));
+    let wanted = format!("netmon/{} (linux/{arch})", env!("NETMON_VERSION"));
     let asked = server.asked();
     assert!(asked.len() >= 6 && asked.iter().all(|asked| asked.program == wanted), "{asked:#?}");
 }

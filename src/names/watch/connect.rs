@@ -20,7 +20,7 @@ fn program() -> Result<HeaderValue> {
         "aarch64" => "arm64",
         other => other,
     };
-    let program = format!("netmon/{} ({}/{arch})", env!("CARGO_PKG_VERSION"), std::env::consts::OS);
+    let program = format!("netmon/{} ({}/{arch})", env!("NETMON_VERSION"), std::env::consts::OS);
     HeaderValue::from_str(&program).context("set the user agent")
 }
 
