@@ -11,7 +11,7 @@ use super::{at, manual, read};
 use crate::support::not_run;
 
 /// Variables that are no keys.
-const MORE_VARIABLES: [&str; 1] = ["NETMON_CONFIG"];
+const MORE_VARIABLES: [&str; 2] = ["NETMON_CONFIG", "NETMON_VERSION"];
 
 /// Queries in blocks, and where: those of a block are separated by an empty line.
 fn queries() -> Vec<(String, String)> {
