@@ -4,6 +4,7 @@ mod chart;
 mod config;
 mod container;
 mod manifests;
+mod workloads;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
