@@ -13,6 +13,7 @@ mod http;
 mod injected;
 mod kernels;
 mod live;
+mod load;
 mod names;
 mod replay;
 mod support;
