@@ -131,6 +131,12 @@ static __always_inline int nm_ignored_as(int verdict)
 	return NM_BECOMES(verdict == NM_NO_IP ? NM_FATE_NOT_IP : NM_FATE_MALFORMED, 0);
 }
 
+/* What packets count for. Attempts to connect count less, so that a flood of them displaces its own kind. */
+static __always_inline __u32 nm_weight(__u32 packets, __u8 state)
+{
+	return packets ? packets + !(state & NM_OPENING) : 0;
+}
+
 /* The value of an entry: 0 if it is free, 1 if it is idle, else higher the more packets it has had. */
 static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, __u32 now)
 {
@@ -138,12 +144,12 @@ static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, _
 		return 0;
 	if (now - d->last > nm_idle || (!d->packets && d->first))
 		return 1;
-	return 2 + d->packets + d->kept.worth;
+	return 2 + nm_weight(d->packets, d->state) + d->kept.worth;
 }
 
 /*
  * Chooses the least valuable entry of the set as the victim, so that a flood of small flows displaces its own kind, and points the
- * slot of the packet in `cpu->packet` at it. If the ring is full, the smaller of the two is lost: what the victim holds, or this
+ * slot of the packet in `cpu->packet` at it. If the ring is full, what counts less is lost: what the victim holds, or this
  * packet. Returns the packet's fate.
  */
 static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u32 key_size)
@@ -167,7 +173,7 @@ static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u
 	victim = set + p->slot % NM_WAYS * NM_ENTRY_SIZE(key_size);
 	d = NM_DELTA(victim);
 	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
-		if (d->packets > p->packets) {
+		if (nm_weight(d->packets, d->state) > nm_weight(p->packets, p->opening)) {
 			nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 			return NM_FATE_LOST;
 		}
