@@ -43,11 +43,6 @@ impl TcpSent {
         TcpReport::of(socket).sent
     }
 
-    /// Segments that have arrived, including the SYN.
-    pub fn segments_received(socket: &impl AsRawFd) -> u64 {
-        TcpReport::of(socket).received.segments
-    }
-
     /// Adds segments that were sent before there was a socket that counts them.
     pub fn after(self, segments: u64) -> TcpSent {
         TcpSent { segments: self.segments + segments, ..self }
