@@ -15,6 +15,7 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 
 use self::monitor::Options;
+use self::runs::compare::{Amount, WaySeen};
 use self::runs::part::{EVEN, Plan, REALISTIC};
 use self::runs::{Run, Setup, print, report, run};
 use crate::live::binary::{NETMON, Program};
@@ -81,6 +82,26 @@ fn an_agent_that_leaves_flows_out_does_not() {
         assert!(of_part("to the server: sent"), "{:#?}", run.differences);
     }
     assert!(run.link.agrees(), "what is left out is still seen");
+}
+
+/// Whatever is sent again may be answered by a packet that no socket counts; nothing else may be more than was sent, or less than
+/// arrived.
+#[test]
+fn sockets_explain_what_was_sent_again() {
+    let amount = |packets, bytes| Amount { packets, bytes };
+    let way = |seen| WaySeen { sent: amount(10, 1000), arrived: amount(9, 900), seen };
+    for (seen, retransmitted, agrees) in [
+        (amount(10, 1000), 0, true),
+        (amount(9, 900), 0, true),
+        (amount(8, 900), 0, false),
+        (amount(9, 899), 0, false),
+        (amount(11, 1000), 0, false),
+        (amount(11, 1066), 1, true),
+        (amount(12, 1066), 1, false),
+        (amount(11, 1075), 1, false),
+    ] {
+        assert_eq!(way(seen).agrees(retransmitted), agrees, "{seen:?}, {retransmitted} sent again");
+    }
 }
 
 #[test]

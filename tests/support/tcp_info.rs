@@ -65,6 +65,8 @@ pub struct TcpReport {
     pub is_closed: bool,
     /// Segments that the other end has not acknowledged.
     pub unacknowledged: u32,
+    /// Segments that were sent again, on the server also SYN-ACKs.
+    pub retransmitted: u32,
 }
 
 impl TcpReport {
@@ -74,10 +76,10 @@ impl TcpReport {
         let long = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().unwrap());
         // tcpi_state; TCP_CLOSE is 7.
         let is_closed = info[0] == 7;
-        // tcpi_segs_out and tcpi_bytes_sent, tcpi_segs_in and tcpi_bytes_received, tcpi_unacked.
+        // tcpi_segs_out and tcpi_bytes_sent, tcpi_segs_in and tcpi_bytes_received, tcpi_unacked, tcpi_total_retrans.
         let sent = TcpSent { segments: short(136).into(), bytes: long(200) };
         let received = TcpSent { segments: short(140).into(), bytes: long(128) };
-        TcpReport { sent, received, is_closed, unacknowledged: short(24) }
+        TcpReport { sent, received, is_closed, unacknowledged: short(24), retransmitted: short(100) }
     }
 }
 

@@ -37,11 +37,16 @@ pub struct WaySeen {
     pub seen: Amount,
 }
 
+/// An answer to a segment that was sent again, at most: Ethernet, IPv4, and TCP with the options of a SYN-ACK.
+const ANSWER_BYTES: u64 = 74;
+
 impl WaySeen {
-    /// True if the agent, which is between the sockets, saw no less than arrived and no more than was sent.
-    pub fn agrees(&self) -> bool {
-        let within = |of: fn(Amount) -> u64| (of(self.arrived)..=of(self.sent)).contains(&of(self.seen));
-        within(|amount| amount.packets) && within(|amount| amount.bytes)
+    /// True if the agent, which is between the sockets, saw no less than arrived and no more than was sent. What is sent again to a
+    /// connection that is over is answered by the kernel, and no socket counts that.
+    pub fn agrees(&self, retransmitted: u64) -> bool {
+        let within =
+            |of: fn(Amount) -> u64, more: u64| (of(self.arrived)..=of(self.sent) + more).contains(&of(self.seen));
+        within(|amount| amount.packets, retransmitted) && within(|amount| amount.bytes, retransmitted * ANSWER_BYTES)
     }
 }
 
@@ -60,6 +65,10 @@ pub struct PartSeen {
     pub connections: u64,
     /// Flows that the agent counted, by its outcome.
     pub seen: BTreeMap<String, u64>,
+    /// Flows that the agent counted with the server as their client.
+    pub exchanged: u64,
+    /// TCP segments that either end sent again.
+    pub retransmitted: u64,
     /// Connections that did not go as they were meant to, and what happened to the first of them.
     pub astray: u64,
     /// See `astray`.
@@ -97,6 +106,8 @@ impl PartSeen {
             outcome: part.outcome,
             connections: truth.made,
             seen: outcomes(page, &protocol, &format!("dst_workload=\"{server}\"")),
+            exchanged: sum(page, FLOWS, &[&protocol, &format!("src_workload=\"{server}\"")]) as u64,
+            retransmitted: truth.retransmitted,
             astray: truth.astray,
             first_error: truth.first_error.clone(),
             to_server: way(&truth.to_server, "dst_ip"),
@@ -123,13 +134,17 @@ impl PartSeen {
             found.push(format!("{} connections did not go as they were meant to; the first: {error}", self.astray));
         }
         let wanted = BTreeMap::from([(self.outcome.to_owned(), self.connections)]);
-        if self.seen != wanted && (self.connections > 0 || !self.seen.is_empty()) {
+        let is_wanted = self.seen == wanted || self.connections == 0 && self.seen.is_empty();
+        if !is_wanted || self.exchanged > 0 {
             let seen: Vec<String> = self.seen.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-            let seen = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+            let mut seen = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+            if self.exchanged > 0 {
+                seen += &format!(", and {} with the server as their client", self.exchanged);
+            }
             found.push(format!("{} connections ended {}; the agent counted {seen}", self.connections, self.outcome));
         }
         for (name, way) in [("to the server", &self.to_server), ("to the client", &self.to_client)] {
-            if !way.agrees() {
+            if !way.agrees(self.retransmitted) {
                 let say = |amount: Amount| format!("{} packets, {} bytes", amount.packets, amount.bytes);
                 let (sent, arrived, seen) = (say(way.sent), say(way.arrived), say(way.seen));
                 found.push(format!("{name}: sent {sent}; arrived {arrived}; the agent counted {seen}"));
@@ -144,10 +159,11 @@ impl PartSeen {
     }
 }
 
+const FLOWS: &str = "netmon_flows_total";
+
 /// Flows that the agent counted, by outcome.
 fn outcomes(page: &str, protocol: &str, server: &str) -> BTreeMap<String, u64> {
-    const NAME: &str = "netmon_flows_total";
-    let count = |more: &str| sum(page, NAME, &[protocol, server, more]) as u64;
+    let count = |more: &str| sum(page, FLOWS, &[protocol, server, more]) as u64;
     let reasons = ["refused", "timeout", "reset_client", "reset_server", "unreachable"];
     let counts = reasons.map(|reason| (reason.to_owned(), count(&format!("reason=\"{reason}\""))));
     let ok = ("ok".to_owned(), count("status=\"ok\""));
@@ -216,7 +232,7 @@ impl Seen {
 
     /// What changes while the agent still counts.
     pub fn progress(&self) -> (u64, u64) {
-        let flows = self.parts.iter().flat_map(|part| part.seen.values()).sum();
+        let flows = self.parts.iter().map(|part| part.seen.values().sum::<u64>() + part.exchanged).sum();
         (flows, self.parts.iter().map(|part| part.totals()[1].packets).sum())
     }
 }

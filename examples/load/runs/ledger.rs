@@ -33,6 +33,8 @@ pub struct Truth {
     pub astray: u64,
     /// What happened to the first of these.
     pub first_error: Option<String>,
+    /// TCP segments that either end sent again.
+    pub retransmitted: u64,
     /// From clients to servers.
     pub to_server: Way,
     /// From servers to clients.
@@ -76,6 +78,7 @@ impl Ledger {
         let mut truth = self.truth();
         truth.to_server.sent += on_wire(report.sent.after(resets));
         truth.to_client.arrived += received(report, fins);
+        truth.retransmitted += u64::from(report.retransmitted);
     }
 
     /// The server's end of one, in the same way. Its SYN-ACK was sent before there was a socket.
@@ -83,6 +86,7 @@ impl Ledger {
         let mut truth = self.truth();
         truth.to_client.sent += on_wire(report.sent.after(1 + resets));
         truth.to_server.arrived += received(report, fins);
+        truth.retransmitted += u64::from(report.retransmitted);
         truth.served += 1;
     }
 

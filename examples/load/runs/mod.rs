@@ -121,6 +121,8 @@ pub struct Taken {
     pub records_lost: u64,
     /// Flows evicted in all because the table was full.
     pub flows_evicted: u64,
+    /// Times in all that were not measured because the table of connections in the kernel was full.
+    pub unmeasured: u64,
     /// Lines that the metrics took of their budget at the end.
     pub series: u64,
 }
@@ -367,6 +369,7 @@ impl Taken {
             flows: of(|sample| sample.flows),
             records_lost: end.records_lost as u64,
             flows_evicted: end.evicted as u64,
+            unmeasured: end.unmeasured as u64,
             series: end.series as u64,
         }
     }

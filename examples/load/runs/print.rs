@@ -69,10 +69,11 @@ pub fn agent(run: &Run, style: TableStyle) -> Table {
 pub fn losses(run: &Run) -> String {
     let taken = &run.agent;
     format!(
-        "Lost: {} packets, {} records; evicted: {} flows; dropped by the link: {} packets.",
+        "Lost: {} packets, {} records; evicted: {} flows; not measured: {} times; dropped by the link: {} packets.",
         count(run.link.lost),
         count(taken.records_lost),
         count(taken.flows_evicted),
+        count(taken.unmeasured),
         count(run.link.dropped)
     )
 }

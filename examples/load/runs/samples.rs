@@ -27,6 +27,8 @@ pub struct Figures {
     pub flows: f64,
     /// Flows evicted because the table was full.
     pub evicted: f64,
+    /// Times that were not measured because the table of connections in the kernel was full.
+    pub unmeasured: f64,
     /// Lines that the metrics take of their budget.
     pub series: f64,
 }
@@ -47,6 +49,7 @@ impl Figures {
             records_lost: of("netmon_ebpf_events_dropped_total"),
             flows: of("netmon_flows_active"),
             evicted: of("netmon_flows_evicted_total"),
+            unmeasured: sum(page, "netmon_latency_samples_missed_total", &["collision"]),
             series: of("netmon_series"),
         }
     }
