@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 pub mod apiserver;
 #[allow(dead_code)]
+pub mod dashboard;
+#[allow(dead_code)]
 pub mod detect;
 #[allow(dead_code)]
 pub mod flood;
