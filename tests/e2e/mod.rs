@@ -1,6 +1,8 @@
 //! The whole chain, as in a cluster of two nodes: pods that really talk and really fail, an agent on each node, a
-//! Prometheus with the rules and queries of deploy/. It prints what it has checked.
+//! Prometheus with the rules and queries of deploy/. `make test-e2e` runs it and prints what it has checked.
 
+mod alerts;
+mod background;
 mod board;
 mod cluster;
 mod failures;
@@ -98,4 +100,13 @@ fn two_nodes_count_each_flow_once_and_the_dashboard_shows_it() {
         assert!(status.success(), "{log:#?}");
     }
     report.ok("both agents end as they should");
+}
+
+#[test]
+#[ignore = "takes minutes; make test-e2e runs it"]
+fn alerts_fire_on_real_failures() {
+    needs_root!();
+    let mut report = Report::new("alerts fire on real failures");
+    let cluster = Cluster::new();
+    alerts::fire(&mut report, &cluster);
 }
