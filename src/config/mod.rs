@@ -12,6 +12,7 @@ mod programs;
 mod select;
 mod settings;
 mod value;
+mod yaml;
 
 use std::path::PathBuf;
 use std::time::Duration;
