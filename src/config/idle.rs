@@ -15,7 +15,7 @@ const IDLE: [Idle; 5] = [
         "kubernetes.enabled is off",
     ),
     (
-        &["export.prometheus.address", "export.prometheus.port"],
+        &["export.prometheus.address", "export.prometheus.port", "export.prometheus.web_config"],
         |config| !config.metrics_enabled,
         "export.prometheus.enabled is false",
     ),

@@ -12,6 +12,7 @@ mod programs;
 mod select;
 mod settings;
 mod value;
+mod web;
 mod yaml;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use labels::{External, Label, Labels};
 pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
+pub use web::{FileAt, TlsConfig, TlsVersion, WebConfig};
 
 use crate::bpf::numbers::{CACHE_SLOT_BYTES, MOST_CACHE_SLOTS};
 use crate::names::{Enabled, NamedNetwork, Scope};
@@ -46,6 +48,8 @@ pub struct Config {
     pub metrics_enabled: bool,
     /// Address of the metrics server: `:9090`, `127.0.0.1:9090`.
     pub metrics_addr: String,
+    /// Path of the web configuration file, which protects the metrics server; `None`: anyone who reaches it may read.
+    pub web_config: Option<PathBuf>,
     /// Address of the debug server; `None` for no server.
     pub debug_server: Option<String>,
     /// Path of the control socket; `None` for no socket.
@@ -116,6 +120,7 @@ impl Default for Config {
             sampling_rate: 1.0,
             metrics_enabled: true,
             metrics_addr: ":9090".to_owned(),
+            web_config: None,
             debug_server: None,
             socket: Some(PathBuf::from(DEFAULT_SOCKET)),
             node_name: host_name(),

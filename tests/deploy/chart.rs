@@ -80,6 +80,8 @@ fn it_is_equal_to_the_output_of_kustomize() {
         (json!({"privilege": {"seccomp": "Unconfined"}}), "seccomp-unconfined"),
         (json!({"privilege": {"privileged": true}}), "privileged"),
     ];
+    let web = json!({"webConfig": {"secret": "netmon-web-config"}, "serviceMonitor": {"enabled": true}});
+    assert_same("web-config", rendered(&web), with(&["servicemonitor", "web-config"]));
     for (values, component) in choices {
         assert_same(component, rendered(&values), with(&[component]));
     }

@@ -19,7 +19,7 @@ use crate::needs_root;
 use crate::support::netns::Netns;
 
 /// A Prometheus in a namespace, with its storage, which ends when this value is dropped.
-struct Prometheus<'a> {
+pub(super) struct Prometheus<'a> {
     ns: &'a Netns,
     child: Child,
     folder: PathBuf,
@@ -30,13 +30,18 @@ const LISTENS: &str = "127.0.0.1:9190";
 impl<'a> Prometheus<'a> {
     /// Scrapes `target` several times a second.
     fn start(ns: &'a Netns, target: SocketAddr) -> Prometheus<'a> {
+        Prometheus::with(ns, target, "scheme: http")
+    }
+
+    /// The same, with further settings of the job.
+    pub(super) fn with(ns: &'a Netns, target: SocketAddr, job: &str) -> Prometheus<'a> {
         let folder = std::env::temp_dir().join(format!("netmon-prometheus-{}", ns.name));
         fs::create_dir_all(&folder).unwrap();
         let rules = at("deploy/prometheus/netmon.rules.yaml");
         let text = format!(
             "global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s}}
 rule_files: [{}]
-scrape_configs: [{{job_name: netmon, static_configs: [{{targets: ['{target}']}}]}}]
+scrape_configs: [{{job_name: netmon, static_configs: [{{targets: ['{target}']}}], {job}}}]
 ",
             rules.display()
         );
@@ -77,7 +82,7 @@ scrape_configs: [{{job_name: netmon, static_configs: [{{targets: ['{target}']}}]
     }
 
     /// The value of a query with a single result.
-    fn single(&self, query: &str) -> Option<f64> {
+    pub(super) fn single(&self, query: &str) -> Option<f64> {
         match self.query(query)[..] {
             [(_, value)] => Some(value),
             _ => None,
