@@ -250,7 +250,7 @@ pub(super) fn identification(config: &Config, names: Option<&Arc<Names>>) -> Ide
         External::Group => true,
         External::Address => false,
     };
-    Identification { labels: config.labels, grouped }
+    Identification { labels: config.labels, chosen: config.chosen.clone(), grouped }
 }
 
 fn build(config: &Config) -> Build {

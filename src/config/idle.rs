@@ -10,7 +10,7 @@ type Idle = (&'static [&'static str], fn(&Config) -> bool, &'static str);
 const IDLE: [Idle; 5] = [
     (&["features.security_monitoring"], |_| true, "this version does not implement it"),
     (
-        &["kubernetes.kubeconfig", "kubernetes.scope"],
+        &["kubernetes.kubeconfig", "kubernetes.labels", "kubernetes.scope"],
         |config| config.kubernetes == Enabled::Off,
         "kubernetes.enabled is off",
     ),

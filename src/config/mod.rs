@@ -1,6 +1,7 @@
 //! The configuration: raw arguments first, then one validated configuration that the rest of the program uses.
 
 mod args;
+mod chosen;
 mod faults;
 mod features;
 mod file;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Args, Command};
+pub use chosen::{ChosenLabel, ChosenLabels};
 pub use features::{Buckets, Features, Precision};
 pub use format::{Format, Layout};
 pub use keys::Key;
@@ -98,6 +100,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Which pods get names.
     pub scope: Scope,
+    /// Labels of pods and namespaces that are labels of metrics, too.
+    pub chosen: ChosenLabels,
     /// Names of networks outside of the cluster.
     pub networks: Vec<NamedNetwork>,
     /// True to watch pods without a link on the host in their own network namespaces.
@@ -145,6 +149,7 @@ impl Default for Config {
             kubernetes: Enabled::default(),
             kubeconfig: None,
             scope: Scope::default(),
+            chosen: ChosenLabels::default(),
             networks: Vec::new(),
             pod_namespaces: false,
             nat: true,
