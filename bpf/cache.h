@@ -131,19 +131,28 @@ static __always_inline int nm_ignored_as(int verdict)
 	return NM_BECOMES(verdict == NM_NO_IP ? NM_FATE_NOT_IP : NM_FATE_MALFORMED, 0);
 }
 
-/* The value of an entry: 0 if it is free, 1 if it is idle, else higher the more packets it has had. */
+/* What packets count for. Attempts to connect count less, so that a flood of them displaces its own kind. */
+static __always_inline __u32 nm_weight(__u32 packets, __u8 tcp_flags)
+{
+	return packets ? packets + !(tcp_flags & NM_TCP_SYN) : 0;
+}
+
+/*
+ * The value of an entry: 0 if it is free, 1 if it is idle and was reported, else higher the more packets it has had. One that was not
+ * reported waits for the sweep: to displace it needs room in a ring.
+ */
 static __always_inline __u32 nm_worth(const struct nm_delta *d, __u32 ifindex, __u32 now)
 {
 	if (!ifindex)
 		return 0;
-	if (now - d->last > nm_idle || (!d->packets && d->first))
+	if (!d->packets && (d->first || now - d->last > nm_idle))
 		return 1;
-	return 2 + d->packets + d->kept.worth;
+	return 2 + nm_weight(d->packets, d->tcp_flags) + d->kept.worth;
 }
 
 /*
  * Chooses the least valuable entry of the set as the victim, so that a flood of small flows displaces its own kind, and points the
- * slot of the packet in `cpu->packet` at it. If the ring is full, the smaller of the two is lost: what the victim holds, or this
+ * slot of the packet in `cpu->packet` at it. If the ring is full, what counts less is lost: what the victim holds, or this
  * packet. Returns the packet's fate.
  */
 static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u32 key_size)
@@ -167,7 +176,7 @@ static __always_inline int nm_make_room(struct nm_cpu *cpu, void *set, const __u
 	victim = set + p->slot % NM_WAYS * NM_ENTRY_SIZE(key_size);
 	d = NM_DELTA(victim);
 	if (least && nm_has_news(d) && !nm_report_entry(p->cpu, p->slot, key_size == sizeof(struct nm_key6), NM_DISPLACED)) {
-		if (d->packets > p->packets) {
+		if (nm_weight(d->packets, d->tcp_flags) > nm_weight(p->packets, p->tcp_flags)) {
 			nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 			return NM_FATE_LOST;
 		}

@@ -2,13 +2,15 @@
 //! makes way for the next one, and what a client asks for beyond its bounds is refused to it, not taken from others.
 
 mod budget;
+mod client;
 mod slots;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use budget::{Budget, Share};
-pub use slots::{Client, Close, ConnectionLimits, GREETING, Phase, Slots};
+pub use client::{Client, GREETING, Phase};
+pub use slots::{Close, ConnectionLimits, Slots};
 
 /// Where a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,121 +1,10 @@
 //! Places for connections: how many there are, how many one address may have, and who makes way when all are taken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::client::{Client, Phase};
 use super::{Peer, Reason};
-
-/// A client that has connected this recently may be about to send its request.
-pub const GREETING: Duration = Duration::from_millis(2);
-/// A client that has read nothing of its answer for this long loses its place if another one needs it.
-const STALLED: Duration = Duration::from_millis(250);
-/// So does one whose answer has taken this long, even if it goes on.
-const LONG: Duration = Duration::from_secs(5);
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Phase {
-    /// It is open, and nothing has come.
-    Silent,
-    /// A part of a request was read; the rest has not come.
-    Asking,
-    /// Its answer is with the kernel.
-    Idle,
-    /// Its answer is being written.
-    Answering,
-    /// Its answer is a stream; all of it so far is with the kernel, and the rest is not made yet.
-    Streaming,
-    /// Its answer is being made.
-    Making,
-    /// It was closed to make way for another one. This phase is final.
-    Gone,
-}
-
-const PHASES: [Phase; 7] =
-    [Phase::Silent, Phase::Asking, Phase::Idle, Phase::Answering, Phase::Streaming, Phase::Making, Phase::Gone];
-
-/// What is known of a connection to decide whether it has to make way.
-#[derive(Debug)]
-pub struct Client {
-    opened: Instant,
-    phase: AtomicU8,
-    /// When the phase began, and when anything moved, in nanoseconds since it was opened.
-    since_ns: AtomicU64,
-    moved_ns: AtomicU64,
-}
-
-impl Client {
-    /// A connection that was opened at `now`.
-    pub fn new(now: Instant) -> Client {
-        Client {
-            opened: now,
-            phase: AtomicU8::new(Phase::Silent as u8),
-            since_ns: AtomicU64::new(0),
-            moved_ns: AtomicU64::new(0),
-        }
-    }
-
-    /// Its phase.
-    pub fn phase(&self) -> Phase {
-        PHASES[usize::from(self.phase.load(Relaxed))]
-    }
-
-    /// Enters a phase. False: it is in that phase already, or is gone.
-    pub fn enter(&self, phase: Phase, now: Instant) -> bool {
-        let next = |before: u8| (before != phase as u8 && before != Phase::Gone as u8).then_some(phase as u8);
-        let Ok(before) = self.phase.fetch_update(Relaxed, Relaxed, next) else { return false };
-        // A stream is as old as its first byte, however often it has to wait for more.
-        let streams = |phase: u8| phase == Phase::Answering as u8 || phase == Phase::Streaming as u8;
-        if !(streams(before) && streams(phase as u8)) {
-            self.since_ns.store(self.at(now), Relaxed);
-        }
-        self.moved(now);
-        true
-    }
-
-    /// Records that it has sent or read something.
-    pub fn moved(&self, now: Instant) {
-        self.moved_ns.store(self.at(now), Relaxed);
-    }
-
-    /// It was closed to make way for another.
-    pub fn has_made_way(&self) -> bool {
-        self.phase() == Phase::Gone
-    }
-
-    /// Makes it go, unless it has left this phase meanwhile.
-    fn go(&self, phase: Phase) -> bool {
-        self.phase.compare_exchange(phase as u8, Phase::Gone as u8, Relaxed, Relaxed).is_ok()
-    }
-
-    fn at(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.opened).as_nanos() as u64
-    }
-
-    fn ago(&self, at: &AtomicU64, now: Instant) -> Duration {
-        Duration::from_nanos(self.at(now).saturating_sub(at.load(Relaxed)))
-    }
-
-    /// The connection with the greatest rank makes way first; one without a rank stays. Connections that have sent nothing for a while
-    /// go before all others. Within a class, the one that has been in its phase for the longest time goes first: otherwise a few of
-    /// one kind could keep their places, and newcomers would compete for the rest.
-    fn rank(&self, now: Instant) -> Option<(u8, Duration)> {
-        let (since, still) = (self.ago(&self.since_ns, now), self.ago(&self.moved_ns, now));
-        match self.phase() {
-            Phase::Silent if still >= STALLED => Some((2, still)),
-            Phase::Silent if still >= GREETING => Some((1, still)),
-            // The age of the request counts, so that a byte now and then does not keep the place.
-            Phase::Asking => Some((1, since)),
-            Phase::Idle => Some((1, still)),
-            Phase::Answering if still >= STALLED => Some((1, still)),
-            // A stream that waits for what is to come is no client's fault.
-            Phase::Answering | Phase::Streaming | Phase::Making if since >= LONG => Some((0, since)),
-            Phase::Silent | Phase::Answering | Phase::Streaming | Phase::Making | Phase::Gone => None,
-        }
-    }
-}
 
 /// A connection that can be closed.
 pub trait Close {
@@ -154,7 +43,8 @@ impl<C: Close> Slots<C> {
         Slots { places, taken: Vec::new(), next: 0 }
     }
 
-    /// Makes sure that a newcomer has a place. Returns the connection that is to be closed for it, if any, with its phase.
+    /// Makes sure that a newcomer has a place. Returns the connection that is to be closed for it, if any, with its phase: one that
+    /// does not use its place, or else one of an address that has more of them than the newcomer's.
     ///
     /// # Errors
     ///
@@ -166,7 +56,8 @@ impl<C: Close> Slots<C> {
             return self.close(now, |slot| slot.peer == peer).map(Some).ok_or(Reason::Address);
         }
         if all >= if own { self.places.own } else { self.places.others } {
-            return self.close(now, |slot| (slot.peer == Peer::Own) == own).map(Some).ok_or(Reason::Full);
+            let closed = self.close(now, |slot| (slot.peer == Peer::Own) == own);
+            return closed.or_else(|| self.close_of_many(now, same)).map(Some).ok_or(Reason::Full);
         }
         Ok(None)
     }
@@ -198,6 +89,21 @@ impl<C: Close> Slots<C> {
         (self.taken.len(), self.count(|slot| slot.peer == Peer::Own))
     }
 
+    /// Makes a client go whose address has most connections, and at least two more than the newcomer's: whatever they are doing, they
+    /// take more than their part. Otherwise a burst from many addresses could turn away a client that comes once.
+    fn close_of_many(&mut self, now: Instant, newcomers: usize) -> Option<(Phase, C)> {
+        let others = self.taken.iter().filter(|slot| slot.peer != Peer::Own);
+        let (peer, has) =
+            others.map(|slot| (slot.peer, self.count(|other| other.peer == slot.peer))).max_by_key(|of| of.1)?;
+        if has < newcomers + 2 {
+            return None;
+        }
+        let ages = self.taken.iter().enumerate().filter(|(_, slot)| slot.peer == peer);
+        let (place, _) = ages.max_by_key(|(_, slot)| slot.client.age(now))?;
+        let phase = self.taken[place].client.leave()?;
+        Some((phase, self.taken.remove(place).close))
+    }
+
     fn count(&self, is: impl Fn(&Slot<C>) -> bool) -> usize {
         self.taken.iter().filter(|slot| is(slot)).count()
     }
@@ -220,6 +126,9 @@ impl<C: Close> Slots<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::client::STALLED;
     use super::*;
 
     impl Close for u64 {
@@ -325,6 +234,22 @@ mod tests {
         }
         assert_eq!(door.come(4, host(2)), Err(Reason::Address));
         assert_eq!(door.come(4, host(3)), Ok(None));
+    }
+
+    #[test]
+    fn an_address_with_many_makes_way_for_one_with_fewer() {
+        let mut door = Door::new();
+        for number in [1, 1, 2, 2] {
+            door.come(0, host(number)).unwrap();
+        }
+        for (client, seconds) in door.clients.iter().zip([1, 1, 1, 2]) {
+            client.enter(Phase::Making, door.at(seconds));
+        }
+        assert_eq!(door.come(3, host(1)), Err(Reason::Address));
+        assert!(matches!(door.come(3, host(3)), Ok(Some(0..=2))));
+        assert!(matches!(door.come(3, host(4)), Ok(Some(0..=3))));
+        assert_eq!(door.come(3, host(5)), Err(Reason::Full), "each has one");
+        assert_eq!(door.come(3, host(3)), Err(Reason::Full), "each has one");
     }
 
     #[test]

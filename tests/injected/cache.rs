@@ -119,6 +119,50 @@ fn a_flood_of_small_flows_leaves_a_large_one_in_place() {
     }
 }
 
+/// Attempts to connect are what is lost if the rings are full, even if the connections beside them send little or are idle.
+#[test]
+fn a_flood_with_full_rings_loses_nothing_of_connections() {
+    needs_root!();
+    for idle in [HOUR, Duration::ZERO] {
+        for (packet, syn) in families().into_iter().zip(opening()) {
+            flood_beside_connections(idle, &packet, syn);
+        }
+    }
+}
+
+fn opening() -> [Vec<u8>; 2] {
+    let tcp = tcp(SYN, &[], &[]);
+    [ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp)), ethernet(&[], IPV6, &ipv6(TCP, &tcp))]
+}
+
+fn flood_beside_connections(idle: Duration, packet: &[u8], mut syn: Vec<u8>) {
+    let (mut kernel, injector) = load(ProgramOptions { cache_slots: 256, ring_records: 1, idle, ..patient() });
+    let v6 = packet[12] == 0x86;
+    let mut packets = vec![packet.to_vec(); 20];
+    for (number, packet) in (1 << 24..).zip(&mut packets) {
+        stamp(packet, 14, v6, number);
+    }
+    stamp(&mut syn, 14, v6, 99);
+    let vary = Vary::load(&kernel.bpf.program(Hook::Ingress, true).unwrap());
+    vary.aim(0, Order::InTurn, 1_000_000);
+    let flood = vary.injector();
+    let mut records = Vec::new();
+    for round in 0..100 {
+        flood.inject(&syn, Frame::default(), 1000).unwrap();
+        send(&injector, &packets);
+        if round % 5 == 0 {
+            records.append(&mut kernel.drain());
+            // The ring is full again afterwards; what was reported has nothing new.
+            kernel.sweeper().sweep(Sweep::Due).unwrap();
+        }
+    }
+    records.append(&mut kernel.flush());
+    assert!(kernel.books().ring_full.packets > 50_000, "the rings were meant to be full");
+    assert_conserved(&kernel.books(), total(&records));
+    records.retain(|record| record.tcp_flags & ACK != 0);
+    assert_eq!(total(&records).packets, 100 * packets.len() as u64);
+}
+
 #[test]
 fn a_reset_is_reported_at_once_and_only_once() {
     needs_root!();

@@ -53,16 +53,6 @@ impl TcpSent {
         TcpSent { segments: segments.into(), bytes }
     }
 
-    /// Segments that have arrived, including the SYN: tcpi_segs_in.
-    pub fn segments_received(socket: &TcpStream) -> u64 {
-        u32::from_ne_bytes(tcp_info(socket)[140..144].try_into().unwrap()).into()
-    }
-
-    /// Adds segments that were sent before there was a socket that counts them.
-    pub fn after(self, segments: u64) -> TcpSent {
-        TcpSent { segments: self.segments + segments, ..self }
-    }
-
     /// Packets and bytes on the wire.
     pub fn on_wire(&self, link_header: u64, address: IpAddr) -> Tally {
         let header = link_header + ip_header(address) + TCP_HEADER;
