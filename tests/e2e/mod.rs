@@ -60,7 +60,7 @@ fn start<'a>(cluster: &'a Cluster, rules: &str) -> ([Program; 2], Prometheus<'a>
     std::thread::scope(|scope| {
         let agents = [&cluster.a, &cluster.b].map(|node| scope.spawn(move || cluster.agent(node)));
         let targets = [cluster.a.metrics(), cluster.b.metrics()];
-        let prometheus = Prometheus::scraping(&cluster.prometheus, &targets, SCRAPE, rules);
+        let prometheus = Prometheus::scraping(&cluster.prometheus, &targets, "scheme: http", SCRAPE, rules);
         (agents.map(|starting| starting.join().unwrap()), prometheus)
     })
 }

@@ -46,6 +46,7 @@ mod refusals;
 mod reload;
 mod requests;
 mod routed;
+mod secured;
 mod states;
 mod stop;
 mod table;

@@ -32,12 +32,17 @@ const LISTENS: &str = "127.0.0.1:9190";
 impl<'a> Prometheus<'a> {
     /// Scrapes `target` several times a second.
     fn start(ns: &'a Netns, target: SocketAddr) -> Prometheus<'a> {
+        Prometheus::with(ns, target, "scheme: http")
+    }
+
+    /// The same, with further settings of the job.
+    pub(super) fn with(ns: &'a Netns, target: SocketAddr, job: &str) -> Prometheus<'a> {
         let rules = fs::read_to_string(at("deploy/prometheus/netmon.rules.yaml")).unwrap();
-        Prometheus::scraping(ns, &[target], Duration::from_millis(200), &rules)
+        Prometheus::scraping(ns, &[target], job, Duration::from_millis(200), &rules)
     }
 
     /// Scrapes all `targets` this often, and evaluates these rules every second; returns when each has been scraped.
-    pub fn scraping(ns: &'a Netns, targets: &[SocketAddr], every: Duration, rules: &str) -> Prometheus<'a> {
+    pub fn scraping(ns: &'a Netns, targets: &[SocketAddr], job: &str, every: Duration, rules: &str) -> Prometheus<'a> {
         let folder = std::env::temp_dir().join(format!("netmon-prometheus-{}", ns.name));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("rules.yaml"), rules).unwrap();
@@ -46,7 +51,7 @@ impl<'a> Prometheus<'a> {
         let text = format!(
             "global: {{scrape_interval: {every}ms, scrape_timeout: {every}ms, evaluation_interval: 1s}}
 rule_files: [rules.yaml]
-scrape_configs: [{{job_name: netmon, static_configs: [{{targets: [{addresses}]}}]}}]
+scrape_configs: [{{job_name: netmon, static_configs: [{{targets: [{addresses}]}}], {job}}}]
 "
         );
         fs::write(folder.join("prometheus.yaml"), text).unwrap();

@@ -23,6 +23,8 @@ pub mod probe;
 pub mod talk;
 #[allow(dead_code)]
 pub mod vary;
+#[allow(dead_code)]
+pub mod web;
 
 use std::fs::OpenOptions;
 use std::io::Write;
