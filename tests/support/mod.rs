@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 pub mod apiserver;
 #[allow(dead_code)]
+pub mod dashboard;
+#[allow(dead_code)]
 pub mod detect;
 #[allow(dead_code)]
 pub mod flood;
@@ -21,6 +23,8 @@ pub mod probe;
 pub mod talk;
 #[allow(dead_code)]
 pub mod vary;
+#[allow(dead_code)]
+pub mod web;
 
 use std::fs::OpenOptions;
 use std::io::Write;
