@@ -153,8 +153,29 @@ benchmark-compare: ## Compare the benchmark with that of BASE=main, run in turn,
 	@scripts/deps bench
 	scripts/benchmark-compare $(BASE) $(ARGS)
 
+# The programs are built as for use; the example alone has what only development needs.
+LOAD = scripts/as-root $(TARGET_DIR)/release/examples/load
+LOAD_FLAGS = $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(DURATION),--duration $(DURATION))
+.PHONY: load-tools test-load monitor-performance performance-report comprehensive-benchmark
+load-tools:
+	@scripts/deps load
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --example load
+
+test-load: load-tools ## Load an agent between namespaces, and compare what it counted; CONNECTIONS=10000 in all, DURATION=10s
+	$(LOAD) test $(LOAD_FLAGS) $(ARGS)
+
+monitor-performance: load-tools ## Show what a running agent takes, live, until Ctrl-C or for DURATION=1m; ARGS="--interval 5s"
+	$(LOAD) monitor $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
+performance-report: load-tools ## The same load as test-load, with a report and its picture in results/
+	$(LOAD) report $(LOAD_FLAGS) $(ARGS)
+
+comprehensive-benchmark: load-tools ## A realistic mix with failures, compared and reported: results/benchmark-DATE.json, .md, .svg
+	$(LOAD) benchmark $(LOAD_FLAGS) $(ARGS)
+
 clean: ## Remove what was built
 	$(CARGO) clean
 
 help: ## Print this
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

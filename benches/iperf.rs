@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::load::Agent;
+use crate::load;
 use crate::report::{Budget, Budget::AtLeast, Report, Spread};
 use crate::support::netns::{Netns, pair};
 
@@ -47,7 +47,7 @@ fn measure(a: &Netns, b: &Netns, seconds: u32, pairs: usize) -> Result<Vec<[f64;
         .map(|i| {
             let mut pair = [0.0; 2];
             for with in if i % 2 == 0 { [false, true] } else { [true, false] } {
-                let agent = with.then(|| Agent::start(a, "va")).transpose()?;
+                let agent = with.then(|| load::start(a, "va")).transpose()?;
                 pair[usize::from(with)] = throughput(b, seconds)?;
                 if let Some(agent) = agent {
                     agent.stop()?;

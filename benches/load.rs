@@ -1,100 +1,39 @@
 //! The agent itself, in a namespace, when idle and with 1,000 connections a second.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netmon::bpf::ProgramTiming;
 
+use crate::agent::{Agent, Start};
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::subject::COUNTED_WITHIN;
 use crate::support::netns::{Netns, pair};
+use crate::support::scrape::sum;
 
 const RATE: u32 = 1000;
 const REQUEST: &[u8] = b"how are you?";
-const PORT: u16 = 9090;
 const MIB: f64 = 1048576.0;
 
-/// The netmon program, running.
-pub struct Agent<'a> {
-    child: Child,
-    ns: &'a Netns,
+/// An agent that watches `link` in a namespace, ready.
+pub fn start<'a>(ns: &'a Netns, link: &str) -> Result<Agent<'a>> {
+    let socket = std::env::temp_dir().join(format!("netmon-bench-{}.sock", std::process::id()));
+    let program = Path::new(env!("CARGO_BIN_EXE_netmon"));
+    Agent::start(ns, &Start { program, arguments: &[], link, socket: &socket, is_shielded: false })
 }
 
-impl<'a> Agent<'a> {
-    /// Starts an agent that watches `link` in a namespace; returns once it is ready.
-    pub fn start(ns: &'a Netns, link: &str) -> Result<Agent<'a>> {
-        let mut command = ns.command(env!("CARGO_BIN_EXE_netmon"));
-        command.args(["--interface", link, "--metrics-addr", &format!("127.0.0.1:{PORT}"), "--log-level", "warn"]);
-        let child = command.stdin(Stdio::null()).spawn().context("start netmon")?;
-        let mut agent = Agent { child, ns };
-        let start = Instant::now();
-        while agent.get("/readyz").is_err() {
-            if let Some(status) = agent.child.try_wait()? {
-                bail!("netmon ended: {status}");
-            }
-            ensure!(start.elapsed() < Duration::from_secs(20), "netmon did not become ready");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(agent)
-    }
-
-    fn get(&self, path: &str) -> Result<String> {
-        self.ns.run(|| {
-            let mut stream = TcpStream::connect(("127.0.0.1", PORT))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n")?;
-            let mut lines = BufReader::new(stream);
-            let mut status = String::new();
-            lines.read_line(&mut status)?;
-            ensure!(status.contains(" 200 "), "{path}: {}", status.trim());
-            let mut body = String::new();
-            lines.read_to_string(&mut body)?;
-            Ok(body)
-        })
-    }
-
-    /// The sum over the metric's series whose labels contain this text.
-    fn metric(&self, name: &str, label: &str) -> Result<f64> {
-        let page = self.get("/metrics")?;
-        let lines = page
-            .lines()
-            .filter(|l| l.strip_prefix(name).is_some_and(|l| l.starts_with([' ', '{'])) && l.contains(label));
-        lines.map(|l| Ok(l.rsplit(' ').next().unwrap_or_default().parse::<f64>()?)).sum()
-    }
-
-    /// CPU time of all threads of the agent, in nanoseconds. `ip netns exec` execs the program, so the process is the same.
-    fn cpu_ns(&self) -> Result<f64> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
-        tasks
-            .map(|task| {
-                let times = std::fs::read_to_string(task?.path().join("schedstat"))?;
-                Ok(times.split(' ').next().unwrap_or_default().parse::<f64>()?)
-            })
-            .sum()
-    }
-
-    fn resident(&self) -> Result<f64> {
-        let process = procfs::process::Process::new(self.child.id() as i32)?;
-        Ok((process.stat()?.rss * procfs::page_size()) as f64)
-    }
-
-    /// Sends SIGTERM and waits for the exit.
-    pub fn stop(mut self) -> Result<()> {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), nix::sys::signal::SIGTERM)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "netmon ended: {status}");
-        Ok(())
-    }
+/// The sum over the metric's series whose labels contain this text.
+fn metric(agent: &Agent, name: &str, label: &str) -> Result<f64> {
+    Ok(sum(&agent.get("/metrics")?, name, &[label]))
 }
 
-impl Drop for Agent<'_> {
-    fn drop(&mut self) {
-        // After `stop` the process has already exited.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Resident memory, in bytes.
+fn resident(agent: &Agent) -> Result<f64> {
+    let process = procfs::process::Process::new(agent.pid() as i32)?;
+    Ok((process.stat()?.rss * procfs::page_size()) as f64)
 }
 
 /// CPU usage over a period, in percent of one CPU.
@@ -106,31 +45,31 @@ struct Share {
 pub fn run(report: &mut Report) -> Result<()> {
     let (a, b) = pair();
     let timing = ProgramTiming::start()?;
-    let agent = Agent::start(&a, "va")?;
+    let agent = start(&a, "va")?;
     let stretch = Duration::from_secs(if report.quick { 2 } else { 4 });
     let stretches = report.rounds(4);
 
     std::thread::sleep(Duration::from_secs(3)); // packets sent as the interfaces came up are reported and swept by then
-    let resident = agent.resident()?;
+    let resident = resident(&agent)?;
     let idle = watch(&agent, stretches, |_| {
         std::thread::sleep(stretch);
         Ok(())
     })?;
-    let before = agent.metric("netmon_flows_total", "tcp")?;
+    let before = metric(&agent, "netmon_flows_total", "tcp")?;
     let listener = a.run(|| TcpListener::bind("10.9.0.1:0"))?;
     let connections = RATE * stretch.as_secs() as u32;
     let busy = watch(&agent, stretches, |_| connect(&listener, &b, connections))?;
     let opened = f64::from(connections) * stretches as f64;
     let start = Instant::now();
     let seen = loop {
-        let seen = agent.metric("netmon_flows_total", "tcp")? - before;
+        let seen = metric(&agent, "netmon_flows_total", "tcp")? - before;
         if seen >= opened || start.elapsed() > COUNTED_WITHIN {
             break seen;
         }
         std::thread::sleep(Duration::from_secs(1));
     };
-    let lost = agent.metric("netmon_packets_lost_total", "")?;
-    let p99 = agent.metric("netmon_processing_duration_seconds", "0.99")? * 1e9;
+    let lost = metric(&agent, "netmon_packets_lost_total", "")?;
+    let p99 = metric(&agent, "netmon_processing_duration_seconds", "0.99")? * 1e9;
     drop(timing);
     agent.stop()?;
     ensure!(
@@ -155,12 +94,12 @@ fn watch(agent: &Agent, stretches: usize, mut work: impl FnMut(usize) -> Result<
     let mut share = Share { agent: Vec::new(), programs: Vec::new() };
     for i in 0..stretches {
         // The scrapes are not part of the measurement.
-        let programs = agent.metric("netmon_ebpf_program_seconds_total", "gress")?;
+        let programs = metric(agent, "netmon_ebpf_program_seconds_total", "gress")?;
         let (cpu, start) = (agent.cpu_ns()?, Instant::now());
         work(i)?;
         let percent = 100.0 / start.elapsed().as_secs_f64();
         share.agent.push((agent.cpu_ns()? - cpu) / 1e9 * percent);
-        let programs = agent.metric("netmon_ebpf_program_seconds_total", "gress")? - programs;
+        let programs = metric(agent, "netmon_ebpf_program_seconds_total", "gress")? - programs;
         share.programs.push(programs * percent);
     }
     Ok(share)

@@ -21,6 +21,12 @@ mod subject;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+// The agent as a process, and the machine, as the load tools see them.
+#[path = "../examples/load/runs/agent.rs"]
+mod agent;
+#[path = "../examples/load/runs/machine.rs"]
+mod machine;
+
 // The tests' API server, with a large cluster.
 #[allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 #[path = "../tests/names/clusters.rs"]

@@ -6,6 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::machine::Machine;
+
 /// Median, minimum and maximum of several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
@@ -83,15 +85,9 @@ impl Report {
 
     /// Prints the machine that the numbers were measured on.
     pub fn host(&self) {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo
-            .lines()
-            .find_map(|l| l.strip_prefix("model name"))
-            .map_or("", |m| m.trim_start_matches([' ', '\t', ':']));
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        println!("Linux {} on {cpus} x {model}", read("/proc/sys/kernel/osrelease").trim());
-        println!("Load average before the run: {}", read("/proc/loadavg").trim());
+        let Machine { kernel, cpus, model, load_average, .. } = Machine::here();
+        println!("Linux {kernel} on {cpus} x {model}");
+        println!("Load average before the run: {load_average}");
     }
 
     pub fn table(&mut self, title: &str, unit: &str) {

@@ -14,6 +14,7 @@ mod http;
 mod injected;
 mod kernels;
 mod live;
+mod load;
 mod names;
 mod replay;
 mod support;

@@ -19,7 +19,7 @@ pub fn with(components: &[&str]) -> Vec<Value> {
 }
 
 /// A folder for a kustomization: it may refer to others by relative paths only.
-fn tempfile() -> std::path::PathBuf {
+pub fn tempfile() -> std::path::PathBuf {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = at(&format!("target/kustomize-{}-{number}", std::process::id()));

@@ -5,6 +5,7 @@ mod config;
 mod container;
 mod dashboard;
 mod manifests;
+mod workloads;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netmon::bpf::TimestampSource;
 use netmon::config::{Buckets, Config, Features, Precision};
@@ -15,6 +15,7 @@ use super::net::quiet_pair;
 use super::traffic::transfer;
 use crate::needs_root;
 use crate::support::netns::Netns;
+use crate::support::scrape::{self, PAGE_AGE};
 
 /// A scrape.
 pub struct Page {
@@ -22,8 +23,6 @@ pub struct Page {
     pub body: String,
 }
 
-/// Time for which an agent serves the same page of metrics again.
-const PAGE_AGE: Duration = Duration::from_millis(1010);
 /// When a page was last fetched from each address.
 static FETCHED: Mutex<BTreeMap<(String, SocketAddr), Instant>> = Mutex::new(BTreeMap::new());
 
@@ -34,19 +33,15 @@ pub fn get(ns: &Netns, address: SocketAddr, path: &str) -> Page {
     if let Some(fetched) = fetched.filter(|_| path == "/metrics") {
         std::thread::sleep(PAGE_AGE.saturating_sub(fetched.elapsed()));
     }
-    let text = ns.run(|| {
-        let mut stream = TcpStream::connect(address).unwrap();
+    let (head, body) = ns.run(|| {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: netmon\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+        scrape::get(stream, path).unwrap()
     });
     if path == "/metrics" {
         FETCHED.lock().unwrap().insert(place, Instant::now());
     }
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    Page { head: head.to_owned(), body: body.to_owned() }
+    Page { head, body }
 }
 
 impl Page {
@@ -67,11 +62,7 @@ impl Page {
 
     /// The sum of all samples of a metric whose labels contain each of `labels`.
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let lines = self.body.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+        scrape::sum(&self.body, name, labels)
     }
 
     /// Asserts the rules of the text format: one HELP and one TYPE for each metric, before its samples, which are

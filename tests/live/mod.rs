@@ -35,7 +35,6 @@ pub mod metrics;
 mod moments;
 mod named;
 pub mod nat;
-pub mod net;
 mod offloads;
 mod outcomes;
 mod packet_trace;
@@ -57,19 +56,4 @@ mod verdicts;
 mod version;
 mod wrong;
 
-use std::time::{Duration, Instant};
-
-/// Longer than anything takes here, even on a slow and busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Repeats `seen` until it returns something; panics with `awaited` if it never does.
-pub fn eventually<T>(awaited: &str, mut seen: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = seen() {
-            return value;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {awaited}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+pub use crate::support::{PATIENCE, eventually, net};

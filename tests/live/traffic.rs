@@ -2,76 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use netmon::bpf::Tally;
 use netmon::flow::{Flow, Sent};
-use nix::libc;
 
 use super::{PATIENCE, eventually};
 use crate::support::netns::Netns;
-
-/// Ethernet header.
-pub const ETH: u64 = 14;
-/// TCP header with timestamps, as in each segment except SYNs.
-const TCP_HEADER: u64 = 32;
-/// Additional bytes in a SYN: MSS and window scale, padded. SACK is off, because its blocks would vary the header.
-const SYN_MORE: u64 = 8;
-
-/// Length of the IP header, in bytes.
-pub fn ip_header(address: IpAddr) -> u64 {
-    if address.is_ipv6() { 40 } else { 20 }
-}
-
-/// Sets up `ns` so that every segment of a TCP connection has the same header, with windows that overflow no queue on
-/// the way.
-pub fn plain_tcp(ns: &Netns) {
-    ns.sh("cd /proc/sys/net/ipv4
-           echo 0 >tcp_sack
-           echo 1 >tcp_timestamps
-           echo 4096 65536 65536 >tcp_rmem");
-}
-
-/// What one end of a connection has sent, according to TCP_INFO.
-#[derive(Clone, Copy, Debug)]
-pub struct TcpSent {
-    /// Segments, counted individually in GSO packets.
-    pub segments: u64,
-    /// Payload, including retransmitted bytes.
-    pub bytes: u64,
-}
-
-impl TcpSent {
-    pub fn of(socket: &TcpStream) -> TcpSent {
-        let info = tcp_info(socket);
-        // tcpi_segs_out and tcpi_bytes_sent.
-        let segments = u32::from_ne_bytes(info[136..140].try_into().unwrap());
-        let bytes = u64::from_ne_bytes(info[200..208].try_into().unwrap());
-        TcpSent { segments: segments.into(), bytes }
-    }
-
-    /// Packets and bytes on the wire.
-    pub fn on_wire(&self, link_header: u64, address: IpAddr) -> Tally {
-        let header = link_header + ip_header(address) + TCP_HEADER;
-        Tally { packets: self.segments, bytes: self.segments * header + SYN_MORE + self.bytes }
-    }
-}
-
-/// struct tcp_info, include/uapi/linux/tcp.h.
-fn tcp_info(socket: &TcpStream) -> [u8; 256] {
-    let mut info = [0u8; 256];
-    let mut length = info.len() as libc::socklen_t;
-    // SAFETY: the buffer and its length outlive the call.
-    let result = unsafe {
-        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-        libc::getsockopt(socket.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &mut length)
-    };
-    assert!(result == 0 && length >= 208, "TCP_INFO of a kernel that counts bytes sent (4.19)");
-    info
-}
+pub use crate::support::tcp_info::{ETH, TcpSent, ip_header, plain_tcp};
 
 /// A closed connection.
 #[derive(Clone, Copy, Debug)]

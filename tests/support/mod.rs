@@ -14,13 +14,19 @@ pub mod kernel;
 #[allow(dead_code)]
 pub mod late;
 #[allow(dead_code)]
+pub mod net;
+#[allow(dead_code)]
 pub mod netns;
 #[allow(dead_code)]
 pub mod packet;
 #[allow(dead_code)]
 pub mod probe;
 #[allow(dead_code)]
+pub mod scrape;
+#[allow(dead_code)]
 pub mod talk;
+#[allow(dead_code)]
+pub mod tcp_info;
 #[allow(dead_code)]
 pub mod vary;
 #[allow(dead_code)]
@@ -30,6 +36,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// True if BPF programs can be loaded and namespaces created here. Otherwise, the test is noted by its name as not run,
 /// in the file that `scripts/test` shows at its end.
@@ -81,6 +88,21 @@ pub fn repeat<T>(short: T, full: T) -> T {
         full
     } else {
         short
+    }
+}
+
+/// Longer than anything takes here, even on a slow and busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Repeats `seen` until it returns something; panics with `awaited` if it never does.
+pub fn eventually<T>(awaited: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = seen() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {awaited}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use netmon::bpf::Tally;
 
-use super::eventually;
-use crate::support::netns::Netns;
-use crate::support::sh;
+use super::netns::Netns;
+use super::{eventually, sh};
 
 /// False if the kernel was booted without IPv6 (ipv6.disable=1).
 fn has_ipv6() -> bool {
