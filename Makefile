@@ -73,6 +73,13 @@ test-integration: ## Run only the tests of a running agent, with real interfaces
 	@scripts/deps test
 	scripts/test live::$(ARGS)
 
+.PHONY: setup-test-env test-e2e
+setup-test-env: ## Prepare this machine for test-e2e: install, build, and try what the tests need of the kernel
+	@scripts/test-env
+
+test-e2e: setup-test-env ## Test two nodes with pods, agents and a Prometheus, as root, and print what was checked: four minutes
+	@NETMON_TEST_ALL=1 scripts/test --test netmon e2e:: -- --include-ignored --nocapture --test-threads 1
+
 test-flood: ## Run the endurance tests as root, floods of five minutes each, and print what they measure
 	@scripts/deps test
 	scripts/test live::flood -- --ignored --nocapture --test-threads 1

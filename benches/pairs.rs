@@ -19,7 +19,7 @@ struct Pairs {
 
 /// The metrics page over these pairs.
 pub fn page(config: &Config) -> MetricsPage {
-    let identification = Identification { labels: config.labels, grouped: false };
+    let identification = Identification { labels: config.labels, ..Identification::default() };
     let index = Arc::new(SeriesIndex::new(config.series_limit, config.features.buckets.clone(), identification));
     let mut sums = Aggregates::new(Arc::clone(&index));
     let limits = TableLimits {

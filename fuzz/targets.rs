@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netmon::config::{Given, Key, Settings, Sources};
+use netmon::config::{Given, Key, Settings, Sources, WebConfig};
 use netmon::control::{
     Api, At, ConfigValue, Events, FlowStats, Next, Objects, PacketTrace, RatedFlow, SeriesUse, Status, TablePlace,
 };
@@ -32,7 +32,7 @@ pub fn filter(data: &[u8]) {
     }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and a web configuration file.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Settings::of_text(Path::new("netmon.yaml"), text) {
@@ -45,6 +45,9 @@ pub fn configuration(data: &[u8]) {
             }
         }
         Err(error) => assert!(error.to_string().len() < ERROR_MOST, "{error}"),
+    }
+    if let Err(error) = WebConfig::of_text(Path::new("web.yaml"), text) {
+        assert!(error.to_string().len() < ERROR_MOST, "{error}");
     }
 }
 

@@ -42,11 +42,16 @@ pub enum Reason {
     MadeWay,
     /// Clients together hold all the memory that they may.
     Memory,
+    /// It did not complete a TLS handshake.
+    Handshake,
+    /// It did not show who it is, and asked for what is not open to everybody.
+    Credentials,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 4] = [Reason::Full, Reason::Address, Reason::MadeWay, Reason::Memory];
+    pub const ALL: [Reason; 6] =
+        [Reason::Full, Reason::Address, Reason::MadeWay, Reason::Memory, Reason::Handshake, Reason::Credentials];
 
     /// The value of the label `reason`.
     pub fn name(self) -> &'static str {
@@ -55,6 +60,8 @@ impl Reason {
             Reason::Address => "address",
             Reason::MadeWay => "made_way",
             Reason::Memory => "memory",
+            Reason::Handshake => "handshake",
+            Reason::Credentials => "credentials",
         }
     }
 }

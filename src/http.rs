@@ -4,12 +4,13 @@
 //! `page` has what a server is asked and answers: a page is whole, or a stream. `server` has the socket and the stop; `socket` what
 //! both kinds of sockets have in common; `accept` who gets a place; `connection` the time limits of one connection, and `target` its
 //! first line; `answer` what a request is answered, `body` with, `stream` while it is read, and `refused` if there is no page;
-//! `own` what addresses and names this host has; `query` the parameters of a request; `limits` what clients may take up.
+//! `guard` says who may have pages, and `wire` speaks TLS; `own` what addresses and names this host has; `query` the parameters of a request; `limits` what clients may take up.
 
 mod accept;
 mod answer;
 mod body;
 mod connection;
+mod guard;
 mod limits;
 mod own;
 mod page;
@@ -20,8 +21,10 @@ mod server;
 mod socket;
 mod stream;
 mod target;
+mod wire;
 
 pub use body::Body;
+pub use guard::Guard;
 pub use limits::ServerLimits;
 pub use page::{METRICS, NoStream, Page, Pages, Reply, Request, TEXT, Waiting};
 pub use query::parameters;

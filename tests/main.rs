@@ -8,6 +8,7 @@ mod control;
 mod deploy;
 mod docs;
 mod doctor;
+mod e2e;
 mod fuzz;
 mod http;
 mod injected;

@@ -2,6 +2,7 @@
 
 use super::served::Served;
 use crate::clients::{Clients, Reason};
+use crate::http::Guard;
 use crate::metrics::{Families, Family, FigureList, Figures, Reading};
 use crate::sinks;
 
@@ -15,6 +16,7 @@ pub(super) fn figures() -> FigureList<Served> {
         .with(|served: &Served| &*served.reload)
         .with_optional(|served: &Served| served.names.as_ref())
         .with(|served: &Served| &served.clients)
+        .with_optional(|served: &Served| served.guard.as_deref())
         .with(|served: &Served| &served.process)
 }
 
@@ -36,6 +38,25 @@ impl Figures for Clients {
                 families.add("netmon_clients_turned_away_total", &labels, turned.of(reason) as f64);
             }
         }
+    }
+}
+
+impl Figures for Guard {
+    const FAMILIES: &'static [Family] = &[
+        Family::counter(
+            "netmon_web_config_reloads_total",
+            "Times that a changed web configuration, certificate or key was taken.",
+        ),
+        Family::counter(
+            "netmon_web_config_reload_failures_total",
+            "Times that a changed web configuration, certificate or key was refused, because something was wrong with it.",
+        ),
+    ];
+
+    fn collect(&self, _: &Reading, families: &mut Families) {
+        let (taken, refused) = self.reloads();
+        families.add("netmon_web_config_reloads_total", &[], taken as f64);
+        families.add("netmon_web_config_reload_failures_total", &[], refused as f64);
     }
 }
 

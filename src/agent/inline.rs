@@ -35,7 +35,7 @@ impl Inline {
         let worker = |(i, ring): (usize, &crate::bpf::Ring)| Ok((ring.reader(bpf.clock())?, owners.pipeline.worker(i)));
         let workers = rings.iter().enumerate().map(worker).collect::<Result<_>>()?;
         let (threads, _) = Threads::new();
-        let served = owners.served(config, Clients::default(), &NamesSource::default(), &threads);
+        let served = owners.served(config, Clients::default(), None, &NamesSource::default(), &threads);
         Ok(Inline { served: Arc::new(served), workers, records: Vec::new() })
     }
 

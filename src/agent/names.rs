@@ -30,6 +30,7 @@ impl NamesSource {
             scope: config.scope,
             node: config.node_name.clone(),
             networks: config.networks.clone(),
+            labels: config.chosen.keys(),
             start_within: START_WITHIN,
         };
         let (names, watcher) = names::start(&options, threads)?;

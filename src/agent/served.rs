@@ -14,6 +14,7 @@ use super::report::Report;
 use crate::clients::Clients;
 use crate::config::{Config, Given, Key, Settings};
 use crate::flow::Flow;
+use crate::http::Guard;
 use crate::metrics::{OwnProcess, Reading, Source};
 use crate::names::{Denied, Progress};
 use crate::pipeline::Pipeline;
@@ -26,6 +27,8 @@ pub(super) struct Served {
     pub(super) reload: Arc<Reload>,
     pub(super) throttle: Arc<Throttle>,
     pub(super) clients: Clients,
+    /// What protects the metrics, if anything does.
+    pub(super) guard: Option<Arc<Guard>>,
     /// How the names of a cluster are read, if there is one.
     pub(super) names: Option<Progress>,
     pub(super) process: OwnProcess,

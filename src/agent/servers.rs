@@ -1,15 +1,16 @@
-//! What the agent serves to its operator: the control socket and the debug server.
+//! What the agent serves to its operator, the control socket and the debug server; and what protects the metrics.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::stop::Trouble;
 use crate::config::{Config, DEFAULT_DEBUG_SERVER, DEFAULT_SOCKET};
 use crate::control::{self, Api};
 use crate::debug;
-use crate::http::{Running, Server, ServerLimits};
+use crate::http::{Guard, Running, Server, ServerLimits};
 use crate::threads::Threads;
 
 /// What serves the operator.
@@ -37,6 +38,21 @@ impl OperatorServers {
         let OperatorServers { control, debugging } = self;
         trouble.take(control.map(control::Running::stop).transpose());
         trouble.take(debugging.map(Running::stop).transpose());
+    }
+}
+
+/// What protects the metrics, if anything does.
+pub(super) fn guard(config: &Config) -> Result<Option<Arc<Guard>>> {
+    let path = config.web_config.as_ref().filter(|_| config.metrics_enabled);
+    let guard = path.map(|path| Guard::load(path)).transpose().context("protect the metrics")?;
+    Ok(guard.map(Arc::new))
+}
+
+/// Says where the metrics are, and how they are protected if that was asked for.
+pub(super) fn log_metrics(address: SocketAddr, guard: Option<&Guard>) {
+    match guard {
+        None => log::info!("metrics on http://{address}/metrics"),
+        Some(guard) => log::info!("metrics on {}://{address}/metrics: {}", guard.scheme(), guard.describe()),
     }
 }
 

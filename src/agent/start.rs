@@ -16,7 +16,7 @@ use super::names::NamesSource;
 use super::ranking::Ranking;
 use super::reload::Reload;
 use super::served::{Handle, Served};
-use super::servers::{OperatorServers, control_socket, debug_server};
+use super::servers::{OperatorServers, control_socket, debug_server, guard, log_metrics};
 use super::stop::{Stopping, Trouble};
 use super::watch::ConfigWatch;
 use super::watch::interfaces::InterfaceWatch;
@@ -25,7 +25,7 @@ use crate::bpf::{self, Bpf, ObjectStorage, Ring, Sweep, Sweeper};
 use crate::clients::Clients;
 use crate::config::{Config, External, Settings, Sources};
 use crate::control::Api;
-use crate::http::{Pages, Running, Server, ServerLimits};
+use crate::http::{Guard, Pages, Running, Server, ServerLimits};
 use crate::metrics::{self, Build, Identification, MetricsPage, OwnProcess, SeriesIndex};
 use crate::names::{Cluster, Names};
 use crate::pipeline::Pipeline;
@@ -71,9 +71,10 @@ pub fn run_with(
     for idle in settings.without_effect() {
         log::warn!("without effect: {idle}");
     }
+    let guard = guard(config)?;
     let server =
         config.metrics_enabled.then(|| Server::bind(metrics::SERVER, &config.metrics_addr, ServerLimits::default()));
-    let server = server.transpose()?;
+    let server = server.transpose()?.map(|server| server.protect(guard.clone()));
     let debug_server = debug_server(config)?;
     let control = control_socket(config)?;
     bpf::allow_many_descriptors(config.workers)?;
@@ -98,11 +99,11 @@ pub fn run_with(
     let server = server.map(|server| server.count(&clients.metrics, &clients.budget));
     let debug_server = debug_server.map(|server| server.count(&clients.debug, &clients.budget));
     let control = control.map(|control| control.count(&clients.control, &clients.budget));
-    let served = Arc::new(owners.served(config, clients, &names, threads));
+    let served = Arc::new(owners.served(config, clients, guard, &names, threads));
     let page = Arc::new(MetricsPage::new(Arc::clone(&served), figures()));
     let server = server.map(|server| server.start(threads, Arc::clone(&page) as Arc<dyn Pages>)).transpose()?;
     match &server {
-        Some(server) => log::info!("metrics on http://{}/metrics", server.local_addr()),
+        Some(server) => log_metrics(server.local_addr(), served.guard.as_deref()),
         None => log::info!("no metrics: export.prometheus.enabled is false"),
     }
 
@@ -174,13 +175,21 @@ impl Owners {
     }
 
     /// What the servers show.
-    pub(super) fn served(&self, config: &Config, clients: Clients, names: &NamesSource, threads: &Threads) -> Served {
+    pub(super) fn served(
+        &self,
+        config: &Config,
+        clients: Clients,
+        guard: Option<Arc<Guard>>,
+        names: &NamesSource,
+        threads: &Threads,
+    ) -> Served {
         Served {
             pipeline: Arc::clone(&self.pipeline),
             board: Arc::clone(&self.board),
             reload: Arc::clone(&self.reload),
             throttle: Arc::clone(&self.throttle),
             clients,
+            guard,
             names: names.progress(),
             process: OwnProcess::new(build(config)),
             threads: threads.clone(),
@@ -241,7 +250,7 @@ pub(super) fn identification(config: &Config, names: Option<&Arc<Names>>) -> Ide
         External::Group => true,
         External::Address => false,
     };
-    Identification { labels: config.labels, grouped }
+    Identification { labels: config.labels, chosen: config.chosen.clone(), grouped }
 }
 
 fn build(config: &Config) -> Build {

@@ -16,7 +16,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::worker::Worker;
 use crate::threads::Thread;
 
-/// The caches must be empty this long after the programs are detached.
+/// What the caches hold is given up if none of it gets into a ring for this long.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 
 /// The first failure: others often follow from it.
@@ -77,11 +77,15 @@ impl Stopping {
         // A sweep leaves entries where they are if a ring is full: it is repeated while the workers empty the rings.
         workers.iter().for_each(Worker::hurry);
         if let Some(sweeper) = sweeper {
-            while !sweeper.is_empty() && started.elapsed() < DRAIN_TIME {
+            let (mut written, mut since) = (sweeper.records(), Instant::now());
+            while !sweeper.is_empty() && since.elapsed() < DRAIN_TIME {
                 if trouble.take(sweeper.sweep(Sweep::All)).is_none() {
                     break;
                 }
                 std::thread::yield_now();
+                if sweeper.records() != written {
+                    (written, since) = (sweeper.records(), Instant::now());
+                }
             }
         }
         for worker in workers {

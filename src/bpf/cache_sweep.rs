@@ -82,6 +82,11 @@ impl Sweeper {
         (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).all(|s| s.live4 == 0 && s.live6 == 0)
     }
 
+    /// Records that packets and sweeps have written into rings since the programs were loaded.
+    pub fn records(&self) -> u64 {
+        (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).map(|state| state.records).sum()
+    }
+
     fn sweep_cpu(&self, cpu: usize, what: Sweep) -> Result<()> {
         let Some(state) = self.state.read(cpu) else { return Ok(()) };
         for v6 in [(false, state.live4), (true, state.live6)].into_iter().filter(|f| f.1 != 0).map(|f| f.0) {

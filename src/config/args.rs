@@ -64,6 +64,11 @@ pub struct Args {
     #[arg(long, value_name = "ADDR")]
     metrics_addr: Option<String>,
 
+    /// Protect these pages with TLS and passwords as this file says, in the format of Prometheus' exporters; /healthz and
+    /// /readyz stay open
+    #[arg(long, value_name = "FILE")]
+    web_config: Option<String>,
+
     /// Path of the control socket, which netmon-cli uses; "none" for no socket [default: /run/netmon/netmon.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -153,6 +158,7 @@ impl Args {
             ("--kubernetes", self.kubernetes.is_some() && !takes_interfaces),
             ("--debug-server", self.debug_server.is_some()),
             ("--metrics-addr", self.metrics_addr.is_some()),
+            ("--web-config", self.web_config.is_some()),
             ("--socket", self.socket.is_some()),
             ("--node-name", self.node_name.is_some()),
         ];
@@ -185,6 +191,7 @@ impl Args {
             ("debug", "--debug", self.debug.then(|| Given::Text("true".to_owned()))),
             ("debug_server", "--debug-server", text(self.debug_server)),
             ("export.prometheus.address", "--metrics-addr", text(self.metrics_addr)),
+            ("export.prometheus.web_config", "--web-config", text(self.web_config)),
             ("control.socket", "--socket", text(self.socket)),
             ("kubernetes.enabled", "--kubernetes", text(self.kubernetes)),
             ("node_name", "--node-name", text(self.node_name.filter(|name| !name.is_empty()))),

@@ -3,12 +3,12 @@
 // Input from outside: no index may be assumed to be valid.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
-use saphyr::{AnnotatedMapping, MarkedYaml, ScalarStyle, YamlData, YamlLoader};
-use saphyr_parser::{Event, Parser, SpannedEventReceiver};
+use saphyr::{AnnotatedMapping, MarkedYaml, ScalarStyle, YamlData};
 
 use super::Key;
 use super::faults::shown;
 use super::value::Given;
+use super::yaml::{Fault, Position, is_empty, member, parse, start, text_of};
 
 /// A value of the file, and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,21 +33,8 @@ pub(super) enum Value {
     Keys,
 }
 
-/// Line and column, both from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    pub line: usize,
-    pub column: usize,
-}
-
-/// A position, and what is wrong there.
-pub(super) type Fault = (Position, String);
-
 /// The key in a ConfigMap's `data` that holds the file.
 const DATA: &str = "config.yaml";
-/// Maximum depth: more than any known key has, or anything that Kubernetes puts into a ConfigMap.
-const DEEPEST: usize = 32;
-
 /// Reads all values of a file.
 pub(super) fn read(text: &str) -> Result<Vec<Entry>, Fault> {
     let Some(top) = parse(text)? else { return Ok(Vec::new()) };
@@ -67,39 +54,6 @@ pub(super) fn read(text: &str) -> Result<Vec<Entry>, Fault> {
         None => flatten(&top, "", &mut entries)?,
     }
     Ok(entries)
-}
-
-fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, Fault> {
-    let fault = |error: saphyr_parser::ScanError| (position(error.marker()), error.info().to_owned());
-    let mut loader = YamlLoader::<MarkedYaml>::default();
-    // Keep values as written: each key interprets its own.
-    loader.early_parse(false);
-    let mut depth = 0usize;
-    // Feed the loader event by event: the parser's own loop recurses for each level, and so does dropping what the
-    // loader builds.
-    for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(fault)?;
-        let at = position(&span.start);
-        match event {
-            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
-            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
-            // A few lines of aliases may expand to gigabytes.
-            Event::Alias(_) => return Err((at, "an alias is not supported: write the value itself".to_owned())),
-            _ => {}
-        }
-        if depth > DEEPEST {
-            return Err((at, format!("deeper than {DEEPEST} levels")));
-        }
-        loader.on_event(event, span);
-    }
-    if let Some(error) = loader.error() {
-        return Err(fault(error.clone()));
-    }
-    let mut documents = loader.into_documents();
-    match documents.get(1) {
-        None => Ok(documents.pop()),
-        Some(second) => Err((start(second), "a second document: the file must have only one".to_owned())),
-    }
 }
 
 fn flatten(node: &MarkedYaml, path: &str, entries: &mut Vec<Entry>) -> Result<(), Fault> {
@@ -154,34 +108,6 @@ fn config_map<'a>(top: &'a MarkedYaml) -> Option<Option<(&'a MarkedYaml<'a>, &'a
     }
     let embedded = member(top, "data").and_then(|data| member(data, DATA));
     Some(embedded.and_then(|node| Some((node, text_of(node)?))))
-}
-
-fn member<'a>(node: &'a MarkedYaml, name: &str) -> Option<&'a MarkedYaml<'a>> {
-    let YamlData::Mapping(mapping) = &node.data else { return None };
-    mapping.iter().find(|(key, _)| text_of(key) == Some(name)).map(|(_, value)| value)
-}
-
-fn text_of<'a>(node: &'a MarkedYaml) -> Option<&'a str> {
-    match &node.data {
-        YamlData::Representation(text, _, _) => Some(text),
-        _ => None,
-    }
-}
-
-fn is_empty(node: &MarkedYaml) -> bool {
-    match &node.data {
-        YamlData::Representation(text, ScalarStyle::Plain, _) => matches!(&**text, "" | "~" | "null"),
-        YamlData::Value(scalar) => scalar.is_null(),
-        _ => false,
-    }
-}
-
-fn position(marker: &saphyr_parser::Marker) -> Position {
-    Position { line: marker.line(), column: marker.col() + 1 }
-}
-
-fn start(node: &MarkedYaml) -> Position {
-    position(&node.span.start)
 }
 
 /// How positions in the embedded text map to the whole file. If the text is no literal block, all positions map to its

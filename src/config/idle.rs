@@ -10,12 +10,12 @@ type Idle = (&'static [&'static str], fn(&Config) -> bool, &'static str);
 const IDLE: [Idle; 5] = [
     (&["features.security_monitoring"], |_| true, "this version does not implement it"),
     (
-        &["kubernetes.kubeconfig", "kubernetes.scope"],
+        &["kubernetes.kubeconfig", "kubernetes.labels", "kubernetes.scope"],
         |config| config.kubernetes == Enabled::Off,
         "kubernetes.enabled is off",
     ),
     (
-        &["export.prometheus.address", "export.prometheus.port"],
+        &["export.prometheus.address", "export.prometheus.port", "export.prometheus.web_config"],
         |config| !config.metrics_enabled,
         "export.prometheus.enabled is false",
     ),

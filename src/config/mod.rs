@@ -1,6 +1,7 @@
 //! The configuration: raw arguments first, then one validated configuration that the rest of the program uses.
 
 mod args;
+mod chosen;
 mod faults;
 mod features;
 mod file;
@@ -12,11 +13,14 @@ mod programs;
 mod select;
 mod settings;
 mod value;
+mod web;
+mod yaml;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Args, Command};
+pub use chosen::{ChosenLabel, ChosenLabels};
 pub use features::{Buckets, Features, Precision};
 pub use format::{Format, Layout};
 pub use keys::Key;
@@ -24,6 +28,7 @@ pub use labels::{External, Label, Labels};
 pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
+pub use web::{FileAt, TlsConfig, TlsVersion, WebConfig};
 
 use crate::bpf::numbers::{CACHE_SLOT_BYTES, MOST_CACHE_SLOTS};
 use crate::names::{Enabled, NamedNetwork, Scope};
@@ -45,6 +50,8 @@ pub struct Config {
     pub metrics_enabled: bool,
     /// Address of the metrics server: `:9090`, `127.0.0.1:9090`.
     pub metrics_addr: String,
+    /// Path of the web configuration file, which protects the metrics server; `None`: anyone who reaches it may read.
+    pub web_config: Option<PathBuf>,
     /// Address of the debug server; `None` for no server.
     pub debug_server: Option<String>,
     /// Path of the control socket; `None` for no socket.
@@ -93,6 +100,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Which pods get names.
     pub scope: Scope,
+    /// Labels of pods and namespaces that are labels of metrics, too.
+    pub chosen: ChosenLabels,
     /// Names of networks outside of the cluster.
     pub networks: Vec<NamedNetwork>,
     /// True to watch pods without a link on the host in their own network namespaces.
@@ -115,6 +124,7 @@ impl Default for Config {
             sampling_rate: 1.0,
             metrics_enabled: true,
             metrics_addr: ":9090".to_owned(),
+            web_config: None,
             debug_server: None,
             socket: Some(PathBuf::from(DEFAULT_SOCKET)),
             node_name: host_name(),
@@ -139,6 +149,7 @@ impl Default for Config {
             kubernetes: Enabled::default(),
             kubeconfig: None,
             scope: Scope::default(),
+            chosen: ChosenLabels::default(),
             networks: Vec::new(),
             pod_namespaces: false,
             nat: true,

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::faults::{Faults, shown};
-use super::file::{self, Entry, Position, Value};
+use super::file::{self, Entry, Value};
 use super::value::Given;
+use super::yaml::Position;
 use super::{Config, Key};
 use crate::regular_file;
 

@@ -287,7 +287,7 @@ pub struct SeriesUse {
     /// Series that have left because nothing was counted in them any more.
     pub expired: u64,
     /// The number of values of each label, the largest first.
-    pub labels: Vec<(&'static str, usize)>,
+    pub labels: Vec<(String, usize)>,
 }
 
 /// Programs and maps in the kernel.

@@ -11,6 +11,7 @@ pub(super) fn check(config: &Config) -> Vec<Check> {
         enabled: config.kubernetes,
         kubeconfig: config.kubeconfig.clone(),
         scope: config.scope,
+        labels: config.chosen.keys(),
         ..NamesOptions::default()
     };
     match names::reach(&options) {

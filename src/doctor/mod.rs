@@ -7,6 +7,7 @@ mod host;
 mod interfaces;
 mod limits;
 mod owners;
+mod ports;
 mod print;
 mod privilege;
 mod programs;
@@ -145,6 +146,7 @@ pub fn run(options: &DoctorOptions) -> Report {
     checks.extend(limits::check(trial.as_ref(), help));
     checks.extend(host::check(config, help));
     checks.extend(cluster::check(config));
+    checks.extend(ports::check(config, help));
     let mut blind_spots = Vec::new();
     checks.extend(interfaces::check(config, help, &mut blind_spots));
     Report::new(checks, blind_spots)

@@ -27,7 +27,7 @@ pub use naming::{NameState, Named};
 pub use nat::{Errors as NatErrors, Identity, Lookup, Nat, News, Tracked, Translations};
 pub use network::{Network, Networks};
 pub use outcome::{Outcome, Reason, Status};
-pub use party::{Parties, Party};
+pub use party::{LabelValues, Parties, Party};
 pub use quotes::ErrorKind;
 pub use rates::{FlowTotals, Rate, Rates, Totals};
 pub use roles::Facing;

@@ -21,7 +21,12 @@ pub struct Party {
     pub service: Option<Arc<str>>,
     /// Name of the configured network that the address belongs to.
     pub name: Option<Arc<str>>,
+    /// The labels of its pod that were chosen (`kubernetes.labels`); `None` if it has none of them.
+    pub labels: Option<LabelValues>,
 }
+
+/// The values of the chosen labels, in the order in which they were chosen. Objects with the same values share them.
+pub type LabelValues = Arc<[Option<Arc<str>>]>;
 
 /// The ends of a flow, in the order of its key. Flows with the same ends share them.
 pub type Parties = [Option<Arc<Party>>; 2];

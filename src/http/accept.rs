@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::answer::Answers;
+use super::guard::Guard;
 use super::own::Own;
 use super::socket::{Listener, Stream};
 use super::{Purpose, Refused, ServerLimits, connection};
@@ -25,6 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_millis(800);
 /// Bytes that each connection takes at most, besides its answer.
 const CONNECTION_BYTES: usize = 20 << 10;
+/// The same for TLS: a record that is read, and one that is written.
+const TLS_BYTES: usize = 40 << 10;
 
 /// What all connections of a server share. It stays on the server's thread.
 pub(super) struct Door {
@@ -32,6 +35,7 @@ pub(super) struct Door {
     pub(super) limits: ServerLimits,
     pub(super) turned: Arc<Turned>,
     pub(super) budget: Arc<Budget>,
+    pub(super) guard: Option<Arc<Guard>>,
     pub(super) own: RefCell<Own>,
     slots: RefCell<Slots<Connection>>,
 }
@@ -68,9 +72,15 @@ struct Open {
 }
 
 impl Door {
-    pub(super) fn new(purpose: Purpose, limits: ServerLimits, turned: Arc<Turned>, budget: Arc<Budget>) -> Rc<Door> {
+    pub(super) fn new(
+        purpose: Purpose,
+        limits: ServerLimits,
+        turned: Arc<Turned>,
+        budget: Arc<Budget>,
+        guard: Option<Arc<Guard>>,
+    ) -> Rc<Door> {
         let slots = RefCell::new(Slots::new(limits.places));
-        Rc::new(Door { purpose, limits, turned, budget, own: RefCell::default(), slots })
+        Rc::new(Door { purpose, limits, turned, budget, guard, own: RefCell::default(), slots })
     }
 
     /// Closes the client that has read nothing of an answer for the longest time. False: there is none.
@@ -142,7 +152,8 @@ impl Door {
         stream.keep_for(self.limits.connection_time);
         let (client, stream) = (Arc::new(Client::new(Instant::now())), Arc::new(stream));
         let number = self.slots.borrow().next();
-        let seat = Seat { door: Rc::clone(self), number, _held: self.budget.hold(CONNECTION_BYTES) };
+        let bytes = CONNECTION_BYTES + self.guard.as_ref().map_or(0, |_| TLS_BYTES);
+        let seat = Seat { door: Rc::clone(self), number, _held: self.budget.hold(bytes) };
         let keep = self.keeps(peer);
         let (asking, socket) = (Arc::clone(&client), Arc::clone(&stream));
         let (answers, stop) = (Rc::clone(&open.answers), open.stop.clone());
@@ -164,7 +175,7 @@ impl Door {
 }
 
 /// The result of `work`, or `None` if the stop comes first. (tokio's `select!` needs its macros.)
-async fn unless_stopped<T>(stop: &mut watch::Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn unless_stopped<T>(stop: &mut watch::Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
     let (mut stop, mut work) = (pin!(stop.changed()), pin!(work));
     poll_fn(|cx| match stop.as_mut().poll(cx) {
         Poll::Ready(_) => Poll::Ready(None),

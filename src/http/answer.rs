@@ -14,7 +14,8 @@ use tokio::task::{spawn_blocking, yield_now};
 
 use super::accept::Door;
 use super::body::Body;
-use super::connection::Clock;
+use super::connection::{Clock, Secured};
+use super::guard::Rules;
 use super::own::Own;
 use super::page::Gone;
 use super::refused::raw;
@@ -28,6 +29,9 @@ use crate::clients::{Reason, Share};
 const SMALL: usize = 64 << 10;
 /// Bytes of a request that are read and ignored before its connection is closed at once.
 const UNREAD: usize = 64 << 10;
+
+/// What credentials a client needs (RFC 7617).
+const CHALLENGE: &str = "Basic realm=\"netmon\", charset=\"UTF-8\"";
 
 type HttpRequest = hyper::Request<Incoming>;
 
@@ -48,23 +52,78 @@ impl Answers {
         Self { door, pages, held: Held::default(), streams }
     }
 
+    /// The protection in force, if there is any.
+    pub(super) fn rules(&self) -> Option<Arc<Rules>> {
+        self.door.guard.as_ref().map(|guard| guard.rules())
+    }
+
+    /// A client did not complete its TLS handshake.
+    pub(super) fn count_handshake(&self) {
+        self.door.turned.count(Reason::Handshake);
+    }
+
     /// Sends a client the reason why it gets no page, as far as the kernel takes it at once: waiting would give it a place after all.
+    /// One that speaks TLS would not understand it.
     pub(super) fn say(&self, stream: &Stream, refused: Refused) {
-        let _ = stream.send_now(&raw(&self.pages.refuse(refused)));
+        if refused == Refused::Plain || self.rules().is_none_or(|rules| rules.tls.is_none()) {
+            let _ = stream.send_now(&raw(&self.pages.refuse(refused)));
+        }
         let _ = stream.shut_down();
         stream.discard(UNREAD);
     }
 
     /// The answer to a request of the connection that has this clock.
-    pub(super) async fn answer(&self, request: &HttpRequest, clock: &Rc<Clock>) -> Response<Payload> {
+    pub(super) async fn answer(
+        &self,
+        request: &HttpRequest,
+        clock: &Rc<Clock>,
+        secured: &Secured,
+    ) -> Response<Payload> {
         let share = self.door.budget.hold(self.door.limits.answer_bytes);
-        match self.make(request, clock).await {
+        if !request.body().is_end_stream() {
+            clock.leave_unread();
+        }
+        let rules = self.rules();
+        let made = match self.admit(rules.as_deref(), request, clock, secured).await {
+            Ok(()) => self.make(request, clock).await,
+            Err(refused) => Err(refused),
+        };
+        let mut response = match made {
             Ok(Made::Whole(reply)) => self.whole(reply, request, clock, share).await,
             Ok(Made::Stream { content_type, pieces }) => {
                 respond(StatusCode::OK, content_type, Payload::stream(pieces, clock, share))
             }
             Err(refused) => self.refuse(refused, share),
+        };
+        if rules.is_some_and(|rules| !rules.is_of(secured)) {
+            // The next connection gets the certificate that is in force now, and shows one that is still valid.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        response
+    }
+
+    async fn admit(
+        &self,
+        rules: Option<&Rules>,
+        request: &HttpRequest,
+        clock: &Clock,
+        secured: &Secured,
+    ) -> Result<(), Refused> {
+        let (Some(guard), Some(rules)) = (&self.door.guard, rules) else { return Ok(()) };
+        if self.pages.is_open(request.uri().path()) {
+            return Ok(());
+        }
+        let refused = if rules.tls.is_some() && secured.tls.is_none() {
+            Refused::Plain
+        } else if rules.certificate_required && !secured.certified {
+            Refused::Certificate
+        } else if !guard.admits(rules, request.headers(), clock).await {
+            Refused::Credentials
+        } else {
+            return Ok(());
+        };
+        self.door.turned.count(Reason::Credentials);
+        Err(refused)
     }
 
     async fn make(&self, request: &HttpRequest, clock: &Clock) -> Result<Made, Refused> {
@@ -78,9 +137,6 @@ impl Answers {
             query: request.uri().query().unwrap_or_default(),
             has_body: !request.body().is_end_stream(),
         };
-        if asked.has_body {
-            clock.leave_unread();
-        }
         // The thread serves everyone; the default panic hook reports the panic.
         let failed = |_: &_| log::debug!("{name}: the page {path:?} panicked");
         let page = catch_unwind(AssertUnwindSafe(|| self.pages.answer(&asked)));
@@ -140,8 +196,14 @@ impl Answers {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = Payload::whole(Bytes::copy_from_slice(body.as_ref()), share);
         let mut response = respond(status, content_type, body);
-        if let Refused::Method(allowed) = refused {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        match refused {
+            Refused::Method(allowed) => {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Refused::Credentials => {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+            }
+            _ => {}
         }
         response
     }

@@ -5,8 +5,9 @@
 //! keep-alive connections: with 5 s, every scrape of a Prometheus would need a new connection.
 //! It has no clock for writing. Both are replaced here by one deadline for each connection, which
 //! follows what happens on the socket (see [`Phase`]). Others see that too: a client that makes no use of its place makes way.
+//! A TLS handshake has to fit into the time for the first request's header.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -16,17 +17,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_rustls::rustls::ServerConfig;
 
+use super::accept::unless_stopped;
 use super::answer::Answers;
 use super::socket::Stream;
 use super::target::Targets;
+use super::wire::Wire;
 use super::{Refused, ServerLimits};
 use crate::clients::{Client, Phase};
 
@@ -57,10 +61,26 @@ pub(super) async fn serve(
         .half_close(limits.one_request)
         .keep_alive(keep);
     let clock = Rc::new(Clock::new(limits, client, Arc::clone(&stream)));
-    let io = TokioIo::new(Watched::new(Rc::clone(&clock)));
+    let rules = answers.rules();
+    let tls = rules.as_ref().and_then(|rules| rules.tls.clone());
+    let greeted = timeout_at(clock.deadline.get(), greet(&clock, tls.clone(), &answers));
+    let Some(greeted) = unless_stopped(&mut stop, greeted).await else { return Ok(()) };
+    let wire = match greeted.unwrap_or_else(|_| Err(anyhow!("closed: no TLS handshake in time"))) {
+        Ok(Some(wire)) => wire,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            // One that has sent nothing has not tried.
+            if clock.client.phase() != Phase::Silent {
+                answers.count_handshake();
+            }
+            return Err(error);
+        }
+    };
+    let secured = Rc::new(Secured { tls, certified: wire.is_certified() });
+    let io = TokioIo::new(Watched::new(Rc::clone(&clock), wire));
     let service = service_fn(|request| {
-        let (answers, clock) = (Rc::clone(&answers), Rc::clone(&clock));
-        async move { Ok::<_, Infallible>(answers.answer(&request, &clock).await) }
+        let (answers, clock, secured) = (Rc::clone(&answers), Rc::clone(&clock), Rc::clone(&secured));
+        async move { Ok::<_, Infallible>(answers.answer(&request, &clock, &secured).await) }
     });
     let mut served = http.serve_connection(io, service);
     let mut alarm = pin!(sleep_until(clock.deadline.get()));
@@ -93,6 +113,31 @@ pub(super) async fn serve(
             }
             Err(anyhow!("closed: took too long in phase {phase:?}"))
         }
+    }
+}
+
+/// What a connection showed when it was opened.
+pub(super) struct Secured {
+    /// How TLS is spoken, if it is.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    /// The client has shown a certificate that is valid.
+    pub(super) certified: bool,
+}
+
+/// Shakes hands, if TLS is spoken. Nothing comes of it if the client does not speak it, or leaves without a word.
+async fn greet(clock: &Clock, tls: Option<Arc<ServerConfig>>, answers: &Answers) -> anyhow::Result<Option<Wire>> {
+    let stream = Arc::clone(&clock.stream);
+    let Some(config) = tls else { return Ok(Some(Wire::Plain(stream))) };
+    let first = poll_fn(|cx| stream.poll_peek(cx)).await.context("wait for a TLS handshake")?;
+    clock.enter(Phase::Asking);
+    match first {
+        None => Ok(None),
+        Some(first) if first.is_ascii_alphabetic() => {
+            answers.say(&stream, Refused::Plain);
+            discard(&stream, clock).await;
+            bail!("it asked without TLS")
+        }
+        Some(_) => Wire::secure(stream, config).await.map(Some),
     }
 }
 
@@ -183,27 +228,27 @@ impl Clock {
     }
 }
 
-/// A socket that sets the connection's [`Clock`].
+/// A connection that sets its [`Clock`].
 struct Watched {
     clock: Rc<Clock>,
+    wire: Wire,
     /// As long as there is something to be encoded.
-    targets: RefCell<Option<Targets>>,
+    targets: Option<Targets>,
 }
 
 impl Watched {
-    fn new(clock: Rc<Clock>) -> Watched {
+    fn new(clock: Rc<Clock>, wire: Wire) -> Watched {
         let targets = clock.limits.one_request.then(Targets::default);
-        Watched { clock, targets: RefCell::new(targets) }
+        Watched { clock, wire, targets }
     }
 
-    fn read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut targets = self.targets.borrow_mut();
-        let Some(first) = targets.as_mut().filter(|first| !first.is_over()) else {
-            *targets = None;
-            return self.clock.stream.poll_read(cx, into);
+    fn read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Some(first) = self.targets.as_mut().filter(|first| !first.is_over()) else {
+            self.targets = None;
+            return self.wire.poll_read(cx, into);
         };
         let mut pending = false;
-        let count = first.read(into, |piece| match self.clock.stream.poll_read(cx, piece) {
+        let count = first.read(into, |piece| match self.wire.poll_read(cx, piece) {
             Poll::Ready(count) => count,
             Poll::Pending => {
                 pending = true;
@@ -215,7 +260,7 @@ impl Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let count = ready!(self.read(cx, buf.initialize_unfilled()))?;
         buf.advance(count);
         if count > 0 && matches!(self.clock.client.phase(), Phase::Silent | Phase::Idle) {
@@ -236,26 +281,27 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.clock.enter(Phase::Answering);
-        let written = ready!(self.clock.stream.poll_write(cx, parts));
+        let written = ready!(self.wire.poll_write(cx, parts));
         self.clock.moved();
         Poll::Ready(written)
     }
 
-    /// hyper flushes the socket only when its own buffer is empty; the socket itself has nothing to flush.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// hyper flushes only when its own buffer is empty.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_flush(cx))?;
         if self.clock.client.phase() == Phase::Answering {
             self.clock.enter(if self.clock.streaming.get() { Phase::Streaming } else { Phase::Idle });
         }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.clock.stream.shut_down())
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_shutdown(cx)
     }
 }
 

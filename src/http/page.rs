@@ -108,6 +108,11 @@ pub trait Pages: Send + Sync + 'static {
         }
     }
 
+    /// The page is for everybody, however the server is protected.
+    fn is_open(&self, _path: &str) -> bool {
+        false
+    }
+
     /// The answer to a client that gets no page.
     fn refuse(&self, refused: Refused) -> Reply {
         refused.reply()

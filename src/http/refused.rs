@@ -18,6 +18,12 @@ pub enum Refused {
     Host,
     /// Another user is at the other end of the Unix socket.
     User,
+    /// It does not speak TLS, and the server does.
+    Plain,
+    /// It showed no certificate.
+    Certificate,
+    /// It gave no name and password, or wrong ones.
+    Credentials,
     /// To make the page failed; the log says why.
     Failed,
     /// Clients hold all the memory that they may.
@@ -34,9 +40,11 @@ impl Refused {
     /// The HTTP status.
     pub fn status(self) -> u16 {
         match self {
+            Refused::Plain => 400,
+            Refused::Credentials => 401,
             Refused::NotFound => 404,
             Refused::Method(_) => 405,
-            Refused::Host | Refused::User => 403,
+            Refused::Host | Refused::User | Refused::Certificate => 403,
             Refused::Failed => 500,
             Refused::MadeWay(Phase::Silent | Phase::Asking) | Refused::Late(Phase::Silent | Phase::Asking, _) => 408,
             Refused::Memory | Refused::Full(_) | Refused::MadeWay(_) | Refused::Late(..) => 503,
@@ -52,6 +60,9 @@ impl Refused {
                 "this server is asked by an address or the name of its host alone, such as localhost".to_owned()
             }
             Refused::User => "only root and the agent's own user may ask here".to_owned(),
+            Refused::Plain => "this port speaks TLS: ask with https://".to_owned(),
+            Refused::Certificate => "this page needs a client certificate".to_owned(),
+            Refused::Credentials => "this page needs the name and the password of a user".to_owned(),
             Refused::Failed => "this page failed; the agent's log says why".to_owned(),
             Refused::Memory => "too many answers are waiting for slow clients".to_owned(),
             Refused::Full(most) => format!("{most} requests are being answered: come again"),

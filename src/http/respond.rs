@@ -32,7 +32,7 @@ pub fn respond(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (_run, stop) = watch::channel(());
     let answers = {
-        let door = Door::new(purpose, limits.clone(), Arc::default(), Arc::default());
+        let door = Door::new(purpose, limits.clone(), Arc::default(), Arc::default(), None);
         Rc::new(Answers::new(door, pages, stop.clone()))
     };
     let (local, serving) = (LocalSet::new(), Rc::clone(&answers));

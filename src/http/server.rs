@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 
 use super::accept::Door;
 use super::answer::Answers;
+use super::guard::Guard;
 use super::socket::Bound;
 use super::{Pages, ServerLimits};
 use crate::clients::{Budget, Turned};
@@ -47,6 +48,7 @@ pub struct Server<A = SocketAddr> {
     limits: ServerLimits,
     turned: Arc<Turned>,
     budget: Arc<Budget>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Server<SocketAddr> {
@@ -106,12 +108,17 @@ impl<A> Server<A> {
     }
 
     fn new(purpose: Purpose, listener: Bound, address: A, limits: ServerLimits) -> Server<A> {
-        Server { purpose, listener, address, limits, turned: Arc::default(), budget: Arc::default() }
+        Server { purpose, listener, address, limits, turned: Arc::default(), budget: Arc::default(), guard: None }
     }
 
     /// Counts the clients that are turned away in `turned`, and bounds what they hold by `budget`.
     pub fn count(self, turned: &Arc<Turned>, budget: &Arc<Budget>) -> Server<A> {
         Server { turned: Arc::clone(turned), budget: Arc::clone(budget), ..self }
+    }
+
+    /// Protects the pages that are not open to everybody.
+    pub fn protect(self, guard: Option<Arc<Guard>>) -> Server<A> {
+        Server { guard, ..self }
     }
 
     /// Clients that are turned away.
@@ -130,7 +137,7 @@ impl<A> Server<A> {
     ///
     /// There are no descriptors or threads for it.
     pub fn start(self, threads: &Threads, pages: Arc<dyn Pages>) -> anyhow::Result<Running<A>> {
-        let Server { purpose, listener, address, limits, turned, budget } = self;
+        let Server { purpose, listener, address, limits, turned, budget, guard } = self;
         let name = purpose.name;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -147,7 +154,7 @@ impl<A> Server<A> {
         let (stop, stopped) = watch::channel(());
         let counted = Arc::clone(&turned);
         let thread = threads.start(&format!("nm-{name}"), move |_| {
-            let door = Door::new(purpose, limits, counted, budget);
+            let door = Door::new(purpose, limits, counted, budget, guard);
             let answers = Rc::new(Answers::new(Rc::clone(&door), pages, stopped.clone()));
             let connections = LocalSet::new();
             connections.block_on(&runtime, door.serve(listener, Rc::clone(&answers), stopped));

@@ -113,6 +113,20 @@ impl Stream {
         self.poll(cx, Interest::READABLE, |stream| stream.try_read(bytes))
     }
 
+    /// Waits for a byte and leaves it. `None`: the other end has ended its side.
+    pub(super) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        self.poll(cx, Interest::READABLE, |stream| {
+            let mut byte = [0];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+            let mut peek = || Ok(recv(stream.as_fd().as_raw_fd(), &mut byte, flags)?);
+            let count = match stream {
+                Stream::Tcp(stream) => stream.try_io(Interest::READABLE, &mut peek),
+                Stream::Unix(stream) => stream.try_io(Interest::READABLE, &mut peek),
+            }?;
+            Ok((count > 0).then_some(byte[0]))
+        })
+    }
+
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.poll(cx, Interest::WRITABLE, |stream| match stream {
             Stream::Tcp(stream) => stream.try_write_vectored(parts),

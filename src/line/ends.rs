@@ -38,7 +38,8 @@ struct Fields<'a> {
 
 impl Serialize for Ends {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Party { namespace, pod, workload, workload_kind, node, zone, service, name } = &*self.0;
+        // Chosen labels are for metrics alone.
+        let Party { namespace, pod, workload, workload_kind, node, zone, service, name, labels: _ } = &*self.0;
         Fields {
             namespace: namespace.as_deref(),
             pod: pod.as_deref(),

@@ -78,9 +78,9 @@ impl Aggregates {
     pub fn renew_labels(workers: &mut [&mut Aggregates], identification: Identification) {
         let Some(index) = workers.first().map(|worker| Arc::clone(&worker.index)) else { return };
         Aggregates::expire(workers, u64::MAX, true);
-        index.set_identification(identification);
+        index.set_identification(identification.clone());
         for worker in workers {
-            worker.labeller = Labeller::new(identification);
+            worker.labeller = Labeller::new(identification.clone());
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt};
 
-use crate::config::{Label, Labels};
-use crate::flow::Party;
+use crate::config::{ChosenLabels, Label, Labels};
+use crate::flow::{LabelValues, Party};
 
 /// The part that an end plays in a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,15 +62,22 @@ impl Role {
         }
     }
 
-    /// The labels of this end in the order of the page, each with the place of its value.
-    pub(super) fn kept(self, labels: Labels) -> impl Iterator<Item = (usize, &'static str)> {
+    /// The labels of this end in the order of the page, each with the place of its value. Chosen labels have the places after the
+    /// others.
+    pub(super) fn kept(self, identification: &Identification) -> impl Iterator<Item = (usize, &str)> {
+        let labels = identification.labels;
         // A service comes before its workload, as in the documentation of the metrics.
         let order: [usize; VALUES] =
             if self == Role::Server { [SERVICE, WORKLOAD, 1, 0, 4, 5] } else { [0, 1, 2, 3, 4, 5] };
-        order.into_iter().filter_map(move |place| {
+        let named = order.into_iter().filter_map(move |place| {
             let label = self.labels()[place].filter(|label| labels.has(*label))?;
             Some((place, label.name()))
-        })
+        });
+        let chosen = identification.chosen.all().iter().map(move |chosen| match self {
+            Role::Source | Role::Client => chosen.source.as_str(),
+            Role::Destination | Role::Server => chosen.destination.as_str(),
+        });
+        named.chain((VALUES..).zip(chosen))
     }
 }
 
@@ -106,11 +113,14 @@ pub(super) struct Values {
     /// Hash of the values: keys are hashed often.
     hash: u64,
     values: [Option<Value>; VALUES],
+    /// Those of the chosen labels, if it has any.
+    chosen: Option<LabelValues>,
 }
 
 impl PartialEq for Values {
     fn eq(&self, other: &Values) -> bool {
-        std::ptr::eq(self, other) || (self.hash == other.hash && self.values == other.values)
+        std::ptr::eq(self, other)
+            || (self.hash == other.hash && self.values == other.values && self.chosen == other.chosen)
     }
 }
 
@@ -124,8 +134,13 @@ impl Hash for Values {
 
 impl End {
     /// Gives each label with its value to `take`. A label without a value is given only if the metric always has it.
-    pub(super) fn each(&self, role: Role, labels: Labels, mut take: impl FnMut(&'static str, String)) {
-        for (place, name) in role.kept(labels) {
+    pub(super) fn each<'a>(
+        &self,
+        role: Role,
+        identification: &'a Identification,
+        mut take: impl FnMut(&'a str, String),
+    ) {
+        for (place, name) in role.kept(identification) {
             match self.value(role, place) {
                 Some(value) => take(name, value.to_string()),
                 None if role.always().contains(&place) => take(name, String::new()),
@@ -139,16 +154,21 @@ impl End {
         match self {
             End::Anybody => None,
             End::Address(ip) => (place == role.place_of_address()).then_some(Value::Address(*ip)),
-            End::Named(values) => values.values[place].clone(),
+            End::Named(values) => match values.values.get(place) {
+                Some(value) => value.clone(),
+                None => values.chosen.as_ref()?.get(place - VALUES)?.clone().map(Value::Name),
+            },
         }
     }
 }
 
 /// How ends are identified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identification {
     /// The labels that are kept.
     pub labels: Labels,
+    /// The labels of Kubernetes objects that are kept.
+    pub chosen: ChosenLabels,
     /// An address in a network that has a name appears as that name.
     pub grouped: bool,
 }
@@ -210,7 +230,9 @@ impl Labeller {
             let label = role.labels()[places.next()?]?;
             value.filter(|_| self.identification.labels.has(label))
         });
-        End::Named(Arc::new(Values { hash: FixedState::default().hash_one(&values), values }))
+        let chosen = party.labels.clone().filter(|_| !self.identification.chosen.all().is_empty());
+        let hash = FixedState::default().hash_one((&values, &chosen));
+        End::Named(Arc::new(Values { hash, values, chosen }))
     }
 }
 
@@ -230,9 +252,9 @@ mod tests {
         })
     }
 
-    fn shown(end: &End, role: Role, labels: Labels) -> Vec<String> {
+    fn shown(end: &End, role: Role, identification: &Identification) -> Vec<String> {
         let mut all = Vec::new();
-        end.each(role, labels, |name, value| all.push(format!("{name}={value}")));
+        end.each(role, identification, |name, value| all.push(format!("{name}={value}")));
         all
     }
 
@@ -240,26 +262,27 @@ mod tests {
 
     #[test]
     fn labels_that_are_not_kept_identify_nothing() {
-        let all = Identification { labels: Labels::default(), grouped: true };
-        let named = Labeller::new(all).end(Role::Destination, IP, Some(&party("web")));
+        let all = Identification { grouped: true, ..Identification::default() };
+        let named = Labeller::new(all.clone()).end(Role::Destination, IP, Some(&party("web")));
         let expected = ["dst_ip=10.0.0.1", "dst_namespace=shop", "dst_workload=web", "dst_service=front"];
-        assert_eq!(shown(&named, Role::Destination, all.labels), expected);
-        let few = Identification { labels: Labels::new(&["dst_node".to_owned()]).unwrap(), grouped: true };
-        let mut labeller = Labeller::new(few);
+        assert_eq!(shown(&named, Role::Destination, &all), expected);
+        let labels = Labels::new(&["dst_node".to_owned()]).unwrap();
+        let few = Identification { labels, grouped: true, ..Identification::default() };
+        let mut labeller = Labeller::new(few.clone());
         let other = IpAddr::from([10, 0, 0, 2]);
         let ends =
             [(IP, "web"), (other, "db")].map(|(ip, name)| labeller.end(Role::Destination, ip, Some(&party(name))));
         assert_eq!(ends[0], ends[1], "they differ in what no label shows");
-        assert_eq!(shown(&ends[0], Role::Destination, few.labels), ["dst_node=n1"]);
+        assert_eq!(shown(&ends[0], Role::Destination, &few), ["dst_node=n1"]);
         assert_eq!(labeller.end(Role::Destination, IP, None), End::Anybody);
     }
 
     #[test]
     fn networks_appear_by_name_or_by_address() {
         let corp = Arc::new(Party { name: Some("corp".into()), ..Party::default() });
-        let identification = |grouped| Identification { labels: Labels::default(), grouped };
         let of = |grouped, role| {
-            shown(&Labeller::new(identification(grouped)).end(role, IP, Some(&corp)), role, Labels::default())
+            let identification = Identification { grouped, ..Identification::default() };
+            shown(&Labeller::new(identification.clone()).end(role, IP, Some(&corp)), role, &identification)
         };
         assert_eq!(of(true, Role::Source), ["src_ip=corp", "src_workload=corp"]);
         assert_eq!(of(false, Role::Source), ["src_ip=10.0.0.1", "src_workload=corp"]);
@@ -268,9 +291,40 @@ mod tests {
 
     #[test]
     fn without_names_an_address_stands_for_the_workload() {
-        let mut labeller = Labeller::new(Identification { labels: Labels::default(), grouped: true });
-        let server = labeller.end(Role::Server, IP, None);
+        let identification = Identification { grouped: true, ..Identification::default() };
+        let server = Labeller::new(identification.clone()).end(Role::Server, IP, None);
         let expected = ["dst_service=", "dst_workload=10.0.0.1", "dst_namespace="];
-        assert_eq!(shown(&server, Role::Server, Labels::default()), expected);
+        assert_eq!(shown(&server, Role::Server, &identification), expected);
+    }
+
+    #[test]
+    fn chosen_labels_identify_ends() {
+        let chosen = ChosenLabels::new(&["team".to_owned(), "app.kubernetes.io/part-of".to_owned()]).unwrap();
+        let labels = Labels::new(&["src_workload".to_owned(), "dst_workload".to_owned()]).unwrap();
+        let identification = Identification { labels, chosen, grouped: true };
+        let of = |values: [Option<&str>; 2]| {
+            let labels = values.map(|value| value.map(Arc::<str>::from));
+            Arc::new(Party { labels: Some(Arc::new(labels)), ..Party::clone(&party("web")) })
+        };
+        let parties = [of([Some("red"), Some("shop")]), of([Some("blue"), None]), party("web")];
+        let mut labeller = Labeller::new(identification.clone());
+        let mut ends = |role| parties.each_ref().map(|party| labeller.end(role, IP, Some(party)));
+        let [red, blue, none] = ends(Role::Source);
+        assert!(red != blue && blue != none && none != red, "they differ in nothing else");
+        assert_eq!(
+            shown(&red, Role::Source, &identification),
+            ["src_workload=web", "src_label_team=red", "src_label_app_kubernetes_io_part_of=shop"]
+        );
+        assert_eq!(shown(&blue, Role::Source, &identification), ["src_workload=web", "src_label_team=blue"]);
+        assert_eq!(shown(&none, Role::Source, &identification), ["src_workload=web"]);
+        let [red, ..] = ends(Role::Server);
+        assert_eq!(
+            shown(&red, Role::Server, &identification),
+            ["dst_workload=web", "dst_label_team=red", "dst_label_app_kubernetes_io_part_of=shop"]
+        );
+        let without = Identification { labels, grouped: true, ..Identification::default() };
+        let mut labeller = Labeller::new(without.clone());
+        let ends = parties.each_ref().map(|party| labeller.end(Role::Source, IP, Some(party)));
+        assert!(ends[0] == ends[1] && shown(&ends[0], Role::Source, &without) == ["src_workload=web"]);
     }
 }

@@ -2,40 +2,40 @@
 
 use prometheus::proto::{Bucket, Histogram as Proto};
 
-use super::ends::Role;
+use super::ends::{Identification, Role};
 use super::figures::Families;
 use super::pairs::{Histogram, Pairs};
 use super::series::{COUNTERS, ExtraLabels, PairKey, TIMED};
 use crate::bpf::App;
-use crate::config::{Buckets, Labels};
+use crate::config::Buckets;
 use crate::flow::{Reason, protocol_name};
 
 /// Adds them.
-pub(super) fn pairs(families: &mut Families, pairs: &Pairs, labels: Labels) {
+pub(super) fn pairs(families: &mut Families, pairs: &Pairs, kept: &Identification) {
     for (name, histograms) in TIMED.into_iter().zip(&pairs.timed) {
         for (key, counted) in histograms {
-            labelled(key, labels, |labels| {
+            labelled(key, kept, |labels| {
                 families.push(name, labels, |metric, _| metric.set_histogram(proto(&counted.count, &pairs.buckets)));
             });
         }
     }
     for (name, counters) in COUNTERS.into_iter().zip(&pairs.counters) {
         for (key, counted) in counters {
-            labelled(key, labels, |labels| families.add(name, labels, counted.count as f64));
+            labelled(key, kept, |labels| families.add(name, labels, counted.count as f64));
         }
     }
 }
 
-fn labelled(key: &PairKey, labels: Labels, f: impl FnOnce(&[(&str, &str)])) {
+fn labelled(key: &PairKey, kept: &Identification, f: impl FnOnce(&[(&str, &str)])) {
     let mut pair: Vec<(&str, String)> = Vec::with_capacity(5);
     match &key.ends {
         Some((client, server)) => {
-            client.each(Role::Client, labels, |name, value| pair.push((name, value)));
-            server.each(Role::Server, labels, |name, value| pair.push((name, value)));
+            client.each(Role::Client, kept, |name, value| pair.push((name, value)));
+            server.each(Role::Server, kept, |name, value| pair.push((name, value)));
         }
         None => {
-            let kept = Role::Client.kept(labels).chain(Role::Server.kept(labels));
-            pair.extend(kept.map(|(_, name)| (name, "other".to_owned())));
+            let names = Role::Client.kept(kept).chain(Role::Server.kept(kept));
+            pair.extend(names.map(|(_, name)| (name, "other".to_owned())));
         }
     }
     match key.extra {

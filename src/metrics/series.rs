@@ -129,7 +129,7 @@ impl SeriesIndex {
 
     /// How ends are identified.
     pub fn identification(&self) -> Identification {
-        *lock::ignoring_poison(&self.identification)
+        lock::ignoring_poison(&self.identification).clone()
     }
 
     pub(super) fn set_identification(&self, identification: Identification) {

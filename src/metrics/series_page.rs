@@ -60,7 +60,7 @@ impl Figures for SeriesIndex {
 
     fn collect(&self, reading: &Reading, families: &mut Families) {
         self.traffic(reading, families);
-        pairs(families, &reading.sums.pairs, self.identification().labels);
+        pairs(families, &reading.sums.pairs, &self.identification());
         for kind in ErrorKind::ALL {
             let count = reading.sums.errors.get(&kind).copied().unwrap_or_default();
             families.add("netmon_icmp_errors_total", &[("kind", kind.name())], count as f64);
@@ -81,19 +81,19 @@ impl Figures for SeriesIndex {
 
 impl SeriesIndex {
     fn traffic(&self, reading: &Reading, families: &mut Families) {
-        let labels = self.identification().labels;
+        let kept = self.identification();
         let mut values: Vec<(&str, String)> = Vec::with_capacity(8);
         for (number, line) in reading.sums.series.iter().enumerate().filter(|(_, line)| line.tally.packets > 0) {
             values.clear();
             if number == OTHER as usize {
-                let ends = Role::Source.kept(labels).chain(Role::Destination.kept(labels)).map(|(_, name)| name);
+                let ends = Role::Source.kept(&kept).chain(Role::Destination.kept(&kept)).map(|(_, name)| name);
                 let names = ["protocol", "direction"].into_iter().chain(ends).chain(["app_protocol"]);
                 values.extend(names.map(|name| (name, "other".to_owned())));
             } else if let Some(key) = reading.keys.get(number) {
                 values.push(("protocol", protocol_name(key.protocol).into_owned()));
                 values.push(("direction", key.direction.name().to_owned()));
-                key.source.each(Role::Source, labels, |name, value| values.push((name, value)));
-                key.destination.each(Role::Destination, labels, |name, value| values.push((name, value)));
+                key.source.each(Role::Source, &kept, |name, value| values.push((name, value)));
+                key.destination.each(Role::Destination, &kept, |name, value| values.push((name, value)));
                 values.push(("app_protocol", key.app.map_or("", App::name).to_owned()));
             } else {
                 continue; // has left since

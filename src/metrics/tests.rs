@@ -86,7 +86,7 @@ fn page_of(workers: usize, limit: usize, buckets: &str, records: &[Record]) -> S
 
 fn index(limit: usize, buckets: &str, labels: Labels) -> Arc<SeriesIndex> {
     let buckets = Buckets::new(&buckets.split(',').collect::<Vec<_>>()).unwrap();
-    Arc::new(SeriesIndex::new(limit, buckets, Identification { labels, grouped: true }))
+    Arc::new(SeriesIndex::new(limit, buckets, Identification { labels, grouped: true, ..Identification::default() }))
 }
 
 fn shown(index: &Arc<SeriesIndex>, sums: Sums) -> String {

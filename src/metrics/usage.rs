@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::ends::{End, Role};
+use super::ends::{End, Identification, Role};
 use super::series::{COUNTERS, LinesUsed, PairKey, SeriesIndex, TIMED};
-use crate::config::Labels;
 
 /// What a metric takes of the budget.
 #[derive(Clone, Debug)]
@@ -18,7 +17,7 @@ pub struct MetricUsage {
     /// Series that have expired.
     pub expired: u64,
     /// How many values each label has, the largest number first.
-    pub labels: Vec<(&'static str, usize)>,
+    pub labels: Vec<(String, usize)>,
 }
 
 fn distinct<T: Eq + std::hash::Hash>(values: impl Iterator<Item = T>) -> usize {
@@ -29,25 +28,26 @@ fn distinct<T: Eq + std::hash::Hash>(values: impl Iterator<Item = T>) -> usize {
 fn of_ends<'a>(
     ends: impl Iterator<Item = &'a End> + Clone,
     role: Role,
-    labels: Labels,
-) -> impl Iterator<Item = (&'static str, usize)> {
-    role.kept(labels).map(move |(place, name)| (name, distinct(ends.clone().filter_map(|end| end.value(role, place)))))
+    kept: &Identification,
+) -> impl Iterator<Item = (String, usize)> {
+    role.kept(kept)
+        .map(move |(place, name)| (name.to_owned(), distinct(ends.clone().filter_map(|end| end.value(role, place)))))
 }
 
 impl SeriesIndex {
     /// What each metric takes of the budget.
     pub fn usage(&self) -> Vec<MetricUsage> {
-        let labels = self.identification().labels;
+        let kept = self.identification();
         let traffic: Vec<_> = self.traffic.keys().into_iter().flatten().collect();
-        let mut of_traffic: Vec<_> = of_ends(traffic.iter().map(|key| &key.source), Role::Source, labels)
-            .chain(of_ends(traffic.iter().map(|key| &key.destination), Role::Destination, labels))
+        let mut of_traffic: Vec<_> = of_ends(traffic.iter().map(|key| &key.source), Role::Source, &kept)
+            .chain(of_ends(traffic.iter().map(|key| &key.destination), Role::Destination, &kept))
             .collect();
-        of_traffic.push(("app_protocol", distinct(traffic.iter().map(|key| key.app.map(|app| app.name())))));
-        of_traffic.push(("protocol", distinct(traffic.iter().map(|key| key.protocol))));
+        of_traffic.push(("app_protocol".to_owned(), distinct(traffic.iter().map(|key| key.app.map(|app| app.name())))));
+        of_traffic.push(("protocol".to_owned(), distinct(traffic.iter().map(|key| key.protocol))));
         let of_pairs = |keys: Vec<Option<PairKey>>| {
             let ends: Vec<(End, End)> = keys.into_iter().flatten().filter_map(|key| key.ends).collect();
-            of_ends(ends.iter().map(|ends| &ends.0), Role::Client, labels)
-                .chain(of_ends(ends.iter().map(|ends| &ends.1), Role::Server, labels))
+            of_ends(ends.iter().map(|ends| &ends.0), Role::Client, &kept)
+                .chain(of_ends(ends.iter().map(|ends| &ends.1), Role::Server, &kept))
                 .collect()
         };
         let usage = |used: LinesUsed| {

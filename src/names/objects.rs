@@ -84,6 +84,20 @@ pub struct Pod {
     pub host_ports: Vec<HostPort>,
     /// When it got its address, with a resolution of one second.
     pub since: UnixNs,
+    /// Its chosen labels.
+    pub labels: Labels,
+}
+
+/// The values that an object has for the chosen labels, in their order; empty if none are chosen.
+pub type Labels = Vec<Option<String>>;
+
+/// A namespace. It is read for its labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its chosen labels.
+    pub labels: Labels,
 }
 
 /// A port of a service.

@@ -5,7 +5,7 @@ use netmon::config::Key;
 use serde_json::{Value, json};
 
 use super::manifests::{assert_valid, with};
-use super::{at, config::read, kustomized, needs_tools, objects, run};
+use super::{at, config::read, kustomized, needs_tools, objects, run, the};
 
 const CHART: &str = "deploy/helm/netmon";
 const SCHEMA: &str = "deploy/helm/netmon/values.schema.json";
@@ -80,6 +80,8 @@ fn it_is_equal_to_the_output_of_kustomize() {
         (json!({"privilege": {"seccomp": "Unconfined"}}), "seccomp-unconfined"),
         (json!({"privilege": {"privileged": true}}), "privileged"),
     ];
+    let web = json!({"webConfig": {"secret": "netmon-web-config"}, "serviceMonitor": {"enabled": true}});
+    assert_same("web-config", rendered(&web), with(&["servicemonitor", "web-config"]));
     for (values, component) in choices {
         assert_same(component, rendered(&values), with(&[component]));
     }
@@ -102,6 +104,16 @@ fn objects_depend_on_the_configuration() {
         json!(["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"])
     );
     assert_eq!(pod["volumes"][2]["hostPath"]["path"], "/run/netns");
+}
+
+/// Namespaces are read only if labels of theirs are asked for.
+#[test]
+fn labels_need_the_right_to_read_namespaces() {
+    needs_tools!();
+    let rules = |objects: &[Value]| the(objects, "ClusterRole")["rules"].clone();
+    let chart = rendered(&json!({"config": {"kubernetes": {"labels": ["team"]}}}));
+    assert_eq!(rules(&chart), rules(&with(&["namespace-labels"])));
+    assert_ne!(rules(&chart), rules(&kustomized("deploy/kubernetes")));
 }
 
 #[test]

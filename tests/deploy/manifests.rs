@@ -49,7 +49,7 @@ fn all_are_valid() {
     let mut objects = kustomized("deploy/kubernetes");
     objects.extend(OVERLAYS.into_iter().flat_map(kustomized));
     let components = components();
-    assert_eq!(components.len(), 7);
+    assert_eq!(components.len(), 9);
     objects.extend(components.iter().flat_map(|component| with(&[component])));
     assert_valid(objects);
 }

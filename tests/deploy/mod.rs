@@ -3,6 +3,7 @@
 mod chart;
 mod config;
 mod container;
+mod dashboard;
 mod manifests;
 mod workloads;
 

@@ -7,8 +7,8 @@ use netmon::agent::metric_names;
 use netmon::config::{Key, Settings};
 use std::path::Path;
 
-use super::{at, manual, read};
-use crate::support::not_run;
+use super::{Page, at, manual, read};
+use crate::support::{dashboard, not_run};
 
 /// Variables that are no keys.
 const MORE_VARIABLES: [&str; 2] = ["NETMON_CONFIG", "NETMON_VERSION"];
@@ -62,6 +62,23 @@ fn metrics_that_pages_name_exist() {
         }
     }
     assert!(unknown.is_empty(), "there are no such metrics:\n{}", unknown.join("\n"));
+}
+
+/// The row of the zones and the page about them ask the same.
+#[test]
+fn zones_are_asked_for_as_in_the_dashboard() {
+    let squeezed = |query: &str| query.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+    let page = Page::named("docs/questions/what-crosses-zones.md");
+    let on_page: Vec<String> =
+        queries().iter().filter(|(place, _)| place.starts_with(&page.path)).map(|(_, query)| squeezed(query)).collect();
+    let mut count = 0;
+    for panel in dashboard::panels().iter().filter(|panel| panel.row == "Zones") {
+        let query = panel.targets[0].query.replace("instance=~\"$instance\",", "").replace("$__rate_interval", "5m");
+        assert!(on_page.contains(&squeezed(&query)), "{} is not on the page: {query}", panel.title);
+        assert!(page.text.contains(&panel.title), "the page does not name the panel {}", panel.title);
+        count += 1;
+    }
+    assert_eq!(count, on_page.len(), "each query of the page has its panel");
 }
 
 #[test]

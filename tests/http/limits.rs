@@ -170,7 +170,7 @@ fn idle_connections_after_an_answer_leave_half_of_the_slots() {
         }
         kept.push(stream);
     }
-    assert_eq!(Reason::ALL.map(|reason| server.turned().of(reason)), [0; 4]);
+    assert_eq!(Reason::ALL.map(|reason| server.turned().of(reason)), [0; Reason::ALL.len()]);
     for stream in &mut kept[..4] {
         assert_eq!(ask(stream, "GET", "/", "").unwrap().status, 200);
     }

@@ -2,6 +2,7 @@
 //! would hide how connections end.
 
 mod answers;
+mod guarded;
 mod later;
 mod life;
 mod limits;
@@ -46,6 +47,10 @@ fn metrics() -> Vec<u8> {
 }
 
 impl Pages for Book {
+    fn is_open(&self, path: &str) -> bool {
+        path == "/"
+    }
+
     fn get(&self, path: &str, query: &str) -> Option<Page> {
         let (status, content_type, body) = match path {
             "/" => (200, TEXT, b"hello\n".to_vec()),
@@ -107,7 +112,7 @@ impl Answer {
 }
 
 /// Reads one answer, and no byte beyond it.
-fn read_answer(stream: &mut TcpStream, has_body: bool) -> std::io::Result<Answer> {
+fn read_answer(stream: &mut impl Read, has_body: bool) -> std::io::Result<Answer> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -125,7 +130,7 @@ fn read_answer(stream: &mut TcpStream, has_body: bool) -> std::io::Result<Answer
     Ok(answer)
 }
 
-fn ask(stream: &mut TcpStream, method: &str, path: &str, headers: &str) -> std::io::Result<Answer> {
+fn ask(stream: &mut (impl Read + Write), method: &str, path: &str, headers: &str) -> std::io::Result<Answer> {
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n")?;
     read_answer(stream, method != "HEAD")
 }
@@ -135,7 +140,7 @@ fn get(server: &Running, path: &str) -> Answer {
 }
 
 /// True if the server closes the connection, and does not just stay silent.
-fn ends(stream: &mut TcpStream) -> bool {
+fn ends(stream: &mut impl Read) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => true,

@@ -31,37 +31,42 @@ const SERVERS: [(&str, u8, u16, App, usize); 12] = [
     ("ssh", 6, 22, App::Ssh, 1),
 ];
 
+fn names() -> Vec<&'static str> {
+    let mut names = SERVERS.map(|s| s.0).to_vec();
+    names.dedup();
+    names
+}
+
+/// Lets a client in `ns` send a few requests to the server with this name.
+pub fn talk(ns: &Netns, name: &str, address: &str) {
+    ns.sh(&format!("{SCRIPT} talk {name} {address}"));
+}
+
 /// Servers in a namespace, which end with it.
-struct Servers {
+pub struct Servers {
     children: Vec<Child>,
     directory: PathBuf,
 }
 
 impl Servers {
-    fn names() -> impl Iterator<Item = &'static str> {
-        let mut names = SERVERS.map(|s| s.0).to_vec();
-        names.dedup();
-        names.into_iter()
-    }
-
-    /// Starts all of them, and waits until they listen.
-    fn start(ns: &Netns) -> Servers {
+    /// Starts those with these names at an address of `ns`, and waits until they listen.
+    pub fn start(ns: &Netns, address: &str, names: &[&str]) -> Servers {
         let directory = std::env::temp_dir().join(&ns.name);
         let mut servers = Servers { children: Vec::new(), directory };
-        for name in Servers::names() {
+        for name in names {
             let own = servers.directory.join(name);
             std::fs::create_dir_all(&own).unwrap();
             let mut command = ns.command(SCRIPT);
             command
-                .args(["serve", name, SERVER])
+                .args(["serve", name, address])
                 .arg(own)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
             servers.children.push(command.spawn().unwrap());
         }
-        for name in Servers::names() {
-            ns.sh(&format!("{SCRIPT} await {name} {SERVER}"));
+        for name in names {
+            ns.sh(&format!("{SCRIPT} await {name} {address}"));
         }
         servers
     }
@@ -84,8 +89,8 @@ fn server_port(flow: &Flow) -> u16 {
 
 fn recognised(a: &Netns, b: &Netns, config: Config) {
     let mut watch = Watch::start(b, "vb", config);
-    for name in Servers::names() {
-        a.sh(&format!("{SCRIPT} talk {name} {SERVER}"));
+    for name in names() {
+        talk(a, name, SERVER);
     }
     let flows = watch.settled();
     for (name, protocol, port, app, least) in SERVERS {
@@ -103,7 +108,7 @@ fn recognised(a: &Netns, b: &Netns, config: Config) {
 fn real_servers_are_recognised() {
     needs_root!();
     let (a, b) = quiet_pair();
-    let _servers = Servers::start(&b);
+    let _servers = Servers::start(&b, SERVER, &names());
     recognised(&a, &b, watching(&["vb"]));
     recognised(&a, &b, Config { clsact: true, ..watching(&["vb"]) });
 }

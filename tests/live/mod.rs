@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod agent;
-mod apps;
+pub mod apps;
 pub mod binary;
 mod bundle;
 mod churn;
@@ -39,12 +39,13 @@ mod offloads;
 mod outcomes;
 mod packet_trace;
 mod pods;
-mod prometheus;
+pub mod prometheus;
 mod readers;
 mod refusals;
 mod reload;
 mod requests;
 mod routed;
+mod secured;
 mod states;
 mod stop;
 mod table;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::SystemTime;
 
-use netmon::config::Config;
+use netmon::config::{ChosenLabels, Config};
 use netmon::flow::Flow;
 use netmon::names::Enabled;
 use serde_json::{Value, json};
@@ -141,6 +141,36 @@ fn clients_and_services_have_names() {
         let pair = ["src_workload=\"client\"", &to, "dst_namespace=\"shop\"", &service];
         assert_eq!(page.sum("netmon_latency_seconds_count", &pair), 1.0, "{}", page.body);
     }
+    assert!(agent.stop().0.conservation().holds());
+}
+
+#[test]
+fn labels_of_pods_are_labels_of_metrics() {
+    needs_root!();
+    let cluster = Cluster::new();
+    let mut client = cluster.pod("client", "node-a", CLIENT);
+    client["metadata"]["labels"]["team"] = json!("red");
+    let labels = json!({ "team": "blue", "app.kubernetes.io/part-of": "store" });
+    cluster.server.set_all([client, json!({ "kind": "Namespace", "metadata": { "name": "shop", "labels": labels } })]);
+    let chosen = ["team", "app.kubernetes.io/part-of"].map(str::to_owned);
+    let config = Config { chosen: ChosenLabels::new(&chosen).unwrap(), ..watching(&[]) };
+    let agent = cluster.agent(config);
+    let connection = cluster.client_dials("10.96.0.1:80", (&cluster.net.routed[1], "10.6.0.11:8080"));
+    cluster.settled(&agent).assert_well_formed();
+    let pair = [
+        "src_label_team=\"red\"",
+        "src_label_app_kubernetes_io_part_of=\"store\"",
+        "dst_label_team=\"blue\"",
+        "dst_label_app_kubernetes_io_part_of=\"store\"",
+        "dst_workload=\"api\"",
+    ];
+    let page = eventually("the outcome is counted", || {
+        Some(cluster.page(&agent)).filter(|page| page.sum("netmon_flows_total", &pair) == 1.0)
+    });
+    assert_eq!(page.sum("netmon_bytes_total", &pair), connection.client_on_wire(ETH).bytes as f64, "{}", page.body);
+    assert_eq!(page.sum("netmon_latency_seconds_count", &pair), 1.0, "{}", page.body);
+    let answers = ["src_label_team=\"blue\"", "dst_label_team=\"red\""];
+    assert_eq!(page.sum("netmon_bytes_total", &answers), connection.server_on_wire(ETH).bytes as f64);
     assert!(agent.stop().0.conservation().holds());
 }
 

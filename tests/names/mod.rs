@@ -4,6 +4,7 @@ mod agent;
 pub mod clusters;
 mod faults;
 mod fixtures;
+mod labels;
 mod many;
 mod start;
 

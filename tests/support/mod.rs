@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 pub mod apiserver;
 #[allow(dead_code)]
+pub mod dashboard;
+#[allow(dead_code)]
 pub mod detect;
 #[allow(dead_code)]
 pub mod flood;
@@ -27,6 +29,8 @@ pub mod talk;
 pub mod tcp_info;
 #[allow(dead_code)]
 pub mod vary;
+#[allow(dead_code)]
+pub mod web;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 
-use super::Key;
+use super::super::ChosenLabels;
+use super::super::value::Given;
+use super::{Key, put};
 use crate::names::{Enabled, NamedNetwork, Scope};
 
 pub(super) static KEYS: &[Key] = &[
@@ -69,6 +71,15 @@ pub(super) static KEYS: &[Key] = &[
         get: |config| if config.scope == Scope::Node { "node" } else { "cluster" }.to_owned(),
     },
     Key {
+        path: "kubernetes.labels",
+        short: None,
+        about: "labels of pods, or else of their namespaces, that are labels of metrics too: team is src_label_team and dst_label_team",
+        valid: "at most 8 keys of labels: app.kubernetes.io/part-of, team",
+        live: false,
+        set: |config, given| put(&mut config.chosen, ChosenLabels::new(&given.list())),
+        get: |config| Given::List(config.chosen.keys()).to_string(),
+    },
+    Key {
         path: NETWORKS,
         short: None,
         about: "names of networks outside of the cluster; the most specific network applies",
@@ -113,7 +124,7 @@ fn network(text: &str) -> Result<NamedNetwork> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Given};
+    use crate::config::Config;
 
     fn networks(texts: &[&str]) -> Result<Vec<String>> {
         let key = Key::named(NETWORKS).unwrap();

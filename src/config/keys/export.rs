@@ -35,6 +35,21 @@ pub(super) static KEYS: &[Key] = &[
         get: |config| config.metrics_addr.clone(),
     },
     Key {
+        path: "export.prometheus.web_config",
+        short: None,
+        about: "web configuration file of Prometheus' exporters: TLS and passwords for these pages; changes to the file take effect without a restart",
+        valid: "a path, or none",
+        live: false,
+        set: |config, given| {
+            config.web_config = match given.text()? {
+                "none" => None,
+                path => Some(path.into()),
+            };
+            Ok(())
+        },
+        get: |config| config.web_config.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+    },
+    Key {
         path: "export.prometheus.series_limit",
         short: None,
         about: "maximum number of series of the metrics whose labels come from packets; the rest goes to one series \"other\" for each metric",

@@ -190,7 +190,10 @@ fn labels_that_are_dropped_aggregate_also_while_packets_flow() {
     (1..=4).for_each(|client| worker.sends(client, 1));
     assert_eq!(worker.page(&index).lines().filter(|line| line.starts_with("netmon_packets_total{")).count(), 4);
     let labels = Labels::new(&["src_workload".to_owned(), "dst_workload".to_owned()]).unwrap();
-    Aggregates::renew_labels(&mut [&mut worker.observer.aggregates], Identification { labels, grouped: true });
+    Aggregates::renew_labels(
+        &mut [&mut worker.observer.aggregates],
+        Identification { labels, grouped: true, ..Identification::default() },
+    );
     let Worker { table, observer, .. } = &mut worker;
     table.visit(|flow, mark| observer.aggregates.recount(flow, mark));
     (1..=4).for_each(|client| worker.sends(client, 2));
@@ -207,7 +210,7 @@ fn a_scan_from_outside_leaves_the_page_as_it_is() {
     const ADDRESSES: u32 = 100_000;
     for (grouped, limit) in [(true, 20_000), (false, 1_000)] {
         let buckets = Buckets::new(&["1"]).unwrap();
-        let index = Arc::new(SeriesIndex::new(limit, buckets, Identification { labels: Labels::default(), grouped }));
+        let index = Arc::new(SeriesIndex::new(limit, buckets, Identification { grouped, ..Identification::default() }));
         let mut worker = Worker::new(&index, &[(9, party("web"))]);
         worker.observer.others = Some(network("external"));
         worker.sends(9, 1);

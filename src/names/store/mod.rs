@@ -3,6 +3,7 @@
 //! For each object the store keeps only what it needs to remove it from the index, and a hash to recognise updates that change no
 //! name.
 
+mod labels;
 mod lingering;
 mod nodes;
 mod pods;
@@ -23,6 +24,7 @@ use super::UnixNs;
 use super::index::{Cluster, Index, Name, Service};
 use super::objects::{self, Owned, Uid};
 
+use labels::{LabelSets, NamespaceEntry};
 use lingering::Lingering;
 use nodes::NodeEntry;
 use pods::PodEntry;
@@ -44,17 +46,26 @@ pub enum Kind {
     ReplicaSets,
     /// Jobs, for their CronJobs.
     Jobs,
+    /// Namespaces, for their labels.
+    Namespaces,
 }
 
 impl Kind {
     /// All kinds, in the best order to read them: owners and nodes before pods.
-    pub const ALL: [Kind; 6] =
-        [Kind::Nodes, Kind::ReplicaSets, Kind::Jobs, Kind::Pods, Kind::Services, Kind::EndpointSlices];
+    pub const ALL: [Kind; 7] = [
+        Kind::Nodes,
+        Kind::ReplicaSets,
+        Kind::Jobs,
+        Kind::Namespaces,
+        Kind::Pods,
+        Kind::Services,
+        Kind::EndpointSlices,
+    ];
 
-    /// True if names work without this kind. Without the optional kinds some workloads get a less precise name; without the others
-    /// addresses would get wrong names.
+    /// True if names work without this kind. Without the optional kinds some workloads get a less precise name, or no labels; without
+    /// the others addresses would get wrong names.
     pub fn is_optional(self) -> bool {
-        matches!(self, Kind::ReplicaSets | Kind::Jobs)
+        matches!(self, Kind::ReplicaSets | Kind::Jobs | Kind::Namespaces)
     }
 
     /// The plural resource name, as in the API's paths.
@@ -66,6 +77,7 @@ impl Kind {
             Kind::Nodes => "nodes",
             Kind::ReplicaSets => "replicasets",
             Kind::Jobs => "jobs",
+            Kind::Namespaces => "namespaces",
         }
     }
 }
@@ -85,10 +97,23 @@ pub enum Object {
     ReplicaSet(Owned),
     /// A Job.
     Job(Owned),
+    /// A namespace.
+    Namespace(objects::Namespace),
+}
+
+impl Object {
+    /// Sets the values of the chosen labels, if they matter for this kind.
+    pub(super) fn set_labels(&mut self, values: objects::Labels) {
+        match self {
+            Object::Pod(pod) => pod.labels = values,
+            Object::Namespace(namespace) => namespace.labels = values,
+            _ => {}
+        }
+    }
 }
 
 /// Number of objects of each kind, in the order of [`Kind::ALL`].
-pub type Counts = [(Kind, usize); 6];
+pub type Counts = [(Kind, usize); 7];
 
 /// The owner of a pod, with the workload that owns it in turn.
 #[derive(Debug)]
@@ -108,17 +133,20 @@ pub struct Store {
     nodes: HashMap<Arc<str>, NodeEntry>,
     replica_sets: HashMap<Uid, OwnerEntry>,
     jobs: HashMap<Uid, OwnerEntry>,
+    namespaces: HashMap<Arc<str>, NamespaceEntry>,
     /// One shared identity per service, used by all objects that refer to it.
     identities: HashMap<Name, Arc<Service>>,
     /// Number of the current or latest listing, by kind. An object that it does not contain has been deleted.
-    rounds: [u32; 6],
+    rounds: [u32; 7],
     /// Addresses of the agent's node that no object lists.
     local: Vec<IpAddr>,
     /// Owners of pods that have not been reported yet.
     awaited: HashSet<Uid>,
-    /// Owners and nodes whose pods have to be renamed.
+    /// Owners, nodes and namespaces whose pods have to be renamed.
     reowned: HashSet<Uid>,
     rezoned: HashSet<Arc<str>>,
+    relabelled: HashSet<Arc<str>>,
+    label_values: LabelSets,
     networks_changed: bool,
     lingering: Lingering,
     changed: bool,
@@ -143,12 +171,15 @@ impl Store {
             nodes: HashMap::default(),
             replica_sets: HashMap::default(),
             jobs: HashMap::default(),
+            namespaces: HashMap::default(),
             identities: HashMap::default(),
-            rounds: [0; 6],
+            rounds: [0; 7],
             local: Vec::new(),
             awaited: HashSet::default(),
             reowned: HashSet::default(),
             rezoned: HashSet::default(),
+            relabelled: HashSet::default(),
+            label_values: LabelSets::default(),
             networks_changed: false,
             lingering: Lingering::default(),
             changed: false,
@@ -164,6 +195,7 @@ impl Store {
             Object::Node(node) => self.apply_node(node),
             Object::ReplicaSet(owned) => self.apply_owner(Kind::ReplicaSets, owned),
             Object::Job(owned) => self.apply_owner(Kind::Jobs, owned),
+            Object::Namespace(namespace) => self.apply_namespace(namespace),
         }
     }
 
@@ -183,6 +215,8 @@ impl Store {
             // Their pods keep the name, because garbage collection deletes the owner before its pods.
             Object::ReplicaSet(owned) => drop(self.replica_sets.remove(&owned.uid)),
             Object::Job(owned) => drop(self.jobs.remove(&owned.uid)),
+            // Its pods are gone.
+            Object::Namespace(namespace) => drop(self.namespaces.remove(namespace.name.as_str())),
         }
     }
 
@@ -214,6 +248,7 @@ impl Store {
             }
             Kind::ReplicaSets => self.replica_sets.retain(|_, owner| owner.round == round),
             Kind::Jobs => self.jobs.retain(|_, owner| owner.round == round),
+            Kind::Namespaces => self.namespaces.retain(|_, namespace| namespace.round == round),
         }
     }
 
@@ -232,8 +267,11 @@ impl Store {
             let owners: HashSet<Uid> = self.pods.values().filter_map(PodEntry::owner).collect();
             self.awaited.retain(|uid| owners.contains(uid));
         }
-        let identities = &mut self.identities;
-        self.strings.purge(|| identities.retain(|_, service| Arc::strong_count(service) > 1));
+        let (identities, label_values) = (&mut self.identities, &mut self.label_values);
+        self.strings.purge(|| {
+            identities.retain(|_, service| Arc::strong_count(service) > 1);
+            label_values.purge();
+        });
     }
 
     /// Returns the index if it has changed since the last call. The cost depends on how much has changed.
@@ -252,6 +290,7 @@ impl Store {
                 Kind::Nodes => self.nodes.len(),
                 Kind::ReplicaSets => self.replica_sets.len(),
                 Kind::Jobs => self.jobs.len(),
+                Kind::Namespaces => self.namespaces.len(),
             };
             (kind, count)
         })
@@ -274,13 +313,13 @@ impl Store {
         self.replica_sets.get(uid).or_else(|| self.jobs.get(uid))
     }
 
-    /// Applies the consequences of changed nodes and owners, once for all changes since the last call.
+    /// Applies the consequences of changed nodes, owners and namespaces, once for all changes since the last call.
     fn settle(&mut self) {
         if std::mem::take(&mut self.networks_changed) {
             self.index.pod_networks = Arc::new(self.pod_networks());
             self.changed = true;
         }
-        if !self.reowned.is_empty() || !self.rezoned.is_empty() {
+        if !self.reowned.is_empty() || !self.rezoned.is_empty() || !self.relabelled.is_empty() {
             self.rename_pods();
         }
     }

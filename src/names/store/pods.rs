@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lingering::{Departed, LINGER_NS, Locator};
 use super::{Store, hash_of};
-use crate::flow::Party;
+use crate::flow::{LabelValues, Party};
 use crate::names::UnixNs;
 use crate::names::index::{Name, Port, SKEW_NS, Tenancy, Tenant, neighbourhood};
 use crate::names::objects::{Owner, Pod, Uid};
@@ -16,6 +16,8 @@ pub(super) struct PodEntry {
     hash: u64,
     pub(super) round: u32,
     owner: Option<Uid>,
+    /// Its own labels, without those of its namespace.
+    labels: Option<LabelValues>,
     party: Arc<Party>,
     from: UnixNs,
     /// True if it no longer has the addresses and ports in `locators`.
@@ -43,7 +45,8 @@ impl Store {
             known.round = round;
             return;
         }
-        let (party, mut locators) = (self.party(pod), self.locators(pod));
+        let labels = self.labels(&pod.labels);
+        let (party, mut locators) = (self.party(pod, labels.as_ref()), self.locators(pod));
         let old = self.pods.remove(&pod.uid);
         // The pod did not have a later address from its start.
         let moved = |old: &PodEntry| !pod.finished && !old.locators.iter().any(|locator| locators.contains(locator));
@@ -68,7 +71,8 @@ impl Store {
             }
         }
         let owner = pod.owner.as_ref().map(|owner| owner.uid);
-        let entry = PodEntry { hash, round, owner, party, from, finished: pod.finished, locators: locators.into() };
+        let (finished, locators) = (pod.finished, locators.into());
+        let entry = PodEntry { hash, round, owner, labels, party, from, finished, locators };
         self.pods.insert(pod.uid, entry);
     }
 
@@ -99,25 +103,27 @@ impl Store {
         }
     }
 
-    /// Renames the pods of owners and nodes that are new or have changed.
+    /// Renames the pods of owners, nodes and namespaces that are new or have changed.
     pub(super) fn rename_pods(&mut self) {
         let reowned = std::mem::take(&mut self.reowned);
         let rezoned = std::mem::take(&mut self.rezoned);
+        let relabelled = std::mem::take(&mut self.relabelled);
         let is_affected = |pod: &PodEntry| {
             let owner = pod.owner.is_some_and(|owner| reowned.contains(&owner));
-            owner || pod.party.node.as_ref().is_some_and(|node| rezoned.contains(node))
+            owner
+                || pod.party.node.as_ref().is_some_and(|node| rezoned.contains(node))
+                || pod.party.namespace.as_ref().is_some_and(|namespace| relabelled.contains(namespace))
         };
         let affected: Vec<Uid> = self.pods.iter().filter(|(_, pod)| is_affected(pod)).map(|(uid, _)| *uid).collect();
         for uid in affected {
             let Some(pod) = self.pods.get(&uid) else { continue };
-            let mut party = Party::clone(&pod.party);
+            let (mut party, own) = (Party::clone(&pod.party), pod.labels.clone());
             if let Some((kind, name)) = pod.owner.and_then(|owner| self.owner(&owner)?.workload.clone()) {
                 (party.workload_kind, party.workload) = (Some(kind), Some(name));
             }
             party.zone = party.node.as_ref().and_then(|node| self.zone(node));
-            if party == *pod.party {
-                continue;
-            }
+            party.labels = party.namespace.clone().and_then(|namespace| self.labels_in(&namespace, own.as_ref()));
+            let Some(pod) = self.pods.get(&uid).filter(|pod| party != *pod.party) else { continue };
             let (party, from, finished, locators) = (Arc::new(party), pod.from, pod.finished, pod.locators.clone());
             for locator in &locators {
                 let tenant = Tenant::new(uid, from, Arc::clone(&party));
@@ -185,7 +191,7 @@ impl Store {
         locators
     }
 
-    fn party(&mut self, pod: &Pod) -> Arc<Party> {
+    fn party(&mut self, pod: &Pod, labels: Option<&LabelValues>) -> Arc<Party> {
         let (kind, workload) = match &pod.owner {
             Some(owner) => self.workload(pod, owner),
             None => (self.strings.get("Pod"), self.strings.get(&pod.name)),
@@ -201,6 +207,7 @@ impl Store {
             node,
             service: None,
             name: None,
+            labels: self.labels_in(&pod.namespace, labels),
         })
     }
 

@@ -223,6 +223,7 @@ fn what_a_listing_does_not_mention_is_gone() {
             Object::Service(service) => &service.name,
             Object::Slice(slice) => &slice.name,
             Object::Node(node) => &node.name,
+            Object::Namespace(namespace) => &namespace.name,
             Object::ReplicaSet(_) | Object::Job(_) => "web-5d8f",
         };
         !gone.contains(&name)

@@ -42,7 +42,7 @@ pub fn reach(options: &NamesOptions) -> Result<Option<Reached>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("create a runtime")?;
     let asked = async {
         let (server, client) = credentials.connect(&credentials.read()?).await?;
-        let rights = options.scope.kinds().iter().flat_map(|&kind| VERBS.map(|verb| (kind, verb)));
+        let rights = options.kinds().into_iter().flat_map(|kind| VERBS.map(|verb| (kind, verb)));
         let missing = try_join_all(rights.map(|(kind, verb)| {
             let client = client.clone();
             async move { anyhow::Ok((!may(&client, kind, verb).await?).then_some((kind, verb))) }

@@ -72,7 +72,7 @@ async fn stream(
             return Ok(());
         };
         let cut_off = || Failure::Lost("the API server ended a watch before it had sent the current state".to_owned());
-        match wire::change(kind, line?.ok_or_else(cut_off)?).map_err(malformed)? {
+        match wire::change(kind, line?.ok_or_else(cut_off)?, &watch.labels).map_err(malformed)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, _) => keeper.apply(kind, std::slice::from_ref(&object)),
             Change::Deleted(object, _) => keeper.delete(kind, &object),
@@ -130,7 +130,7 @@ async fn changes(
         let line = timeout(patience, watch.lines.next());
         let silent = || Failure::Lost(format!("the API server has been silent for {} s", patience.as_secs()));
         let Some(line) = line.await.unwrap_or_else(|_| Err(silent()))? else { break };
-        match wire::change(kind, line).map_err(malformed)? {
+        match wire::change(kind, line, &watch.labels).map_err(malformed)? {
             Change::Error(refusal) => return Err(Failure::of_refusal(refusal, None)),
             Change::Applied(object, new) => {
                 keeper.apply(kind, std::slice::from_ref(&object));

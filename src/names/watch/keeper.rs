@@ -36,15 +36,15 @@ pub(super) struct Keeper {
 struct Inner {
     store: Store,
     /// Kinds that have not been read yet, by `Kind as usize`.
-    missing: [bool; 6],
+    missing: [bool; 7],
     started: Instant,
 }
 
 impl Keeper {
     pub(super) fn new(options: &NamesOptions, names: Arc<Names>, status: Arc<StatusCell>) -> Keeper {
         let store = Store::new((**names.load()).clone());
-        let mut missing = [false; 6];
-        options.scope.kinds().iter().for_each(|kind| missing[*kind as usize] = true);
+        let mut missing = [false; 7];
+        options.kinds().into_iter().for_each(|kind| missing[kind as usize] = true);
         let whole = match options.scope {
             Scope::Cluster => Cluster::Whole,
             Scope::Node => Cluster::Node,

@@ -45,11 +45,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The kinds of objects that are read.
-    pub fn kinds(self) -> &'static [Kind] {
+    fn has(self, kind: Kind) -> bool {
         match self {
-            Scope::Cluster => &Kind::ALL,
-            Scope::Node => &[Kind::Nodes, Kind::Pods, Kind::Services],
+            Scope::Cluster => true,
+            Scope::Node => matches!(kind, Kind::Nodes | Kind::Pods | Kind::Services | Kind::Namespaces),
         }
     }
 }
@@ -67,8 +66,18 @@ pub struct NamesOptions {
     pub node: String,
     /// Named networks outside of the cluster.
     pub networks: Vec<NamedNetwork>,
+    /// Keys of the labels that are read of pods and namespaces.
+    pub labels: Vec<String>,
     /// Reading begins after a random delay of at most this, because the agents of all nodes may be started at once.
     pub start_within: Duration,
+}
+
+impl NamesOptions {
+    /// The kinds of objects that are read.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let is_read = |kind: &Kind| self.scope.has(*kind) && (*kind != Kind::Namespaces || !self.labels.is_empty());
+        Kind::ALL.into_iter().filter(is_read).collect()
+    }
 }
 
 /// The running watcher. Dropping it stops the watcher.
@@ -108,8 +117,8 @@ pub fn start(options: &NamesOptions, threads: &Threads) -> Result<(Arc<Names>, O
     };
     log::info!("names: reading the cluster at {server} with {credentials}");
     let names = names(Cluster::Partial);
-    let kinds = options.scope.kinds();
-    let status = Arc::new(StatusCell::new(server, credentials.to_string(), kinds));
+    let kinds = options.kinds();
+    let status = Arc::new(StatusCell::new(server, credentials.to_string(), &kinds));
     let (stop, stopped) = oneshot::channel();
     let (options, shared) = (options.clone(), (Arc::clone(&names), Arc::clone(&status)));
     let thread = threads.start("nm-names", move |_| {

@@ -1,6 +1,7 @@
 //! Requests to the API server.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Limited};
@@ -46,6 +47,7 @@ pub(super) fn resource_path(kind: Kind) -> (&'static str, bool) {
         Kind::EndpointSlices => ("/apis/discovery.k8s.io/v1/endpointslices", false),
         Kind::ReplicaSets => ("/apis/apps/v1/replicasets", true),
         Kind::Jobs => ("/apis/batch/v1/jobs", true),
+        Kind::Namespaces => ("/api/v1/namespaces", true),
     }
 }
 
@@ -61,6 +63,8 @@ fn escaped(text: &str) -> impl std::fmt::Display + '_ {
 pub(super) struct Watch {
     pub(super) lines: Lines,
     pub(super) time: Duration,
+    /// Keys of the labels that are read.
+    pub(super) labels: Arc<[String]>,
 }
 
 pub(super) struct Source {
@@ -70,10 +74,11 @@ pub(super) struct Source {
     renewed: Cell<Instant>,
     /// Field selector for pods.
     selector: String,
+    labels: Arc<[String]>,
     /// False once the server has turned out not to support watches that begin with the current state.
     streams: Cell<bool>,
     /// Objects per page, by `Kind as usize`.
-    limits: [Cell<usize>; 6],
+    limits: [Cell<usize>; 7],
     /// Held while a response is read as a whole.
     turn: Mutex<()>,
 }
@@ -90,6 +95,7 @@ impl Source {
             client: RefCell::new(client),
             renewed: Cell::new(Instant::now()),
             selector,
+            labels: options.labels.clone().into(),
             streams: Cell::new(true),
             limits: std::array::from_fn(|_| Cell::new(PAGE)),
             turn: Mutex::default(),
@@ -140,7 +146,7 @@ impl Source {
         let response = within(self.get(&path, if metadata { METADATA_LIST } else { JSON }), "list").await?;
         let _turn = self.turn.lock().await;
         let body = within(whole(response.into_body()), "list").await?;
-        wire::page(kind, &body).map_err(|error| Failure::Malformed(format!("{error:#}")))
+        wire::page(kind, &body, &self.labels).map_err(|error| Failure::Malformed(format!("{error:#}")))
     }
 
     /// Starts a watch that sends all objects of a kind and then their changes.
@@ -163,7 +169,7 @@ impl Source {
             self.selector(kind)
         );
         let response = within(self.get(&path, if metadata { METADATA } else { JSON }), "watch").await?;
-        Ok(Watch { lines: Lines::new(response.into_body()), time })
+        Ok(Watch { lines: Lines::new(response.into_body()), time, labels: Arc::clone(&self.labels) })
     }
 
     /// Reads the credentials again after a failure, because the token or the kubeconfig may have been replaced.

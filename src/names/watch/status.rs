@@ -40,7 +40,7 @@ pub struct Denied {
 impl Denied {
     /// How to fix it, in one line.
     pub const REMEDY: &'static str = "kubectl apply -f deploy/kubernetes/rbac.yaml lets the account netmon-agent list and watch \
-        them; for another account, bind its ClusterRole to it, or set kubernetes.enabled to off";
+        them (namespaces: the component namespace-labels); for another account, bind its ClusterRole to it, or set kubernetes.enabled to off";
 
     /// True if one of the kinds is required for names.
     pub fn is_serious(&self) -> bool {

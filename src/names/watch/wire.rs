@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
 
 use crate::names::store::{Kind, Object};
-use trimmed::{WireNode, WireOwned, WirePod, WireService, WireSlice};
+use trimmed::{Labelled, WireNamespace, WireNode, WireOwned, WirePod, WireService, WireSlice};
 
 /// A page of a list.
 #[derive(Debug)]
@@ -48,26 +48,48 @@ pub(super) struct Details {
     pub(super) retry_after_seconds: u64,
 }
 
-pub(super) fn page(kind: Kind, text: &[u8]) -> Result<Page> {
-    match kind {
+/// A page, with the values of these labels of its objects.
+pub(super) fn page(kind: Kind, text: &[u8], labels: &[String]) -> Result<Page> {
+    let mut page = match kind {
         Kind::Pods => page_of::<WirePod>(text, WirePod::object),
         Kind::Services => page_of::<WireService>(text, WireService::object),
         Kind::EndpointSlices => page_of::<WireSlice>(text, WireSlice::object),
         Kind::Nodes => page_of::<WireNode>(text, WireNode::object),
         Kind::ReplicaSets => page_of::<WireOwned>(text, WireOwned::replica_set),
         Kind::Jobs => page_of::<WireOwned>(text, WireOwned::job),
+        Kind::Namespaces => page_of::<WireNamespace>(text, WireNamespace::object),
+    }?;
+    if has_labels(kind, labels) {
+        let list: List<Labelled> = serde_json::from_slice(text).context("read the labels of a list")?;
+        let each = page.objects.iter_mut().zip(list.items);
+        each.for_each(|(object, labelled)| object.set_labels(labelled.values(labels)));
     }
+    Ok(page)
 }
 
-pub(super) fn change(kind: Kind, line: &[u8]) -> Result<Change> {
-    match kind {
+/// A line of a watch, with the values of these labels of its object.
+pub(super) fn change(kind: Kind, line: &[u8], labels: &[String]) -> Result<Change> {
+    let mut change = match kind {
         Kind::Pods => change_of::<WirePod>(line, WirePod::object),
         Kind::Services => change_of::<WireService>(line, WireService::object),
         Kind::EndpointSlices => change_of::<WireSlice>(line, WireSlice::object),
         Kind::Nodes => change_of::<WireNode>(line, WireNode::object),
         Kind::ReplicaSets => change_of::<WireOwned>(line, WireOwned::replica_set),
         Kind::Jobs => change_of::<WireOwned>(line, WireOwned::job),
+        Kind::Namespaces => change_of::<WireNamespace>(line, WireNamespace::object),
+    }?;
+    if let Change::Applied(object, _) | Change::Deleted(object, _) = &mut change
+        && has_labels(kind, labels)
+    {
+        let event: Event<Labelled> = serde_json::from_slice(line).context("read the labels of a line of a watch")?;
+        object.set_labels(event.object.values(labels));
     }
+    Ok(change)
+}
+
+/// Labels with any key are read apart from what always is, so that they cost nothing if none is chosen.
+fn has_labels(kind: Kind, labels: &[String]) -> bool {
+    !labels.is_empty() && matches!(kind, Kind::Pods | Kind::Namespaces)
 }
 
 fn page_of<T: for<'a> Deserialize<'a>>(text: &[u8], object: fn(T) -> Object) -> Result<Page> {

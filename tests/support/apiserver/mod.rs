@@ -21,10 +21,11 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
 /// The resources, by plural name: the group's path, the kind, the API version.
-const RESOURCES: [(&str, &str, &str, &str); 6] = [
+const RESOURCES: [(&str, &str, &str, &str); 7] = [
     ("pods", "/api/v1", "Pod", "v1"),
     ("services", "/api/v1", "Service", "v1"),
     ("nodes", "/api/v1", "Node", "v1"),
+    ("namespaces", "/api/v1", "Namespace", "v1"),
     ("endpointslices", "/apis/discovery.k8s.io/v1", "EndpointSlice", "discovery.k8s.io/v1"),
     ("replicasets", "/apis/apps/v1", "ReplicaSet", "apps/v1"),
     ("jobs", "/apis/batch/v1", "Job", "batch/v1"),

@@ -1,5 +1,6 @@
 //! Objects as the API server sends them, reduced to the fields that are used. Other fields are skipped while parsing.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::UNIX_EPOCH;
 
@@ -8,7 +9,7 @@ use serde::Deserialize;
 
 use super::{HasVersion, or_default};
 use crate::names::UnixNs;
-use crate::names::objects::{HostPort, Node, Owned, Owner, Pod, Service, ServicePort, Slice, Target, Uid};
+use crate::names::objects::{HostPort, Namespace, Node, Owned, Owner, Pod, Service, ServicePort, Slice, Target, Uid};
 use crate::names::store::Object;
 
 macro_rules! wire {
@@ -64,6 +65,16 @@ wire! {
     }
     WireOwned {
         metadata: Meta,
+    }
+    WireNamespace {
+        metadata: Meta,
+    }
+    /// All labels of an object.
+    Labelled {
+        metadata: LabelledMeta,
+    }
+    LabelledMeta {
+        labels: BTreeMap<String, String>,
     }
     WirePod {
         metadata: Meta,
@@ -221,6 +232,19 @@ impl WireOwned {
     }
 }
 
+impl WireNamespace {
+    pub(super) fn object(self) -> Object {
+        Object::Namespace(Namespace { name: self.metadata.name, labels: Vec::new() })
+    }
+}
+
+impl Labelled {
+    /// The values of the labels with these keys.
+    pub(super) fn values(mut self, keys: &[String]) -> Vec<Option<String>> {
+        keys.iter().map(|key| self.metadata.labels.remove(key)).collect()
+    }
+}
+
 impl WirePod {
     pub(super) fn object(self) -> Object {
         let WirePod { metadata, spec, status } = self;
@@ -267,6 +291,7 @@ impl WirePod {
             node: spec.node_name.filter(|name| !name.is_empty()),
             namespace: metadata.namespace,
             name: metadata.name,
+            labels: Vec::new(),
         })
     }
 }
@@ -345,4 +370,4 @@ macro_rules! has_version {
     )*};
 }
 
-has_version!(WirePod, WireService, WireSlice, WireNode, WireOwned);
+has_version!(WirePod, WireService, WireSlice, WireNode, WireOwned, WireNamespace);
