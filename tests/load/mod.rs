@@ -84,13 +84,13 @@ fn an_agent_that_leaves_flows_out_does_not() {
     assert!(run.link.agrees(), "what is left out is still seen");
 }
 
-/// Whatever is sent again may be answered by a packet that no socket counts; nothing else may be more than was sent, or less than
-/// arrived.
+/// What comes after the end of a connection may be answered by a packet that no socket counts; nothing else may be more than was
+/// sent, or less than arrived.
 #[test]
-fn sockets_explain_what_was_sent_again() {
+fn sockets_explain_late_segments() {
     let amount = |packets, bytes| Amount { packets, bytes };
     let way = |seen| WaySeen { sent: amount(10, 1000), arrived: amount(9, 900), seen };
-    for (seen, retransmitted, agrees) in [
+    for (seen, answers, agrees) in [
         (amount(10, 1000), 0, true),
         (amount(9, 900), 0, true),
         (amount(8, 900), 0, false),
@@ -100,7 +100,7 @@ fn sockets_explain_what_was_sent_again() {
         (amount(12, 1066), 1, false),
         (amount(11, 1075), 1, false),
     ] {
-        assert_eq!(way(seen).agrees(retransmitted), agrees, "{seen:?}, {retransmitted} sent again");
+        assert_eq!(way(seen).agrees(answers), agrees, "{seen:?}, {answers} answers");
     }
 }
 

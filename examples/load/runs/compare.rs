@@ -37,16 +37,16 @@ pub struct WaySeen {
     pub seen: Amount,
 }
 
-/// An answer to a segment that was sent again, at most: Ethernet, IPv4, and TCP with the options of a SYN-ACK.
+/// An answer without a socket, at most: Ethernet, IPv4, and TCP with the options of a SYN-ACK.
 const ANSWER_BYTES: u64 = 74;
 
 impl WaySeen {
-    /// True if the agent, which is between the sockets, saw no less than arrived and no more than was sent. What is sent again to a
-    /// connection that is over is answered by the kernel, and no socket counts that.
-    pub fn agrees(&self, retransmitted: u64) -> bool {
+    /// True if the agent, which is between the sockets, saw no less than arrived and no more than was sent, and than that many
+    /// answers for which there was no socket.
+    pub fn agrees(&self, answers: u64) -> bool {
         let within =
             |of: fn(Amount) -> u64, more: u64| (of(self.arrived)..=of(self.sent) + more).contains(&of(self.seen));
-        within(|amount| amount.packets, retransmitted) && within(|amount| amount.bytes, retransmitted * ANSWER_BYTES)
+        within(|amount| amount.packets, answers) && within(|amount| amount.bytes, answers * ANSWER_BYTES)
     }
 }
 
@@ -117,6 +117,14 @@ impl PartSeen {
         }
     }
 
+    /// Answers that no socket counts, at most. A TCP segment that comes after the end of its connection, because it was sent again
+    /// or another CPU was slower, is answered by the kernel: an ACK of TIME-WAIT, then a RST.
+    pub fn answers(&self) -> u64 {
+        let ways = [&self.to_server, &self.to_client];
+        let late: u64 = ways.iter().map(|way| way.sent.packets.saturating_sub(way.arrived.packets)).sum();
+        if self.protocol == "tcp" { late + self.retransmitted } else { 0 }
+    }
+
     /// Both directions together: sent, seen.
     pub fn totals(&self) -> [Amount; 2] {
         let both = |of: fn(&WaySeen) -> Amount| {
@@ -144,7 +152,7 @@ impl PartSeen {
             found.push(format!("{} connections ended {}; the agent counted {seen}", self.connections, self.outcome));
         }
         for (name, way) in [("to the server", &self.to_server), ("to the client", &self.to_client)] {
-            if !way.agrees(self.retransmitted) {
+            if !way.agrees(self.answers()) {
                 let say = |amount: Amount| format!("{} packets, {} bytes", amount.packets, amount.bytes);
                 let (sent, arrived, seen) = (say(way.sent), say(way.arrived), say(way.seen));
                 found.push(format!("{name}: sent {sent}; arrived {arrived}; the agent counted {seen}"));

@@ -1,0 +1,30 @@
+//! Who is taken for the client.
+
+use super::*;
+
+/// Of datagrams within a jiffy the program knows the order. If it had no room for that, the ports decide, and if they show
+/// nothing, the record that came first.
+#[test]
+fn ports_decide_between_datagrams_of_a_jiffy() {
+    let datagram = |port: u16| Record {
+        protocol: 17,
+        tcp_flags: 0,
+        destination: Endpoint { port, ..packet(1, 101).destination },
+        ..packet(1, 101)
+    };
+    // The server's port, whether the order is known, and the client's port if the question and if the answer comes first.
+    for (server, first, clients) in [
+        (7, false, [4001, 4001]),
+        (60_000, true, [4001, 4001]),
+        (60_000, false, [60_000, 60_000]),
+        (5000, false, [4001, 5000]),
+    ] {
+        let [asked, answered] = [Record { first, ..datagram(server) }, reply(datagram(server))];
+        let orders = [[asked.clone(), answered.clone()], [answered, asked]];
+        for (records, client) in orders.iter().zip(clients) {
+            let (table, _) = run(records);
+            let flow = table.iter().next().unwrap();
+            assert_eq!((table.len(), flow.key.ends[usize::from(flow.client)].port), (1, client), "{records:?}");
+        }
+    }
+}
