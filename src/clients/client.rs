@@ -107,8 +107,9 @@ impl Client {
     }
 
     /// The connection with the greatest rank makes way first; one without a rank stays. Connections that have sent nothing for a while
-    /// go before all others. Within a class, the one that has been in its phase for the longest time goes first: otherwise a few of
-    /// one kind could keep their places, and newcomers would compete for the rest.
+    /// go before all others. Within a class, an address with many connections goes before one with few, and then the connection that
+    /// has been in its phase for the longest time: otherwise a few of one kind could keep their places, and newcomers would compete for
+    /// the rest.
     pub(super) fn rank(&self, now: Instant) -> Option<(u8, Duration)> {
         let (since, still) = (self.ago(&self.since_ns, now), self.ago(&self.moved_ns, now));
         match self.phase() {

@@ -1,7 +1,10 @@
 //! Places for connections: how many there are, how many one address may have, and who makes way when all are taken.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::client::{Client, Phase};
 use super::{Peer, Reason};
@@ -89,28 +92,20 @@ impl<C: Close> Slots<C> {
         (self.taken.len(), self.count(|slot| slot.peer == Peer::Own))
     }
 
-    /// Makes a client go whose address has most connections, and at least two more than the newcomer's: whatever they are doing, they
-    /// take more than their part. Otherwise a burst from many addresses could turn away a client that comes once.
-    fn close_of_many(&mut self, now: Instant, newcomers: usize) -> Option<(Phase, C)> {
-        let others = self.taken.iter().filter(|slot| slot.peer != Peer::Own);
-        let (peer, has) =
-            others.map(|slot| (slot.peer, self.count(|other| other.peer == slot.peer))).max_by_key(|of| of.1)?;
-        if has < newcomers + 2 {
-            return None;
-        }
-        let ages = self.taken.iter().enumerate().filter(|(_, slot)| slot.peer == peer);
-        let (place, _) = ages.max_by_key(|(_, slot)| slot.client.age(now))?;
-        let phase = self.taken[place].client.leave()?;
-        Some((phase, self.taken.remove(place).close))
-    }
-
     fn count(&self, is: impl Fn(&Slot<C>) -> bool) -> usize {
         self.taken.iter().filter(|slot| is(slot)).count()
     }
 
     fn close(&mut self, now: Instant, may: impl Fn(&Slot<C>) -> bool) -> Option<(Phase, C)> {
+        let has = self.by_peer();
         let ranked = self.taken.iter().enumerate().filter(|(_, slot)| may(slot));
-        let mut ranked: Vec<_> = ranked.filter_map(|(place, slot)| Some((slot.client.rank(now)?, place))).collect();
+        let rank = |(place, slot): (usize, &Slot<C>)| {
+            let (class, age) = slot.client.rank(now)?;
+            // This host has places of its own, and is no peer like the others.
+            let has = if slot.peer == Peer::Own { 0 } else { has[&slot.peer] };
+            Some(((class, has, age), place))
+        };
+        let mut ranked: Vec<_> = ranked.filter_map(rank).collect();
         // Among equals, the one that came first.
         ranked.sort_by(|(a, first), (b, then)| b.cmp(a).then(first.cmp(then)));
         let (phase, place) = ranked.into_iter().find_map(|(_, place)| {
@@ -121,6 +116,28 @@ impl<C: Close> Slots<C> {
             (!waits && slot.client.go(phase)).then_some((phase, place))
         })?;
         Some((phase, self.taken.remove(place).close))
+    }
+
+    /// Makes a client go whose address has most connections, and at least two more than the newcomer's: whatever they are doing, they
+    /// take more than their part. Otherwise a burst from many addresses could turn away a client that comes once. The one that came
+    /// last goes: who has waited longest is answered next.
+    fn close_of_many(&mut self, now: Instant, newcomers: usize) -> Option<(Phase, C)> {
+        let has = self.by_peer();
+        let others = self.taken.iter().enumerate().filter(|(_, slot)| slot.peer != Peer::Own);
+        let (most, _, place) =
+            others.map(|(place, slot)| (has[&slot.peer], Reverse(slot.client.age(now)), place)).max()?;
+        if most < newcomers + 2 {
+            return None;
+        }
+        let phase = self.taken[place].client.leave()?;
+        Some((phase, self.taken.remove(place).close))
+    }
+
+    /// How many connections each peer has.
+    fn by_peer(&self) -> HashMap<Peer, usize> {
+        let mut has = HashMap::new();
+        self.taken.iter().for_each(|slot| *has.entry(slot.peer).or_default() += 1);
+        has
     }
 }
 
@@ -246,10 +263,23 @@ mod tests {
             client.enter(Phase::Making, door.at(seconds));
         }
         assert_eq!(door.come(3, host(1)), Err(Reason::Address));
-        assert!(matches!(door.come(3, host(3)), Ok(Some(0..=2))));
-        assert!(matches!(door.come(3, host(4)), Ok(Some(0..=3))));
+        assert_eq!(door.come(3, host(3)), Ok(Some(3)), "the latest");
+        assert_eq!(door.come(3, host(4)), Ok(Some(1)));
         assert_eq!(door.come(3, host(5)), Err(Reason::Full), "each has one");
         assert_eq!(door.come(3, host(3)), Err(Reason::Full), "each has one");
+    }
+
+    #[test]
+    fn the_only_one_of_its_address_stays_while_others_have_more() {
+        let mut door = Door::new();
+        for (seconds, number) in [1, 2, 3, 3].into_iter().enumerate() {
+            door.come(seconds as u64, host(number)).unwrap();
+        }
+        for client in &door.clients {
+            client.enter(Phase::Idle, door.at(4));
+        }
+        assert_eq!(door.come(5, host(4)), Ok(Some(2)));
+        assert_eq!(door.come(5, host(5)), Ok(Some(0)), "each has one: the oldest");
     }
 
     #[test]

@@ -10,20 +10,21 @@ use super::net::host;
 use crate::needs_root;
 use crate::support::netns::Netns;
 
-/// Adds pods with these numbers, each behind a veth of the bridge.
+/// Adds pods with these numbers, each behind a veth of the bridge, in as short a time as the kernel needs for them.
 fn plug(node: &Netns, pods: &Netns, numbers: std::ops::Range<u32>) {
-    let mut lines = String::new();
+    let (mut here, mut there) = (String::new(), String::new());
     for number in numbers {
-        lines += &format!(
-            "ip link add veth{number} type veth peer name eth{number}
-             ip link set veth{number} master br0 up
-             ip link set eth{number} netns {0}
-             ip -n {0} link set eth{number} up
+        here += &format!(
+            "link add veth{number} type veth peer name eth{number}
+             link set veth{number} master br0 up
+             link set eth{number} netns {}
             ",
             pods.name
         );
+        there += &format!("link set eth{number} up\n");
     }
-    node.sh(&lines);
+    let here = here.trim_end();
+    node.sh(&format!("ip -batch - <<END\n{here}\nEND\nip -n {} -batch - <<END\n{there}END", pods.name));
 }
 
 fn node() -> Netns {

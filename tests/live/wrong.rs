@@ -24,7 +24,7 @@ fn wrong(key: &Key) -> Option<&'static str> {
         "resources.cpu_limit" => "all",
         "log.level" => "loud",
         "log.format" => "xml",
-        "node_name" | "control.socket" | "kubernetes.kubeconfig" => return None,
+        "node_name" | "control.socket" | "kubernetes.kubeconfig" | "export.prometheus.web_config" => return None,
         // Numbers and switches; other kinds of keys do not accept this word either.
         _ => "many words",
     })
