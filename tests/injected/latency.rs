@@ -310,8 +310,8 @@ fn timestamps_of_the_nic_are_used_if_both_sides_have_them() {
     talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
     let [_, server] = talk.reports();
     assert_eq!(server.samples[1..], [(RttWaited, 50 * MS), (Response, 50 * MS)]);
-    // Until the second side had a timestamp, the kernel's clock was used, by which the test took no time.
-    assert!(matches!(server.samples[0], (HandshakeServer, ns) if ns < 10 * MS), "{:?}", server.samples);
+    // Until the second side had a timestamp, the kernel's clock was used. The NIC's times are whole milliseconds.
+    assert!(matches!(server.samples[0], (HandshakeServer, ns) if ns % MS != 0), "{:?}", server.samples);
     let [kernel, hardware] = talk.kernel.misses().stamps;
     assert!(kernel > 0 && hardware > 0);
 
@@ -322,6 +322,6 @@ fn timestamps_of_the_nic_are_used_if_both_sides_have_them() {
     talk.stamped = true;
     talk.tcp(70 * MS, Server, ACK | PSH, 5001, 1005, b"that");
     let [_, server] = talk.reports();
-    assert!(server.samples.iter().all(|sample| sample.1 < 10 * MS), "by the kernel's clock: {:?}", server.samples);
+    assert!(server.samples.iter().all(|sample| sample.1 % MS != 0), "by the kernel's clock: {:?}", server.samples);
     assert_eq!(talk.kernel.misses().stamps[1], 0);
 }

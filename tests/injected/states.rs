@@ -7,7 +7,7 @@ use netmon::bpf::{Cause, Sweep};
 use netmon::flow::Reason::{Refused, ResetByClient, ResetByServer, Timeout, Unreachable};
 use netmon::flow::{Directory, ErrorKind, Flow, FlowEvent, Outcome, Sink, State, Table, TableLimits};
 use rand::prelude::*;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 
 use super::pin;
 use crate::needs_root;
@@ -80,7 +80,7 @@ impl Stage {
 impl Stage {
     /// Plays the script, one step each millisecond, and feeds the records to a flow table.
     fn play(&mut self, v6: bool, script: &[Step], way: u64) -> Log {
-        let mut random = StdRng::seed_from_u64(way);
+        let mut random = SmallRng::seed_from_u64(way);
         let talk = &mut self.talks[usize::from(v6)];
         talk.next_port();
         self.plays += 1;
@@ -129,7 +129,7 @@ impl Stage {
 }
 
 /// Swept records come in any order; other records come at the time of their event.
-fn merge(talk: &mut Talk, table: &mut Table, log: &mut Log, random: &mut StdRng) {
+fn merge(talk: &mut Talk, table: &mut Table, log: &mut Log, random: &mut SmallRng) {
     let (mut swept, immediate): (Vec<_>, Vec<_>) =
         talk.kernel.drain().into_iter().partition(|r| r.cause == Cause::Swept);
     swept.shuffle(random);

