@@ -86,7 +86,8 @@ fn start(command: Command, stop: &Arc<AtomicBool>) -> Result<bool> {
         Command::Benchmark(load) => (load, REALISTIC, Some("benchmark")),
         Command::Monitor(options) => {
             let mut out = std::io::stdout();
-            let lines: Option<&mut dyn Write> = if std::io::stderr().is_terminal() { None } else { Some(&mut out) };
+            let is_terminal = out.is_terminal() && std::io::stderr().is_terminal();
+            let lines: Option<&mut dyn Write> = if is_terminal { None } else { Some(&mut out) };
             return monitor::run(&options, stop, lines).map(|()| true);
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::HashSet;
 
-use super::outcome::{ICMP, ICMPV6, SCTP, TCP};
+use super::outcome::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use super::{CLIENT_IS_KNOWN, CLIENT_WAS_FIRST, Direction, Flow, FlowKey, Identity};
 use crate::bpf::{App, Endpoint, Facts, Hook, Measure, Record};
 
@@ -58,12 +58,17 @@ const EPHEMERAL: u16 = 32768;
 /// Ports below this belong to services (RFC 6335 6: system ports).
 const SYSTEM: u16 = 1024;
 
+/// The end with a client's port, if only one of the two has one.
+fn with_a_clients_port(key: &FlowKey) -> Option<usize> {
+    let [a, b] = [0, 1].map(|end| key.ends[end].port);
+    let differ = |is: fn(u16) -> bool| (is(a) != is(b)).then(|| usize::from(is(b)));
+    differ(|port| port >= EPHEMERAL).or_else(|| differ(|port| port >= SYSTEM))
+}
+
 /// Guesses the client by the ports of a TCP connection that was first seen after its start: who spoke first there means
 /// nothing. `None` if the ports do not show it either.
 fn by_ports(key: &FlowKey) -> Option<usize> {
-    let [a, b] = [0, 1].map(|end| key.ends[end].port);
-    let differ = |is: fn(u16) -> bool| (key.protocol == TCP && is(a) != is(b)).then(|| usize::from(is(b)));
-    differ(|port| port >= EPHEMERAL).or_else(|| differ(|port| port >= SYSTEM))
+    if key.protocol == TCP { with_a_clients_port(key) } else { None }
 }
 
 /// The client without evidence: the end with a client's port in a TCP connection that was first seen after its start,
@@ -88,6 +93,13 @@ fn spoke_first(flow: &Flow, record: &Record) -> bool {
     }
 }
 
+/// True if the other end's first datagram came in the same jiffy as the sender's, and the program had no room to
+/// remember their order.
+fn order_is_unknown(flow: &Flow, sender: usize, record: &Record) -> bool {
+    let is_known = record.protocol != UDP || record.first || flow.has(CLIENT_WAS_FIRST);
+    !is_known && sender != usize::from(flow.client) && record.first_ns.abs_diff(flow.first_ns) < SAME_JIFFY_NS
+}
+
 /// The hook gives the direction of the packet, the client's packets that of the flow. At a workload's interface netmon
 /// sees the outer end: packets that come in there leave the workload.
 pub(super) fn direction_of(facing: &Facing, client: usize, sender: usize, record: &Record) -> Direction {
@@ -105,15 +117,18 @@ fn opens(record: &Record) -> bool {
     record.protocol == TCP && record.syn
 }
 
-/// The client according to this record, if that is another end than was assumed: evidence replaces a guess, and an
-/// earlier packet replaces a guess by who spoke first.
+/// The client according to this record, if that is another end than was assumed: evidence replaces a guess, an earlier
+/// packet replaces a guess by who spoke first, and ports decide if it is not known who did.
 pub(super) fn corrected(flow: &Flow, evidence: Option<usize>, sender: usize, record: &Record) -> Option<usize> {
     let client = match evidence {
         // Both ends sent a SYN: the earlier one opened.
         _ if flow.has(CLIENT_IS_KNOWN) && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
-        None if by_ports(&flow.key).is_some() || !spoke_first(flow, record) => return None,
-        None => sender,
+        None if by_ports(&flow.key).is_some() => return None,
+        None => {
+            let by_ports = order_is_unknown(flow, sender, record).then(|| with_a_clients_port(&flow.key)).flatten();
+            by_ports.or_else(|| spoke_first(flow, record).then_some(sender))?
+        }
     };
     (usize::from(flow.client) != client).then_some(client)
 }

@@ -305,7 +305,7 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn start(agent: &'a Agent<'a>) -> Result<Watch<'a>> {
-        let before = (Instant::now(), figures(agent)?);
+        let before = figures(agent)?;
         Ok(Watch { agent, start: before.0, before, samples: Vec::new() })
     }
 
@@ -315,7 +315,7 @@ impl<'a> Watch<'a> {
         if at.elapsed() < after {
             return Ok(());
         }
-        let now = (Instant::now(), figures(self.agent)?);
+        let now = figures(self.agent)?;
         let (seconds, at_s) = ((now.0 - at).as_secs_f64(), (now.0 - self.start).as_secs_f64());
         self.samples.push(Sample::between(&before, &now.1, seconds, at_s));
         self.before = now;
@@ -323,10 +323,12 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// The agent's figures, with its CPU time from /proc, which is finer.
-fn figures(agent: &Agent) -> Result<Figures> {
+/// The agent's figures, with its CPU time from /proc, which is finer; and when it had answered, from when on the page is served
+/// again for a while.
+fn figures(agent: &Agent) -> Result<(Instant, Figures)> {
+    let page = agent.get("/metrics")?;
     let cpu_s = agent.cpu_ns()? / 1e9;
-    Ok(Figures { cpu_s, ..Figures::read(&agent.get("/metrics")?) })
+    Ok((Instant::now(), Figures { cpu_s, ..Figures::read(&page) }))
 }
 
 /// Flows without an end of their own count once they have been silent for `flow.flow_timeout`, 300 seconds. All are silent by now.

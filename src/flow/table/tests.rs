@@ -2,6 +2,7 @@ mod ages;
 mod answers;
 mod conversations;
 mod places;
+mod roles;
 mod room;
 mod times;
 mod views;
