@@ -13,6 +13,9 @@ use super::{Peer, Reason};
 pub trait Close {
     /// Something has come that was not read yet.
     fn has_sent(&self) -> bool;
+
+    /// More can be written than was.
+    fn has_room(&self) -> bool;
 }
 
 /// How many connections there may be at a time.
@@ -111,8 +114,12 @@ impl<C: Close> Slots<C> {
         let (phase, place) = ranked.into_iter().find_map(|(_, place)| {
             let slot = &self.taken[place];
             let phase = slot.client.phase();
-            // The server has yet to read what this client has sent: it is not to blame.
-            let waits = phase < Phase::Answering && slot.close.has_sent();
+            // The server has yet to read what this client has sent, or to write what it can take: it is not to blame.
+            let waits = match phase {
+                Phase::Silent | Phase::Asking | Phase::Idle => slot.close.has_sent(),
+                Phase::Answering => slot.close.has_room(),
+                Phase::Streaming | Phase::Making | Phase::Gone => false,
+            };
             (!waits && slot.client.go(phase)).then_some((phase, place))
         })?;
         Some((phase, self.taken.remove(place).close))
@@ -152,7 +159,14 @@ mod tests {
         fn has_sent(&self) -> bool {
             false
         }
+
+        fn has_room(&self) -> bool {
+            *self == ROOMY
+        }
     }
+
+    /// More can be written to this one.
+    const ROOMY: u64 = 3;
 
     const PLACES: ConnectionLimits = ConnectionLimits { others: 4, per_address: 2, own: 1 };
 
@@ -313,6 +327,19 @@ mod tests {
             door.clients[0].enter(phase, door.at(seconds));
         }
         assert_eq!(door.come(6, Peer::Own), Ok(Some(0)));
+    }
+
+    #[test]
+    fn who_waits_for_the_server_to_write_stays() {
+        let mut door = Door::new();
+        for number in 0..4 {
+            door.come(0, host(number)).unwrap();
+            door.clients[usize::from(number)].enter(Phase::Answering, door.at(u64::from(4 - number)));
+        }
+        for gone in [2, 1, 0] {
+            assert_eq!(door.slots.close_stalled(door.at(9)), Some(gone));
+        }
+        assert_eq!(door.slots.close_stalled(door.at(9)), None);
     }
 
     #[test]

@@ -49,6 +49,10 @@ impl Close for Connection {
     fn has_sent(&self) -> bool {
         self.stream.has_sent()
     }
+
+    fn has_room(&self) -> bool {
+        self.stream.has_room()
+    }
 }
 
 /// The place is given back with the value.

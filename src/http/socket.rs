@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 use nix::unistd::geteuid;
 use socket2::SockRef;
@@ -149,6 +150,12 @@ impl Stream {
     /// Something has come that was not read yet.
     pub(super) fn has_sent(&self) -> bool {
         SockRef::from(self).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// It has made room for more than was written.
+    pub(super) fn has_room(&self) -> bool {
+        let mut this = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut this, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// No more is written.

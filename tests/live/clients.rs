@@ -123,10 +123,15 @@ fn come(from: Ipv4Addr, server: SocketAddr, kind: Kind) -> Option<Socket> {
 }
 
 /// Sends one request; returns how long it took, or an error if the answer was wrong.
-fn ask(server: SocketAddr, path: &str) -> Result<Duration, String> {
+fn ask(from: Option<Ipv4Addr>, server: SocketAddr, path: &str) -> Result<Duration, String> {
     let begun = Instant::now();
     let answered = (|| -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&server, super::PATIENCE)?;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((from, 0)).into())?;
+        }
+        socket.connect_timeout(&server.into(), super::PATIENCE)?;
+        let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(super::PATIENCE))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
@@ -140,12 +145,19 @@ fn ask(server: SocketAddr, path: &str) -> Result<Duration, String> {
     }
 }
 
-fn hold_against(time: Duration) {
+/// Lets the agent be asked for this time, beside hostile clients. Returns the longest time of an answer, and how late the machine
+/// was.
+fn hold_against(time: Duration) -> [Duration; 2] {
     let (a, b) = quiet_pair();
     for last in 1..=ADDRESSES {
         a.sh(&format!("ip addr add 10.9.1.{last}/32 dev va"));
     }
-    b.sh("ip route add 10.9.1.0/24 via 10.9.0.1");
+    // Two hosts that ask properly.
+    let elsewhere = [1, 2].map(|last| Ipv4Addr::new(10, 9, 2, last));
+    for address in elsewhere {
+        a.sh(&format!("ip addr add {address}/32 dev va"));
+    }
+    b.sh("ip route add 10.9.1.0/24 via 10.9.0.1 && ip route add 10.9.2.0/24 via 10.9.0.1");
     let mut command = b.command(NETMON);
     command.args(["--interface", "vb", "--metrics-addr", ":9090", "--socket", "none"]);
     let mut program = Program::spawn(command);
@@ -155,60 +167,47 @@ fn hold_against(time: Duration) {
     let [inside, own]: [SocketAddr; 2] = ["127.0.0.1:9090", "10.9.0.2:9090"].map(|at| at.parse().unwrap());
     let hostile = Hostile::start(&a, own);
     let lateness = Lateness::start();
-    let [asked, asked_elsewhere] = std::thread::scope(|scope| {
+    let asked: Vec<Result<Duration, String>> = std::thread::scope(|scope| {
         // The kubelet's probes come from the host itself, to either address; Prometheus from elsewhere.
         let asking = [
-            (&b, inside, "/healthz"),
-            (&b, own, "/readyz"),
-            (&b, own, "/metrics"),
-            (&a, own, "/metrics"),
-            (&a, own, "/healthz"),
+            (&b, None, inside, "/healthz"),
+            (&b, None, own, "/readyz"),
+            (&b, None, own, "/metrics"),
+            (&a, Some(elsewhere[0]), own, "/metrics"),
+            (&a, Some(elsewhere[1]), own, "/healthz"),
         ];
-        let asking = asking.map(|(ns, server, path)| {
+        let asking = asking.map(|(ns, from, server, path)| {
             let end = Instant::now() + time;
             scope.spawn(move || {
                 ns.run(|| {
                     let mut took = Vec::new();
                     while Instant::now() < end {
-                        took.push(ask(server, path));
+                        took.push(ask(from, server, path));
                         std::thread::sleep(Duration::from_millis(50));
                     }
                     took
                 })
             })
         });
-        let mut asked: Vec<Vec<_>> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
-        let elsewhere = asked.split_off(3);
-        [asked, elsewhere].map(|asked| asked.into_iter().flatten().collect::<Vec<Result<Duration, String>>>())
+        asking.into_iter().flat_map(|asking| asking.join().unwrap()).collect()
     });
     let late = lateness.most();
     let opened = hostile.opened.load(Relaxed);
-    let most = asked.iter().chain(&asked_elsewhere).flatten().max().copied().unwrap_or_default();
-    let failed = |asked: &[Result<Duration, String>]| -> Vec<String> {
-        asked.iter().filter_map(|asked| asked.as_ref().err().cloned()).collect()
-    };
-    let (own, elsewhere) = (failed(&asked), failed(&asked_elsewhere));
+    let most = asked.iter().flatten().max().copied().unwrap_or_default();
+    let failed: Vec<&String> = asked.iter().filter_map(|asked| asked.as_ref().err()).collect();
     eprintln!(
-        "{} requests from the host and {} from elsewhere beside {opened} hostile connections: the longest took {most:?}; \
-         not answered: {own:?}, {elsewhere:?}; the machine was late by {late:?}",
-        asked.len(),
-        asked_elsewhere.len()
+        "{} requests beside {opened} hostile connections: the longest took {most:?}; not answered: {failed:?}; the machine \
+         was late by {late:?}",
+        asked.len()
     );
-    assert!(own.is_empty(), "{} of {} were not answered: {own:?}", own.len(), asked.len());
-    // A client from elsewhere that a busy machine keeps from sending its request for some milliseconds looks like a silent one.
-    assert!(
-        elsewhere.len() <= asked_elsewhere.len() / 50,
-        "{} of {}: {elsewhere:?}",
-        elsewhere.len(),
-        asked_elsewhere.len()
-    );
+    assert!(failed.is_empty(), "{} of {} were not answered: {failed:?}", failed.len(), asked.len());
     assert!(opened > 10 * u64::from(ADDRESSES), "{opened} connections");
-    assert!(most < IN_TIME + 5 * late, "{most:?}");
     drop(hostile);
     let page = get(&b, inside, "/metrics");
     assert!(page.sum("netmon_clients_turned_away_total", &["server=\"metrics\"", "reason=\"made_way\""]) > 100.0);
     program.signal("TERM");
     assert!(program.end().0.success());
+    [most, late]
 }
 
 #[test]
@@ -218,8 +217,9 @@ fn probes_and_scrapes_are_answered_despite_hostile_clients() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
-fn probes_and_scrapes_are_answered_despite_hostile_clients_for_a_minute() {
+#[ignore = "takes a minute and a machine of its own"]
+fn probes_and_scrapes_are_answered_in_time_despite_hostile_clients() {
     needs_root!();
-    hold_against(Duration::from_secs(60));
+    let [most, late] = hold_against(Duration::from_secs(60));
+    assert!(most < IN_TIME + 5 * late, "{most:?}");
 }
