@@ -7,7 +7,7 @@ use std::time::Duration;
 use netmon::bpf::{Cause, Endpoint, Facts, Hook, Measure, Record, Sample};
 use netmon::config::Config;
 use netmon::flow::{Table, TableLimits};
-use netmon::metrics::{Aggregates, FigureList, Identification, Keys, MetricsPage, Reading, SeriesIndex, Source};
+use netmon::sinks::metrics::{Aggregates, FigureList, Identification, Keys, MetricsPage, Reading, SeriesIndex, Source};
 
 const MEASURES: [Measure; 5] =
     [Measure::Connect, Measure::HandshakeClient, Measure::HandshakeServer, Measure::Rtt, Measure::Response];

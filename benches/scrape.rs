@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use netmon::config::Config;
 use netmon::http::{Server, ServerLimits};
-use netmon::metrics::MetricsPage;
+use netmon::sinks::metrics::MetricsPage;
 use netmon::threads::Threads;
 
 use crate::pairs;
@@ -71,7 +71,7 @@ pub fn run(report: &mut Report) -> Result<()> {
 
     let rounds = report.rounds(21);
     let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
-    let server = Server::bind(netmon::metrics::SERVER, "127.0.0.1:0", ServerLimits::default())?
+    let server = Server::bind(netmon::sinks::metrics::SERVER, "127.0.0.1:0", ServerLimits::default())?
         .start(&Threads::new().0, page)?;
     let get = |accept: &str| -> Result<(Spread, usize)> {
         let (mut times, mut size) = (Vec::new(), 0);

@@ -20,7 +20,6 @@ pub mod http;
 pub mod line;
 mod lock;
 pub mod logging;
-pub mod metrics;
 pub mod names;
 pub mod output;
 pub mod pattern;

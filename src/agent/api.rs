@@ -25,7 +25,7 @@ use crate::flow::{Flow, protocol_name};
 use crate::http::Body;
 use crate::line::Line;
 use crate::logging;
-use crate::metrics::{Build, MetricUsage, MetricsPage, Source, resident_bytes};
+use crate::sinks::metrics::{Build, MetricUsage, MetricsPage, Source, resident_bytes};
 use crate::sinks::{Happened, WATCH_BYTES, Watched};
 
 /// Time between the two readings that rates are computed from.

@@ -3,8 +3,8 @@
 use super::served::Served;
 use crate::clients::{Clients, Reason};
 use crate::http::Guard;
-use crate::metrics::{Families, Family, FigureList, Figures, Reading};
 use crate::sinks;
+use crate::sinks::metrics::{Families, Family, FigureList, Figures, Reading};
 
 /// The list: an owner of figures that is not here has none on the page.
 pub(super) fn figures() -> FigureList<Served> {

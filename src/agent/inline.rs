@@ -12,8 +12,8 @@ use super::start::Owners;
 use crate::bpf::{Bpf, Clock, Record, RingReader};
 use crate::clients::Clients;
 use crate::config::{Config, Settings, Sources};
-use crate::metrics::{MetricsPage, Reading, Source};
 use crate::pipeline::{ShardWorker, worker};
+use crate::sinks::metrics::{MetricsPage, Reading, Source};
 use crate::threads::Threads;
 
 /// The workers of an agent as one value, which the calling thread runs when it wants to.

@@ -14,8 +14,8 @@ use super::reload::{InForce, ProgramTimes};
 use crate::bpf::{Sampler, give_back_memory};
 use crate::clients::Budget;
 use crate::config::Config;
-use crate::metrics::{Families, Family, Figures, Reading, resident_bytes};
 use crate::pipeline::Pipeline;
+use crate::sinks::metrics::{Families, Family, Figures, Reading, resident_bytes};
 use crate::threads::{Thread, Threads};
 
 /// Between two sweeps, unless CPU time is short.

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::config::Config;
 use crate::control::{NamesKind, NamesState};
-use crate::metrics::{Families, Family, Figures, Reading};
 use crate::names::{self, Names, NamesOptions, Progress, Watcher};
+use crate::sinks::metrics::{Families, Family, Figures, Reading};
 use crate::threads::Threads;
 
 /// The first requests of all agents of a cluster are spread over this time.

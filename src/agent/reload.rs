@@ -18,8 +18,8 @@ use super::start::identification;
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Wakeup, possible_cpus};
 use crate::config::{Config, Given, Key, Selection, Settings, Sources};
 use crate::lock;
-use crate::metrics::{Families, Family, Figures, Reading};
 use crate::pipeline::{Pipeline, bounds};
+use crate::sinks::metrics::{Families, Family, Figures, Reading};
 
 /// Most orders that wait for a thread. It takes them within seconds, and they hold programs.
 const WAITING_MOST: usize = 16;

@@ -6,7 +6,7 @@ use std::fmt;
 use foldhash::HashMap;
 
 use crate::bpf::{InterfaceBooks, RecordCounts, Tally};
-use crate::metrics::Accounted;
+use crate::sinks::metrics::Accounted;
 
 /// What was seen, and what became of it, by interface index.
 #[derive(Clone, Debug)]

@@ -15,9 +15,9 @@ use crate::clients::Clients;
 use crate::config::{Config, Given, Key, Settings};
 use crate::flow::Flow;
 use crate::http::Guard;
-use crate::metrics::{OwnProcess, Reading, Source};
 use crate::names::{Denied, Progress};
 use crate::pipeline::Pipeline;
+use crate::sinks::metrics::{OwnProcess, Reading, Source};
 use crate::threads::Threads;
 
 /// All owners of the agent's state, to be read. Only the servers have all of them.

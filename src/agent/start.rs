@@ -26,10 +26,10 @@ use crate::clients::Clients;
 use crate::config::{Config, External, Settings, Sources};
 use crate::control::Api;
 use crate::http::{Guard, Pages, Running, Server, ServerLimits};
-use crate::metrics::{self, Build, Identification, MetricsPage, OwnProcess, SeriesIndex};
 use crate::names::{Cluster, Names};
 use crate::pipeline::Pipeline;
 use crate::pipeline::worker::Worker;
+use crate::sinks::metrics::{self, Build, Identification, MetricsPage, OwnProcess, SeriesIndex};
 use crate::threads::{Thread, Threads};
 
 /// Runs an agent with a configuration that is not read again.

@@ -2,7 +2,7 @@
 
 use super::{NatCounts, Pipeline};
 use crate::flow::protocol_name;
-use crate::metrics::{Families, Family, Figures, Reading};
+use crate::sinks::metrics::{Families, Family, Figures, Reading};
 
 impl Figures for Pipeline {
     const FAMILIES: &'static [Family] = &[

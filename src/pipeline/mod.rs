@@ -22,8 +22,8 @@ use crate::bpf::{Clock, Spread};
 use crate::config::{Buckets, Config};
 use crate::flow::{Counts, Facing, Flow, Networks, Table, TableLimits};
 use crate::lock;
-use crate::metrics::{Aggregates, Identification, Processing, Reading, SeriesIndex, Sums};
 use crate::names::Names;
+use crate::sinks::metrics::{Aggregates, Identification, Processing, Reading, SeriesIndex, Sums};
 use crate::sinks::{Feed, Marks, Shared};
 use crate::threads::{Thread, Threads};
 

@@ -10,8 +10,8 @@ use super::worker::Consumer;
 use crate::bpf::{Clock, Record};
 use crate::flow::{Identity, Observing, Prepared, Table, TableLimits};
 use crate::lock;
-use crate::metrics::{Processing, SAMPLE};
 use crate::names::Names;
+use crate::sinks::metrics::{Processing, SAMPLE};
 use crate::sinks::{Marks, Sinks};
 
 /// Records that are looked up together, so that their cache misses overlap.

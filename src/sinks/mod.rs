@@ -3,13 +3,14 @@
 //! [`figures`].
 
 mod feed;
+pub mod metrics;
 
 use std::sync::Arc;
 
 pub use feed::{Feed, Happened, Reporter, WATCH_BYTES, Watched};
 
 use crate::flow::{Flow, FlowEvent, Sink};
-use crate::metrics::{Aggregates, FigureList, Mark, SeriesIndex};
+use metrics::{Aggregates, FigureList, Mark, SeriesIndex};
 
 /// The sinks of one shard. A list that the compiler knows, so that an event costs no indirect call.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ mod tests {
 
     use crate::bpf::{Endpoint, Record};
     use crate::flow::{Flow, FlowEvent, Observing, Quiet, Sink, Table, TableLimits, protocol_name};
-    use crate::metrics::{Families, Family, FigureList, Figures, Keys, MetricsPage, Reading, Source, Sums};
+    use crate::sinks::metrics::{Families, Family, FigureList, Figures, Keys, MetricsPage, Reading, Source, Sums};
 
     /// All that a sink needs: here, flows by protocol. In the agent it would be a field of [`super::Sinks`].
     #[derive(Clone)]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use netmon::clients::{ConnectionLimits, Reason};
 use netmon::http::{METRICS, Page, Pages, Reply, Running, Server, ServerLimits, TEXT, Waiting};
-use netmon::metrics::SERVER;
+use netmon::sinks::metrics::SERVER;
 use netmon::threads::Threads;
 
 const LONG: Duration = Duration::from_secs(20);

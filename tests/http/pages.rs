@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use netmon::agent::Inline;
 use netmon::bpf::{Bpf, possible_cpus};
 use netmon::config::Config;
-use netmon::metrics::{FigureList, MetricsPage, Reading, Source};
+use netmon::sinks::metrics::{FigureList, MetricsPage, Reading, Source};
 
 use super::*;
 use crate::needs_root;

@@ -9,7 +9,7 @@ use super::{Board, Interface, InterfaceStatus};
 use crate::bpf::numbers::BOOKED_INTERFACES;
 use crate::bpf::{InterfaceBooks, Misses, TimestampSource};
 use crate::config::Choice;
-use crate::metrics::{Accounted, Families, Family, Figures, Reading};
+use crate::sinks::metrics::{Accounted, Families, Family, Figures, Reading};
 
 /// The hooks, in the order of what is kept for both of them.
 const HOOKS: [&str; 2] = ["ingress", "egress"];

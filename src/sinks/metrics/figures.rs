@@ -210,7 +210,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::metrics::{Keys, Sums};
+    use crate::sinks::metrics::{Keys, Sums};
 
     struct Doors(u64);
 
