@@ -1,6 +1,8 @@
 //! Runs the agent on threads of this process, inside a namespace.
 
 use std::collections::HashMap;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,6 +29,12 @@ pub fn watching(links: &[&str]) -> Config {
     }
 }
 
+/// True if somebody has the name by which agents see each other.
+fn is_claimed() -> bool {
+    let name = SocketAddr::from_abstract_name("netmon-agent").unwrap();
+    UnixDatagram::unbound().unwrap().connect_addr(&name).is_ok()
+}
+
 /// A running agent that stops when this value is dropped.
 pub struct Agent {
     pub handle: Handle,
@@ -40,7 +48,12 @@ impl Agent {
         let (ready, is_ready) = bounded(1);
         // A thread inherits the namespace of the thread that starts it.
         let thread = ns.run(move || {
-            std::thread::spawn(move || agent::run(&config, &stopped, move |handle| ready.send(handle).unwrap()))
+            std::thread::spawn(move || {
+                let report = agent::run(&config, &stopped, move |handle| ready.send(handle).unwrap())?;
+                // A process that another test is about to start has the agent's sockets too, until it executes its program.
+                eventually("the agent's place is free", || (!is_claimed()).then_some(()));
+                Ok(report)
+            })
         });
         match is_ready.recv() {
             Ok(handle) => Agent { handle, stop: Some(stop), thread: Some(thread) },

@@ -14,6 +14,7 @@ use node::{BACKENDS, Node, Tool};
 use super::agent::{Agent, watching};
 use super::eventually;
 use super::metrics::Page;
+use super::net::index;
 use super::traffic::{Connection, ETH, flow_of, listen, tally, transfer_to};
 use crate::needs_root;
 use crate::support::netns::Netns;
@@ -243,7 +244,8 @@ fn ports_used_again_are_connections_of_their_own() {
     let agent = Agent::start(node, watching(&[]));
     let listener = outside.run(|| TcpListener::bind("10.8.0.2:8080").unwrap());
     const TIMES: usize = 4;
-    for _ in 0..TIMES {
+    let ifindex = index(node, "r0");
+    for turn in 1..=TIMES {
         pod.run(|| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
@@ -255,6 +257,11 @@ fn ports_used_again_are_connections_of_their_own() {
             served.read_exact(&mut [0]).unwrap();
             drop(socket);
             assert!(served.read(&mut [0]).is_err(), "reset");
+        });
+        // A busy processor may still have the last ACK.
+        eventually("SYN-ACK and ACK have passed", || {
+            let passed = agent.handle.report().books.get(&ifindex).map_or(0, |books| books.egress.packets);
+            (passed == 2 * turn as u64).then_some(())
         });
         // Within a jiffy, records of one hook cannot be distinguished from those of the next connection at another.
         agent.settled();
