@@ -212,6 +212,8 @@ fn on_a_terminal() {
     terminal.keys(&["?"]);
     terminal.shows(&["only failures, or all again"]);
     terminal.keys(&["Escape"]);
+    // Read together, Escape and a letter are another key.
+    eventually("the help is gone", || (!terminal.screen().contains("only failures, or all again")).then_some(()));
     terminal.keys(&["p"]);
     terminal.shows(&["PAUSED"]);
     terminal.keys(&["p"]);
