@@ -77,7 +77,7 @@ fn connections_at_once_do_not_take_each_others_place() {
         let [client, _] = talk.reports();
         let measured = client.samples.iter().filter(|s| **s == (Connect, 14_000)).count();
         let unpaired = talk.kernel.misses().unpaired;
-        // Each start hashes differently. More than one or two are rare, more than a dozen should never be seen.
+        // Each start hashes differently: two or three without a place are usual, a dozen is not.
         assert!(measured >= 385, "{measured} of 400 measured, {unpaired} packets without a place");
         assert_eq!(measured == 400, unpaired == 0);
     });
