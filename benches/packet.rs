@@ -41,7 +41,11 @@ pub fn run(report: &mut Report) -> Result<()> {
     let small = small_packet();
     let carry = |frame: &[u8]| ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &vxlan(4789, frame)));
     let (small_carried, udp_carried) = (carry(&small), carry(&udp4));
+    let request = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &[], b"GET / HTTP/1.1\r\n\r\n")));
     let ping = ethernet(&[], IPV4, &ipv4(1, &[], 7, 0, &[8, 0, 0, 0, 0, 1, 0, 1, 0, 0]));
+    // As in the middle of a transfer: nothing to recognise, but the first byte does not show it.
+    let text = b"and so they went on, and on ".repeat(52);
+    let data = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &TIMESTAMPS, &text[..1448])));
     let many = |order, flows| Some((order, flows));
     let mut cases = [
         ("hot flow, TCP, IPv4, 1514 bytes", HOT, &tcp4, many(Order::Stream, 1)),
@@ -59,6 +63,10 @@ pub fn run(report: &mut Report) -> Result<()> {
         ("100 k flows at random", AtMost(90.0), &small, many(Order::Random, 100_000)),
         ("131 k flows, skewed (1/n)", AtMost(70.0), &small, many(Order::Skewed, 131_072)),
         ("100 k flows at random, IPv6", Budget::None, &small6, many(Order::Random, 100_000)),
+        ("10 k flows at random, 1514 bytes", AtMost(35.0), &data, many(Order::Data, 10_000)),
+        ("100 k flows at random, 1514 bytes", AtMost(95.0), &data, many(Order::Data, 100_000)),
+        ("every packet a new flow, 1514 bytes", AtMost(95.0), &data, many(Order::InTurn, u32::MAX)),
+        ("connections of 8 packets, 1 k at once", AtMost(65.0), &request, many(Order::Connections, 1000)),
         ("ping (parsed by the slow path)", Budget::None, &ping, None),
     ]
     .into_iter()

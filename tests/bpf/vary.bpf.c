@@ -14,6 +14,7 @@ enum vary_order {
 	VARY_SKEWED = 2, /* the n-th flow gets about 1/n of the packets */
 	VARY_CONNECTIONS = 3, /* TCP over IPv4 from SYN to the last ACK, `flows` connections at a time */
 	VARY_STREAM = 4, /* one flow, TCP or UDP */
+	VARY_DATA = 5, /* at random, TCP over IPv4; the data of each flow are in order */
 };
 
 /* The packets of a connection, in this order. */
@@ -34,6 +35,15 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } vary_next SEC(".maps");
+
+/* The next sequence number of each flow, for VARY_DATA. */
+#define VARY_FLOWS 131072
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, VARY_FLOWS);
+	__type(key, __u32);
+	__type(value, __u32);
+} vary_seq SEC(".maps");
 
 /* Set by user space before a run. */
 struct vary_state {
@@ -107,6 +117,17 @@ static __always_inline void vary_connection(struct iphdr *ip, struct tcphdr *tcp
 	tcp->dest = reply ? port : listen;
 }
 
+/* Flow `i` sends its next data. */
+static __always_inline void vary_data(struct iphdr *ip, struct tcphdr *tcp, __u32 i)
+{
+	__u32 k = i & (VARY_FLOWS - 1), *seq = bpf_map_lookup_elem(&vary_seq, &k);
+
+	if (!seq)
+		return;
+	tcp->seq = bpf_htonl(*seq);
+	*seq += bpf_ntohs(ip->tot_len) - sizeof(*ip) - (((__u8 *)tcp)[12] >> 4) * 4;
+}
+
 SEC("tcx/ingress") /* the same as the program it calls: the kernel chains no others */
 int vary_source(struct __sk_buff *skb)
 {
@@ -129,7 +150,11 @@ int vary_source(struct __sk_buff *skb)
 		struct tcphdr *tcp = (void *)(ip + 1);
 
 		ip->saddr = bpf_htonl(0x0a000000 + i);
-		if (ip->protocol == IPPROTO_TCP && (void *)(tcp + 1) <= end)
+		if (ip->protocol != IPPROTO_TCP || (void *)(tcp + 1) > end)
+			goto next;
+		if (vary.order == VARY_DATA)
+			vary_data(ip, tcp, i);
+		else
 			vary_advance(tcp, bpf_ntohs(ip->tot_len) - sizeof(*ip) - (((__u8 *)tcp)[12] >> 4) * 4);
 	} else {
 		struct ipv6hdr *ip = (void *)(eth + 1);
@@ -139,6 +164,7 @@ int vary_source(struct __sk_buff *skb)
 		if (ip->nexthdr == IPPROTO_TCP && (void *)(tcp + 1) <= end)
 			vary_advance(tcp, bpf_ntohs(ip->payload_len) - (((__u8 *)tcp)[12] >> 4) * 4);
 	}
+next:
 	bpf_tail_call_static(skb, &vary_next, 0);
 	return -1;
 }

@@ -23,6 +23,8 @@ pub enum Order {
     Connections = 3,
     /// One flow. TCP segments follow each other.
     Stream = 4,
+    /// At random; the data of each flow are in order. The packet must be TCP over IPv4, and there may be 131,072 flows.
+    Data = 5,
 }
 
 /// Runs in front of a program and changes the source address of each packet.
