@@ -123,6 +123,8 @@ static __always_inline __u32 nm_apps_of_port(__u16 port)
 	return 0;
 }
 
+#include "l7_glance.h"
+
 /* The protocol the payload may be of, if something else confirms it: a port, or the other end, with the reply to a request. */
 static __always_inline int nm_settle(const struct nm_l7 *w)
 {

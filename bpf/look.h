@@ -118,6 +118,9 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 	if (!tcp)
 		payload->offset = 0;
 	d->looks--;
+	/* With more flows than the cache has entries, most payloads are such. The frames of HTTP/2 matter to its pair. */
+	if (!pair && payload->offset == NM_MIDSTREAM && !payload->told && !nm_glance(skb, id))
+		return 0;
 	if (d->looks == NM_LOOKS_NEXT)
 		d->looks = 0;
 	verdict = nm_detect(skb, id);

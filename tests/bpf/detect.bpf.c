@@ -14,16 +14,23 @@
 #define nm_barrier() asm volatile("" ::: "memory")
 #include "../../bpf/l7.h"
 
+/* What nm_glance has ruled out was recognised: no protocol has this number. */
+#define DETECT_OVERLOOKED 0xfe
+
 SEC("tcx/ingress")
 int detect(struct __sk_buff *skb)
 {
 	__u32 id = bpf_get_smp_processor_id();
 	struct nm_l7 *w = nm_l7_of(id);
+	bool ruled_out;
+	int verdict;
 
 	if (!w || bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &w->p, sizeof(w->p)))
 		return -1;
 	w->p.at = sizeof(struct ethhdr) + sizeof(w->p);
-	return nm_detect(skb, id);
+	ruled_out = w->p.protocol == IPPROTO_TCP && w->p.offset == NM_MIDSTREAM && !nm_glance(skb, id);
+	verdict = nm_detect(skb, id);
+	return verdict && ruled_out ? DETECT_OVERLOOKED : verdict;
 }
 
 static const struct nm_payload *detect_payload __attribute__((used));

@@ -10,6 +10,7 @@ use crate::needs_root;
 use crate::support::detect::Verdict;
 use crate::support::kernel::{Kernel, small};
 use crate::support::packet::*;
+use crate::support::vary::{Order, Vary};
 
 /// Connections that differ only in the client's port.
 struct Network {
@@ -132,6 +133,35 @@ fn the_middle_of_a_connection_is_recognised_by_whole_messages() {
     assert_eq!(verdicts.get(&ports[0]), Some(&http.verdict()));
     assert_eq!(verdicts.get(&ports[1]), Some(&redis.verdict()));
     assert_eq!(verdicts.get(&ports[2]), None);
+}
+
+/// Where more connections speak than the pairing table has places, only the first bytes of most payloads are looked at: nothing that can
+/// be recognised is overlooked.
+#[test]
+fn the_middle_of_a_connection_is_recognised_without_a_pair() {
+    needs_root!();
+    // With a pair, frames alone make a connection HTTP/2.
+    let frames = |sample: &Sample| matches!(sample.app, App::Http2 | App::Grpc);
+    let all: Vec<Sample> = plain_samples().into_iter().filter(|sample| !sample.udp && !frames(sample)).collect();
+    let [with, without] = [false, true].map(|crowded| {
+        let mut network = Network::new(false, small());
+        let others = crowded.then(|| Vary::load(&network.kernel.bpf.program(Hook::Ingress, true).unwrap()));
+        let other = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &[], b"other")));
+        let mut verdicts = HashMap::new();
+        for sample in &all {
+            if let Some(others) = &others {
+                others.aim(1, Order::InTurn, 10_000);
+                others.injector().inject(&other, Frame::default(), 10_000).unwrap();
+                network.kernel.discard();
+            }
+            network.talk(sample, false, &[&sample.bytes]);
+            verdicts.extend(network.verdicts());
+        }
+        assert!(!crowded || network.kernel.misses().unpaired >= all.len() as u64);
+        verdicts
+    });
+    assert!(with.len() > 20, "{with:?}");
+    assert_eq!(with, without);
 }
 
 /// Payload is examined only for a while.
