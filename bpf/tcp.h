@@ -241,6 +241,8 @@ __noinline int nm_converse(__u32 id, __u32 fresh)
 				nm_probe(cpu, pair, p, p->seq + p->payload);
 				d->probed = nm_units(p);
 			}
+		} else if (nm_latency && nm_probe_due(d, p)) {
+			d->probed = nm_units(p); /* until then the connection does without a pair: another has its slot */
 		}
 		if (!http2)
 			d->state &= ~NM_HEARD;
