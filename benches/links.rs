@@ -1,11 +1,13 @@
-//! How long a new interface stays unwatched: from its RTM_NEWLINK message until netmon is attached to both of its hooks. This is
-//! wall clock time, because it is spent waiting for the kernel and for a CPU.
+//! How long a new interface stays unwatched: from its RTM_NEWLINK message until netmon is attached to both of its hooks; and how
+//! long a start and a stop take where there are many. This is wall clock time, because it is spent waiting for the kernel and for
+//! a CPU.
 
+use std::fmt::Write;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use crossbeam_channel::bounded;
+use anyhow::{Context, Result, bail, ensure};
+use crossbeam_channel::{Sender, bounded};
 use netmon::agent;
 use netmon::agent::InterfaceStatus;
 use netmon::bpf::{LinkMonitor, Wait, Wakeup};
@@ -16,6 +18,39 @@ use crate::support::netns::Netns;
 use crate::support::sh;
 
 const MOST: Duration = Duration::from_secs(10);
+const MANY: usize = 1000;
+
+/// An agent on a thread of this process, watching every interface of a namespace.
+struct Agent {
+    handle: agent::Handle,
+    stop: Sender<()>,
+    thread: JoinHandle<Result<agent::Report>>,
+}
+
+impl Agent {
+    fn start(node: &Netns) -> Result<Agent> {
+        let (stop, stopped) = bounded(1);
+        let (ready, is_ready) = bounded(1);
+        let config = Config { metrics_addr: "127.0.0.1:0".to_owned(), ..Config::default() };
+        let run = move || agent::run(&config, &stopped, move |handle| drop(ready.send(handle)));
+        let thread = node.run(|| std::thread::spawn(run));
+        Ok(Agent { handle: is_ready.recv().context("the agent did not start")?, stop, thread })
+    }
+
+    fn watched(&self) -> Vec<String> {
+        let interfaces = self.handle.interfaces().into_values();
+        let is = |status: &InterfaceStatus| matches!(status, InterfaceStatus::Watched(_));
+        interfaces.filter(|interface| is(&interface.status)).map(|interface| interface.name.clone()).collect()
+    }
+
+    fn stop(self) -> Result<()> {
+        drop(self.stop);
+        match self.thread.join() {
+            Ok(result) => result.map(drop),
+            Err(_) => bail!("the agent panicked"),
+        }
+    }
+}
 
 pub fn run(report: &mut Report) -> Result<()> {
     let (node, pods) = (Netns::new("node"), Netns::new("pods"));
@@ -32,24 +67,39 @@ pub fn run(report: &mut Report) -> Result<()> {
         let p99 = sorted.get((sorted.len() * 99).div_ceil(100) - 1).copied().context("no times")?;
         report.row(&what("p99"), Spread::one(p99), AtMost(100.0), "");
     }
+    many(report)
+}
+
+/// Starts and stops next to many interfaces.
+fn many(report: &mut Report) -> Result<()> {
+    let node = Netns::new("node");
+    let mut links = String::new();
+    for i in 0..MANY / 2 {
+        writeln!(links, "link add m{i} type veth peer name n{i}")?;
+    }
+    node.sh(&format!("ip -batch - <<END\n{links}END"));
+    let (mut ready, mut stopped) = (Vec::new(), Vec::new());
+    for _ in 0..report.rounds(3) {
+        let start = Instant::now();
+        let agent = Agent::start(&node)?;
+        ready.push(start.elapsed().as_secs_f64());
+        ensure!(agent.watched().len() >= MANY, "{} of {MANY} interfaces are watched", agent.watched().len());
+        let stop = Instant::now();
+        agent.stop()?;
+        stopped.push(stop.elapsed().as_secs_f64());
+    }
+    report.table(&format!("{MANY} interfaces"), "s");
+    report.row("from start to ready", Spread::of(ready), AtMost(3.0), "");
+    report.row("from the signal to the end", Spread::of(stopped), AtMost(3.0), "");
     Ok(())
 }
 
 /// The time in milliseconds for each of `count` interfaces.
 fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
-    let (stop, stopped) = bounded(1);
-    let (ready, is_ready) = bounded(1);
-    let config = Config { metrics_addr: "127.0.0.1:0".to_owned(), ..Config::default() };
-    let agent: JoinHandle<Result<agent::Report>> =
-        node.run(|| std::thread::spawn(move || agent::run(&config, &stopped, move |handle| drop(ready.send(handle)))));
-    let handle = is_ready.recv().context("the agent did not start")?;
+    let agent = Agent::start(node)?;
     // Another subscriber to the same events: netmon could have seen an interface as soon as this one does.
     let mut monitor = node.run(LinkMonitor::new)?;
     let wakeup = Wakeup::new()?;
-    let watched = |name: &str| {
-        let is = |status: &InterfaceStatus| matches!(status, InterfaceStatus::Watched(_));
-        handle.interfaces().values().any(|interface| interface.name == name && is(&interface.status))
-    };
     let mut times = Vec::new();
     for i in 0..count {
         let name = format!("new{i}");
@@ -62,7 +112,7 @@ fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
             }
         }
         let announced = Instant::now();
-        while !watched(&name) {
+        while !agent.watched().contains(&name) {
             if announced.elapsed() > MOST {
                 bail!("{name} was not watched within {MOST:?}");
             }
@@ -72,10 +122,6 @@ fn measure(node: &Netns, pods: &Netns, count: usize) -> Result<Vec<f64>> {
         drop(made.join());
         sh(&format!("ip -n {} link del {name}", node.name));
     }
-    drop(stop);
-    match agent.join() {
-        Ok(result) => result?,
-        Err(_) => bail!("the agent panicked"),
-    };
+    agent.stop()?;
     Ok(times)
 }

@@ -64,8 +64,8 @@ impl Attachments {
         }
     }
 
-    /// Attaches the programs to both hooks of `link`. Returns the mode used, or `None` if the interface has gone meanwhile. Tries
-    /// TCX first unless `clsact` is set.
+    /// Attaches the programs to both hooks of `link`. Returns the mode used, or `None` if the interface has gone meanwhile. With
+    /// `clsact`, TCX is never used.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Attachments {
     fn attach_here(&mut self, link: &Link, clsact: bool) -> Result<Option<Mode>> {
         let framing = link.framing.context("its packets are neither Ethernet nor IP")?;
         let pair = self.programs.pair(framing)?;
-        let put = || Hooks::put(link, framing, &pair, clsact);
+        let put = || Hooks::put(link, framing, &pair, (!clsact).then(|| self.programs.tcx()));
         let mut result = put();
         // Once more: the interface may have been moved to another namespace and back, and lost the qdisc just added.
         if result.as_ref().is_err_and(|error| !is(error, &[Errno::ENODEV])) {
@@ -163,6 +163,11 @@ impl Attachments {
     /// Indexes of the watched interfaces.
     pub fn indexes(&self) -> impl Iterator<Item = u32> + '_ {
         self.attached.keys().copied()
+    }
+
+    /// How the programs are attached to a watched interface.
+    pub fn mode(&self, index: u32) -> Option<Mode> {
+        self.attached.get(&index).map(|attached| attached.hooks.mode())
     }
 
     /// Why a watched interface runs other programs than it should, if it does.

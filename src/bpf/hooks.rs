@@ -2,7 +2,7 @@
 //! network namespace of the interface, because its index is valid only there.
 
 use std::io::Error as IoError;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::links::{Framing, Link};
 use super::programs::{Pair, Program};
 use super::record::Hook;
+use super::tcx::{TcxLinks, TcxUse, add_tcx, has_tcx_programs};
 
 /// Handle of the clsact filters, by which a later start recognises its own.
 pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
@@ -38,7 +39,7 @@ impl Mode {
 
 /// What is attached, for each hook.
 enum Held {
-    Tcx([OwnedFd; 2]),
+    Tcx(TcxLinks),
     /// Ids of the programs in our filters. A filter with our handle and priority but another program is not ours.
     Clsact([u32; 2]),
 }
@@ -47,6 +48,8 @@ enum Held {
 pub(super) struct Hooks {
     index: u32,
     pub(super) framing: Framing,
+    /// Counts the interfaces that are attached by TCX; `None` if TCX must not be used.
+    tcx: Option<TcxUse>,
     held: Held,
 }
 
@@ -62,25 +65,21 @@ pub(super) struct Kept {
 const SIDES: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 
 impl Hooks {
-    /// Attaches programs to both hooks. Tries TCX first unless `clsact` is set.
-    pub(super) fn put(link: &Link, framing: Framing, programs: &Pair, clsact: bool) -> Result<Hooks> {
-        let hooks = |held| Hooks { index: link.index, framing, held };
-        if !clsact {
-            match put_tcx(link.index, programs) {
-                Ok(links) => return Ok(hooks(Held::Tcx(links))),
+    /// Attaches programs to both hooks: by TCX, unless `tcx` is missing, the kernel has none, or many interfaces are attached by it
+    /// and this one has no other programs there.
+    pub(super) fn put(link: &Link, framing: Framing, programs: &Pair, tcx: Option<TcxUse>) -> Result<Hooks> {
+        let hooks = |held, tcx| Hooks { index: link.index, framing, tcx, held };
+        if let Some(used) = tcx.as_ref()
+            && (used.has_room() || has_tcx_programs(link.index)?)
+        {
+            match TcxLinks::put(link.index, programs, used) {
+                Ok(links) => return Ok(hooks(Held::Tcx(links), tcx)),
                 // A kernel without TCX does not know the attach type.
                 Err(error) if is(&error, &[Errno::EINVAL, Errno::EOPNOTSUPP]) => log::debug!("{error:#}: using clsact"),
                 Err(error) => return Err(error),
             }
         }
-        let ingress = put_filter(link.index, Hook::Ingress, &programs.ingress)?;
-        match put_filter(link.index, Hook::Egress, &programs.egress) {
-            Ok(egress) => Ok(hooks(Held::Clsact([ingress, egress]))),
-            Err(error) => {
-                take_filter(link.index, Hook::Ingress, ingress);
-                Err(error)
-            }
-        }
+        put_filters(link.index, programs).map(|ids| hooks(Held::Clsact(ids), tcx))
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -93,14 +92,38 @@ impl Hooks {
     /// Makes sure that both hooks have these programs. Replaces each atomically, so that either the old or the new program sees
     /// every packet, and attaches a program again that somebody has removed.
     pub(super) fn keep(&mut self, programs: &Pair) -> [Kept; 2] {
+        if let Err(error) = self.go_ahead(programs) {
+            log::debug!("{error:#}"); // what is missing then is found below
+        }
         SIDES.map(|hook| {
             let program = programs.of(hook);
             let looked = match &mut self.held {
-                Held::Tcx(links) => keep_tcx(self.index, hook, &mut links[hook as usize], program),
+                Held::Tcx(links) => links.keep(self.index, hook, program),
                 Held::Clsact(ids) => keep_filter(self.index, hook, &mut ids[hook as usize], program),
             };
             looked.unwrap_or_else(|error| Kept { lost: false, result: Err(error) })
         })
+    }
+
+    /// TCX programs run before all filters, and may drop or redirect packets: where somebody has added one, ours goes to the head of
+    /// them. Each hook misses the packets of a few microseconds.
+    fn go_ahead(&mut self, programs: &Pair) -> Result<()> {
+        let (Held::Clsact(ids), Some(used)) = (&self.held, &self.tcx) else { return Ok(()) };
+        if !has_tcx_programs(self.index)? {
+            return Ok(());
+        }
+        let moved = SIDES.map(|hook| {
+            take_filter(self.index, hook, ids[hook as usize]);
+            add_tcx(self.index, hook, programs.of(hook))
+        });
+        self.held = match moved {
+            [Ok(ingress), Ok(egress)] => Held::Tcx(TcxLinks::new([ingress, egress], used)),
+            [Err(error), _] | [_, Err(error)] => {
+                log::debug!("{error:#}: staying with clsact");
+                Held::Clsact(put_filters(self.index, programs)?)
+            }
+        };
+        Ok(())
     }
 
     /// Detaches the programs. The clsact filters of an interface that has vanished are gone with it; a TCX link ends with its
@@ -123,56 +146,9 @@ fn numbered<T>(result: libbpf_rs::Result<T>) -> Result<T, IoError> {
     result.map_err(|_| IoError::last_os_error())
 }
 
-fn failed(err: i32) -> anyhow::Error {
+/// The error that a function of libbpf returned as a negative number.
+pub(super) fn failed(err: i32) -> anyhow::Error {
     anyhow::Error::new(IoError::from_raw_os_error(-err))
-}
-
-fn put_tcx(index: u32, programs: &Pair) -> Result<[OwnedFd; 2]> {
-    Ok([add_tcx(index, Hook::Ingress, &programs.ingress)?, add_tcx(index, Hook::Egress, &programs.egress)?])
-}
-
-fn add_tcx(index: u32, hook: Hook, program: &Program) -> Result<OwnedFd> {
-    let point = match hook {
-        Hook::Ingress => libbpf_sys::BPF_TCX_INGRESS,
-        Hook::Egress => libbpf_sys::BPF_TCX_EGRESS,
-    };
-    let options = libbpf_sys::bpf_link_create_opts {
-        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
-        // At the head, so that packets are seen before another program can end the chain.
-        flags: libbpf_sys::BPF_F_BEFORE,
-        ..Default::default()
-    };
-    // SAFETY: an open program; the options outlive the call.
-    let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), index as i32, point, &options) };
-    if fd < 0 {
-        return Err(failed(fd).context(format!("attach tcx {}", hook.name())));
-    }
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn keep_tcx(index: u32, hook: Hook, link: &mut OwnedFd, program: &Program) -> Result<Kept> {
-    let mut info = libbpf_sys::bpf_link_info::default();
-    let mut size = size_of_val(&info) as u32;
-    // SAFETY: `info` is as large as `size` says.
-    let err = unsafe { libbpf_sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &mut info, &mut size) };
-    if err < 0 {
-        return Err(failed(err).context("read the state of a tcx link"));
-    }
-    // SAFETY: the link is of this type. A detached one has no interface.
-    let lost = unsafe { info.__bindgen_anon_1.tcx.ifindex } == 0;
-    if lost {
-        let result = add_tcx(index, hook, program).map(|added| *link = added);
-        return Ok(Kept { lost, result });
-    }
-    if info.prog_id != program.id {
-        // SAFETY: two open descriptors; no options.
-        let err = unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) };
-        if err < 0 {
-            return Err(failed(err).context(format!("update the tcx {} link", hook.name())));
-        }
-    }
-    Ok(Kept { lost, result: Ok(()) })
 }
 
 /// Our filter of the clsact qdisc at an interface.
@@ -182,6 +158,18 @@ pub(super) fn filter(program: BorrowedFd<'_>, index: u32, hook: Hook) -> TcHook 
         Hook::Egress => TC_EGRESS,
     };
     TcHookBuilder::new(program).ifindex(index as i32).handle(HANDLE).priority(PRIORITY).hook(point)
+}
+
+/// Adds our filters to both hooks. Returns the ids of their programs.
+fn put_filters(index: u32, programs: &Pair) -> Result<[u32; 2]> {
+    let ingress = put_filter(index, Hook::Ingress, &programs.ingress)?;
+    match put_filter(index, Hook::Egress, &programs.egress) {
+        Ok(egress) => Ok([ingress, egress]),
+        Err(error) => {
+            take_filter(index, Hook::Ingress, ingress);
+            Err(error)
+        }
+    }
 }
 
 /// Adds our filter. Returns the id of its program.

@@ -35,6 +35,7 @@ mod route;
 mod sampling;
 mod spread;
 mod stats;
+mod tcx;
 mod timens;
 mod trace;
 mod traced;

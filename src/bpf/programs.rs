@@ -17,6 +17,7 @@ use super::load::ProgramOptions;
 use super::objects::{self, MapInfo, ProgramInfo};
 use super::record::Hook;
 use super::skel::{NetmonSkel, NetmonSkelBuilder, OpenNetmonSkel};
+use super::tcx::TcxUse;
 use super::trace::Trace;
 
 /// A program and its id in the kernel.
@@ -128,6 +129,11 @@ impl Programs {
         Ok(Programs { ethernet: Arc::new(ethernet), ip: Mutex::default(), loader, options: options.clone(), trace })
     }
 
+    /// Counts the interfaces that programs over the same maps are attached to by TCX.
+    pub(super) fn tcx(&self) -> TcxUse {
+        self.loader.tcx.clone()
+    }
+
     /// A handle to the program of `hook`, for packets that start with an Ethernet header or, without `ethernet`, with the IP header.
     ///
     /// # Errors
@@ -185,6 +191,7 @@ pub struct Loader {
     clock: Arc<Clock>,
     cpus: usize,
     seed: u64,
+    tcx: TcxUse,
 }
 
 impl Loader {
@@ -195,7 +202,7 @@ impl Loader {
             Ok((map.name().to_string_lossy().into_owned(), map.as_fd().try_clone_to_owned()?))
         };
         let maps = maps.map(own).collect::<Result<_>>().context("duplicate a map")?;
-        Ok(Loader { maps, clock, cpus, seed })
+        Ok(Loader { maps, clock, cpus, seed, tcx: TcxUse::default() })
     }
 
     /// What the kernel reports about each map; one that it does not report on is left out.

@@ -31,6 +31,7 @@ mod keys;
 mod kill;
 mod limits;
 mod link_log;
+mod many;
 pub mod metrics;
 mod moments;
 mod named;

@@ -1,6 +1,6 @@
 //! The interfaces of the host, and what becomes of their packets.
 
-use crate::bpf::{Link, Mode};
+use crate::bpf::{Attachments, Link, Mode};
 use crate::config::Choice;
 
 /// An interface of the host.
@@ -62,6 +62,16 @@ impl Interface {
             workload: link.workload,
             counts_whole: link.counts_whole(),
         }
+    }
+
+    /// Takes over how its programs are attached, and why they are not the ones they should be. Whether either has changed.
+    pub fn look_at(&mut self, attachments: &Attachments) -> bool {
+        let before = (self.status.clone(), self.outdated.clone());
+        if let (InterfaceStatus::Watched(mode), Some(now)) = (&mut self.status, attachments.mode(self.index)) {
+            *mode = now;
+        }
+        self.outdated = attachments.outdated(self.index).map(str::to_owned);
+        before != (self.status.clone(), self.outdated.clone())
     }
 
     /// Whether something that others are given has changed.

@@ -221,9 +221,7 @@ impl Interfaces {
             }
         }
         for known in self.known.values_mut() {
-            let outdated = self.attachments.outdated(known.index);
-            if known.outdated.as_deref() != outdated {
-                known.outdated = outdated.map(str::to_owned);
+            if known.look_at(&self.attachments) {
                 self.board.put(known);
             }
         }

@@ -101,9 +101,7 @@ impl Pods {
         let Some(attachments) = self.watched.get(&inode) else { return troubles };
         for index in attachments.indexes() {
             let Some(known) = self.known.get_mut(&index) else { continue };
-            let outdated = attachments.outdated(index);
-            if known.outdated.as_deref() != outdated {
-                known.outdated = outdated.map(str::to_owned);
+            if known.look_at(attachments) {
                 self.board.put(known);
             }
         }
