@@ -61,6 +61,7 @@ fn few_are_attached_by_tcx() {
         });
         assert!(agent.stop().0.conservation().holds());
         let links = (0..OTHERS / 2).flat_map(|i| [format!("m{i}"), format!("n{i}")]).chain(["vb".to_owned()]);
-        links.for_each(|link| assert!(ours(&b, &link).is_empty(), "{link}"));
+        // A process that another test is about to start has the agent's TCX links too, until it executes its program.
+        links.for_each(|link| eventually(&format!("{link} is left"), || ours(&b, &link).is_empty().then_some(())));
     });
 }
