@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::links::{Framing, Link};
 use super::programs::{Pair, Program};
 use super::record::Hook;
-use super::tcx::{TcxLinks, TcxUse, add_tcx, has_tcx_programs};
+use super::tcx::{TcxLinks, TcxUse, add_tcx, has_others_ahead};
 
 /// Handle of the clsact filters, by which a later start recognises its own.
 pub(super) const HANDLE: u32 = 0x6e6d; // "nm"
@@ -66,11 +66,11 @@ const SIDES: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 
 impl Hooks {
     /// Attaches programs to both hooks: by TCX, unless `tcx` is missing, the kernel has none, or many interfaces are attached by it
-    /// and this one has no other programs there.
+    /// and nobody is ahead of a filter at this one.
     pub(super) fn put(link: &Link, framing: Framing, programs: &Pair, tcx: Option<TcxUse>) -> Result<Hooks> {
         let hooks = |held, tcx| Hooks { index: link.index, framing, tcx, held };
         if let Some(used) = tcx.as_ref()
-            && (used.has_room() || has_tcx_programs(link.index)?)
+            && (used.has_room() || has_others_ahead(link.index)?)
         {
             match TcxLinks::put(link.index, programs, used) {
                 Ok(links) => return Ok(hooks(Held::Tcx(links), tcx)),
@@ -105,11 +105,10 @@ impl Hooks {
         })
     }
 
-    /// TCX programs run before all filters, and may drop or redirect packets: where somebody has added one, ours goes to the head of
-    /// them. Each hook misses the packets of a few microseconds.
+    /// Programs that run before our filter may drop or redirect packets: where somebody has added one, ours goes to the head of TCX. Each hook misses the packets of a few microseconds.
     fn go_ahead(&mut self, programs: &Pair) -> Result<()> {
         let (Held::Clsact(ids), Some(used)) = (&self.held, &self.tcx) else { return Ok(()) };
-        if !has_tcx_programs(self.index)? {
+        if !has_others_ahead(self.index)? {
             return Ok(());
         }
         let moved = SIDES.map(|hook| {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use anyhow::Result;
 
-use super::chain::tcx_chain;
-use super::hooks::{Kept, failed};
+use super::chain::before;
+use super::hooks::{Kept, Mode, failed};
 use super::programs::{Pair, Program};
 use super::record::Hook;
 
@@ -78,10 +78,9 @@ impl Drop for TcxLinks {
     }
 }
 
-/// Whether programs are attached to the interface by TCX. Those that are not ours run before any filter of ours.
-pub(super) fn has_tcx_programs(index: u32) -> Result<bool> {
-    Ok(!tcx_chain(index, libbpf_sys::BPF_TCX_INGRESS)?.is_empty()
-        || !tcx_chain(index, libbpf_sys::BPF_TCX_EGRESS)?.is_empty())
+/// Whether others see the packets of the interface before a filter of ours would: TCX programs, or filters of higher priority.
+pub(super) fn has_others_ahead(index: u32) -> Result<bool> {
+    Ok(before(index, Mode::Clsact, &[])?.iter().any(|programs| !programs.is_empty()))
 }
 
 /// Attaches a program to the head of the chain of a hook.

@@ -52,15 +52,21 @@ fn few_are_attached_by_tcx() {
         assert!(foreign.seen()[0] >= 100, "and dropped after that");
         foreign.detach();
 
+        // The same with a filter of higher priority.
+        let filter = Foreign::attach(&b, "n19", ChainPlace::Clsact(1), Deed::Pass);
+        eventually("netmon is ahead of the filter", || (modes(Mode::Tcx) == BY_TCX + 2).then_some(()));
+        assert!(ours(&b, "n19").iter().all(|program| program.place == Place::Tcx(0)));
+        filter.detach();
+
         // The places of interfaces that are gone are free again.
-        b.sh("ip link del m0");
-        eventually("they are gone", || (modes(Mode::Tcx) == BY_TCX - 1).then_some(()));
+        b.sh("ip link del m0; ip link del m1");
+        eventually("they are gone", || (modes(Mode::Tcx) == BY_TCX - 2).then_some(()));
         b.sh("ip link add m0 type veth peer name n0");
         eventually("the next ones are attached", || {
-            ([modes(Mode::Tcx), modes(Mode::Clsact)] == [BY_TCX, OTHERS + 1 - BY_TCX]).then_some(())
+            ([modes(Mode::Tcx), modes(Mode::Clsact)] == [BY_TCX, OTHERS - 1 - BY_TCX]).then_some(())
         });
         assert!(agent.stop().0.conservation().holds());
-        let links = (0..OTHERS / 2).flat_map(|i| [format!("m{i}"), format!("n{i}")]).chain(["vb".to_owned()]);
+        let links = (2..OTHERS / 2).flat_map(|i| [format!("m{i}"), format!("n{i}")]).chain(["vb".to_owned()]);
         // A process that another test is about to start has the agent's TCX links too, until it executes its program.
         links.for_each(|link| eventually(&format!("{link} is left"), || ours(&b, &link).is_empty().then_some(())));
     });
