@@ -14,7 +14,7 @@ use crate::subject::COUNTED_WITHIN;
 use crate::support::netns::{Netns, pair};
 use crate::support::scrape::sum;
 
-const RATE: u32 = 1000;
+pub const RATE: u32 = 1000;
 const REQUEST: &[u8] = b"how are you?";
 const MIB: f64 = 1048576.0;
 
@@ -28,6 +28,12 @@ pub fn start<'a>(ns: &'a Netns, link: &str) -> Result<Agent<'a>> {
 /// The sum over the metric's series whose labels contain this text.
 fn metric(agent: &Agent, name: &str, label: &str) -> Result<f64> {
     Ok(sum(&agent.get("/metrics")?, name, &[label]))
+}
+
+/// Seconds that the programs of the packet path took so far, without the sweep.
+fn programs(agent: &Agent) -> Result<f64> {
+    let of = |program| metric(agent, "netmon_ebpf_program_seconds_total", program);
+    Ok(of("")? - of("nm_sweep")?)
 }
 
 /// Resident memory, in bytes.
@@ -94,20 +100,19 @@ fn watch(agent: &Agent, stretches: usize, mut work: impl FnMut(usize) -> Result<
     let mut share = Share { agent: Vec::new(), programs: Vec::new() };
     for i in 0..stretches {
         // The scrapes are not part of the measurement.
-        let programs = metric(agent, "netmon_ebpf_program_seconds_total", "gress")?;
+        let before = programs(agent)?;
         let (cpu, start) = (agent.cpu_ns()?, Instant::now());
         work(i)?;
         let percent = 100.0 / start.elapsed().as_secs_f64();
         share.agent.push((agent.cpu_ns()? - cpu) / 1e9 * percent);
-        let programs = metric(agent, "netmon_ebpf_program_seconds_total", "gress")? - programs;
-        share.programs.push(programs * percent);
+        share.programs.push((programs(agent)? - before) * percent);
     }
     Ok(share)
 }
 
 /// Opens connections at [`RATE`], each with a request and a response, and closes them. The client closes first, so that its port
 /// is not reused at once and each connection is a flow of its own.
-fn connect(listener: &TcpListener, client: &Netns, count: u32) -> Result<()> {
+pub fn connect(listener: &TcpListener, client: &Netns, count: u32) -> Result<()> {
     let address = listener.local_addr()?;
     std::thread::scope(|scope| {
         let server = scope.spawn(|| -> Result<()> {

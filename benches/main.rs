@@ -3,6 +3,7 @@
 //! Each number is the median of several rounds, shown with minimum and maximum. Variants that are compared run alternately, so that
 //! both see the same conditions. Times are CPU time of the measuring thread, not wall clock time.
 
+mod cold;
 mod connection;
 mod iperf;
 mod links;
@@ -44,7 +45,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet record connection memory names load links scrape iperf [default: all]
+    /// What to measure: packet record connection memory names load cold links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
@@ -59,13 +60,14 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("packet", packet::run),
     ("record", record::run),
     ("connection", connection::run),
     ("memory", memory::run),
     ("names", names::run),
     ("load", load::run),
+    ("cold", cold::run),
     ("links", links::run),
     ("scrape", scrape::run),
     ("iperf", iperf::run),

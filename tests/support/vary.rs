@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, OpenObject};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, TC_EGRESS, TC_INGRESS, TcHookBuilder};
 use netmon::bpf::{Frame, Injector};
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
@@ -50,6 +50,31 @@ impl Vary {
     /// The program that does nothing.
     pub fn empty(&self) -> Injector {
         Injector::new(self.skel.progs.vary_empty.as_fd().try_clone_to_owned().unwrap())
+    }
+
+    /// Attaches the program that does nothing to both hooks of an interface in the caller's namespace.
+    pub fn attach_empty(&self, link: &str) {
+        let index = nix::net::if_::if_nametoindex(link).unwrap() as i32;
+        for point in [TC_INGRESS, TC_EGRESS] {
+            let mut hook = TcHookBuilder::new(self.skel.progs.vary_empty.as_fd())
+                .ifindex(index)
+                .handle(0xe0)
+                .priority(1)
+                .hook(point);
+            hook.create().unwrap();
+            hook.attach().unwrap();
+        }
+    }
+
+    /// How often the program that does nothing ran while the kernel measured it, and for how many nanoseconds altogether.
+    pub fn empty_ran(&self) -> [u64; 2] {
+        let mut info = libbpf_sys::bpf_prog_info::default();
+        let mut size = size_of_val(&info) as u32;
+        let program = self.skel.progs.vary_empty.as_fd().as_raw_fd();
+        // SAFETY: `info` is as large as `size` says.
+        let err = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program, &mut info, &mut size) };
+        assert_eq!(err, 0);
+        [info.run_cnt, info.run_time_ns]
     }
 
     fn open() -> Vary {
