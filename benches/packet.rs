@@ -1,7 +1,7 @@
 //! The time that the program takes for a packet, in nanoseconds beyond that of an empty program.
 
 use anyhow::{Context, Result};
-use netmon::bpf::{Frame, Hook, Injector, possible_cpus};
+use netmon::bpf::{Frame, Hook, Injector, ProgramOptions, possible_cpus};
 use netmon::config::Config;
 
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
@@ -93,7 +93,9 @@ pub fn run(report: &mut Report) -> Result<()> {
 
 impl Case {
     fn new(name: &'static str, budget: Budget, packet: Vec<u8>, flows: Flows, quick: bool) -> Result<Case> {
-        let kernel = Kernel::load(Config::default().program_options(possible_cpus()?)).context(name)?;
+        let kernel =
+            Kernel::load(ProgramOptions { injected: true, ..Config::default().program_options(possible_cpus()?) });
+        let kernel = kernel.context(name)?;
         let vary = [Vary::load(&kernel.bpf.program(Hook::Ingress, true)?), Vary::over_empty()];
         let (ours, empty, packets) = match flows {
             None => (kernel.injector(Hook::Ingress, true), vary[1].empty(), 128 * CHUNK),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use netmon::agent::Inline;
-use netmon::bpf::{Bpf, Frame, Hook, Injector, ObjectStorage, possible_cpus};
+use netmon::bpf::{Bpf, Frame, Hook, Injector, ObjectStorage, ProgramOptions, possible_cpus};
 use netmon::config::Config;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
@@ -37,7 +37,7 @@ pub fn pin() -> Result<()> {
 pub fn load(config: &Config) -> Result<Bpf<'static>> {
     // Leaks a few kilobytes per measurement, which is simpler than a value that borrows from itself.
     let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
-    Bpf::load(storage, &config.program_options(possible_cpus()?))
+    Bpf::load(storage, &ProgramOptions { injected: true, ..config.program_options(possible_cpus()?) })
 }
 
 /// A pure ACK over IPv4, including its Ethernet header.

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 #include "types.h"
 #include "config.h"
 #include "maps.h"
@@ -34,9 +35,25 @@
 extern void bpf_preempt_disable(void) __ksym __weak;
 extern void bpf_preempt_enable(void) __ksym __weak;
 
-/* `trace` is a compile-time constant: programs that do not trace contain no code for it. */
-static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool ethernet, const bool trace)
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+
+struct sk_buff___hook {
+	__u8 tc_at_ingress : 1;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u8 nm_hook(struct __sk_buff *skb)
 {
+	const struct sk_buff___hook *kernel = bpf_cast_to_kern_ctx(skb);
+
+	return BPF_CORE_READ_BITFIELD(kernel, tc_at_ingress) ? NM_INGRESS : NM_EGRESS;
+}
+
+#define NM_ANY_HOOK NM_HOOKS /* instead of a hook: the packet shows at which it is */
+
+/* `at` and `trace` are compile-time constants: programs contain no code for what they do not do. */
+static __always_inline int nm_observe(struct __sk_buff *skb, const __u8 at, bool ethernet, const bool trace)
+{
+	__u8 hook = at == NM_ANY_HOOK ? nm_hook(skb) : at;
 	__u32 outer, inner = NM_NOT_TRACED;
 	struct nm_packet p;
 	int became;
@@ -86,35 +103,63 @@ static __always_inline int nm_observe(struct __sk_buff *skb, __u8 hook, bool eth
 	return NM_PASS;
 }
 
-SEC("tcx/ingress")
+/*
+ * User space chooses which programs are loaded, which the `?` stands for.
+ *
+ * One program for both hooks, where the kernel lets it see at which it runs (Linux 6.2). The answer to a packet often passes the
+ * other hook within microseconds, while the code is still in the processor's caches.
+ */
+SEC("?tcx/ingress")
+int nm_both(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_ANY_HOOK, true, false);
+}
+
+SEC("?tcx/ingress")
+int nm_both_l3(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_ANY_HOOK, false, false);
+}
+
+/* A program for each hook, for other kernels, and for injected packets, which are at no hook. */
+SEC("?tcx/ingress")
 int nm_ingress(struct __sk_buff *skb)
 {
 	return nm_observe(skb, NM_INGRESS, true, false);
 }
 
-SEC("tcx/egress")
+SEC("?tcx/egress")
 int nm_egress(struct __sk_buff *skb)
 {
 	return nm_observe(skb, NM_EGRESS, true, false);
 }
 
 /* Interfaces whose packets start with the IP header: tun, wireguard, ipip. */
-SEC("tcx/ingress")
+SEC("?tcx/ingress")
 int nm_ingress_l3(struct __sk_buff *skb)
 {
 	return nm_observe(skb, NM_INGRESS, false, false);
 }
 
-SEC("tcx/egress")
+SEC("?tcx/egress")
 int nm_egress_l3(struct __sk_buff *skb)
 {
 	return nm_observe(skb, NM_EGRESS, false, false);
 }
 
-/*
- * The same programs with a trace. They replace those above while somebody traces, and are not loaded otherwise, which the `?`
- * stands for.
- */
+/* The same programs with a trace. They replace the others while somebody traces. */
+SEC("?tcx/ingress")
+int nm_both_t(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_ANY_HOOK, true, true);
+}
+
+SEC("?tcx/ingress")
+int nm_both_l3_t(struct __sk_buff *skb)
+{
+	return nm_observe(skb, NM_ANY_HOOK, false, true);
+}
+
 SEC("?tcx/ingress")
 int nm_ingress_t(struct __sk_buff *skb)
 {

@@ -73,7 +73,7 @@ fn program(hook: Hook, place: ChainPlace, id: u32) -> Hooked {
 }
 
 fn is_our_name(name: &str) -> bool {
-    name.starts_with("nm_ingress") || name.starts_with("nm_egress")
+    name.starts_with("nm_both") || name.starts_with("nm_ingress") || name.starts_with("nm_egress")
 }
 
 fn xdp(index: u32) -> Result<Option<u32>> {

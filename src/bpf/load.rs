@@ -67,6 +67,8 @@ pub struct ProgramOptions {
     pub apps: Vec<App>,
     /// Whether to look into tunnels.
     pub decapsulation: bool,
+    /// Packets are injected into the programs instead of passing the hooks of an interface.
+    pub injected: bool,
 }
 
 /// Number of CPUs that the kernel may bring up, by which per-CPU memory is multiplied.
@@ -134,7 +136,7 @@ impl<'obj> Bpf<'obj> {
         let spread = Spread { seed: seed(), rings: options.rings as u32 };
         constants::set(&mut open, options, &clock, cpus, spread.seed)?;
         trace_maps(&mut open, false)?;
-        choose_first(&mut open);
+        choose_first(&mut open, options)?;
         let count = cpus as u32;
         open.maps.nm_cache4.set_max_entries(count * sets4)?;
         open.maps.nm_cache6.set_max_entries(count * sets6)?;

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -19,6 +19,7 @@ use super::record::Hook;
 use super::skel::{NetmonSkel, NetmonSkelBuilder, OpenNetmonSkel};
 use super::tcx::TcxUse;
 use super::trace::Trace;
+use super::trial::has_kfunc;
 
 /// A program and its id in the kernel.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ impl AsRawFd for Program {
 pub(super) struct Pair {
     pub(super) ingress: Program,
     pub(super) egress: Program,
+    /// The names under which they are measured: the same if there is only one.
+    names: [&'static str; 2],
 }
 
 impl Pair {
@@ -63,43 +66,75 @@ impl Pair {
     }
 }
 
-/// Selects the programs to load: those for packets with this framing, with or without a trace.
+/// Selects the programs to load: those for packets with this framing, with or without a trace; one for both hooks or one for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
     framing: Framing,
     traces: bool,
+    both: bool,
 }
 
 impl Kind {
-    /// Excludes the programs of all other kinds from loading.
+    fn of(options: &ProgramOptions, framing: Framing, traces: bool) -> Result<Kind> {
+        // The kernel does not set the hook of injected packets.
+        let both = !options.injected && shows_hook()?;
+        Ok(Kind { framing, traces, both })
+    }
+
+    /// Makes the object load these programs and no others.
     fn choose(self, open: &mut OpenNetmonSkel<'_>) {
-        let progs = &mut open.progs;
-        for (framing, traces, programs) in [
-            (Framing::Ethernet, false, [&mut progs.nm_ingress, &mut progs.nm_egress]),
-            (Framing::Ip, false, [&mut progs.nm_ingress_l3, &mut progs.nm_egress_l3]),
-            (Framing::Ethernet, true, [&mut progs.nm_ingress_t, &mut progs.nm_egress_t]),
-            (Framing::Ip, true, [&mut progs.nm_ingress_l3_t, &mut progs.nm_egress_l3_t]),
-        ] {
-            let chosen = self == Kind { framing, traces };
-            programs.into_iter().for_each(|program| program.set_autoload(chosen));
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            if name != SWEEP {
+                program.set_autoload(self.names().contains(&name.as_str()));
+            }
         }
     }
 
+    /// The programs for ingress and egress.
+    fn names(self) -> [&'static str; 2] {
+        match (self.framing, self.traces, self.both) {
+            (Framing::Ethernet, false, true) => ["nm_both"; 2],
+            (Framing::Ip, false, true) => ["nm_both_l3"; 2],
+            (Framing::Ethernet, true, true) => ["nm_both_t"; 2],
+            (Framing::Ip, true, true) => ["nm_both_l3_t"; 2],
+            (Framing::Ethernet, false, false) => ["nm_ingress", "nm_egress"],
+            (Framing::Ip, false, false) => ["nm_ingress_l3", "nm_egress_l3"],
+            (Framing::Ethernet, true, false) => ["nm_ingress_t", "nm_egress_t"],
+            (Framing::Ip, true, false) => ["nm_ingress_l3_t", "nm_egress_l3_t"],
+        }
+    }
+
+    /// The programs, which are loaded, under the names of those that do not trace.
     fn pair(self, skel: &NetmonSkel<'_>) -> Result<Pair> {
-        let progs = &skel.progs;
-        let (ingress, egress) = match (self.framing, self.traces) {
-            (Framing::Ethernet, false) => (&progs.nm_ingress, &progs.nm_egress),
-            (Framing::Ip, false) => (&progs.nm_ingress_l3, &progs.nm_egress_l3),
-            (Framing::Ethernet, true) => (&progs.nm_ingress_t, &progs.nm_egress_t),
-            (Framing::Ip, true) => (&progs.nm_ingress_l3_t, &progs.nm_egress_l3_t),
+        let of = |name: &str| {
+            let mut programs = skel.object().progs();
+            let program = programs.find(|program| program.name().to_string_lossy() == name);
+            Program::of(&program.with_context(|| format!("the BPF object has no {name}"))?)
         };
-        Ok(Pair { ingress: Program::of(ingress)?, egress: Program::of(egress)? })
+        let [ingress, egress] = self.names();
+        let names = Kind { traces: false, ..self }.names();
+        Ok(Pair { ingress: of(ingress)?, egress: of(egress)?, names })
     }
 }
 
+/// The program of the sweep, which does not depend on the packets.
+const SWEEP: &str = "nm_sweep";
+
+/// Whether a program can find out at which hook it runs.
+fn shows_hook() -> Result<bool> {
+    static SHOWS: OnceLock<bool> = OnceLock::new();
+    if let Some(shows) = SHOWS.get() {
+        return Ok(*shows);
+    }
+    let shows = has_kfunc("bpf_cast_to_kern_ctx")?;
+    Ok(*SHOWS.get_or_init(|| shows))
+}
+
 /// Makes the object load only what every host needs: the programs for packets with an Ethernet header.
-pub(super) fn choose_first(open: &mut OpenNetmonSkel<'_>) {
-    Kind { framing: Framing::Ethernet, traces: false }.choose(open);
+pub(super) fn choose_first(open: &mut OpenNetmonSkel<'_>, options: &ProgramOptions) -> Result<()> {
+    Kind::of(options, Framing::Ethernet, false)?.choose(open);
+    Ok(())
 }
 
 /// The programs that see packets. They stay loaded while somebody holds them or they are attached.
@@ -125,7 +160,7 @@ impl Programs {
         options: &ProgramOptions,
         trace: Option<Arc<Trace>>,
     ) -> Result<Programs> {
-        let ethernet = Kind { framing: Framing::Ethernet, traces: trace.is_some() }.pair(skel)?;
+        let ethernet = Kind::of(options, Framing::Ethernet, trace.is_some())?.pair(skel)?;
         Ok(Programs { ethernet: Arc::new(ethernet), ip: Mutex::default(), loader, options: options.clone(), trace })
     }
 
@@ -162,23 +197,22 @@ impl Programs {
         Ok(Arc::clone(ip.insert(pair)))
     }
 
-    /// The loaded programs, with the names under which they are measured.
-    fn loaded(&self) -> impl Iterator<Item = (Arc<Pair>, [&'static str; 2])> {
+    fn loaded(&self) -> impl Iterator<Item = Arc<Pair>> {
         let ip = self.ip.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let ethernet = (Arc::clone(&self.ethernet), ["nm_ingress", "nm_egress"]);
-        std::iter::once(ethernet).chain(ip.map(|pair| (pair, ["nm_ingress_l3", "nm_egress_l3"])))
+        std::iter::once(Arc::clone(&self.ethernet)).chain(ip)
     }
 
     /// The kernel's ids of the loaded programs.
     pub(super) fn ids(&self) -> Vec<u32> {
-        self.loaded().flat_map(|(pair, _)| [pair.ingress.id, pair.egress.id]).collect()
+        self.loaded().flat_map(|pair| [pair.ingress.id, pair.egress.id]).collect()
     }
 
     /// What the kernel reports about each loaded program; one that it does not report on is left out.
     pub fn infos(&self) -> Vec<ProgramInfo> {
-        let infos = |(pair, names): (Arc<Pair>, [&'static str; 2])| {
-            let programs = names.into_iter().zip([&pair.ingress, &pair.egress]);
-            programs.filter_map(|(name, program)| objects::program(name, program.as_fd())).collect::<Vec<_>>()
+        let infos = |pair: Arc<Pair>| {
+            let mut programs: Vec<_> = pair.names.into_iter().zip([&pair.ingress, &pair.egress]).collect();
+            programs.dedup_by_key(|(name, _)| *name);
+            programs.into_iter().filter_map(|(name, of)| objects::program(name, of.as_fd())).collect::<Vec<_>>()
         };
         self.loaded().flat_map(infos).collect()
     }
@@ -219,7 +253,7 @@ impl Loader {
     pub fn load(self: &Arc<Self>, options: &ProgramOptions) -> Result<Programs> {
         let mut storage = MaybeUninit::uninit();
         let mut open = self.open(&mut storage, options, false, &[])?;
-        choose_first(&mut open);
+        choose_first(&mut open, options)?;
         Programs::of(&load(open)?, Arc::clone(self), options)
     }
 
@@ -236,7 +270,7 @@ impl Loader {
         let mut storage = MaybeUninit::uninit();
         let maps = trace.as_ref().map_or(&[][..], |trace| trace.maps());
         let mut open = self.open(&mut storage, options, true, maps)?;
-        Kind { framing: Framing::Ethernet, traces: true }.choose(&mut open);
+        Kind::of(options, Framing::Ethernet, true)?.choose(&mut open);
         let skel = load(open)?;
         let trace = trace.map_or_else(|| Trace::of(&skel, self.cpus).map(Arc::new), Ok)?;
         Ok((Programs::new(&skel, Arc::clone(self), options, Some(Arc::clone(&trace)))?, trace))
@@ -244,7 +278,7 @@ impl Loader {
 
     /// Loads the programs for a framing that the first load left out.
     fn load_later(&self, options: &ProgramOptions, framing: Framing, trace: Option<&Trace>) -> Result<Pair> {
-        let kind = Kind { framing, traces: trace.is_some() };
+        let kind = Kind::of(options, framing, trace.is_some())?;
         let mut storage = MaybeUninit::uninit();
         let mut open = self.open(&mut storage, options, kind.traces, trace.map_or(&[][..], |trace| trace.maps()))?;
         kind.choose(&mut open);

@@ -32,6 +32,7 @@ impl Config {
             }),
             apps: self.features.apps.clone(),
             decapsulation: self.features.decapsulation,
+            injected: false,
         }
     }
 }

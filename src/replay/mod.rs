@@ -114,6 +114,7 @@ fn options(config: &Config, cpus: usize) -> ProgramOptions {
         ring_records: RING_RECORDS,
         timestamps: TimestampSource::Capture,
         latency: config.features.latency.map(|_| Duration::ZERO),
+        injected: true,
         ..config.program_options(cpus)
     }
 }

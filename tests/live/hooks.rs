@@ -29,12 +29,19 @@ fn ids(ns: &Netns, link: &str) -> Vec<u32> {
     ours(ns, link).into_iter().filter_map(|program| program.id).collect()
 }
 
+fn attach_type(hook: Hook) -> u32 {
+    match hook {
+        Hook::Ingress => libbpf_sys::BPF_TCX_INGRESS,
+        Hook::Egress => libbpf_sys::BPF_TCX_EGRESS,
+    }
+}
+
 /// Detaches the TCX links of netmon's programs at an interface, as `bpftool link detach` does.
 fn detach_links(ns: &Netns, link: &str, hooks: &[Hook]) -> usize {
-    let wanted: Vec<u32> = ours(ns, link)
+    let wanted: Vec<(u32, u32)> = ours(ns, link)
         .iter()
         .filter(|program| hooks.contains(&program.hook))
-        .filter_map(|program| program.id)
+        .filter_map(|program| Some((program.id?, attach_type(program.hook))))
         .collect();
     let (mut id, mut detached) = (0, 0);
     // SAFETY: it writes one id; the descriptor was just opened; `info` is as large as `size` says.
@@ -48,7 +55,9 @@ fn detach_links(ns: &Netns, link: &str, hooks: &[Hook]) -> usize {
             let mut info = libbpf_sys::bpf_link_info::default();
             let mut size = size_of_val(&info) as u32;
             let err = libbpf_sys::bpf_link_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut size);
-            if err == 0 && info.type_ == libbpf_sys::BPF_LINK_TYPE_TCX && wanted.contains(&info.prog_id) {
+            let is_tcx = err == 0 && info.type_ == libbpf_sys::BPF_LINK_TYPE_TCX;
+            // One program may be at both hooks.
+            if is_tcx && wanted.contains(&(info.prog_id, info.__bindgen_anon_1.tcx.attach_type)) {
                 assert_eq!(libbpf_sys::bpf_link_detach(fd.as_raw_fd()), 0);
                 detached += 1;
             }

@@ -276,8 +276,8 @@ fn statistics_of_programs_go_on() {
             }
             send(1000);
             least += 2000.0;
-            let seen = page().sum("netmon_packets_seen_total", &["ingress"]);
-            let counted = runs("nm_ingress");
+            let seen = page().sum("netmon_packets_seen_total", &[]);
+            let counted = page().sum("netmon_ebpf_program_runs_total", &[]) - runs("nm_sweep");
             assert!((least..=seen + 100.0).contains(&counted), "round {round}: {counted} runs of {seen} packets");
         }
         // The report has the sweep program that runs.

@@ -27,6 +27,7 @@ pub fn small() -> ProgramOptions {
         latency: Some(Duration::from_secs(1)),
         apps: App::all(),
         decapsulation: true,
+        injected: true,
     }
 }
 
