@@ -13,13 +13,14 @@ use semver::Version;
 const CLANG_MIN: u32 = 14;
 
 /// Sources to compile, and the names of their skeletons.
-const OBJECTS: [(&str, &str); 6] = [
+const OBJECTS: [(&str, &str); 7] = [
     ("bpf/netmon.bpf.c", "netmon.skel.rs"),
     ("bpf/preempt.bpf.c", "preempt.skel.rs"),
     // Varies packets in the kernel, for tests and benchmarks.
     ("tests/bpf/vary.bpf.c", "vary.skel.rs"),
     // Only the detection of application protocols, for tests.
     ("tests/bpf/detect.bpf.c", "detect.skel.rs"),
+    ("tests/bpf/detect_all.bpf.c", "detect_all.skel.rs"),
     // Another party's programs next to the agent's, for tests.
     ("tests/bpf/foreign.bpf.c", "foreign.skel.rs"),
     // Loads only if the kernel supports its program types, for tests.

@@ -17,8 +17,14 @@
 #include "l7_cassandra.h"
 #include "l7_tls.h"
 #include "l7_datagram.h"
+#include "l7_first.h"
 
 #define NM_WANTED(app) (nm_apps & NM_APP_BIT(app))
+
+#ifndef NM_POSSIBLE
+#define NM_POSSIBLE(w, bits) ((w)->candidates & (bits))
+#define NM_POSSIBLE_PREFIX(w) nm_could_be_prefix(nm_byte(w, 0))
+#endif
 
 /* Runs the detector of a protocol if that is looked for, and returns its verdict if it has one. */
 #define NM_ASK(app, detector, ...)                           \
@@ -32,6 +38,13 @@
 		}                                            \
 	} while (0)
 
+/* The same, unless the first bytes rule the protocol out. */
+#define NM_ASK_IF(app, ...)                           \
+	do {                                          \
+		if (NM_POSSIBLE(w, NM_APP_BIT(app)))  \
+			NM_ASK(app, __VA_ARGS__);     \
+	} while (0)
+
 /* At the start of what a side sends. The first byte separates text from the rest; detectors that move the window come last. */
 __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 {
@@ -41,30 +54,32 @@ __noinline int nm_detect_start(struct __sk_buff *skb, __u32 id)
 	if (!w)
 		return NM_NO;
 	w->s.weak &= NM_SOCKS;
+	w->candidates = nm_candidates(w);
 	/* These start with a length, which may look like a letter. */
-	NM_ASK(NM_APP_POSTGRES, nm_detect_postgres, id);
-	NM_ASK(NM_APP_MYSQL, nm_detect_mysql, id);
-	NM_ASK(NM_APP_MONGODB, nm_detect_mongodb, id);
-	NM_ASK(NM_APP_AMQP, nm_detect_amqp, id);
-	NM_ASK(NM_APP_CASSANDRA, nm_detect_cassandra, id);
+	NM_ASK_IF(NM_APP_POSTGRES, nm_detect_postgres, id);
+	NM_ASK_IF(NM_APP_MYSQL, nm_detect_mysql, id);
+	NM_ASK_IF(NM_APP_MONGODB, nm_detect_mongodb, id);
+	NM_ASK_IF(NM_APP_AMQP, nm_detect_amqp, id);
+	NM_ASK_IF(NM_APP_CASSANDRA, nm_detect_cassandra, id);
 	if (nm_byte(w, 0) > ' ' && nm_byte(w, 0) <= '~') {
-		NM_ASK(NM_APP_SSH, nm_detect_ssh, id);
-		NM_ASK(NM_APP_SMTP, nm_detect_smtp, id);
-		NM_ASK(NM_APP_REDIS, nm_detect_redis, id);
-		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached, id);
-		NM_ASK(NM_APP_NATS, nm_detect_nats, id);
+		NM_ASK_IF(NM_APP_SSH, nm_detect_ssh, id);
+		NM_ASK_IF(NM_APP_SMTP, nm_detect_smtp, id);
+		NM_ASK_IF(NM_APP_REDIS, nm_detect_redis, id);
+		NM_ASK_IF(NM_APP_MEMCACHED, nm_detect_memcached, id);
+		NM_ASK_IF(NM_APP_NATS, nm_detect_nats, id);
 	} else {
-		NM_ASK(NM_APP_DNS, nm_detect_dns, id);
-		NM_ASK(NM_APP_KAFKA, nm_detect_kafka, id);
-		NM_ASK(NM_APP_MQTT, nm_detect_mqtt, id);
-		NM_ASK(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
+		NM_ASK_IF(NM_APP_DNS, nm_detect_dns, id);
+		NM_ASK_IF(NM_APP_KAFKA, nm_detect_kafka, id);
+		NM_ASK_IF(NM_APP_MQTT, nm_detect_mqtt, id);
+		NM_ASK_IF(NM_APP_MEMCACHED, nm_detect_memcached_binary, id);
 	}
-	NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
+	if (NM_POSSIBLE(w, NM_APP_BIT(NM_APP_HTTP2)))
+		NM_ASK(NM_WANTED(NM_APP_HTTP2) ? NM_APP_HTTP2 : NM_APP_GRPC, nm_detect_http2, skb, id);
 	/* Once a detector has moved the window, only that one can continue. */
 	if (w->s.base == w->s.start)
-		NM_ASK(NM_APP_TLS, nm_detect_tls, skb, id);
+		NM_ASK_IF(NM_APP_TLS, nm_detect_tls, skb, id);
 	if (w->s.base == w->s.start && !more)
-		NM_ASK(NM_APP_HTTP, nm_detect_http, skb, id);
+		NM_ASK_IF(NM_APP_HTTP, nm_detect_http, skb, id);
 	if (w->s.base == w->s.start && !more && !w->s.weak)
 		NM_ASK(NM_APP_SSH, nm_detect_ssh_behind, id);
 	return w->s.base != w->s.start && !w->s.stage ? NM_NO : more;
@@ -157,7 +172,7 @@ static __always_inline int nm_detect_stream(struct __sk_buff *skb, struct nm_l7 
 	if (nm_advance(skb, id, 0)) {
 		switch (w->s.stage) {
 		case NM_STAGE_FIRST:
-			w->prefix = w->s.start ? NM_NO : nm_prefix(skb, id);
+			w->prefix = !w->s.start && NM_POSSIBLE_PREFIX(w) ? nm_prefix(skb, id) : NM_NO;
 			w->s.weak |= w->marks & NM_SOCKS;
 			if (w->prefix == NM_SURE || (w->prefix == NM_YES && !w->s.have))
 				break;

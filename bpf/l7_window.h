@@ -74,6 +74,7 @@ struct nm_l7 {
 	__u32 letters; /* bit n: word n is not a number */
 	__u32 marks; /* of the current payload: NM_SOCKS, NM_GOES_ON */
 	__u32 early;   /* the payload is in `ahead`, not in the packet */
+	__u32 candidates; /* bit n: may be enum nm_app n, judging by its first bytes */
 	__u32 prefix;  /* the result of nm_prefix: there is no room for it on the stack */
 	struct nm_payload p;
 	struct nm_stream s;

@@ -12,6 +12,11 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/detect.skel.rs"));
 }
 
+#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks, missing_docs)]
+mod skel_all {
+    include!(concat!(env!("OUT_DIR"), "/detect_all.skel.rs"));
+}
+
 use skel::types::nm_number;
 
 /// Offset in a connection that was first seen after its start.
@@ -67,16 +72,27 @@ pub struct Detector {
     packet: Vec<u8>,
 }
 
-impl Detector {
-    /// Loads it to recognise the protocols in the mask.
-    pub fn load(apps: u32) -> Detector {
+macro_rules! load {
+    ($builder:ty, $apps:expr) => {{
         let storage = Box::leak(Box::new(MaybeUninit::<OpenObject>::uninit()));
-        let mut open = skel::DetectSkelBuilder::default().open(storage).unwrap();
-        open.maps.rodata_data.as_deref_mut().unwrap().nm_apps = apps;
+        let mut open = <$builder>::default().open(storage).unwrap();
+        open.maps.rodata_data.as_deref_mut().unwrap().nm_apps = $apps;
         open.maps.nm_l7s.set_max_entries(possible_cpus().unwrap() as u32).unwrap();
         let skel = open.load().unwrap();
         let program = skel.progs.detect.as_fd().try_clone_to_owned().unwrap();
         Detector { injector: Injector::new(program), packet: Vec::new() }
+    }};
+}
+
+impl Detector {
+    /// Loads it to recognise the protocols in the mask.
+    pub fn load(apps: u32) -> Detector {
+        load!(skel::DetectSkelBuilder, apps)
+    }
+
+    /// The same, but it leaves out no part because of the first bytes.
+    pub fn load_all(apps: u32) -> Detector {
+        load!(skel_all::DetectAllSkelBuilder, apps)
     }
 
     /// The verdict on one packet's payload.
