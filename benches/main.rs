@@ -9,6 +9,7 @@ mod iperf;
 mod links;
 mod load;
 mod memory;
+mod merge;
 mod names;
 mod packet;
 mod pairs;
@@ -45,7 +46,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet record connection memory names load cold links scrape iperf [default: all]
+    /// What to measure: packet record merge connection memory names load cold links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
@@ -60,9 +61,10 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 11] = [
     ("packet", packet::run),
     ("record", record::run),
+    ("merge", merge::run),
     ("connection", connection::run),
     ("memory", memory::run),
     ("names", names::run),
