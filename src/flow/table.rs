@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
-use hashbrown::HashTable;
 
 pub use self::whose::Prepared;
 use self::whose::Whose;
 use super::app;
 use super::details::Details;
 use super::events::Marked;
+use super::index::Index;
 use super::network::Sight;
 use super::outcome::{RST, Verdict, judge};
 use super::past::Pasts;
@@ -67,8 +67,7 @@ pub(super) struct Entry {
 pub struct Table<M = ()> {
     limits: TableLimits,
     hasher: RandomState,
-    /// Hash and index of each flow.
-    index: HashTable<(u32, u32)>,
+    index: Index,
     pub(super) flows: Slab<Marked<M>>,
     /// Flows with an end that may get a name.
     pub(super) unnamed: Vec<Entry>,
@@ -87,18 +86,13 @@ fn seconds(ns: u64) -> u64 {
     ns / 1_000_000_000
 }
 
-/// The table's own hash is 32 bits; hashbrown wants variety in the upper bits too.
-fn mix(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 impl<M: Default> Table<M> {
     /// An empty table.
     pub fn new(limits: TableLimits, now_ns: u64) -> Table<M> {
         Table {
             limits,
             hasher: RandomState::default(),
-            index: HashTable::new(),
+            index: Index::default(),
             flows: Slab::default(),
             unnamed: Vec::new(),
             young: VecDeque::new(),
@@ -176,7 +170,7 @@ impl<M: Default> Table<M> {
     /// Adds a record to the flow of this identity.
     pub fn merge_as(&mut self, identity: &Identity, record: &Record, observer: &mut impl Observer<Mark = M>) {
         let hash = self.hash(&identity.key);
-        self.merge_prepared(&Prepared { identity: *identity, hash }, record, observer);
+        self.merge_prepared(&Prepared { identity: *identity, hash, found: None }, record, observer);
     }
 
     /// Like [`Table::merge_as`], for a record that was prepared. Other records may have been merged since.

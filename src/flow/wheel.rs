@@ -11,6 +11,8 @@ use super::slab::Slab;
 pub(super) struct Wheel {
     /// Heads of the slots' lists, which are rings; the last is that of the flows that are due.
     heads: Box<[Link]>,
+    /// A bit for each slot that may have flows: it is cleared when the slot is found to be empty.
+    taken: [u64; SLOTS as usize / 64],
     /// The next second to be turned.
     now: u64,
 }
@@ -29,6 +31,13 @@ impl Default for Link {
     }
 }
 
+impl Link {
+    /// The flow behind this one in its list.
+    pub(super) fn next(self) -> Option<u32> {
+        (self.after < HEADS).then_some(self.after)
+    }
+}
+
 /// Something that can be on a wheel.
 pub(super) trait Linked {
     fn link(&mut self) -> &mut Link;
@@ -43,7 +52,11 @@ const DUE: u32 = HEADS + SLOTS as u32;
 
 impl Wheel {
     pub(super) fn new(now: u64) -> Wheel {
-        Wheel { heads: (HEADS..=DUE).map(|head| Link { before: head, after: head }).collect(), now }
+        Wheel {
+            heads: (HEADS..=DUE).map(|head| Link { before: head, after: head }).collect(),
+            taken: Default::default(),
+            now,
+        }
     }
 
     /// The latest second that has a slot of its own.
@@ -75,7 +88,10 @@ impl Wheel {
     /// replaced.
     pub(super) fn schedule<T: Linked>(&mut self, flows: &mut Slab<T>, index: u32, at: u64) {
         self.remove(flows, index);
-        let head = Wheel::head(at.clamp(self.now, self.last()));
+        let at = at.clamp(self.now, self.last());
+        let head = Wheel::head(at);
+        let slot = at % SLOTS;
+        self.taken[(slot / 64) as usize] |= 1 << (slot % 64);
         let last = self.heads[(head - HEADS) as usize].before;
         self.join(flows, last, index);
         self.join(flows, index, head);
@@ -114,11 +130,37 @@ impl Wheel {
 
     /// Takes the flow that will be due first off the wheel; returns its second and index.
     pub(super) fn pop<T: Linked>(&mut self, flows: &mut Slab<T>) -> Option<(u64, u32)> {
-        let at = (self.now..=self.last()).find(|at| {
-            let head = Wheel::head(*at);
-            self.heads[(head - HEADS) as usize].after != head
-        })?;
+        let at = self.earliest()?;
         Some((at, self.take_first(flows, Wheel::head(at))?))
+    }
+
+    /// The first second that has flows.
+    fn earliest(&mut self) -> Option<u64> {
+        let mut at = self.now;
+        while at <= self.last() {
+            let slot = at % SLOTS;
+            match self.taken[(slot / 64) as usize] >> (slot % 64) {
+                0 => at += 64 - slot % 64,
+                // From the wheel's last word on these may be slots of its first second: the loop ends before them.
+                bits => {
+                    at += u64::from(bits.trailing_zeros());
+                    if at > self.last() {
+                        break;
+                    }
+                    if self.first(at).is_some() {
+                        return Some(at);
+                    }
+                    let slot = at % SLOTS;
+                    self.taken[(slot / 64) as usize] &= !(1 << (slot % 64));
+                }
+            }
+        }
+        None
+    }
+
+    /// The first of the flows that are scheduled for this second.
+    pub(super) fn first(&self, at: u64) -> Option<u32> {
+        Link { before: NOWHERE, after: self.heads[(Wheel::head(at) - HEADS) as usize].after }.next()
     }
 
     fn take_first<T: Linked>(&mut self, flows: &mut Slab<T>, head: u32) -> Option<u32> {

@@ -15,7 +15,7 @@ use crate::sinks::metrics::{Processing, SAMPLE};
 use crate::sinks::{Marks, Sinks};
 
 /// Records that are looked up together, so that their cache misses overlap.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 32;
 
 /// A worker's state. Others read it under a short lock.
 pub(super) struct Shard {
@@ -98,6 +98,7 @@ impl ShardWorker {
                 };
                 self.prepared.push(Some(table.prepare(identity)));
             }
+            table.look_for(&mut self.prepared);
             let preparing = sampled.map(|started| started.elapsed() / records.len() as u32);
             for (record, prepared) in records.iter().zip(&self.prepared) {
                 let started = (self.until_sample == 0).then(Instant::now);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EVICTION_LOOKS, LINGER_NS, SETTLE_NS, Table, TableLimits, mix, seconds};
+use super::{EVICTION_LOOKS, LINGER_NS, SETTLE_NS, Table, TableLimits, seconds};
 use crate::flow::events::Marked;
 use crate::flow::naming::{HOLD_NS, give_up};
 use crate::flow::outcome::{conclude, is_waiting, patience};
@@ -46,7 +46,7 @@ impl<M: Default> Table<M> {
         self.bound(limits.max_flows, observer);
         // Each flow may now be over sooner than it was scheduled.
         let Table { index, flows, wheel, .. } = self;
-        for &(_, index) in &*index {
+        for index in index.iter() {
             if let Some(at) = flows.get(index).map(|marked| seconds(limits.deadline(&marked.flow)) + 1) {
                 wheel.schedule(flows, index, at);
             }
@@ -107,7 +107,7 @@ impl<M: Default> Table<M> {
         let Table { index, young, unnamed, .. } = self;
         let too_much = |capacity: usize, used: usize| capacity > 4 * used + ROOM;
         if too_much(index.capacity(), index.len()) {
-            index.shrink_to(2 * index.len(), |&(hash, _)| mix(hash));
+            index.shrink_to(2 * index.len());
         }
         if too_much(young.capacity(), young.len()) {
             young.shrink_to(2 * young.len());
@@ -122,7 +122,7 @@ impl<M: Default> Table<M> {
         let over = |&index: &u32| {
             self.flow(index).is_some_and(|flow| self.limits.deadline(flow) <= now_ns.saturating_add(SETTLE_NS))
         };
-        let over: Vec<u32> = self.index.iter().map(|&(_, i)| i).filter(over).collect();
+        let over: Vec<u32> = self.index.iter().filter(over).collect();
         for index in over {
             self.end(index, observer);
         }
@@ -130,7 +130,7 @@ impl<M: Default> Table<M> {
 
     /// Ends all flows as if they had fallen silent.
     pub fn end_all(&mut self, observer: &mut impl Observer<Mark = M>) {
-        let all: Vec<u32> = self.index.iter().map(|&(_, i)| i).collect();
+        let all: Vec<u32> = self.index.iter().collect();
         for index in all {
             self.end(index, observer);
         }
@@ -157,9 +157,20 @@ impl<M: Default> Table<M> {
             }
             self.end(index, observer);
             self.remove(index, observer);
+            self.warm_next(due);
             return true;
         }
         false
+    }
+
+    /// In a full table each new flow costs another its place. What the next two of those will need from memory is on its
+    /// way meanwhile.
+    fn warm_next(&self, due: u64) {
+        let Some(next) = self.wheel.first(due).and_then(|index| self.flow(index)) else { return };
+        self.index.warm(self.hash(&next.key) as u32);
+        if let Some(second) = next.link.next().and_then(|index| self.flow(index)) {
+            second.warm();
+        }
     }
 
     /// Sets and reports the outcome, if it is not known yet. The flow stays in the table, where it can still be seen.
@@ -184,9 +195,7 @@ impl<M: Default> Table<M> {
         if let Some(past) = Past::of(&flow) {
             self.pasts.put(hash, past, flow.last_ns());
         }
-        if let Ok(entry) = self.index.find_entry(mix(hash as u32), |&(_, i)| i == index) {
-            entry.remove();
-        }
+        self.index.remove(hash as u32, index);
         self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
     }
 }

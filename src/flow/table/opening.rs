@@ -1,6 +1,6 @@
 //! How flows enter the table: who opened them, and what is remembered of their connection.
 
-use super::{Table, mix, seconds};
+use super::{Table, seconds};
 use crate::bpf::Record;
 use crate::flow::events::Marked;
 use crate::flow::past::Past;
@@ -100,7 +100,7 @@ impl<M: Default> Table<M> {
         // The records that follow may show that it waits for an answer.
         let wait = self.limits.connect_timeout.min(self.limits.flow_timeout);
         let index = self.flows.insert(Marked { flow, mark: M::default() });
-        self.index.insert_unique(mix(hash as u32), (hash as u32, index), |&(h, _)| mix(h));
+        self.index.insert(hash as u32, index);
         let at = seconds(record.last_ns.saturating_add(wait.as_nanos() as u64)) + 1;
         self.wheel.schedule(&mut self.flows, index, at);
         self.begin(index, observer);

@@ -1,14 +1,13 @@
 //! Finds the flow that a record belongs to.
 //!
 //! In a large table, no part of a flow is in a cache when its record comes: finding it waits for memory several times
-//! in a row. Records that are prepared together wait together.
+//! in a row. Records that are prepared together wait together: each step is done for all of them before the next one.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
-use super::{Table, mix};
+use super::Table;
 use crate::bpf::Record;
-use crate::flow::{Flow, FlowKey, Identity, Network, Networks};
+use crate::flow::{FlowKey, Identity, Network, Networks};
 
 /// The result of looking up a record's flow.
 pub(super) struct Whose {
@@ -20,25 +19,37 @@ pub(super) struct Whose {
     pub(super) found: Option<u32>,
 }
 
-/// The identity and hash of a record's flow.
+/// The identity and hash of a record's flow, and where the flow was when it was looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepared {
     pub(super) identity: Identity,
     pub(super) hash: u64,
+    pub(super) found: Option<u32>,
 }
 
 impl<M: Default> Table<M> {
-    /// Looks up a flow before a record is merged into it. This changes nothing, but leaves what it reads in a cache.
+    /// Before a record is merged: where to look for its flow.
+    #[inline]
     pub fn prepare(&self, identity: Identity) -> Prepared {
         let hash = self.hash(&identity.key);
-        let found = self.index.find(mix(hash as u32), |&(h, _)| h == hash as u32);
-        if let Some(flow) = found.and_then(|&(_, index)| self.flow(index)) {
-            // One field on each of its cache lines.
-            black_box((flow.first_ns, flow.sent[0].packets, flow.sent[1].packets, flow.key.protocol));
-        } else {
-            self.pasts.warm(hash);
+        Prepared { identity, hash, found: None }
+    }
+
+    /// Looks for the flows of several records. This changes nothing, but brings what will be read into a cache. The
+    /// loops are short, so that the processor is ahead in them by many records, and waits for all of those at once.
+    pub fn look_for(&self, prepared: &mut [Option<Prepared>]) {
+        for Prepared { hash, .. } in prepared.iter().flatten() {
+            self.index.warm(*hash as u32);
         }
-        Prepared { identity, hash }
+        for Prepared { hash, found, .. } in prepared.iter_mut().flatten() {
+            *found = self.index.find(*hash as u32, |_| true);
+        }
+        for Prepared { hash, found, .. } in prepared.iter().flatten() {
+            match found.and_then(|index| self.flow(index)) {
+                Some(flow) => flow.warm(),
+                None => self.pasts.warm(*hash),
+            }
+        }
     }
 
     /// Sets the networks in which addresses are unique.
@@ -46,9 +57,12 @@ impl<M: Default> Table<M> {
         self.networks = networks;
     }
 
-    pub(super) fn whose(&self, &Prepared { identity, hash }: &Prepared, record: &Record) -> Whose {
+    pub(super) fn whose(&self, prepared: &Prepared, record: &Record) -> Whose {
+        let &Prepared { identity, hash, found } = prepared;
         let network = self.networks.of(record);
-        let found = self.find(hash, &identity.key, network);
+        // Since the flow was looked for, it may have gone.
+        let still = |index: &u32| self.flow(*index).is_some_and(|flow| flow.key == identity.key && flow.meets(network));
+        let found = found.filter(still).or_else(|| self.find(hash, &identity.key, network));
         if found.is_some() || !identity.only_if_known {
             return Whose { its_own: None, network, hash, found };
         }
@@ -59,8 +73,7 @@ impl<M: Default> Table<M> {
 
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
-        let is_it = |flow: &Flow| flow.key == *key && flow.meets(network);
-        let found = self.index.find(mix(hash as u32), |&(h, i)| h == hash as u32 && self.flow(i).is_some_and(is_it));
-        found.map(|&(_, index)| index)
+        let is_it = |index| self.flow(index).is_some_and(|flow| flow.key == *key && flow.meets(network));
+        self.index.find(hash as u32, is_it)
     }
 }
