@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use netmon::config::Config;
 use netmon::http::{Server, ServerLimits};
 use netmon::sinks::metrics::MetricsPage;
@@ -46,25 +46,55 @@ fn size(page: &MetricsPage) -> Result<Size> {
     Ok(Size { series: series.count(), bytes: body.len(), full })
 }
 
+/// Series of a large cluster.
+const MANY: usize = 100_000;
+
 /// Rounds of new flows after which all room for series must be used.
 const ROUNDS_MOST: u32 = 100;
+
+/// Workers with as many series as the configuration has room for, and their page.
+fn filled(config: &Config) -> Result<(Subject, MetricsPage, Size)> {
+    let mut subject = Subject::new(config)?;
+    subject.aim(0, Order::InTurn, u32::MAX);
+    for _ in 0..ROUNDS_MOST {
+        subject.run(CHUNK, CHUNK, || Ok(()))?;
+        let page = subject.inline.page();
+        let size = size(&page)?;
+        if size.full {
+            return Ok((subject, page, size));
+        }
+    }
+    bail!("there is still room for series after {ROUNDS_MOST} rounds of new flows")
+}
+
+/// A scrape of so many series as a large cluster may have: time to render it, and for how long it keeps workers waiting.
+fn many(report: &mut Report, rounds: usize) -> Result<()> {
+    let config = Config { series_limit: MANY, ..Config::default() };
+    let (subject, page, size) = filled(&config)?;
+    let renders = making(&page, rounds)?;
+    // Of all the work for a page, a worker can wait only for this: its sums are copied under its lock.
+    let mut copies = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        ensure!(subject.inline.reading().is_some(), "there are no workers");
+        copies.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    report.table(&format!("A scrape of {} series", size.series), "ms");
+    report.row("rendering the page", renders, AtMost(75.0), &format!("{} KiB", size.bytes >> 10));
+    report.row(
+        "copying what is shown: no worker waits longer",
+        Spread::of(copies),
+        Budget::None,
+        "all workers in turn",
+    );
+    Ok(())
+}
 
 pub fn run(report: &mut Report) -> Result<()> {
     pin()?;
     let config = Config::default();
-    let mut subject = Subject::new(&config)?;
-    subject.aim(0, Order::InTurn, u32::MAX);
-    let mut rounds = 0;
-    let (page, flows) = loop {
-        subject.run(CHUNK, CHUNK, || Ok(()))?;
-        let page = subject.inline.page();
-        let flows = size(&page)?;
-        if flows.full {
-            break (Arc::new(page), flows);
-        }
-        rounds += 1;
-        ensure!(rounds < ROUNDS_MOST, "only {} series after {rounds} rounds of new flows", flows.series);
-    };
+    let (_subject, page, flows) = filled(&config)?;
+    let page = Arc::new(page);
     let histograms = pairs::page(&config);
     let times = size(&histograms)?;
     ensure!(times.full, "only {} series of times", times.series);
@@ -105,5 +135,5 @@ pub fn run(report: &mut Report) -> Result<()> {
         Budget::None,
         &format!("{} KiB", zipped.1 >> 10),
     );
-    Ok(())
+    many(report, rounds)
 }
