@@ -45,7 +45,8 @@ static __always_inline __u8 nm_hook(struct __sk_buff *skb)
 {
 	const struct sk_buff___hook *kernel = bpf_cast_to_kern_ctx(skb);
 
-	return BPF_CORE_READ_BITFIELD(kernel, tc_at_ingress) ? NM_INGRESS : NM_EGRESS;
+	/* Computed: after a branch, the verifier would follow everything once for each hook. */
+	return BPF_CORE_READ_BITFIELD(kernel, tc_at_ingress) ^ NM_EGRESS;
 }
 
 #define NM_ANY_HOOK NM_HOOKS /* instead of a hook: the packet shows at which it is */
