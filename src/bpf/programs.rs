@@ -137,6 +137,11 @@ pub(super) fn choose_first(open: &mut OpenNetmonSkel<'_>, options: &ProgramOptio
     Ok(())
 }
 
+/// Names of the programs that are loaded for the first interface without Ethernet.
+pub(super) fn names_of_later(options: &ProgramOptions) -> Result<[&'static str; 2]> {
+    Ok(Kind::of(options, Framing::Ip, false)?.names())
+}
+
 /// The programs that see packets. They stay loaded while somebody holds them or they are attached.
 #[derive(Debug)]
 pub struct Programs {

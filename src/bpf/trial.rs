@@ -1,5 +1,6 @@
 //! Finds out what this kernel can do by trying it, without affecting anybody's packets.
 
+use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use super::attach::Attachments;
 use super::chain::program_info;
 use super::links::list_links;
 use super::load::{Bpf, ProgramOptions};
-use super::programs::Programs;
+use super::programs::{Programs, names_of_later};
 use super::verifier::{Verified, VerifierLogs};
 use super::{Hook, Mode, Ring};
 
@@ -40,10 +41,12 @@ impl Trial {
         let start = Instant::now();
         let mut storage = MaybeUninit::uninit();
         let mut logs = VerifierLogs::default();
+        let later = names_of_later(options)?;
         let bpf = Bpf::load_after(&mut storage, options, |object| {
             // Includes programs that the agent loads only if they are needed.
-            let later = object.progs_mut().filter(|program| program.name().to_string_lossy().ends_with("_l3"));
-            later.for_each(|mut program| program.set_autoload(true));
+            let is_later = |name: &OsStr| later.iter().any(|later| name == *later);
+            let programs = object.progs_mut().filter(|program| is_later(program.name()));
+            programs.for_each(|mut program| program.set_autoload(true));
             logs = VerifierLogs::of(object);
         })?;
         let programs = bpf.programs();
