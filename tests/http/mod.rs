@@ -14,7 +14,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use netmon::clients::{ConnectionLimits, Reason};
@@ -86,7 +86,10 @@ fn threads() -> Threads {
 }
 
 fn start(limits: ServerLimits) -> Running {
-    Server::bind(SERVER, "127.0.0.1:0", limits).unwrap().start(&threads(), Arc::new(Book)).unwrap()
+    // An address of its own: once the server has stopped, another test's may get its port.
+    static NUMBER: AtomicU8 = AtomicU8::new(1);
+    let address = format!("127.1.1.{}:0", NUMBER.fetch_add(1, Ordering::Relaxed));
+    Server::bind(SERVER, &address, limits).unwrap().start(&threads(), Arc::new(Book)).unwrap()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
