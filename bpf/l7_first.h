@@ -1,27 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Which detectors a first byte rules out. A detector's code is rarely in the processor's caches, so a call that only ends in NM_NO
- * costs more than everything else that is done for most payloads.
+ * Which detectors the first bytes rule out. The code of a detector is rarely in the processor's caches, so even a call that ends in
+ * NM_NO at once takes its time.
  */
 #pragma once
 
 #define NM_FIRST(app, could) ((could) ? NM_APP_BIT(app) : 0)
-#define NM_FIRST_VERSION(b) (((b) & 0x7f) >= 3 && ((b) & 0x7f) <= 6)
+#define NM_CASELESS(b, letter) (((b) | 0x20) == (letter))
 
 /* The protocols that what starts with byte `b` could be, as far as the detectors in nm_detect_start can tell. */
-#define NM_COULD_BE(b)                                                                                          \
-	(NM_FIRST(NM_APP_POSTGRES, (b) == 0 || (b) == 'S' || (b) == 'N' || (b) == 'G') |                     \
-	 NM_FIRST(NM_APP_AMQP, (b) == 'A' || (b) == 1) |                                                     \
-	 NM_FIRST(NM_APP_CASSANDRA, NM_FIRST_VERSION(b) || ((b) & 0x7f) == 65 || ((b) & 0x7f) == 66) |       \
-	 NM_FIRST(NM_APP_SSH, (b) == 'S') |                                                                  \
-	 NM_FIRST(NM_APP_SMTP, (b) == '2' || (b) == '4' || (b) == '5' || ((b) | 32) == 'e' || ((b) | 32) == 'h' || \
-					  ((b) | 32) == 'l') |                                                  \
-	 NM_FIRST(NM_APP_MEMCACHED, ((b) >= 'A' && (b) <= 'z') || (b) == 0x80 || (b) == 0x81) |              \
-	 NM_FIRST(NM_APP_NATS, (b) == 'I' || (b) == '-' || (b) == '+' || ((b) | 32) == 'c' || ((b) | 32) == 'p') | \
-	 NM_FIRST(NM_APP_KAFKA, (b) <= NM_KAFKA_MOST >> 24) |                                                \
-	 NM_FIRST(NM_APP_MQTT, (b) == 0x10 || (b) == 0x20) |                                                 \
-	 NM_FIRST(NM_APP_HTTP2, (b) == 'P' || (b) == 0) |                                                    \
-	 NM_FIRST(NM_APP_TLS, ((b) & ~3) == 20) |                                                            \
+#define NM_COULD_BE(b)                                                                                        \
+	(NM_FIRST(NM_APP_POSTGRES, (b) == 0 || (b) == 'S' || (b) == 'N' || (b) == 'G') |                      \
+	 NM_FIRST(NM_APP_AMQP, (b) == 'A' || (b) == 1) |                                                      \
+	 NM_FIRST(NM_APP_CASSANDRA,                                                                           \
+		  (((b) & 0x7f) >= 3 && ((b) & 0x7f) <= 6) || ((b) & 0x7f) == 65 || ((b) & 0x7f) == 66) |     \
+	 NM_FIRST(NM_APP_SSH, (b) == 'S') |                                                                   \
+	 NM_FIRST(NM_APP_SMTP, (b) == '2' || (b) == '4' || (b) == '5' || NM_CASELESS(b, 'e') ||               \
+				       NM_CASELESS(b, 'h') || NM_CASELESS(b, 'l')) |                          \
+	 NM_FIRST(NM_APP_MEMCACHED, ((b) >= 'A' && (b) <= 'z') || (b) == 0x80 || (b) == 0x81) |               \
+	 NM_FIRST(NM_APP_NATS, (b) == 'I' || (b) == '-' || (b) == '+' || NM_CASELESS(b, 'c') ||               \
+				       NM_CASELESS(b, 'p')) |                                                 \
+	 NM_FIRST(NM_APP_KAFKA, (b) <= NM_KAFKA_MOST >> 24) |                                                 \
+	 NM_FIRST(NM_APP_MQTT, (b) == 0x10 || (b) == 0x20) |                                                  \
+	 NM_FIRST(NM_APP_HTTP2, (b) == 'P' || (b) == 0) |                                                     \
+	 NM_FIRST(NM_APP_TLS, ((b) & ~3) == 20) |                                                             \
 	 NM_FIRST(NM_APP_HTTP, (b) >= 'A' && (b) <= 'Z'))
 
 #define NM_COULD_BE_4(b) NM_COULD_BE(b), NM_COULD_BE((b) + 1), NM_COULD_BE((b) + 2), NM_COULD_BE((b) + 3)
@@ -49,7 +51,7 @@ static __always_inline __u32 nm_candidates(const struct nm_l7 *w)
 {
 	__u32 could = nm_could_be[nm_byte(w, 0)] | nm_could_be_long(w) | NM_APP_BIT(NM_APP_DNS);
 
-	/* A line of letters is a request. */
+	/* Redis: a line that starts with a letter is a request; replies start with a sign. */
 	if (nm_from_client(w) || (nm_byte(w, 0) | 32) < 'a' || (nm_byte(w, 0) | 32) > 'z')
 		could |= NM_APP_BIT(NM_APP_REDIS);
 	return could;

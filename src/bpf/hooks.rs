@@ -105,7 +105,8 @@ impl Hooks {
         })
     }
 
-    /// Programs that run before our filter may drop or redirect packets: where somebody has added one, ours goes to the head of TCX. Each hook misses the packets of a few microseconds.
+    /// Programs that run before our filter may drop or redirect packets: where somebody has added one, ours goes to the head of TCX.
+    /// Each hook misses the packets of a few microseconds.
     fn go_ahead(&mut self, programs: &Pair) -> Result<()> {
         let (Held::Clsact(ids), Some(used)) = (&self.held, &self.tcx) else { return Ok(()) };
         if !has_others_ahead(self.index)? {
