@@ -294,7 +294,8 @@ fn only_root_and_the_agents_user_have_access() {
     }
     // Other users may not enter the build folder.
     let client = agent.folder.0.join("netmon-cli");
-    std::fs::copy(CLI, &client).unwrap();
+    // By another process: a program cannot be run while a child that another test starts has inherited the descriptor of the copy.
+    assert!(Command::new("cp").arg(CLI).arg(&client).status().unwrap().success());
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(client)
