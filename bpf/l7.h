@@ -21,7 +21,7 @@
 
 #define NM_WANTED(app) (nm_apps & NM_APP_BIT(app))
 
-#ifndef NM_POSSIBLE
+#ifndef NM_POSSIBLE /* a test builds the detectors so that nothing is ruled out */
 #define NM_POSSIBLE(w, bits) ((w)->candidates & (bits))
 #define NM_POSSIBLE_PREFIX(w) nm_could_be_prefix(nm_byte(w, 0))
 #endif

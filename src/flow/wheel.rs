@@ -139,20 +139,12 @@ impl Wheel {
         let mut at = self.now;
         while at <= self.last() {
             let slot = at % SLOTS;
-            match self.taken[(slot / 64) as usize] >> (slot % 64) {
-                0 => at += 64 - slot % 64,
-                // From the wheel's last word on these may be slots of its first second: the loop ends before them.
-                bits => {
-                    at += u64::from(bits.trailing_zeros());
-                    if at > self.last() {
-                        break;
-                    }
-                    if self.first(at).is_some() {
-                        return Some(at);
-                    }
-                    let slot = at % SLOTS;
-                    self.taken[(slot / 64) as usize] &= !(1 << (slot % 64));
-                }
+            let (word, bit) = ((slot / 64) as usize, slot % 64);
+            match self.taken[word] >> bit {
+                0 => at += 64 - bit,
+                ahead if ahead & 1 == 0 => at += u64::from(ahead.trailing_zeros()),
+                _ if self.first(at).is_some() => return Some(at),
+                _ => self.taken[word] &= !(1 << bit),
             }
         }
         None
@@ -236,6 +228,20 @@ mod tests {
         }
         let all: Vec<_> = std::iter::from_fn(|| on.0.pop(&mut on.1)).collect();
         assert_eq!(all, [(20, 1), (20, 3), (300, 2)]);
+    }
+
+    #[test]
+    fn pop_takes_the_earliest_wherever_the_ring_begins() {
+        for now in (0..2 * SLOTS).step_by(37) {
+            let mut on = On::new(now, 6);
+            // One that is rescheduled leaves its first second empty.
+            on.schedule(now + 1, 0);
+            let times = [SLOTS - 1, 63, 64, 0, 200, 200].map(|later| now + later);
+            (0..).zip(times).for_each(|(index, at)| on.schedule(at, index));
+            let all: Vec<_> = std::iter::from_fn(|| on.0.pop(&mut on.1)).collect();
+            let expected = [(3, 0), (1, 63), (2, 64), (4, 200), (5, 200), (0, SLOTS - 1)];
+            assert_eq!(all, expected.map(|(index, later)| (now + later, index)), "from {now}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::eventually;
 use super::net::quiet_pair;
 use super::traffic::{Flood, transfer, udp_to};
 use crate::needs_root;
+use crate::support::copy_program;
 use crate::support::netns::Netns;
 
 pub const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
@@ -294,8 +295,7 @@ fn only_root_and_the_agents_user_have_access() {
     }
     // Other users may not enter the build folder.
     let client = agent.folder.0.join("netmon-cli");
-    // By another process: a program cannot be run while a child that another test starts has inherited the descriptor of the copy.
-    assert!(Command::new("cp").arg(CLI).arg(&client).status().unwrap().success());
+    copy_program(CLI, &client);
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(client)

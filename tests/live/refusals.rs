@@ -8,6 +8,7 @@ use std::process::Command;
 use super::binary::{NETMON, Program};
 use super::net::quiet_pair;
 use crate::needs_root;
+use crate::support::copy_program;
 use crate::support::netns::Netns;
 
 /// The only line that is not a log line.
@@ -74,7 +75,7 @@ impl Public {
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
         let public = Public(directory);
-        std::fs::copy(NETMON, public.program()).unwrap();
+        copy_program(NETMON, &public.program());
         public
     }
 

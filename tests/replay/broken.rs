@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::{NETMON, Scratch, captures, flows_of, replay, run, text};
 use crate::needs_root;
+use crate::support::copy_program;
 
 fn http() -> (std::path::PathBuf, Vec<u8>) {
     let file = captures().into_iter().find(|path| path.ends_with("http.pcap")).unwrap();
@@ -90,7 +91,7 @@ fn without_privilege_it_says_what_is_needed() {
     // A user who may not read the program cannot run this test.
     let copy = Scratch::holding("http.pcap", &std::fs::read(file).unwrap());
     let program = Scratch::new("netmon");
-    std::fs::copy(NETMON, &program.0).unwrap();
+    copy_program(NETMON, &program.0);
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .args([program.0.to_str().unwrap(), "replay", copy.0.to_str().unwrap()])

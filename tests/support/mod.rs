@@ -34,6 +34,7 @@ pub mod web;
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -107,6 +108,12 @@ pub fn eventually<T>(awaited: &str, mut seen: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < PATIENCE, "waited in vain: {awaited}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Copies a program that is to be run at once. By another process: a program cannot be run while the descriptor of its copy is open,
+/// and children that other tests start meanwhile inherit it.
+pub fn copy_program(from: &str, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success(), "copy {from}");
 }
 
 /// Runs a command, which must succeed; returns its output.
