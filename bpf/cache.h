@@ -12,8 +12,10 @@ static __always_inline __u8 nm_protocol(const struct nm_packet *p, const __u32 k
 /* Reports an RST or ICMP error at once, but only the first. If the ring is full nothing is lost: the sweep reports the entry later. */
 static __always_inline void nm_tell(struct nm_delta *d, const struct nm_packet *p, bool v6)
 {
-	if (!(d->state & NM_URGED) && nm_report_entry(p->cpu, p->slot, v6, NM_URGENT))
+	if (!(d->state & NM_URGED) && nm_report_entry(p->cpu, p->slot, v6, NM_URGENT)) {
 		d->state |= NM_URGED;
+		nm_flush_all(p->cpu);
+	}
 }
 
 static __always_inline void nm_start(struct nm_delta *d, const struct nm_packet *p)
@@ -237,8 +239,12 @@ static __noinline int nm_bypass(struct nm_cpu *cpu, __u32 key_size, const struct
 		entry.v4.key = p->key4;
 	nm_start(d, p);
 	d->cause = NM_BYPASSED;
-	if (nm_emit(cpu, d, kind, key_size, NM_ENTRY_SIZE(key_size)))
+	d->head = NM_HEAD(kind, NM_FLOW_VERSION, NM_ENTRY_SIZE(key_size));
+	/* Not in a batch, which may be in use as well. */
+	if (nm_write(cpu, nm_ring_of(NM_KEY(&entry), key_size), &entry, NM_ENTRY_SIZE(key_size), 1)) {
+		cpu->records++;
 		return NM_BECOMES(NM_FATE_PAST, 0);
+	}
 	nm_count_lost(p->cpu, nm_ifindex(p, key_size), p->packets, p->bytes);
 	return NM_BECOMES(NM_FATE_PAST_LOST, 0);
 }

@@ -91,72 +91,77 @@ static __always_inline void nm_delta_told(struct nm_delta *d)
 	d->state &= ~(NM_OPENING | NM_NOTED);
 }
 
-/* Writes an entry in place, without a copy: the record head overlays `kept` only during the write. */
-static __always_inline bool nm_emit_entry(struct nm_cpu *cpu, struct nm_delta *d, __u8 kind, const __u32 key_size)
+static __always_inline bool nm_report4(struct nm_cpu *cpu, __u32 id, __u32 slot, __u8 cause)
 {
-	struct nm_kept kept = d->kept;
-	bool written = nm_emit(cpu, d, kind, key_size, NM_ENTRY_SIZE(key_size));
-
-	d->kept = kept;
-	return written;
-}
-
-static __always_inline bool nm_report4(struct nm_cpu *cpu, __u32 slot, __u8 cause)
-{
-	struct nm_noted4 *noted = (void *)&cpu->scratch;
 	struct nm_entry4 *entry = nm_entry4_at(slot);
+	struct nm_batch *batch;
+	struct nm_noted4 *record;
 	struct nm_facts *f;
 
 	if (!entry)
 		return false;
-	nm_delta_tell(&entry->delta, cause);
+	nm_delta_tell(&entry->delta, cause); /* early: kept until later, the cause would take room on the stack */
+	batch = nm_batch_with_room(cpu, id, nm_ring_of(&entry->key, sizeof(entry->key)));
+	if (!batch)
+		return false;
+	record = nm_batch_end(batch);
+	record->entry = *entry;
 	if (entry->delta.state & NM_NOTED) {
 		f = nm_facts_at(slot, false);
 		if (!f)
 			return false;
-		noted->entry = *entry;
-		noted->facts = *f;
-		if (!nm_emit(cpu, &noted->entry.delta, NM_KIND_NOTED4, sizeof(entry->key), sizeof(*noted)))
-			return false;
+		record->facts = *f;
+		record->entry.delta.head = NM_HEAD(NM_KIND_NOTED4, NM_FLOW_VERSION, sizeof(*record));
+		nm_batch_add(cpu, batch, sizeof(*record));
 		nm_facts_told(f);
-	} else if (!nm_emit_entry(cpu, &entry->delta, NM_KIND_FLOW4, sizeof(entry->key))) {
-		return false;
+	} else {
+		record->entry.delta.head = NM_HEAD(NM_KIND_FLOW4, NM_FLOW_VERSION, sizeof(*entry));
+		nm_batch_add(cpu, batch, sizeof(*entry));
 	}
 	nm_delta_told(&entry->delta);
 	return true;
 }
 
-static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 slot, __u8 cause)
+static __always_inline bool nm_report6(struct nm_cpu *cpu, __u32 id, __u32 slot, __u8 cause)
 {
-	struct nm_noted6 *noted = &cpu->scratch;
 	struct nm_entry6 *entry = nm_entry6_at(slot);
+	struct nm_batch *batch;
+	struct nm_noted6 *record;
 	struct nm_facts *f;
 
 	if (!entry)
 		return false;
-	nm_delta_tell(&entry->delta, cause);
+	nm_delta_tell(&entry->delta, cause); /* early: kept until later, the cause would take room on the stack */
+	batch = nm_batch_with_room(cpu, id, nm_ring_of(&entry->key, sizeof(entry->key)));
+	if (!batch)
+		return false;
+	record = nm_batch_end(batch);
+	record->entry = *entry;
 	if (entry->delta.state & NM_NOTED) {
 		f = nm_facts_at(slot, true);
 		if (!f)
 			return false;
-		noted->entry = *entry;
-		noted->facts = *f;
-		if (!nm_emit(cpu, &noted->entry.delta, NM_KIND_NOTED6, sizeof(entry->key), sizeof(*noted)))
-			return false;
+		record->facts = *f;
+		record->entry.delta.head = NM_HEAD(NM_KIND_NOTED6, NM_FLOW_VERSION, sizeof(*record));
+		nm_batch_add(cpu, batch, sizeof(*record));
 		nm_facts_told(f);
-	} else if (!nm_emit_entry(cpu, &entry->delta, NM_KIND_FLOW6, sizeof(entry->key))) {
-		return false;
+	} else {
+		record->entry.delta.head = NM_HEAD(NM_KIND_FLOW6, NM_FLOW_VERSION, sizeof(*entry));
+		nm_batch_add(cpu, batch, sizeof(*entry));
 	}
 	nm_delta_told(&entry->delta);
 	return true;
 }
 
-/* Writes what is new in an entry as a record and resets it. Returns 0 if the ring is full: the entry then keeps its news. */
+/*
+ * Adds what is new in an entry to the batch of its ring, as a record, and resets it. Returns 0 if both are full: the entry then
+ * keeps its news.
+ */
 __noinline int nm_report_entry(__u32 id, __u32 slot, __u32 v6, __u32 cause)
 {
 	struct nm_cpu *cpu = bpf_map_lookup_elem(&nm_cpus, &id);
 
-	return cpu && (v6 ? nm_report6(cpu, slot, cause) : nm_report4(cpu, slot, cause));
+	return cpu && (v6 ? nm_report6(cpu, id, slot, cause) : nm_report4(cpu, id, slot, cause));
 }
 
 /* A checksum that tells apart the entries that occupy the same slot one after another. */
@@ -169,10 +174,10 @@ static __always_inline __u32 nm_check(const void *key, const __u32 key_size)
 }
 
 /*
- * Assigns the facts to an entry. If another entry that shares them owns them, its record is written first. Returns 0 if the ring
+ * Assigns the facts to an entry, and returns them. If another entry that shares them owns them, its record is written first. Returns 0 if the ring
  * is full.
  */
-__noinline int nm_claim_facts(__u32 id, __u32 slot, __u32 v6)
+static __always_inline struct nm_facts *nm_claim(__u32 id, __u32 slot, __u32 v6)
 {
 	__u32 owner = slot % NM_SHARERS + 1, check, other;
 	struct nm_facts *f = nm_facts_at(slot, v6);
@@ -194,7 +199,7 @@ __noinline int nm_claim_facts(__u32 id, __u32 slot, __u32 v6)
 		check = nm_check(&e4->key, sizeof(e4->key));
 	}
 	if (f->owner == owner && f->check == check)
-		return 1;
+		return f;
 	if (f->owner && f->owner != owner) {
 		other = slot - slot % NM_SHARERS + ((f->owner - 1) & (NM_SHARERS - 1));
 		if (v6) {
@@ -210,7 +215,12 @@ __noinline int nm_claim_facts(__u32 id, __u32 slot, __u32 v6)
 	__builtin_memset(f, 0, sizeof(*f));
 	f->owner = owner;
 	f->check = check;
-	return 1;
+	return f;
+}
+
+__noinline int nm_claim_facts(__u32 id, __u32 slot, __u32 v6)
+{
+	return !!nm_claim(id, slot, v6);
 }
 
 static __always_inline struct nm_delta *nm_delta_at(__u32 slot, bool v6)
@@ -259,7 +269,7 @@ __noinline int nm_add_sample(__u32 id, __u32 slot, __u32 v6, __u64 sample)
 
 	if (!cpu || !d)
 		return 0;
-	f = nm_claim_facts(id, slot, v6) ? nm_facts_at(slot, v6) : 0;
+	f = nm_claim(id, slot, v6);
 	if (f && f->samples >= NM_SAMPLES &&
 	    ((__u32)nm_packet_of(cpu)->now - d->first < nm_sample_gap || !nm_report_entry(id, slot, v6, NM_SWEPT)))
 		f = 0;

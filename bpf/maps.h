@@ -76,6 +76,14 @@ struct {
 	__type(value, struct nm_fragment);
 } nm_fragments SEC(".maps");
 
+/* The records of each CPU for each ring. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nm_batch);
+} nm_batches SEC(".maps");
+
 /* One ring for each worker, created by user space before the programs attach. */
 struct nm_ring_type {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -204,6 +204,8 @@ int nm_sweep(struct bpf_raw_tracepoint_args *ctx)
 	cpu->monotonic_ns = bpf_ktime_get_ns();
 	cpu->jiffies = nm_clock == NM_CLOCK_CAPTURE ? ctx->args[4] : bpf_jiffies64();
 	next = v6 ? nm_sweep_slice(cpu, true, id, from, all) : nm_sweep_slice(cpu, false, id, from, all);
+	if (next == NM_SWEEP_DONE)
+		nm_flush_all(id);
 	nm_barrier();
 	cpu->busy = 0;
 	return next;

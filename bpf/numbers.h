@@ -20,10 +20,11 @@ enum nm_number {
 	NM_SWEEP_DONE = 0xfffffffeu,
 	NM_SWEEP_BUSY = 0xffffffffu,
 
-	NM_PAIRS = 2048, /* slots of the pairing table for each CPU; all CPUs share the table */
+	NM_PAIRS = 4096, /* slots of the pairing table for each CPU; all CPUs share the table */
 	NM_INTERFACES = 1024, /* slots for books on each CPU, a power of two; interfaces that find none free share an extra one */
 	NM_PROBES = 8, /* slots tried for an interface */
 	NM_MAX_RINGS = 64,
+	NM_BATCH_FULL = 1024, /* bytes of records in a batch that is written before more are added */
 
 	/* Samples: see struct nm_facts and enum nm_sample. */
 	NM_SAMPLES = 4,

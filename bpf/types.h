@@ -310,11 +310,20 @@ struct nm_cpu {
 	__u64 quotes_at;   /* tick of the latest quote; `quotes` counts those in it */
 	__u32 quotes;
 	__u32 slice_sets;  /* sets examined in the current run of the sweep */
-	struct nm_noted6 scratch; /* a record being assembled; this and `packet` belong to the holder of `busy` */
+	struct nm_entry6 scratch; /* a quote being read; this, `packet` and the batches belong to the holder of `busy` */
 	__u64 packet[16];         /* as struct nm_packet: the current packet */
 	__u64 inner[16];          /* as struct nm_packet: found inside the current packet; belongs to the packet path */
 	__u32 unwoken[NM_MAX_RINGS]; /* records since this CPU last woke the ring's reader */
-	__u64 align[6];
+	__u32 batched; /* records in the batches of this CPU */
+	__u32 pad;
+	__u64 align[5];
+};
+
+/* Records of one CPU for one ring, to be written together. */
+struct nm_batch {
+	__u32 used; /* bytes */
+	__u32 records;
+	__u64 data[(NM_BATCH_FULL + sizeof(struct nm_noted6)) / sizeof(__u64)];
 };
 
 /* The ports of a fragmented datagram, for its fragments without a transport header. */

@@ -77,9 +77,9 @@ impl Sweeper {
         Ok(())
     }
 
-    /// True if no cache holds anything. Meaningful after sweeping [`Sweep::All`]: while packets arrive it does not last.
+    /// True if no cache holds anything, and no batch of records. Meaningful after sweeping [`Sweep::All`]: while packets arrive it does not last.
     pub fn is_empty(&self) -> bool {
-        (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).all(|s| s.live4 == 0 && s.live6 == 0)
+        (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).all(|s| s.live4 == 0 && s.live6 == 0 && s.batched == 0)
     }
 
     /// Records that packets and sweeps have written into rings since the programs were loaded.
@@ -89,7 +89,9 @@ impl Sweeper {
 
     fn sweep_cpu(&self, cpu: usize, what: Sweep) -> Result<()> {
         let Some(state) = self.state.read(cpu) else { return Ok(()) };
-        for v6 in [(false, state.live4), (true, state.live6)].into_iter().filter(|f| f.1 != 0).map(|f| f.0) {
+        // Batches are written by the sweep of either family.
+        let used = [(false, state.live4 != 0 || state.batched != 0), (true, state.live6 != 0)];
+        for v6 in used.into_iter().filter(|f| f.1).map(|f| f.0) {
             let mut set = 0;
             let mut busy_since = None;
             while set != SWEEP_DONE {

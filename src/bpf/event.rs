@@ -42,6 +42,17 @@ impl<'a> Event<'a> {
     }
 }
 
+/// Splits what a ring holds in one piece into its first record and the rest; `None` at the end. The first record is all of it if its head
+/// gives no length that fits.
+pub(super) fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let length = plain::from_bytes::<nm_head>(bytes).map_or(0, |head| usize::from(head.length));
+    let fits = (size_of::<nm_head>()..=bytes.len()).contains(&length);
+    Some(bytes.split_at(if fits { length } else { bytes.len() }))
+}
+
 /// The bytes as a `T`, if they have exactly its size.
 fn whole<T: plain::Plain>(bytes: &[u8]) -> Option<&T> {
     plain::from_bytes(bytes).ok().filter(|_| bytes.len() == size_of::<T>())

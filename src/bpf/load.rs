@@ -145,6 +145,7 @@ impl<'obj> Bpf<'obj> {
         open.maps.nm_pairs.set_max_entries(pairs(cpus))?;
         open.maps.nm_l7s.set_max_entries(count)?;
         open.maps.nm_cpus.set_max_entries(count)?;
+        open.maps.nm_batches.set_max_entries(count * options.rings as u32)?;
         open.maps.nm_books_used.set_max_entries(count)?;
         open.maps.nm_interfaces.set_max_entries(count * (BOOKED_INTERFACES as u32 + 1))?;
         last(open.open_object_mut());
@@ -256,7 +257,7 @@ impl<'obj> Bpf<'obj> {
     pub fn kernel_bytes(&self) -> u64 {
         let maps = &self.skel.maps;
         let size = |m: &dyn MapCore| u64::from(m.max_entries()) * u64::from(m.value_size());
-        let arrays: [&dyn MapCore; 11] = [
+        let arrays: [&dyn MapCore; 12] = [
             &maps.nm_cache4,
             &maps.nm_cache6,
             &maps.nm_facts4,
@@ -265,6 +266,7 @@ impl<'obj> Bpf<'obj> {
             &maps.nm_windows,
             &maps.nm_l7s,
             &maps.nm_cpus,
+            &maps.nm_batches,
             &maps.nm_interfaces,
             &maps.nm_books_used,
             &maps.nm_fragments,

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::clock::Clock;
-use super::event::Event;
+use super::event::{self, Event};
 use super::record::{RING_RECORD_BYTES, Record};
 
 /// A ring buffer map.
@@ -72,7 +72,7 @@ impl Ring {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&self.map, move |bytes| {
-                fill.borrow_mut().add(bytes, &translate);
+                fill.borrow_mut().add_all(bytes, &translate);
                 0
             })
             .context("map the ring")?;
@@ -87,7 +87,20 @@ struct Batch {
 }
 
 impl Batch {
-    /// Adds a record from the ring, or counts it if it cannot be decoded.
+    /// Pieces that were read as records.
+    fn len(&self) -> usize {
+        self.records.len() + self.undecodable as usize
+    }
+
+    /// Adds a piece of the ring: one record after the other. What cannot be decoded is counted; nothing is found after a record whose
+    /// head gives no length.
+    fn add_all(&mut self, mut bytes: &[u8], clock: &Clock) {
+        while let Some((record, rest)) = event::split(bytes) {
+            self.add(record, clock);
+            bytes = rest;
+        }
+    }
+
     fn add(&mut self, bytes: &[u8], clock: &Clock) {
         let record = match Event::decode(bytes) {
             Some(Event::Flow4 { entry, facts }) => Record::of4(entry, facts, clock),
@@ -135,6 +148,9 @@ impl Wakeup {
     }
 }
 
+/// Pieces of a ring that are read before it is asked whether there are enough records.
+const PIECES: usize = 16;
+
 /// The reading end of a ring.
 pub struct RingReader {
     buffer: RingBuffer<'static>,
@@ -159,13 +175,13 @@ impl RingReader {
         }
     }
 
-    /// Moves up to `most` records into `records`, which is cleared first; returns how many could not be decoded.
+    /// Moves about `most` records into `records`, which is cleared first; returns how many could not be decoded.
     pub fn read(&mut self, most: usize, records: &mut Vec<Record>) -> u64 {
         records.clear();
         self.clock.refresh();
         std::mem::swap(&mut self.batch.borrow_mut().records, records);
-        // Errors could only come from the callback, which has none.
-        let _ = self.buffer.consume_raw_n(most);
+        // A piece of the ring holds many records at times. Errors could only come from the callback, which has none.
+        while self.batch.borrow().len() < most && self.buffer.consume_raw_n(PIECES) > 0 {}
         let mut batch = self.batch.borrow_mut();
         std::mem::swap(&mut batch.records, records);
         std::mem::take(&mut batch.undecodable)
@@ -183,7 +199,7 @@ mod tests {
         let (flow, traced) = (nm_number::NM_FLOW_VERSION.0 as u8, nm_number::NM_TRACED_VERSION.0 as u8);
         let mut batch = Batch::default();
         let mut add = |kind, version, length: u16| {
-            batch.add(bytes(&record(kind, version, length), length.into()), &Clock::of_capture());
+            batch.add_all(bytes(&record(kind, version, length), length.into()), &Clock::of_capture());
             (batch.records.len(), batch.undecodable)
         };
         assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow, 64), (1, 0));
@@ -194,5 +210,22 @@ mod tests {
         assert_eq!(add(nm_kind::NM_KIND_FLOW4, flow, 72), (2, 3));
         assert_eq!(add(nm_kind::NM_KIND_TRACED, traced, 464), (2, 4));
         assert_eq!(batch.records.iter().map(|r| r.v6).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn a_piece_of_the_ring_holds_many_records() {
+        let flow = nm_number::NM_FLOW_VERSION.0 as u8;
+        let read = |kinds: &[(nm_kind, u16)], cut: usize| {
+            let mut words: Vec<u64> = kinds.iter().flat_map(|&(kind, length)| record(kind, flow, length)).collect();
+            let mut batch = Batch::default();
+            words.truncate(words.len() - cut);
+            batch.add_all(bytes(&words, size_of_val(&*words)), &Clock::of_capture());
+            (batch.records.iter().map(|r| r.v6).collect::<Vec<_>>(), batch.undecodable)
+        };
+        let (v4, v6, future) = ((nm_kind::NM_KIND_FLOW4, 64), (nm_kind::NM_KIND_NOTED6, 152), (nm_kind(200), 72));
+        assert_eq!(read(&[v4, v6, v4], 0), (vec![false, true, false], 0));
+        assert_eq!(read(&[v4, future, v6], 0), (vec![false, true], 1), "a kind of the future is passed over");
+        assert_eq!(read(&[v6, v4, v4], 1), (vec![true, false], 1), "the last one is cut off");
+        assert_eq!(read(&[v4, (nm_kind::NM_KIND_FLOW4, 2), v4], 0), (vec![false], 1), "shorter than its own head");
     }
 }

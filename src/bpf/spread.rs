@@ -1,4 +1,4 @@
-//! Computes which ring the records of a flow use, exactly as nm_emit in bpf/ring.h.
+//! Computes which ring the records of a flow use, exactly as nm_ring_of in bpf/ring.h.
 
 use super::record::Endpoint;
 use super::skel::types::nm_number;
