@@ -71,3 +71,27 @@ __noinline int nm_glance(struct __sk_buff *skb, __u32 id)
 	}
 	return nm_is_memcached(b);
 }
+
+#define NM_DNS_HEADER 12 /* bytes */
+
+/* False if nm_detect_datagram cannot recognise the payload in `nm_l7`, likewise. */
+__noinline int nm_glance_datagram(struct __sk_buff *skb, __u32 id)
+{
+	struct nm_l7 *w = nm_l7_of(id);
+	__u32 version, flags, questions, opcode;
+	__u8 b[NM_DNS_HEADER];
+
+	if (!w || bpf_skb_load_bytes(skb, w->p.at, b, NM_DNS_HEADER))
+		return false;
+	/* QUIC: a long header, and its version. */
+	version = (__u32)b[1] << 24 | b[2] << 16 | b[3] << 8 | b[4];
+	if (b[0] & 0x80 && (!version || nm_quic_version(version)))
+		return true;
+	/* DNS: the flags, and the number of questions. */
+	flags = b[2] << 8 | b[3];
+	opcode = flags >> 11 & 15;
+	questions = b[4] << 8 | b[5];
+	if (flags & 0x40 || (flags & 15) > 11 || opcode > NM_DNS_UPDATE || !(flags & 0x8000 || questions))
+		return false;
+	return questions <= 1 || w->p.sport == NM_MDNS || w->p.dport == NM_MDNS;
+}

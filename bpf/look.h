@@ -123,7 +123,12 @@ __noinline int nm_look(struct __sk_buff *skb, __u32 id)
 		return 0;
 	if (d->looks == NM_LOOKS_NEXT)
 		d->looks = 0;
-	verdict = nm_detect(skb, id);
+	if (tcp || nm_glance_datagram(skb, id)) {
+		verdict = nm_detect(skb, id);
+	} else {
+		verdict = 0;
+		w->marks = 0;
+	}
 	app = verdict & 0xff;
 	if (pair && tcp &&
 	    (app ? app == NM_APP_HTTP2 || app == NM_APP_GRPC :

@@ -14,7 +14,7 @@
 #define nm_barrier() asm volatile("" ::: "memory")
 #include "../../bpf/l7.h"
 
-/* What nm_glance has ruled out was recognised: no protocol has this number. */
+/* What a glance has ruled out was recognised: no protocol has this number. */
 #define DETECT_OVERLOOKED 0xfe
 
 SEC("tcx/ingress")
@@ -28,7 +28,10 @@ int detect(struct __sk_buff *skb)
 	if (!w || bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &w->p, sizeof(w->p)))
 		return -1;
 	w->p.at = sizeof(struct ethhdr) + sizeof(w->p);
-	ruled_out = w->p.protocol == IPPROTO_TCP && w->p.offset == NM_MIDSTREAM && !nm_glance(skb, id);
+	if (w->p.protocol == IPPROTO_UDP)
+		ruled_out = !nm_glance_datagram(skb, id);
+	else
+		ruled_out = w->p.offset == NM_MIDSTREAM && !nm_glance(skb, id);
 	verdict = nm_detect(skb, id);
 	return verdict && ruled_out ? DETECT_OVERLOOKED : verdict;
 }
