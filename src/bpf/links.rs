@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoPortKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoPortKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
 };
 
 use super::facing;
@@ -37,6 +38,8 @@ pub struct Link {
     pub lower: Option<u32>,
     /// The id of a VLAN device.
     pub vlan: Option<u16>,
+    /// It is a bridge that may hold packets back: it filters VLANs, or runs the spanning tree protocol.
+    pub holds_back: bool,
     /// It has an address with more than link scope.
     pub addressed: bool,
     /// It is the end of a pair whose other end is in another namespace.
@@ -91,7 +94,8 @@ impl Link {
         matches!(self.kind.as_str(), "veth" | "netkit") && self.lower.is_some()
     }
 
-    pub(super) fn is_bridge(&self) -> bool {
+    /// Whether it is a bridge.
+    pub fn is_bridge(&self) -> bool {
         self.kind == "bridge"
     }
 
@@ -109,6 +113,7 @@ impl Link {
             workload: false,
             lower: None,
             vlan: None,
+            holds_back: false,
             addressed: false,
             peer_elsewhere: false,
         }
@@ -128,6 +133,7 @@ impl Link {
             workload: false,
             lower: None,
             vlan: None,
+            holds_back: false,
             addressed: false,
             peer_elsewhere: false,
         };
@@ -151,6 +157,13 @@ impl Link {
                                 link.vlan = data.iter().find_map(|item| match item {
                                     InfoVlan::Id(id) => Some(*id),
                                     _ => None,
+                                });
+                            }
+                            LinkInfo::Data(InfoData::Bridge(data)) => {
+                                link.holds_back = data.iter().any(|item| match item {
+                                    InfoBridge::StpState(state) => *state != BridgeStpState::Disabled,
+                                    InfoBridge::VlanFiltering(filters) => *filters,
+                                    _ => false,
                                 });
                             }
                             LinkInfo::PortKind(kind) => {
@@ -260,6 +273,17 @@ mod tests {
         assert_eq!(link(vec![]).kind, "physical");
         assert_eq!(link(vec![info(InfoKind::Veth)]).kind, "veth");
         assert_eq!(link(vec![info(InfoKind::Other("future".to_owned()))]).kind, "future");
+    }
+
+    #[test]
+    fn bridges_that_hold_packets_back_are_known() {
+        let bridge =
+            |data| link(vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), data])]).holds_back;
+        let data = |stp, filters| {
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(stp), InfoBridge::VlanFiltering(filters)]))
+        };
+        assert!(!bridge(data(BridgeStpState::Disabled, false)));
+        assert!(bridge(data(BridgeStpState::KernelStp, false)) && bridge(data(BridgeStpState::Disabled, true)));
     }
 
     #[test]

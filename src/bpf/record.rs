@@ -199,6 +199,13 @@ impl Record {
         Some(record.of_protocol(&entry.delta))
     }
 
+    /// Up to `packets` and `bytes` of its packets, which are known from elsewhere, and the rest.
+    pub fn split(&self, packets: u64, bytes: u64) -> (Record, Record) {
+        let (packets, bytes) = (packets.min(self.packets), bytes.min(self.bytes));
+        let again = Record { packets, bytes, facts: None, ..self.clone() };
+        (again, Record { packets: self.packets - packets, bytes: self.bytes - bytes, ..self.clone() })
+    }
+
     /// Fills the fields whose bits depend on the protocol.
     fn of_protocol(mut self, delta: &nm_delta) -> Record {
         let has = |bit: nm_state| u32::from(delta.state) & bit.0 != 0;

@@ -22,6 +22,9 @@ const FILTER_BYTES: usize = 20;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
+/// IFLA_BR_STP_STATE and so on, likewise
+const BRIDGE_STP_STATE: u16 = 5;
+const BRIDGE_VLAN_FILTERING: u16 = 7;
 /// TCA_BPF_NAME, TCA_BPF_ID, include/uapi/linux/pkt_cls.h
 const BPF_NAME: u16 = 7;
 const BPF_ID: u16 = 11;
@@ -78,16 +81,28 @@ fn of_link(kind: u16, value: &[u8]) -> Result<Attribute, DecodeError> {
         libc::IFLA_IFNAME => name(value),
         libc::IFLA_LINK | libc::IFLA_MASTER | libc::IFLA_LINK_NETNSID | libc::IFLA_STATS64 => Attribute::Kept,
         libc::IFLA_LINKINFO => {
-            // Only the data of VLANs matter; those of newer kinds may not be understood.
-            let mut vlan = false;
+            // Only the data of VLANs and bridges matter; those of newer kinds may not be understood.
+            let mut of = Vec::new();
             Attribute::Replaced(rewrite(value, 0, |kind, value| {
-                vlan |= kind == INFO_KIND && value.starts_with(b"vlan\0");
-                let kept = matches!(kind, INFO_KIND | INFO_SLAVE_KIND) || kind == INFO_DATA && vlan;
-                Ok(if kept { Attribute::Kept } else { Attribute::Dropped })
+                Ok(match kind {
+                    INFO_KIND => {
+                        of = value.to_vec();
+                        Attribute::Kept
+                    }
+                    INFO_SLAVE_KIND => Attribute::Kept,
+                    INFO_DATA if of == b"vlan\0" => Attribute::Kept,
+                    INFO_DATA if of == b"bridge\0" => Attribute::Replaced(rewrite(value, 0, of_bridge)?),
+                    _ => Attribute::Dropped,
+                })
             })?)
         }
         _ => Attribute::Dropped,
     })
+}
+
+fn of_bridge(kind: u16, _: &[u8]) -> Result<Attribute, DecodeError> {
+    let kept = matches!(kind, BRIDGE_STP_STATE | BRIDGE_VLAN_FILTERING);
+    Ok(if kept { Attribute::Kept } else { Attribute::Dropped })
 }
 
 /// Drops the label, among others: it begins with the name of the interface, which may be any bytes.

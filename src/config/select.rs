@@ -82,11 +82,24 @@ impl Selection {
         let shown_by = |index| all.get(&index).is_some_and(|other| self.judge(other, all) == Choice::Watch);
         if link.loopback || DIVERTED.contains(&link.kind.as_str()) {
             Choice::Excluded
-        } else if link.repeats.is_some_and(|other| other != link.index && shown_by(other)) {
+        } else if link.repeats.is_some_and(|other| other != link.index && shown_by(other))
+            || self.is_shown_by_ports(link, all)
+        {
             Choice::Repeats
         } else {
             Choice::Watch
         }
+    }
+
+    /// True for a bridge whose packets all pass a port that is watched, and there from the same side: as coming from a workload,
+    /// or not. One with a VLAN device on top, say, shows which packets are that device's.
+    fn is_shown_by_ports(&self, bridge: &Link, all: &BTreeMap<u32, Link>) -> bool {
+        if !bridge.is_bridge() || bridge.holds_back || all.values().any(|link| link.lower == Some(bridge.index)) {
+            return false;
+        }
+        let mut ports = all.values().filter(|link| link.master == Some(bridge.index)).peekable();
+        let shows = |port: &Link| port.workload == bridge.workload && self.judge(port, all) == Choice::Watch;
+        ports.peek().is_some() && ports.all(shows)
     }
 
     /// True if no pattern includes an interface.
@@ -163,6 +176,34 @@ mod tests {
             "no watched interface has their packets"
         );
         assert_eq!(chosen_of(&links, &["eth1*"]), ["eth1", "eth1.7"], "selected by name");
+    }
+
+    #[test]
+    fn bridges_are_left_to_their_ports() {
+        let bridged = |change: fn(&mut BTreeMap<u32, Link>), patterns: &[&str]| {
+            let names =
+                [("br0", "bridge", None), ("p1", "veth", None), ("p2", "veth", None), ("eth0", "physical", None)];
+            let mut links = all(&names);
+            for port in 2..=3 {
+                links.get_mut(&port).unwrap().master = Some(1);
+            }
+            change(&mut links);
+            chosen_of(&links, patterns).join(" ")
+        };
+        assert_eq!(bridged(|_| (), &[]), "p1 p2 eth0");
+        assert_eq!(bridged(|links| links.values_mut().for_each(|link| link.workload = true), &[]), "p1 p2 eth0");
+        assert_eq!(bridged(|_| (), &["br0", "p1", "p2"]), "br0 p1 p2", "selected by name");
+        assert_eq!(bridged(|_| (), &["!p1"]), "br0 p2 eth0", "a port is not watched");
+        let changes: [(fn(&mut BTreeMap<u32, Link>), &str); 5] = [
+            (|links| links.values_mut().for_each(|link| link.master = None), "no ports"),
+            (|links| links.get_mut(&1).unwrap().holds_back = true, "filters VLANs"),
+            (|links| links.get_mut(&2).unwrap().workload = true, "a pod beside an uplink"),
+            (|links| links.get_mut(&4).unwrap().lower = Some(1), "a VLAN on top"),
+            (|links| links.get_mut(&2).unwrap().framing = None, "a port that cannot be watched"),
+        ];
+        for (change, why) in changes {
+            assert!(bridged(change, &[]).starts_with("br0"), "{why}");
+        }
     }
 
     #[test]

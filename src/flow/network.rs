@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
+use super::Sent;
 use crate::bpf::{Hook, Link, Record};
 
 /// The number of a network; 0 is the host's.
@@ -29,6 +30,8 @@ pub struct Networks {
     passages: HashSet<(u32, Hook)>,
     /// Interfaces whose VLANs are ports of bridges.
     trunks: HashSet<u32>,
+    /// The bridge of each port of a bridge that is not watched itself; the bridge is its own.
+    left: HashMap<u32, u32>,
     /// True if a bridge has a tunnel as a port: tunnelled packets pass there too.
     tunnels: bool,
 }
@@ -72,17 +75,25 @@ impl Networks {
         let is_port = |link: &Link, bridge: u32| link.master == Some(bridge);
         for bridge in links.values().filter(|link| link.kind == "bridge") {
             let ports = || links.values().filter(|link| is_port(link, bridge.index));
-            if !is_watched(bridge) || !ports().all(seen) {
+            if !ports().all(seen) {
                 continue;
             }
-            self.entrances.insert((bridge.index, Hook::Egress));
-            self.passages.insert((bridge.index, Hook::Ingress));
+            let left = !is_watched(bridge);
+            if left {
+                self.left.extend(ports().map(|port| port.index).chain([bridge.index]).map(|one| (one, bridge.index)));
+            } else {
+                self.entrances.insert((bridge.index, Hook::Egress));
+                self.passages.insert((bridge.index, Hook::Ingress));
+            }
+            // What leaves by the only port can come from the host only. Of several ports, any may have received it.
+            let only = left && ports().count() == 1;
             for port in ports() {
                 self.tunnels |= ["vxlan", "geneve", "gretap", "ip6gretap"].contains(&port.kind.as_str());
                 self.trunks.extend(port.lower.filter(|_| port.vlan.is_some()));
                 let from_here = if port.has_peer_here() { &mut self.passages } else { &mut self.entrances };
                 from_here.insert((port.index, Hook::Ingress));
-                self.passages.insert((port.index, Hook::Egress));
+                let out = if only { &mut self.entrances } else { &mut self.passages };
+                out.insert((port.index, Hook::Egress));
             }
         }
         let alone = |link: &&Link| {
@@ -105,6 +116,26 @@ impl Networks {
         let tagged = || self.tagged.get(&tags).or_else(|| self.tagged.get(&(tags.0, tags.1, 0)));
         let found = if record.vlan == 0 { None } else { tagged() };
         found.or_else(|| self.interfaces.get(&record.ifindex)).copied().unwrap_or(0)
+    }
+
+    /// Whether `sent`, owned by a bridge that is not watched any more or by one of its ports, goes over to the record's port.
+    ///
+    /// What the host sends to an address that such a bridge has not learned leaves by all ports, and any of these may own
+    /// it. The port behind which the address is sees these packets and all that follow: the other end answers there.
+    /// Before an answer is known, it is the port that has seen more since the beginning.
+    #[inline]
+    pub(super) fn gives_way(&self, sent: &Sent, answers: &Sent, record: &Record, since_the_beginning: bool) -> bool {
+        let Some(bridge) = self.left.get(&sent.ifindex) else { return false };
+        let is_here = |ifindex| self.left.get(&ifindex) == Some(bridge);
+        if !is_here(record.ifindex) || sent.hook() != record.hook {
+            return false;
+        }
+        if sent.ifindex == *bridge {
+            return true;
+        }
+        let answered = is_here(answers.ifindex) && answers.hook() == Hook::Ingress;
+        let more = since_the_beginning && (record.last_ns > sent.last_ns || record.packets > sent.packets);
+        record.hook == Hook::Egress && if answered { answers.ifindex == record.ifindex } else { more }
     }
 
     /// Whether the record's packets were seen elsewhere before they reached its hook.

@@ -46,7 +46,7 @@ const KNOWS_ACK: u8 = 128;
 
 /// A silence must be longer than a jiffy to be a pause: records have the time of their jiffy, which is 10 ms at
 /// CONFIG_HZ=100.
-const PAUSE_NS: u64 = 10_000_000;
+pub(super) const PAUSE_NS: u64 = 10_000_000;
 
 /// True if sequence number `a` follows `b` (RFC 9293 3.4).
 fn is_behind(a: u32, b: u32) -> bool {

@@ -25,6 +25,7 @@ use super::past::Pasts;
 use super::quotes::{Quote, Quotes};
 use super::reuse::starts_new_flow;
 use super::roles::Facing;
+use super::sent::PAUSE_NS;
 use super::slab::Slab;
 use super::wheel::Wheel;
 use super::{CLOSING, Direction, ErrorKind, Flow, FlowEvent, FlowKey, Identity, NameState, Networks, Observer, Sink};
@@ -211,11 +212,17 @@ impl<M: Default> Table<M> {
         let sight = self.networks.sight(record);
         let Some(marked) = self.flows.get_mut(index) else { return };
         let flow = &mut marked.flow;
+        let owner = flow.sent[sender].is_owner(identity, record);
+        let since_the_beginning = record.first_ns <= flow.first_ns.saturating_add(PAUSE_NS);
+        let given = !owner && {
+            let [sent, answers] = [&flow.sent[sender], &flow.sent[1 - sender]];
+            self.networks.gives_way(sent, answers, record, since_the_beginning)
+        };
         let sent = &mut flow.sent[sender];
-        let owner = sent.is_owner(identity, record);
+        let known = (given && since_the_beginning).then_some((sent.packets, sent.bytes));
         let first = sent.ifindex == 0;
         let silent = !owner && record.last_ns.saturating_sub(sent.last_ns) > OWNER_SILENT_NS;
-        let takes_over = sight != Sight::Again && (first || silent);
+        let takes_over = given || sight != Sight::Again && (first || silent);
         if takes_over || sent.is_given_up_to(identity, record) {
             sent.own(identity, record);
             flow.is_in(network);
@@ -229,6 +236,11 @@ impl<M: Default> Table<M> {
             marked.emit(FlowEvent::Duplicate(record), observer);
             return;
         }
+        let rest = known.map(|(packets, bytes)| record.split(packets, bytes));
+        if let Some((again, _)) = &rest {
+            marked.emit(FlowEvent::Duplicate(again), observer);
+        }
+        let record = rest.as_ref().map_or(record, |(_, rest)| rest);
         // This precedes the packets: they count under the new labels, while earlier counts stay where they are.
         if first {
             marked.emit(FlowEvent::Appeared { sender }, observer);

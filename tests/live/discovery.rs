@@ -213,13 +213,11 @@ fn packets_count_once_however_many_interfaces_show_them() {
     assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets / 2, "{sum}");
 }
 
-/// Each frame passes both pods' links; the bridge itself sees the same frames again.
-#[test]
-fn packets_between_pods_on_a_bridge_count_once() {
-    needs_root!();
-    let node = host("node");
+/// Pods on the bridge `br0` of a node: their links are its only ports.
+fn bridged_pods<const PODS: usize>(node: &Netns) -> [Netns; PODS] {
     node.sh("ip link add br0 type bridge && ip link set br0 up && ip addr add 10.5.0.1/24 dev br0 && ip addr add fd05::1/64 dev br0 nodad");
-    let [one, two] = [1, 2].map(|i| {
+    plain_tcp(node);
+    std::array::from_fn(|i| {
         let pod = host(&format!("pod{i}"));
         node.sh(&format!(
             "ip link add b{i} type veth peer name eth0 netns {} && ip link set b{i} master br0 && ip link set b{i} up",
@@ -230,11 +228,19 @@ fn packets_between_pods_on_a_bridge_count_once() {
         ));
         plain_tcp(&pod);
         pod
-    });
-    plain_tcp(&node);
+    })
+}
+
+/// Each frame between pods passes both pods' links, and one from or to the node passes one of them. The bridge itself sees
+/// nothing else: it has no programs of its own.
+#[test]
+fn packets_between_pods_on_a_bridge_count_once() {
+    needs_root!();
+    let node = host("node");
+    let [one, two] = &bridged_pods(&node);
     let agent = Agent::start(&node, watching(&[]));
     for (client, server, address) in
-        [(&one, &two, "10.5.0.12"), (&two, &one, "fd05::11"), (&one, &node, "10.5.0.1"), (&node, &two, "fd05::12")]
+        [(one, two, "10.5.0.11"), (two, one, "fd05::10"), (one, &node, "10.5.0.1"), (&node, two, "fd05::11")]
     {
         let connection = transfer(client, server, address.parse().unwrap(), 1, 1_000_000)[0];
         let flows = agent.settled();
@@ -242,8 +248,62 @@ fn packets_between_pods_on_a_bridge_count_once() {
         assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH), "{address}");
         assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH), "{address}");
     }
+    assert!(!agent.watches("br0") && agent.watches("b0") && agent.watches("b1"));
+    assert_eq!(agent.books(index(&node, "br0")), InterfaceBooks::default());
     let sum = agent.stop().0.conservation();
-    assert!(sum.holds() && sum.duplicate.packets >= sum.accounted.packets, "{sum}");
+    // Half of the connections pass two links.
+    assert!(sum.holds() && sum.duplicate.packets > sum.accounted.packets / 3, "{sum}");
+}
+
+/// What the node sends to an address that the bridge has not learned leaves by all ports.
+#[test]
+fn packets_that_a_bridge_floods_count_once() {
+    needs_root!();
+    let node = host("node");
+    let pods: [Netns; 3] = bridged_pods(&node);
+    let agent = Agent::start(&node, watching(&[]));
+    for (i, pod) in pods.iter().enumerate() {
+        let address = pod.sh(r#"ip -br link show eth0 | awk "{print \$3}""#);
+        node.sh(&format!("ip neigh replace 10.5.0.1{i} lladdr {} dev br0 nud permanent", address.trim()));
+        for _ in 0..3 {
+            node.sh("ip link set br0 type bridge fdb_flush");
+            let address = format!("10.5.0.1{i}").parse().unwrap();
+            let connection = transfer(&node, pod, address, 1, 100_000)[0];
+            let flows = agent.settled();
+            let flow = flow_of(&flows, 6, connection.client, connection.server);
+            assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH), "pod {i}");
+            assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH), "pod {i}");
+        }
+    }
+    let sum = agent.stop().0.conservation();
+    assert!(sum.holds() && sum.duplicate.packets >= 18, "a SYN passes two further ports: {sum}");
+}
+
+/// A bridge is watched while its ports do not show all that passes it.
+#[test]
+fn a_bridge_is_left_to_its_ports_and_taken_back() {
+    needs_root!();
+    let node = host("node");
+    let [pod] = &bridged_pods(&node);
+    let agent = Agent::start(&node, watching(&[]));
+    let passes = || {
+        let connection = transfer(&node, pod, "10.5.0.10".parse().unwrap(), 1, 100_000)[0];
+        let flows = agent.settled();
+        let flow = flow_of(&flows, 6, connection.client, connection.server);
+        assert_eq!(tally(flow.from_client()), connection.client_on_wire(ETH));
+        assert_eq!(tally(flow.from_server()), connection.server_on_wire(ETH));
+    };
+    agent.await_left("br0");
+    passes();
+    node.sh("ip link add link br0 name mv0 type macvlan mode bridge");
+    agent.await_watched("br0");
+    passes();
+    node.sh("ip link del mv0");
+    agent.await_left("br0");
+    passes();
+    node.sh("ip link set br0 type bridge stp_state 1");
+    agent.await_watched("br0");
+    assert!(agent.stop().0.conservation().holds());
 }
 
 /// A pod on a macvlan device has no link on the host: its packets pass the device below.

@@ -290,8 +290,11 @@ impl Interfaces {
         }
         let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
         let mut failed = false;
-        for link in self.monitor.links().values() {
-            let choice = self.selection.judge(link, self.monitor.links());
+        // First those to be watched: an interface is left to others only once these show its packets.
+        let links = self.monitor.links();
+        let mut links: Vec<_> = links.values().map(|link| (self.selection.judge(link, links), link)).collect();
+        links.sort_by_key(|(choice, _)| *choice != Choice::Watch);
+        for (choice, link) in links {
             let known = self.known.get(&link.index);
             let status = match (choice, known.map(|known| &known.status)) {
                 (Choice::Watch, Some(watched @ InterfaceStatus::Watched(_))) => watched.clone(),

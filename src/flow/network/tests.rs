@@ -144,6 +144,11 @@ fn packets_without_a_source_enter_once() {
     assert_eq!(networks.sight(&inner), Again, "a bridge has a tunnel");
     let known = Record { source: Endpoint { address: [10; 16], port: 0 }, ..record(11, 0, Hook::Ingress) };
     assert_eq!(networks.sight(&known), Unknown);
+    let networks = Networks::new(&links, |link| link.repeats.is_none() && link.kind != "bridge");
+    assert_eq!(sights(&networks, 11, 0), [First, Again], "a port of a bridge that is left to its ports");
+    links.remove(&22);
+    let networks = Networks::new(&links, |link| link.repeats.is_none() && link.kind != "bridge");
+    assert_eq!(sights(&networks, 21, 0), [First, First], "the only port");
     let networks = Networks::new(&links, |link| link.index != 12);
     assert_eq!(sights(&networks, 11, 0), [Unknown; 2], "not all ports are watched");
 }

@@ -7,8 +7,14 @@ use crate::bpf::{Endpoint, Link};
 use crate::flow::Networks;
 use crate::flow::outcome::{ICMP, UDP};
 
-/// Two bridges, 10 and 20, with ports 11, 12 and 21, 22; and an uplink, 1.
 fn divided(addressed: bool) -> (Table, Log) {
+    let mut table = table(100);
+    table.divide(Networks::new(&bridges(addressed), |_| true));
+    (table, Log::default())
+}
+
+/// Two bridges, 10 and 20, with ports 11, 12 and 21, 22; and an uplink, 1.
+fn bridges(addressed: bool) -> BTreeMap<u32, Link> {
     let mut links = BTreeMap::new();
     let mut add = |index: u32, kind: &str, master: Option<u32>| {
         let mut link = Link::sample(index, &index.to_string(), kind);
@@ -21,9 +27,7 @@ fn divided(addressed: bool) -> (Table, Log) {
         add(bridge + 1, "veth", Some(bridge));
         add(bridge + 2, "veth", Some(bridge));
     }
-    let mut table = table(100);
-    table.divide(Networks::new(&links, |_| true));
-    (table, Log::default())
+    links
 }
 
 fn at(ifindex: u32, hook: Hook, record: &Record) -> Record {
@@ -101,6 +105,70 @@ fn clients_without_an_address_are_counted_separately() {
     let own = [at(10, Hook::Egress, &record), at(11, Hook::Egress, &record), at(12, Hook::Egress, &record)];
     for records in orders(&own) {
         assert_eq!(counted(true, &records).1, 1, "{records:?}");
+    }
+}
+
+#[test]
+fn what_a_bridge_has_seen_goes_on_at_its_ports() {
+    let (mut table, mut log) = divided(true);
+    let (out, back) = (packet(1, 101), reply(packet(1, 101)));
+    table.merge(&at(10, Hook::Egress, &out), &mut log);
+    table.merge(&at(10, Hook::Ingress, &back), &mut log);
+    table.merge(&at(12, Hook::Egress, &out), &mut log);
+    assert_eq!((log.sent, log.duplicate), (2, 1), "the bridge is watched");
+    table.divide(Networks::new(&bridges(true), |link| link.kind != "bridge"));
+    let (out, back) = (packet(1, 103), reply(packet(1, 103)));
+    table.merge(&at(12, Hook::Egress, &out), &mut log);
+    table.merge(&at(12, Hook::Ingress, &back), &mut log);
+    table.merge(&at(11, Hook::Egress, &out), &mut log);
+    assert_eq!((log.sent, log.duplicate), (4, 2), "the bridge is left");
+}
+
+/// The first packet to an address that a bridge has not learned leaves by all ports, the others only by the one behind
+/// which the address is.
+#[test]
+fn packets_that_are_flooded_count_once() {
+    let (out, back) = (packet(1, 101), reply(packet(1, 101)));
+    let counted = |records: &[Record]| {
+        let (mut table, mut log) = (table(100), Log::default());
+        table.divide(Networks::new(&bridges(true), |link| link.kind != "bridge"));
+        records.iter().for_each(|record| table.merge(record, &mut log));
+        (log.sent, log.duplicate)
+    };
+    // In one record with what follows.
+    let all = [
+        at(11, Hook::Egress, &out),
+        at(12, Hook::Egress, &Record { packets: 5, bytes: 500, ..out.clone() }),
+        at(12, Hook::Ingress, &Record { packets: 3, ..back.clone() }),
+    ];
+    for records in orders(&all).into_iter().chain(orders(&[all[1].clone(), all[0].clone(), all[2].clone()])) {
+        assert_eq!(counted(&records), (8, 1), "{records:?}");
+    }
+    // In a record of its own.
+    for first in [11, 12] {
+        let flooded = [at(first, Hook::Egress, &out), at(23 - first, Hook::Egress, &out)];
+        let rest = [
+            at(12, Hook::Ingress, &back),
+            at(12, Hook::Egress, &packet(1, 102)),
+            at(12, Hook::Egress, &packet(1, 103)),
+        ];
+        assert_eq!(counted(&[&flooded[..], &rest].concat()), (4, 1), "{first} was the first");
+    }
+    // Nobody answers.
+    let again = [101, 102, 103].map(|second| [11, 12].map(|port| at(port, Hook::Egress, &packet(1, second))));
+    assert_eq!(counted(&again.concat()), (3, 3));
+}
+
+#[test]
+fn clients_without_an_address_behind_a_bridge_that_is_left_are_counted_separately() {
+    let source = Endpoint { address: [0; 16], port: 68 };
+    let record = Record { protocol: UDP, tcp_flags: 0, source, destination: end(255, 67), ..packet(1, 101) };
+    let hooks = [(11, Hook::Ingress), (12, Hook::Egress), (12, Hook::Ingress), (11, Hook::Egress)];
+    for records in orders(&hooks.map(|(port, hook)| at(port, hook, &record))) {
+        let (mut table, mut log) = (table(100), Log::default());
+        table.divide(Networks::new(&bridges(true), |link| link.kind != "bridge"));
+        records.iter().for_each(|record| table.merge(record, &mut log));
+        assert_eq!((log.sent, log.duplicate), (2, 2), "{records:?}");
     }
 }
 
