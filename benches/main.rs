@@ -7,6 +7,7 @@ mod cold;
 mod connection;
 mod iperf;
 mod links;
+mod live;
 mod load;
 mod memory;
 mod merge;
@@ -46,7 +47,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet record merge connection memory names load cold links scrape iperf [default: all]
+    /// What to measure: packet record merge connection memory names load live cold links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
@@ -61,7 +62,7 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 11] = [
+const SECTIONS: [Section; 12] = [
     ("packet", packet::run),
     ("record", record::run),
     ("merge", merge::run),
@@ -69,6 +70,7 @@ const SECTIONS: [Section; 11] = [
     ("memory", memory::run),
     ("names", names::run),
     ("load", load::run),
+    ("live", live::run),
     ("cold", cold::run),
     ("links", links::run),
     ("scrape", scrape::run),

@@ -5,7 +5,7 @@ use netmon::bpf::{Frame, Hook, Injector, ProgramOptions, possible_cpus};
 use netmon::config::Config;
 
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
-use crate::subject::{CHUNK, cpu_ns, pin, small_packet};
+use crate::subject::{CHUNK, TIMESTAMPS, cpu_ns, data_packet, pin, request_packet, small_packet};
 use crate::support::kernel::Kernel;
 use crate::support::packet::*;
 use crate::support::vary::{Order, Vary};
@@ -29,9 +29,6 @@ struct Case {
     records: usize,
 }
 
-/// TCP options as Linux sends them: NOP, NOP, timestamps.
-const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 1, 2, 3, 0, 4, 5, 6];
-
 pub fn run(report: &mut Report) -> Result<()> {
     pin()?;
     let tcp4 = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &TIMESTAMPS, &[0; 1448])));
@@ -41,11 +38,9 @@ pub fn run(report: &mut Report) -> Result<()> {
     let small = small_packet();
     let carry = |frame: &[u8]| ethernet(&[], IPV4, &ipv4(UDP, &[], 7, 0, &vxlan(4789, frame)));
     let (small_carried, udp_carried) = (carry(&small), carry(&udp4));
-    let request = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &[], b"GET / HTTP/1.1\r\n\r\n")));
+    let request = request_packet();
     let ping = ethernet(&[], IPV4, &ipv4(1, &[], 7, 0, &[8, 0, 0, 0, 0, 1, 0, 1, 0, 0]));
-    // As in the middle of a transfer: nothing to recognise, but the first byte does not show it.
-    let text = b"and so they went on, and on ".repeat(52);
-    let data = ethernet(&[], IPV4, &ipv4(TCP, &[], 7, 0, &tcp(ACK, &TIMESTAMPS, &text[..1448])));
+    let data = data_packet();
     let many = |order, flows| Some((order, flows));
     let mut cases = [
         ("hot flow, TCP, IPv4, 1514 bytes", HOT, &tcp4, many(Order::Stream, 1)),

@@ -45,6 +45,21 @@ pub fn small_packet() -> Vec<u8> {
     packet::ethernet(&[], IPV4, &packet::ipv4(TCP, &[], 7, 0, &packet::tcp(ACK, &[], &[])))
 }
 
+/// TCP options as Linux sends them: NOP, NOP, timestamps.
+pub const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 1, 2, 3, 0, 4, 5, 6];
+
+/// A segment of 1,514 bytes in the middle of a transfer: there is nothing to recognise, but the first byte does not show it.
+pub fn data_packet() -> Vec<u8> {
+    let text = b"and so they went on, and on ".repeat(52);
+    packet::ethernet(&[], IPV4, &packet::ipv4(TCP, &[], 7, 0, &packet::tcp(ACK, &TIMESTAMPS, &text[..1448])))
+}
+
+/// The packet that carries the request of a connection.
+pub fn request_packet() -> Vec<u8> {
+    let request = packet::tcp(ACK, &[], b"GET / HTTP/1.1\r\n\r\n");
+    packet::ethernet(&[], IPV4, &packet::ipv4(TCP, &[], 7, 0, &request))
+}
+
 /// Programs, workers, and the packets of many flows to send through both.
 pub struct Subject {
     pub bpf: Bpf<'static>,
