@@ -88,7 +88,7 @@ mod tests {
 
         fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, (): &mut ()) {
             if let FlowEvent::Started = event {
-                self.0[usize::from(flow.key.protocol)].fetch_add(1, Relaxed);
+                self.0[usize::from(flow.protocol)].fetch_add(1, Relaxed);
             }
         }
     }
