@@ -16,14 +16,14 @@ use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::subject::{CHUNK, Subject, pin};
 use crate::support::vary::Order;
 
-fn making(page: &MetricsPage, rounds: usize) -> Result<Spread> {
+fn making(page: &MetricsPage, rounds: usize) -> Spread {
     let mut times = Vec::new();
     for _ in 0..rounds {
         let start = Instant::now();
-        page.make()?;
+        page.make();
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    Ok(Spread::of(times))
+    Spread::of(times)
 }
 
 /// Contents of a page.
@@ -37,7 +37,7 @@ struct Size {
 /// Measures a page. When all room is used, the number of series shown varies: one that has counted nothing yet takes room but is
 /// not shown.
 fn size(page: &MetricsPage) -> Result<Size> {
-    let body = page.make()?;
+    let body = page.make();
     let text = std::str::from_utf8(&body)?;
     let series = text.lines().filter(|line| !line.starts_with('#'));
     let refused =
@@ -71,7 +71,7 @@ fn filled(config: &Config) -> Result<(Subject, MetricsPage, Size)> {
 fn many(report: &mut Report, rounds: usize) -> Result<()> {
     let config = Config { series_limit: MANY, ..Config::default() };
     let (subject, page, size) = filled(&config)?;
-    let renders = making(&page, rounds)?;
+    let renders = making(&page, rounds);
     // Of all the work for a page, a worker can wait only for this: its sums are copied under its lock.
     let mut copies = Vec::new();
     for _ in 0..rounds {
@@ -100,7 +100,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     ensure!(times.full, "only {} series of times", times.series);
 
     let rounds = report.rounds(21);
-    let (builds, histograms) = (making(&page, rounds)?, making(&histograms, rounds)?);
+    let (builds, histograms) = (making(&page, rounds), making(&histograms, rounds));
     let server = Server::bind(netmon::sinks::metrics::SERVER, "127.0.0.1:0", ServerLimits::default())?
         .start(&Threads::new().0, page)?;
     let get = |accept: &str| -> Result<(Spread, usize)> {

@@ -59,8 +59,8 @@ fn collect(handle: &Handle, finished: &Receiver<()>) -> Seen {
 fn endpoints(flow: &Flow) -> [String; 2] {
     let client = usize::from(flow.client & 1);
     [client, 1 - client].map(|end| {
-        let end = flow.key.ends[end];
-        match (end.ip(flow.key.v6), end.port) {
+        let end = flow.endpoint(end);
+        match (end.ip(flow.v6()), end.port) {
             (ip, 0) => ip.to_string(),
             (ip, port) if ip.is_ipv6() => format!("[{ip}]:{port}"),
             (ip, port) => format!("{ip}:{port}"),
@@ -84,7 +84,7 @@ fn print(flows: &Seen) {
             },
         };
         table.add_row([
-            protocol_name(flow.key.protocol).into_owned(),
+            protocol_name(flow.protocol).into_owned(),
             client,
             server,
             sent.packets.to_string(),

@@ -336,7 +336,7 @@ impl Api for AgentApi {
 fn stats_of<'a>(stats: &mut FlowStats, page: Option<impl Iterator<Item = &'a Flow>>) -> Option<()> {
     for flow in page? {
         stats.active += 1;
-        *stats.by_protocol.entry(protocol_name(flow.key.protocol).into_owned()).or_default() += 1;
+        *stats.by_protocol.entry(protocol_name(flow.protocol).into_owned()).or_default() += 1;
         *stats.by_direction.entry(flow.direction.name()).or_default() += 1;
         *stats.by_state.entry(flow.state().name()).or_default() += 1;
         let status = flow.outcome.map_or("active".to_owned(), outcome_name);

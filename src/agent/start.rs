@@ -126,6 +126,8 @@ pub fn run_with(
     if operator.is_some() {
         let handle = Handle::new(Arc::clone(&served), stopping.metrics.as_ref().map(Running::local_addr));
         config_watch = watch_config(file.as_deref(), &handle);
+        // Loading the programs takes memory that nothing needs any more.
+        bpf::give_back_memory();
         ready(handle);
         trouble.note(wait(stop, deaths));
     }

@@ -21,6 +21,7 @@ mod leftovers;
 mod links;
 mod load;
 mod mapped;
+mod mapped_ring;
 mod monitor;
 mod namespaces;
 mod netlink;

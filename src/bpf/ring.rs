@@ -1,18 +1,18 @@
 //! A ring buffer, written by the programs and read by one worker.
 
-use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapHandle, MapType, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapHandle, MapType};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::clock::Clock;
 use super::event::{self, Event};
+use super::mapped_ring::MappedRing;
 use super::record::{RING_RECORD_BYTES, Record};
 
 /// A ring buffer map.
@@ -66,17 +66,12 @@ impl Ring {
     ///
     /// The ring cannot be mapped.
     pub fn reader(&self, clock: Arc<Clock>) -> Result<RingReader> {
-        let batch = Rc::new(RefCell::new(Batch::default()));
-        let fill = Rc::clone(&batch);
-        let translate = Arc::clone(&clock);
-        let mut builder = RingBufferBuilder::new();
-        builder
-            .add(&self.map, move |bytes| {
-                fill.borrow_mut().add_all(bytes, &translate);
-                0
-            })
-            .context("map the ring")?;
-        Ok(RingReader { buffer: builder.build().context("map the ring")?, batch, clock })
+        let memory = MappedRing::new(&self.map, self.bytes as usize).context("map the ring")?;
+        // The programs do not wake it for each record. An epoll instance sleeps until they do; the ring alone is readable as soon as
+        // it holds a record.
+        let wakes = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("create an epoll instance")?;
+        wakes.add(&self.map, EpollEvent::new(EpollFlags::EPOLLIN, 0)).context("wait for the ring")?;
+        Ok(RingReader { memory, wakes, clock })
     }
 }
 
@@ -153,8 +148,8 @@ const PIECES: usize = 16;
 
 /// The reading end of a ring.
 pub struct RingReader {
-    buffer: RingBuffer<'static>,
-    batch: Rc<RefCell<Batch>>,
+    memory: MappedRing,
+    wakes: Epoll,
     clock: Arc<Clock>,
 }
 
@@ -165,9 +160,8 @@ impl RingReader {
     ///
     /// The kernel refuses to wait.
     pub fn wait(&self, timeout: Duration, wakeup: &Wakeup) -> Result<bool> {
-        // SAFETY: the epoll instance belongs to `buffer` and lives as long.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
-        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(wakeup.fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [PollFd::new(self.wakes.0.as_fd(), PollFlags::POLLIN), PollFd::new(wakeup.fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(fds[1].any().unwrap_or(false)),
@@ -179,12 +173,11 @@ impl RingReader {
     pub fn read(&mut self, most: usize, records: &mut Vec<Record>) -> u64 {
         records.clear();
         self.clock.refresh();
-        std::mem::swap(&mut self.batch.borrow_mut().records, records);
-        // A piece of the ring holds many records at times. Errors could only come from the callback, which has none.
-        while self.batch.borrow().len() < most && self.buffer.consume_raw_n(PIECES) > 0 {}
-        let mut batch = self.batch.borrow_mut();
-        std::mem::swap(&mut batch.records, records);
-        std::mem::take(&mut batch.undecodable)
+        let mut batch = Batch { records: std::mem::take(records), undecodable: 0 };
+        // A piece of the ring may hold many records.
+        while batch.len() < most && self.memory.consume(PIECES, |bytes| batch.add_all(bytes, &self.clock)) > 0 {}
+        *records = batch.records;
+        batch.undecodable
     }
 }
 

@@ -225,16 +225,16 @@ impl Ranking {
         let sums = Sums::of(flow, rate);
         self.all.add(&sums);
         let client = usize::from(flow.client & 1);
-        let [client, server] = [client, 1 - client].map(|end| flow.key.ends[end]);
+        let [client, server] = [client, 1 - client].map(|end| flow.endpoint(end));
         let group = match self.view {
             View::Flows => return self.rank(sums, || made.unwrap_or_else(|| line(flow))),
             View::Pairs => {
                 let known_as = [flow.client_party(), flow.server_party()].map(identity);
-                (Some(client.ip(flow.key.v6)), server.ip(flow.key.v6), 0, 0, known_as)
+                (Some(client.ip(flow.v6())), server.ip(flow.v6()), 0, 0, known_as)
             }
             View::Services => {
                 let known_as = [0, identity(flow.server_party())];
-                (None, server.ip(flow.key.v6), server.port, flow.key.protocol, known_as)
+                (None, server.ip(flow.v6()), server.port, flow.protocol, known_as)
             }
         };
         let (sum, one) = match self.groups.entry(group) {

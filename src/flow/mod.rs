@@ -2,6 +2,7 @@
 
 mod app;
 mod details;
+mod ends;
 mod events;
 mod index;
 mod key;
@@ -37,10 +38,12 @@ pub use slab::Slab;
 pub use state::State;
 pub use table::{Counts, Prepared, Table, TableLimits};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::bpf::{App, Moment, Record};
+use crate::bpf::{App, Endpoint, Moment, Record};
 use details::Before;
+use ends::Ends;
 use events::Marked;
 use outcome::{TCP, Verdict, is_waiting, judge};
 use roles::is_group;
@@ -83,8 +86,10 @@ const APART: u8 = 128;
 /// A flow: the packets that two endpoints exchange over one protocol.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Both endpoints and the protocol.
-    pub key: FlowKey,
+    /// Both endpoints.
+    ends: Ends,
+    /// IP protocol number.
+    pub protocol: u8,
     /// Traffic that each endpoint sent, in the order of the key.
     pub sent: [Sent; 2],
     /// Index of the client's endpoint in the key, 0 or 1.
@@ -125,6 +130,32 @@ impl<M> Linked for Marked<M> {
 }
 
 impl Flow {
+    /// What identifies it among the flows of its network.
+    pub fn key(&self) -> FlowKey {
+        FlowKey { ends: [self.endpoint(0), self.endpoint(1)], protocol: self.protocol, v6: self.v6() }
+    }
+
+    /// True if this is its key.
+    #[inline]
+    fn is(&self, key: &FlowKey) -> bool {
+        self.protocol == key.protocol && self.ends.are_of(key)
+    }
+
+    /// The endpoint with this index in the key, 0 or 1.
+    pub fn endpoint(&self, end: usize) -> Endpoint {
+        self.ends.at(end)
+    }
+
+    /// True for IPv6, false for IPv4.
+    pub fn v6(&self) -> bool {
+        self.ends.are_v6()
+    }
+
+    /// The address of this end.
+    pub fn ip(&self, end: usize) -> IpAddr {
+        self.endpoint(end).ip(self.v6())
+    }
+
     /// A number that identifies it in its table. It wraps around after four billion flows.
     pub fn id(&self) -> u32 {
         self.generation
@@ -165,7 +196,7 @@ impl Flow {
     /// Reads a field on each of its cache lines, so that it is in a cache.
     #[inline]
     fn warm(&self) {
-        std::hint::black_box((self.first_ns, self.sent[0].packets, self.sent[1].packets, self.key.protocol));
+        std::hint::black_box((self.first_ns, self.sent[0].packets, self.sent[1].packets, self.protocol));
     }
 
     fn is_over(&self) -> bool {
@@ -174,7 +205,7 @@ impl Flow {
 
     /// Only late packets or repeated SYNs can still come from its connection.
     fn is_over_for_good(&self) -> bool {
-        self.key.protocol == TCP && (judge(self) != Verdict::Open || is_waiting(self))
+        self.protocol == TCP && (judge(self) != Verdict::Open || is_waiting(self))
             || self.before().is_some_and(|before| before.over)
     }
 
@@ -186,12 +217,12 @@ impl Flow {
     /// True if an earlier flow of the same TCP connection already had this outcome: a connection counts once, however
     /// often it pauses.
     pub fn was_counted(&self) -> bool {
-        self.key.protocol == TCP && self.before().is_some_and(|before| Some(before.outcome) == self.outcome)
+        self.protocol == TCP && self.before().is_some_and(|before| Some(before.outcome) == self.outcome)
     }
 
     /// True if the client sends to a multicast or broadcast address.
     fn is_to_a_group(&self) -> bool {
-        self.has(BROADCAST) || is_group(&self.key.ends[usize::from(!self.client & 1)], self.key.v6)
+        self.has(BROADCAST) || is_group(&self.endpoint(usize::from(!self.client & 1)), self.v6())
     }
 
     fn has(&self, mark: u8) -> bool {

@@ -128,13 +128,13 @@ fn is_opening(flow: &Flow) -> bool {
 /// datagrams may need no answer; and members of a group answer under their own addresses, if at all.
 pub(super) fn is_waiting(flow: &Flow) -> bool {
     let (client, server) = (flow.from_client(), flow.from_server());
-    if flow.key.protocol == TCP {
+    if flow.protocol == TCP {
         return is_opening(flow);
     }
     if server.packets > 0 || flow.is_to_a_group() {
         return false;
     }
-    match flow.key.protocol {
+    match flow.protocol {
         UDP => flow.app == Some(App::Dns),
         ICMP => client.icmp()[0] == 8,
         ICMPV6 => client.icmp()[0] == 128,
@@ -150,7 +150,7 @@ const BACKOFF_MOST_NS: u64 = 135_000_000_000;
 /// How long to wait for an answer, in nanoseconds: until no sender can still be trying.
 pub(super) fn patience(flow: &Flow, connect_timeout_ns: u64) -> u64 {
     let tried_ns = flow.last_ns().saturating_sub(flow.first_ns);
-    if flow.key.protocol != TCP || tried_ns == 0 {
+    if flow.protocol != TCP || tried_ns == 0 {
         return connect_timeout_ns;
     }
     connect_timeout_ns.max((tried_ns + tried_ns / 8 + BACKOFF_NS).min(BACKOFF_MOST_NS))
@@ -160,10 +160,10 @@ pub(super) fn patience(flow: &Flow, connect_timeout_ns: u64) -> u64 {
 /// (RFC 5461).
 fn judge_error(flow: &Flow) -> Option<Reason> {
     let (icmp_type, icmp_code) = flow.details.as_ref()?.icmp_error?;
-    if flow.from_server().packets > 0 || flow.key.protocol == TCP && !is_waiting(flow) {
+    if flow.from_server().packets > 0 || flow.protocol == TCP && !is_waiting(flow) {
         return None;
     }
-    match ErrorKind::of(flow.key.v6, icmp_type, icmp_code) {
+    match ErrorKind::of(flow.v6(), icmp_type, icmp_code) {
         ErrorKind::PortUnreachable => Some(Reason::Refused),
         kind if kind.is_soft() => None,
         _ => Some(Reason::Unreachable),
@@ -204,7 +204,7 @@ fn judge_reset(flow: &Flow) -> Outcome {
 pub(super) fn judge(flow: &Flow) -> Verdict {
     let (client, server) = (flow.from_client(), flow.from_server());
     let either = client.tcp_flags | server.tcp_flags;
-    if flow.key.protocol != TCP || (either & RST == 0 && client.tcp_flags & server.tcp_flags & FIN == 0) {
+    if flow.protocol != TCP || (either & RST == 0 && client.tcp_flags & server.tcp_flags & FIN == 0) {
         // An answer may still be on its way.
         return judge_error(flow).map_or(Verdict::Open, |reason| Verdict::Over(Outcome::Failed(reason)));
     }

@@ -197,7 +197,7 @@ impl Past {
         for (sent, end) in flow.sent.iter_mut().zip(self.ends) {
             sent.set_end(end);
         }
-        if flow.key.protocol == TCP {
+        if flow.protocol == TCP {
             let before = Before { outcome: self.outcome, over: self.over && is_final(self.outcome) };
             flow.details.get_or_insert_default().before = Some(before);
         }

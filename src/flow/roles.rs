@@ -124,9 +124,9 @@ pub(super) fn corrected(flow: &Flow, evidence: Option<usize>, sender: usize, rec
         // Both ends sent a SYN: the earlier one opened.
         _ if flow.has(CLIENT_IS_KNOWN) && !(opens(record) && record.first_ns < flow.first_ns) => return None,
         Some(client) => client,
-        None if by_ports(&flow.key).is_some() => return None,
+        None if by_ports(&flow.key()).is_some() => return None,
         None => {
-            let by_ports = order_is_unknown(flow, sender, record).then(|| with_a_clients_port(&flow.key)).flatten();
+            let by_ports = order_is_unknown(flow, sender, record).then(|| with_a_clients_port(&flow.key())).flatten();
             by_ports.or_else(|| spoke_first(flow, record).then_some(sender))?
         }
     };

@@ -43,7 +43,7 @@ impl State {
 impl Flow {
     /// The state according to the packets so far.
     pub fn state(&self) -> State {
-        if self.key.protocol != TCP {
+        if self.protocol != TCP {
             return if is_answered(self) { State::Answered } else { State::Unanswered };
         }
         let (client, server) = (self.from_client(), self.from_server());

@@ -268,7 +268,7 @@ impl<M: Default> Table<M> {
     /// Applies an ICMP error about this flow.
     fn quoted(&mut self, index: u32, quote: Quote, observer: &mut impl Observer<Mark = M>) {
         let Some(marked) = self.flows.get_mut(index) else { return };
-        let kind = ErrorKind::of(marked.flow.key.v6, quote.icmp_type, quote.icmp_code);
+        let kind = ErrorKind::of(marked.flow.v6(), quote.icmp_type, quote.icmp_code);
         let details = marked.flow.details.get_or_insert_default();
         if details.quoted(kind, quote.icmp_type, quote.icmp_code, quote.at_ns) {
             marked.emit(FlowEvent::IcmpError(kind), observer);

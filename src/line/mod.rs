@@ -141,7 +141,7 @@ const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"
 impl Line {
     /// All fields of `flow`.
     pub fn new(id: u64, flow: &Flow, context: &LineContext) -> Line {
-        let protocol = flow.key.protocol;
+        let protocol = flow.protocol;
         let (start, end) = Time::of(flow, context.tick_ns);
         Line {
             id,
@@ -159,9 +159,9 @@ impl Line {
     /// as in [`LineContext`].
     pub fn early(flow: &Flow, directions: bool) -> Line {
         let client = usize::from(flow.client & 1);
-        let [client_end, server_end] = [client, 1 - client].map(|end| flow.key.ends[end]);
+        let [client_end, server_end] = [client, 1 - client].map(|end| flow.endpoint(end));
         let (from_client, from_server) = (flow.from_client(), flow.from_server());
-        let protocol = flow.key.protocol;
+        let protocol = flow.protocol;
         let port = |port| WITH_PORTS.contains(&protocol).then_some(port);
         // Show properties of the client's packets; those of the server only if the client sent nothing.
         let shown = if from_client.packets > 0 { from_client } else { from_server };
@@ -172,9 +172,9 @@ impl Line {
         Line {
             protocol: protocol_name(protocol).into_owned(),
             direction: directions.then(|| Direction::name(flow.direction)),
-            client_ip: Some(client_end.ip(flow.key.v6)),
+            client_ip: Some(client_end.ip(flow.v6())),
             client_port: port(client_end.port),
-            server_ip: Some(server_end.ip(flow.key.v6)),
+            server_ip: Some(server_end.ip(flow.v6())),
             server_port: port(server_end.port),
             client_packets: from_client.packets,
             client_bytes: from_client.bytes,
@@ -198,9 +198,9 @@ impl Line {
             client_retransmits: retransmits(client),
             server_retransmits: retransmits(1 - client),
             nat: flow.nat().map(|nat| Nat {
-                server_ip: nat.server.map(|server| server.ip(flow.key.v6)),
+                server_ip: nat.server.map(|server| server.ip(flow.v6())),
                 server_port: nat.server.and_then(|server| port(server.port)),
-                client_ip: nat.client.map(|client| client.ip(flow.key.v6)),
+                client_ip: nat.client.map(|client| client.ip(flow.v6())),
                 client_port: nat.client.and_then(|client| port(client.port)),
             }),
             client: flow.client_party().cloned().map(Ends),

@@ -68,10 +68,10 @@ impl Namer {
     /// Who client and server are, and the addresses that decided it.
     fn ask(&self, flow: &Flow) -> Option<([Answer; 2], [IpAddr; 2])> {
         let index = self.names.as_ref()?.load();
-        let (protocol, at) = (flow.key.protocol, flow.first_ns.saturating_add_signed(self.clock_offset_ns));
+        let (protocol, at) = (flow.protocol, flow.first_ns.saturating_add_signed(self.clock_offset_ns));
         let client = usize::from(flow.client & 1);
-        let end = |endpoint: Endpoint| End { ip: endpoint.ip(flow.key.v6), port: endpoint.port };
-        let [asking, dialled] = [client, 1 - client].map(|side| end(flow.key.ends[side]));
+        let end = |endpoint: Endpoint| End { ip: endpoint.ip(flow.v6()), port: endpoint.port };
+        let [asking, dialled] = [client, 1 - client].map(|side| end(flow.endpoint(side)));
         let backend = flow.nat().and_then(|nat| nat.server).map(end);
         let answers = [index.client(asking, protocol, at), index.server(dialled, backend, protocol, at)];
         Some((answers, [asking.ip, backend.unwrap_or(dialled).ip]))
@@ -166,7 +166,7 @@ mod tests {
 
     fn of(table: &Table, port: u16) -> &Flow {
         let has = |key: &FlowKey| key.ends.iter().any(|end| end.port == port);
-        table.iter().find(|flow| has(&flow.key)).unwrap()
+        table.iter().find(|flow| has(&flow.key())).unwrap()
     }
 
     #[test]

@@ -156,8 +156,9 @@ impl<W: Write> Sink for Book<W> {
 struct Waiting(Flow);
 
 impl Waiting {
-    fn order(&self) -> impl Ord + '_ {
-        (self.0.first_ns, self.0.key.v6, self.0.key.protocol, self.0.key.ends)
+    fn order(&self) -> impl Ord + use<> {
+        let Waiting(flow) = self;
+        (flow.first_ns, flow.v6(), flow.protocol, flow.key().ends)
     }
 }
 

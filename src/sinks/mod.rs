@@ -88,7 +88,7 @@ mod tests {
 
         fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, (): &mut ()) {
             if let FlowEvent::Started = event {
-                self.0[usize::from(flow.key.protocol)].fetch_add(1, Relaxed);
+                self.0[usize::from(flow.protocol)].fetch_add(1, Relaxed);
             }
         }
     }
@@ -147,7 +147,7 @@ mod tests {
         // In the agent, a line of `super::figures`.
         let list = || FigureList::default().with(|agent: &Agent| &agent.0);
         assert_eq!(list().metric_names().collect::<Vec<_>>(), ["netmon_flows_started_total"]);
-        let page = MetricsPage::new(Arc::new(Agent(after_flows())), list()).make().unwrap();
+        let page = MetricsPage::new(Arc::new(Agent(after_flows())), list()).make();
         let wanted = "# HELP netmon_flows_started_total Flows that have started.\n\
                       # TYPE netmon_flows_started_total counter\n\
                       netmon_flows_started_total{protocol=\"tcp\"} 2\n\

@@ -46,7 +46,7 @@ fn all_links(ns: &Netns) -> Agent {
 
 /// The number of flows to a port, and the packets and bytes sent to it.
 fn sent_to(flows: &[Flow], port: u16) -> (usize, u64, u64) {
-    let of: Vec<_> = flows.iter().filter(|flow| flow.key.ends.iter().any(|end| end.port == port)).collect();
+    let of: Vec<_> = flows.iter().filter(|flow| flow.key().ends.iter().any(|end| end.port == port)).collect();
     let sum =
         |count: fn(&netmon::flow::Sent) -> u64| of.iter().map(|flow| flow.sent.iter().map(count).sum::<u64>()).sum();
     (of.len(), sum(|sent| sent.packets), sum(|sent| sent.bytes))
@@ -130,7 +130,7 @@ fn an_error_that_is_translated_back_counts_once() {
     let sent = names.zip(values).find(|(name, _)| *name == "OutDestUnreachs").unwrap().1.parse::<u64>().unwrap();
     assert!(sent >= 6, "{sent}: {snmp}");
     let flows = agent.settled();
-    let icmp: Vec<_> = flows.iter().filter(|flow| flow.key.protocol == 1).collect();
+    let icmp: Vec<_> = flows.iter().filter(|flow| flow.protocol == 1).collect();
     let counted = icmp.iter().map(|flow| flow.sent[0].packets + flow.sent[1].packets).sum::<u64>();
     // It was once twice as many. An error whose record is read before the kernel has reported the translation may still
     // count at both sides.
@@ -138,7 +138,7 @@ fn an_error_that_is_translated_back_counts_once() {
     let bytes = icmp.iter().map(|flow| flow.sent[0].bytes + flow.sent[1].bytes).sum::<u64>();
     assert_eq!(bytes, counted * (14 + 20 + 8 + 20 + 8 + 5), "{icmp:#?}");
     eventually("each error ends the flow that it is about", || {
-        let failed = |flow: &&Flow| flow.key.protocol == 17 && matches!(flow.outcome, Some(Outcome::Failed(_)));
+        let failed = |flow: &&Flow| flow.protocol == 17 && matches!(flow.outcome, Some(Outcome::Failed(_)));
         (agent.handle.flows().iter().filter(failed).count() as u64 == sent).then_some(())
     });
 }

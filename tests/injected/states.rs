@@ -55,7 +55,7 @@ impl Sink for Log {
             FlowEvent::IcmpError(kind) => self.errors.push(kind),
             FlowEvent::Ended(_) => self.ended += 1,
             // Errors are flows of their own, whose end does not matter.
-            FlowEvent::Removed if [1, 58].contains(&flow.key.protocol) && flow.key.ends[0].port == 0 => self.ended -= 1,
+            FlowEvent::Removed if [1, 58].contains(&flow.protocol) && flow.endpoint(0).port == 0 => self.ended -= 1,
             FlowEvent::Removed => {
                 self.gone.push((flow.first_ns, (flow.state(), flow.outcome.unwrap(), flow.reset_by())));
             }

@@ -32,7 +32,8 @@ fn assert_counted_once(a: &Netns, b: &Netns, server: &str, link_header: u64, age
         assert_eq!(tally(flow.from_client()), connection.client_on_wire(link_header), "{flow:#?}");
         assert_eq!(tally(flow.from_server()), connection.server_on_wire(link_header), "{flow:#?}");
     }
-    let ours = flows.iter().filter(|flow| made.iter().any(|c| flow.key.ends.iter().any(|e| e.port == c.server.port())));
+    let ours =
+        flows.iter().filter(|flow| made.iter().any(|c| flow.key().ends.iter().any(|e| e.port == c.server.port())));
     assert_eq!(ours.count(), made.len());
 }
 
@@ -156,6 +157,6 @@ fn a_connection_is_one_flow_through_ipvs() {
     assert_eq!(tally(flow.from_client()), made.client_on_wire(ETH));
     assert_eq!(tally(flow.from_server()), made.server_on_wire(ETH));
     assert_eq!(flow.nat().unwrap().server.map(|server| server.port), Some(8080));
-    assert_eq!(flows.iter().filter(|flow| flow.key.protocol == 6).count(), 1, "{flows:#?}");
+    assert_eq!(flows.iter().filter(|flow| flow.protocol == 6).count(), 1, "{flows:#?}");
     assert!(agent.stop().0.conservation().holds());
 }

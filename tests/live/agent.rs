@@ -101,7 +101,7 @@ pub struct FlowLog {
 fn look(handle: &Handle, seen: &Mutex<Flows>) {
     // The lock is held during the look, so that a later look sees a later state.
     let mut seen = seen.lock().unwrap();
-    seen.extend(handle.flows().into_iter().map(|flow| (flow.key, flow)));
+    seen.extend(handle.flows().into_iter().map(|flow| (flow.key(), flow)));
 }
 
 impl FlowLog {

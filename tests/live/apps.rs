@@ -84,7 +84,7 @@ impl Drop for Servers {
 }
 
 fn server_port(flow: &Flow) -> u16 {
-    flow.key.ends[1 - usize::from(flow.client)].port
+    flow.endpoint(1 - usize::from(flow.client)).port
 }
 
 fn recognised(a: &Netns, b: &Netns, config: Config) {
@@ -94,7 +94,7 @@ fn recognised(a: &Netns, b: &Netns, config: Config) {
     }
     let flows = watch.settled();
     for (name, protocol, port, app, least) in SERVERS {
-        let there = |f: &&Flow| f.key.protocol == protocol && server_port(f) == port;
+        let there = |f: &&Flow| f.protocol == protocol && server_port(f) == port;
         let of_server: Vec<&Flow> = flows.iter().filter(there).collect();
         assert!(of_server.len() >= least, "{name}: {} flows at port {port}", of_server.len());
         for flow in of_server {

@@ -116,7 +116,7 @@ fn the_direction_is_that_of_the_workload() {
         let flows = agent.settled();
         for (connection, direction) in connections {
             let port = connection.client.port();
-            let flow = flows.iter().find(|f| f.key.ends.iter().any(|e| e.port == port)).unwrap();
+            let flow = flows.iter().find(|f| f.key().ends.iter().any(|e| e.port == port)).unwrap();
             let (client, server) = (connection.client, connection.server);
             assert_eq!(flow.direction, *direction, "{client} to {server}, watching {watched:?}");
         }

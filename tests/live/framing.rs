@@ -200,7 +200,7 @@ fn vlan_tags() {
     }
     for (flows, direction) in [(sender.settled(), "egress"), (receiver.settled(), "ingress")] {
         for (frame, (vlan, v6, protocol)) in frames.iter().zip([(5, false, 6), (6, true, 17), (7, false, 17)]) {
-            let is = |f: &&Flow| f.key.v6 == v6 && f.key.protocol == protocol && f.sent.iter().any(|s| s.vlan == vlan);
+            let is = |f: &&Flow| f.v6() == v6 && f.protocol == protocol && f.sent.iter().any(|s| s.vlan == vlan);
             let flow = flows.iter().find(is).unwrap_or_else(|| panic!("no flow of VLAN {vlan}: {flows:#?}"));
             assert_eq!(tally(flow.from_client()), Tally { packets: 10, bytes: 10 * frame.len() as u64 });
             assert_eq!(flow.direction.name(), direction);

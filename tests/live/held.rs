@@ -195,7 +195,7 @@ impl Measured {
 }
 
 fn measured_at(link: &str, flows: &[Flow], near: Duration, far: Duration) -> Vec<Measured> {
-    let of = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).collect::<Vec<_>>();
+    let of = |protocol| flows.iter().filter(|f| f.protocol == protocol).collect::<Vec<_>>();
     let details = |f: &Flow| f.details.clone().unwrap_or_default();
     let what = |name: &str| format!("{link}: {name}");
     let (tcp, udp, icmp) = (of(6), of(17), of(1));
@@ -235,7 +235,7 @@ fn are_measured_on_the_correct_side() {
                 agent.settled();
                 let flows = log.flows();
                 let answered = |f: &&Flow| f.from_server().packets > 0;
-                let count = |protocol| flows.iter().filter(|f| f.key.protocol == protocol).filter(answered).count();
+                let count = |protocol| flows.iter().filter(|f| f.protocol == protocol).filter(answered).count();
                 // A client's port may be used again.
                 let tries = round * usize::from(TRIES);
                 (count(6) == tries && count(17) + round > tries && count(1) == round).then_some(flows)

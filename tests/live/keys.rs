@@ -96,7 +96,7 @@ fn other_interfaces_while_running() {
     set(&agent, "capture.interfaces", "v*").unwrap();
     eventually("vb is back", || (watched(&agent) == ["vb"]).then_some(()));
     transfer(&a, &b, "10.9.0.2".parse().unwrap(), 1, 1000);
-    assert_eq!(agent.settled().iter().filter(|flow| flow.key.protocol == 6).count(), 1);
+    assert_eq!(agent.settled().iter().filter(|flow| flow.protocol == 6).count(), 1);
 }
 
 #[test]

@@ -114,11 +114,7 @@ impl Case<'_> {
         assert_eq!(flow.direction, self.direction, "{name}");
         let nat = flow.nat().unwrap_or_else(|| panic!("{name}: not known to be translated: {flow:#?}"));
         assert_eq!(nat.server, (self.listens != self.dials).then_some(endpoint(self.listens)), "{name}: who answers");
-        assert_eq!(
-            nat.client.map(|client| client.ip(flow.key.v6)),
-            self.masqueraded,
-            "{name}: the client's other name"
-        );
+        assert_eq!(nat.client.map(|client| client.ip(flow.v6())), self.masqueraded, "{name}: the client's other name");
     }
 }
 
@@ -132,7 +128,7 @@ fn joined(tool: Tool) {
     for (case, connection) in &made {
         case.check(connection, &flows);
     }
-    let tcp = flows.iter().filter(|flow| flow.key.protocol == 6).count();
+    let tcp = flows.iter().filter(|flow| flow.protocol == 6).count();
     assert_eq!(tcp, cases.len(), "each is one flow: {flows:#?}");
     eventually("the outcomes", || {
         let page = Page::get(&net.node, &agent, "/metrics");
@@ -197,7 +193,7 @@ fn other_protocols_and_failures() {
         assert_eq!(flow.nat().unwrap().server, Some(endpoint(*listens)));
     }
     for (protocol, name) in [(1, "icmp"), (58, "icmpv6")] {
-        let pings: Vec<_> = flows.iter().filter(|f| f.key.protocol == protocol && f.nat().is_some()).collect();
+        let pings: Vec<_> = flows.iter().filter(|f| f.protocol == protocol && f.nat().is_some()).collect();
         assert_eq!(pings.len(), 1, "{name}: {pings:#?}");
         assert_eq!((pings[0].from_client().packets, pings[0].from_server().packets), (3, 3));
         assert_eq!(pings[0].direction, Direction::Egress);
@@ -230,7 +226,7 @@ fn connections_that_exist_already() {
     let flow = flow_of(&flows, 6, client.local_addr().unwrap(), address("10.96.0.2:80"));
     assert_eq!(flow.nat().unwrap().server, Some(endpoint(address("10.8.0.2:8080"))));
     assert!(flow.from_client().packets >= 10 && flow.from_client().packets < 20, "{flow:#?}");
-    assert_eq!(flows.iter().filter(|flow| flow.key.protocol == 6).count(), 1);
+    assert_eq!(flows.iter().filter(|flow| flow.protocol == 6).count(), 1);
     assert!(agent.stop().0.conservation().holds());
 }
 
@@ -284,7 +280,7 @@ fn without_it_both_sides_are_flows() {
     let cases = cases(&net);
     let connection = cases.iter().find(|case| case.name == "pod to a remote backend").unwrap().run(1000);
     let flows = agent.settled();
-    assert_eq!(flows.iter().filter(|flow| flow.key.protocol == 6).count(), 2);
+    assert_eq!(flows.iter().filter(|flow| flow.protocol == 6).count(), 2);
     assert!(flow_of(&flows, 6, connection.client, connection.server).nat().is_none());
 }
 

@@ -158,7 +158,7 @@ fn without_the_option_they_are_not_examined() {
     let [one, two] = pods(&node);
     let agent = Agent::start(&node, watching(&["none*"]));
     transfer(&one, &two, "10.8.0.12".parse().unwrap(), 1, 1000);
-    assert!(!agent.settled().iter().any(|flow| flow.key.protocol == 6));
+    assert!(!agent.settled().iter().any(|flow| flow.protocol == 6));
 }
 
 /// `ip netns` creates a plain file first, and leaves it when it is killed.

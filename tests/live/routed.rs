@@ -319,12 +319,12 @@ type Ends = (u8, [SocketAddr; 2]);
 /// The ends as the cases name them, without the identifier that ping chose.
 fn ends(flow: &Flow) -> Ends {
     let client = usize::from(flow.client);
-    let ports = [TCP, UDP].contains(&flow.key.protocol);
+    let ports = [TCP, UDP].contains(&flow.protocol);
     let end = |end: usize| {
-        let endpoint = flow.key.ends[end];
-        SocketAddr::new(endpoint.ip(flow.key.v6), if ports { endpoint.port } else { 0 })
+        let endpoint = flow.endpoint(end);
+        SocketAddr::new(endpoint.ip(flow.v6()), if ports { endpoint.port } else { 0 })
     };
-    (flow.key.protocol, [end(client), end(1 - client)])
+    (flow.protocol, [end(client), end(1 - client)])
 }
 
 #[test]

@@ -121,13 +121,13 @@ impl Stage {
     fn check(&mut self) {
         let start = Instant::now();
         loop {
-            self.seen.extend(self.agent.handle.flows().into_iter().map(|flow| (flow.key, flow)));
+            self.seen.extend(self.agent.handle.flows().into_iter().map(|flow| (flow.key(), flow)));
             let found = |protocol: u8, port: u16| {
                 self.seen.values().find(|f| {
-                    let (client, server) = (f.key.ends[usize::from(f.client)], f.key.ends[usize::from(f.client ^ 1)]);
-                    let host = if f.key.v6 { server.address[15] } else { server.address[3] };
+                    let (client, server) = (f.endpoint(usize::from(f.client)), f.endpoint(usize::from(f.client ^ 1)));
+                    let host = if f.v6() { server.address[15] } else { server.address[3] };
                     let echo = [1, 58].contains(&protocol) && client.port != 0 && u16::from(host) == port;
-                    f.key.protocol == protocol && (echo || client.port == port)
+                    f.protocol == protocol && (echo || client.port == port)
                 })
             };
             let of = |f: &Flow| (f.state(), f.outcome, f.reset_by());
@@ -138,7 +138,7 @@ impl Stage {
                 .filter(|(_, is, fate)| is.as_ref() != Some(*fate))
                 .collect();
             if wrong.is_empty() {
-                let mut ours = self.seen.values().filter(|f| [6, 17].contains(&f.key.protocol));
+                let mut ours = self.seen.values().filter(|f| [6, 17].contains(&f.protocol));
                 assert!(ours.all(|f| f.direction == Direction::Egress), "all were opened here");
                 self.wanted.clear();
                 return;
@@ -264,8 +264,8 @@ fn of_a_repeated_syn() {
         // Details from a separate record may come after the end.
         let (agent, seen) = (&stage.agent, &mut stage.seen);
         let flow = eventually("the second SYN is a retransmission", || {
-            seen.extend(agent.handle.flows().into_iter().map(|flow| (flow.key, flow)));
-            let flow = seen.values().find(|f| f.key.protocol == 6).unwrap();
+            seen.extend(agent.handle.flows().into_iter().map(|flow| (flow.key(), flow)));
+            let flow = seen.values().find(|f| f.protocol == 6).unwrap();
             let details = flow.details.as_ref()?;
             (details.troubles[usize::from(flow.client)].retransmits > 0).then(|| flow.clone())
         });
@@ -303,7 +303,7 @@ fn of_two_ends_that_open_at_once() {
         talk(&mut ends);
         drop(ends);
         stage.check();
-        let flow = stage.seen.values().find(|f| f.key.protocol == 6).unwrap();
+        let flow = stage.seen.values().find(|f| f.protocol == 6).unwrap();
         assert!(flow.from_client().syn() && flow.from_server().syn(), "both sent a SYN");
     });
 }
@@ -379,9 +379,9 @@ fn of_connections_first_seen_after_their_start() {
         let agent = Agent::start(ns, watching(&[link]));
         talk(&mut ends);
         let flow = eventually("the flow", || {
-            agent.handle.flows().into_iter().find(|f| f.key.protocol == 6 && f.from_server().packets > 0)
+            agent.handle.flows().into_iter().find(|f| f.protocol == 6 && f.from_server().packets > 0)
         });
-        let server = flow.key.ends[usize::from(flow.client ^ 1)].port;
+        let server = flow.endpoint(usize::from(flow.client ^ 1)).port;
         let got = (flow.state(), flow.outcome, flow.direction, server);
         assert_eq!(got, (State::Established, None, direction, 80), "the lower port serves");
     }

@@ -25,7 +25,7 @@ fn silent_flows_leave() {
     let ports = [&silent, &busy].map(|s| s.local_addr().unwrap().port());
     silent.send(b"once").unwrap();
     let there = |port| {
-        agent.handle.flows().iter().any(|f| f.from_client().packets > 0 && f.key.ends.iter().any(|e| e.port == port))
+        agent.handle.flows().iter().any(|f| f.from_client().packets > 0 && f.key().ends.iter().any(|e| e.port == port))
     };
     let start = Instant::now();
     eventually("both flows", || {

@@ -143,12 +143,12 @@ pub fn udp_to(to: SocketAddr) -> UdpSocket {
 /// The flow of a connection, among `flows`.
 pub fn flow_of(flows: &[Flow], protocol: u8, client: SocketAddr, server: SocketAddr) -> &Flow {
     let is = |flow: &Flow, end: usize, address: SocketAddr| {
-        let endpoint = &flow.key.ends[end];
-        endpoint.port == address.port() && endpoint.ip(flow.key.v6) == address.ip()
+        let endpoint = &flow.endpoint(end);
+        endpoint.port == address.port() && endpoint.ip(flow.v6()) == address.ip()
     };
     let fits = |flow: &&Flow| {
         let client_end = usize::from(flow.client);
-        flow.key.protocol == protocol && is(flow, client_end, client) && is(flow, 1 - client_end, server)
+        flow.protocol == protocol && is(flow, client_end, client) && is(flow, 1 - client_end, server)
     };
     let mut found = flows.iter().filter(fits);
     let flow = found.next().unwrap_or_else(|| panic!("no flow {client} -> {server} among {flows:#?}"));

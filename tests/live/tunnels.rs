@@ -184,8 +184,8 @@ fn without_decapsulation_there_is_only_the_tunnel() {
     let server: IpAddr = "10.9.0.2".parse().unwrap();
     transfer(&net.pods[0], &net.pods[1], server, 1, 100_000);
     let flows = watch.settled();
-    let ports = |flow: &Flow| flow.key.ends.iter().any(|end| end.port == 4789);
-    assert!(flows.iter().all(|flow| flow.key.protocol == 17 && ports(flow) && flow.app.is_none()), "{flows:?}");
+    let ports = |flow: &Flow| flow.key().ends.iter().any(|end| end.port == 4789);
+    assert!(flows.iter().all(|flow| flow.protocol == 17 && ports(flow) && flow.app.is_none()), "{flows:?}");
     let watched = watch.stop();
     watched.assert_as_counted();
     assert_eq!(watched.books.decapsulated, Tally::default());
@@ -229,7 +229,7 @@ fn other_tunnels_over_a_live_link() {
         (App::Sit, SIT, v6.clone(), true, v6.len()),
     ] {
         let known = |flows: &[Flow]| {
-            let ports = flows.iter().filter(|f| f.key.protocol == UDP && f.key.v6 == inner_v6);
+            let ports = flows.iter().filter(|f| f.protocol == UDP && f.v6() == inner_v6);
             ports.filter(|f| f.from_client().inner()).map(|f| tally(f.from_client())).fold(
                 Tally::default(),
                 |mut a, b| {

@@ -231,5 +231,5 @@ fn packets_are_counted_once_under_all_names() {
     }
     assert_eq!((table.len(), counted.sent, counted.duplicate), (1, 20, 10));
     let flow = table.iter().next().unwrap();
-    assert_eq!(flow.key.ends[usize::from(flow.client)], dialled[0], "the client is the pod");
+    assert_eq!(flow.endpoint(usize::from(flow.client)), dialled[0], "the client is the pod");
 }

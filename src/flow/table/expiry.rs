@@ -167,7 +167,7 @@ impl<M: Default> Table<M> {
     /// way meanwhile.
     fn warm_next(&self, due: u64) {
         let Some(next) = self.wheel.first(due).and_then(|index| self.flow(index)) else { return };
-        self.index.warm(self.hash(&next.key) as u32);
+        self.index.warm(self.hash(&next.key()) as u32);
         if let Some(second) = next.link.next().and_then(|index| self.flow(index)) {
             second.warm();
         }
@@ -191,11 +191,11 @@ impl<M: Default> Table<M> {
         }
         marked.emit(FlowEvent::Removed, observer);
         let Marked { flow, .. } = marked;
-        let hash = self.hash(&flow.key);
+        let hash = self.hash(&flow.key());
         if let Some(past) = Past::of(&flow) {
             self.pasts.put(hash, past, flow.last_ns());
         }
         self.index.remove(hash as u32, index);
-        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
+        self.counts.entry((flow.protocol, flow.direction)).and_modify(|count| *count -= 1);
     }
 }

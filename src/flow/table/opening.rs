@@ -2,6 +2,7 @@
 
 use super::{Table, seconds};
 use crate::bpf::Record;
+use crate::flow::ends::Ends;
 use crate::flow::events::Marked;
 use crate::flow::past::Past;
 use crate::flow::wheel::Link;
@@ -50,8 +51,8 @@ impl<M: Default> Table<M> {
         if direction == flow.direction {
             return;
         }
-        self.counts.entry((flow.key.protocol, flow.direction)).and_modify(|count| *count -= 1);
-        *self.counts.entry((flow.key.protocol, direction)).or_default() += 1;
+        self.counts.entry((flow.protocol, flow.direction)).and_modify(|count| *count -= 1);
+        *self.counts.entry((flow.protocol, direction)).or_default() += 1;
         flow.direction = direction;
         marked.emit(FlowEvent::Reclassified, observer);
     }
@@ -79,7 +80,8 @@ impl<M: Default> Table<M> {
         let client = evidence.unwrap_or_else(|| roles::guess(&key, sender));
         self.generation = self.generation.wrapping_add(1);
         let mut flow = Flow {
-            key,
+            ends: Ends::of(&key),
+            protocol: key.protocol,
             sent: Default::default(),
             client: client as u8,
             direction: roles::direction_of(&self.facing, client, sender, record),

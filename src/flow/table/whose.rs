@@ -61,7 +61,7 @@ impl<M: Default> Table<M> {
         let &Prepared { identity, hash, found } = prepared;
         let network = self.networks.of(record);
         // Since the flow was looked for, it may have gone.
-        let still = |index: &u32| self.flow(*index).is_some_and(|flow| flow.key == identity.key && flow.meets(network));
+        let still = |index: &u32| self.flow(*index).is_some_and(|flow| flow.is(&identity.key) && flow.meets(network));
         let found = found.filter(still).or_else(|| self.find(hash, &identity.key, network));
         if found.is_some() || !identity.only_if_known {
             return Whose { its_own: None, network, hash, found };
@@ -73,7 +73,7 @@ impl<M: Default> Table<M> {
 
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey, network: Network) -> Option<u32> {
-        let is_it = |index| self.flow(index).is_some_and(|flow| flow.key == *key && flow.meets(network));
+        let is_it = |index| self.flow(index).is_some_and(|flow| flow.is(key) && flow.meets(network));
         self.index.find(hash as u32, is_it)
     }
 }

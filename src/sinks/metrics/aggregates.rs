@@ -138,16 +138,15 @@ impl Aggregates {
 
     /// The number of the series that traffic from the end `sender` is counted in.
     fn number(&mut self, flow: &Flow, sender: usize) -> u32 {
-        let ends = &flow.key.ends;
-        let mut end = |role, end: usize| self.labeller.end(role, ends[end].ip(flow.key.v6), flow.party(end));
+        let mut end = |role, end: usize| self.labeller.end(role, flow.ip(end), flow.party(end));
         let (source, destination) = (end(Role::Source, sender), end(Role::Destination, 1 - sender));
-        let (protocol, direction, app) = (flow.key.protocol, flow.direction, flow.app);
+        let (protocol, direction, app) = (flow.protocol, flow.direction, flow.app);
         self.index.number(&SeriesKey { protocol, direction, source, destination, app })
     }
 
     fn pair(&mut self, flow: &Flow) -> (End, End) {
         let client = usize::from(flow.client & 1);
-        let mut end = |role, end: usize| self.labeller.end(role, flow.key.ends[end].ip(flow.key.v6), flow.party(end));
+        let mut end = |role, end: usize| self.labeller.end(role, flow.ip(end), flow.party(end));
         (end(Role::Client, client), end(Role::Server, 1 - client))
     }
 

@@ -88,11 +88,27 @@ pub(super) enum Value {
     Name(Arc<str>),
 }
 
-impl std::fmt::Display for Value {
+impl Value {
+    fn shown(&self) -> Shown<'_> {
+        match self {
+            Value::Address(ip) => Shown::Address(*ip),
+            Value::Name(name) => Shown::Name(name),
+        }
+    }
+}
+
+/// A value as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Shown<'a> {
+    Address(IpAddr),
+    Name(&'a str),
+}
+
+impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Value::Address(ip) => ip.fmt(f),
-            Value::Name(name) => name.fmt(f),
+            Shown::Address(ip) => ip.fmt(f),
+            Shown::Name(name) => f.write_str(name),
         }
     }
 }
@@ -134,29 +150,24 @@ impl Hash for Values {
 
 impl End {
     /// Gives each label with its value to `take`. A label without a value is given only if the metric always has it.
-    pub(super) fn each<'a>(
-        &self,
-        role: Role,
-        identification: &'a Identification,
-        mut take: impl FnMut(&'a str, String),
-    ) {
+    pub(super) fn each(&self, role: Role, identification: &Identification, mut take: impl FnMut(&str, Shown<'_>)) {
         for (place, name) in role.kept(identification) {
             match self.value(role, place) {
-                Some(value) => take(name, value.to_string()),
-                None if role.always().contains(&place) => take(name, String::new()),
+                Some(value) => take(name, value),
+                None if role.always().contains(&place) => take(name, Shown::Name("")),
                 None => {}
             }
         }
     }
 
     /// The value at a place.
-    pub(super) fn value(&self, role: Role, place: usize) -> Option<Value> {
+    pub(super) fn value(&self, role: Role, place: usize) -> Option<Shown<'_>> {
         match self {
             End::Anybody => None,
-            End::Address(ip) => (place == role.place_of_address()).then_some(Value::Address(*ip)),
+            End::Address(ip) => (place == role.place_of_address()).then_some(Shown::Address(*ip)),
             End::Named(values) => match values.values.get(place) {
-                Some(value) => value.clone(),
-                None => values.chosen.as_ref()?.get(place - VALUES)?.clone().map(Value::Name),
+                Some(value) => value.as_ref().map(Value::shown),
+                None => values.chosen.as_ref()?.get(place - VALUES)?.as_deref().map(Shown::Name),
             },
         }
     }

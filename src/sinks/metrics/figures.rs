@@ -2,11 +2,9 @@
 //! [`FigureList`] is the list of owners, and the page is made by walking it.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary};
 
 use super::page::Reading;
+use super::text::{LabelText, Lines};
 use crate::bpf::Tally;
 
 /// A metric family: its name, its type, and the help text of the page.
@@ -14,29 +12,29 @@ use crate::bpf::Tally;
 pub struct Family {
     /// The metric's name.
     pub name: &'static str,
-    kind: MetricType,
+    kind: &'static str,
     help: &'static str,
 }
 
 impl Family {
     /// A number that only grows.
     pub const fn counter(name: &'static str, help: &'static str) -> Family {
-        Family { name, kind: MetricType::COUNTER, help }
+        Family { name, kind: "counter", help }
     }
 
     /// A number that rises and falls.
     pub const fn gauge(name: &'static str, help: &'static str) -> Family {
-        Family { name, kind: MetricType::GAUGE, help }
+        Family { name, kind: "gauge", help }
     }
 
     /// Samples by bucket.
     pub const fn histogram(name: &'static str, help: &'static str) -> Family {
-        Family { name, kind: MetricType::HISTOGRAM, help }
+        Family { name, kind: "histogram", help }
     }
 
     /// Quantiles of samples.
     pub const fn summary(name: &'static str, help: &'static str) -> Family {
-        Family { name, kind: MetricType::SUMMARY, help }
+        Family { name, kind: "summary", help }
     }
 }
 
@@ -111,14 +109,14 @@ impl<S: 'static> FigureList<S> {
         self.0.iter().flat_map(|owner| owner.families).map(|family| family.name)
     }
 
-    /// All families with their figures, in the order of their names.
-    pub(super) fn collect(&self, all: &S, reading: &Reading) -> Vec<MetricFamily> {
-        let mut families = Families { listed: &[], filled: BTreeMap::new() };
+    /// The text of all families with their figures, in the order of their names.
+    pub(super) fn collect(&self, all: &S, reading: &Reading) -> Vec<u8> {
+        let mut families = Families { listed: &[], places: BTreeMap::new(), filled: Vec::new() };
         for owner in &self.0 {
             families.listed = owner.families;
             (owner.collect)(all, reading, &mut families);
         }
-        families.filled.into_values().collect()
+        families.into_text()
     }
 }
 
@@ -126,59 +124,60 @@ impl<S: 'static> FigureList<S> {
 pub struct Families {
     /// Those of the present owner.
     listed: &'static [Family],
-    filled: BTreeMap<&'static str, MetricFamily>,
+    /// Where in `filled` each is, by name.
+    places: BTreeMap<&'static str, Place>,
+    filled: Vec<(Family, Lines)>,
 }
 
-fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
-    pairs
-        .iter()
-        .map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        })
-        .collect()
-}
+/// Where a family is: a page with many series finds it once for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(usize);
 
 impl Families {
-    pub(super) fn push(
-        &mut self,
-        name: &'static str,
-        pairs: &[(&str, &str)],
-        fill: impl FnOnce(&mut Metric, MetricType),
-    ) {
-        let listed = || self.listed.iter().find(|family| family.name == name);
-        debug_assert!(listed().is_some(), "{name} is not among its owner's families");
-        let family = match self.filled.entry(name) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let Some(Family { kind, help, .. }) = listed() else { return };
-                let mut family = MetricFamily::default();
-                family.set_name(name.to_owned());
-                family.set_help((*help).to_owned());
-                family.set_field_type(*kind);
-                entry.insert(family)
-            }
+    /// Where this family of the present owner is; `None` if it has none of this name.
+    pub(super) fn place(&mut self, name: &'static str) -> Option<Place> {
+        if let Some(&place) = self.places.get(name) {
+            return Some(place);
+        }
+        let family = self.listed.iter().find(|family| family.name == name);
+        debug_assert!(family.is_some(), "{name} is not among its owner's families");
+        let place = Place(self.filled.len());
+        self.filled.push((*family?, Lines::new(name)));
+        self.places.insert(name, place);
+        Some(place)
+    }
+
+    /// The lines of a family so far.
+    pub(super) fn at(&mut self, place: Place) -> &mut Lines {
+        &mut self.filled[place.0].1
+    }
+
+    /// Families without a line are left out.
+    fn into_text(mut self) -> Vec<u8> {
+        let heads = |family: &Family| {
+            let Family { name, kind, help } = family;
+            format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
         };
-        let mut metric = Metric::from_label(labels(pairs));
-        fill(&mut metric, family.get_field_type());
-        family.mut_metric().push(metric);
+        let head_most = 256 * self.filled.len();
+        let lines: usize = self.filled.iter().map(|(_, lines)| lines.text.len()).sum();
+        let mut text = Vec::with_capacity(head_most + lines);
+        for place in self.places.values() {
+            let (family, lines) = &mut self.filled[place.0];
+            if !lines.text.is_empty() {
+                text.extend_from_slice(heads(family).as_bytes());
+                // Each is freed before the next is copied: all of them are many megabytes.
+                text.extend_from_slice(std::mem::take(&mut lines.text).as_bytes());
+            }
+        }
+        text.shrink_to_fit();
+        text
     }
 
     /// Adds a series of a counter or a gauge, with its labels in their order on the page.
     pub fn add(&mut self, name: &'static str, pairs: &[(&str, &str)], value: f64) {
-        self.push(name, pairs, |metric, kind| {
-            if kind == MetricType::COUNTER {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            } else {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-        });
+        if let Some(place) = self.place(name) {
+            self.at(place).sample(&LabelText::of(pairs), value);
+        }
     }
 
     /// Adds a series of packets and the same of bytes.
@@ -189,19 +188,13 @@ impl Families {
 
     /// Adds a summary without labels: how many samples, their sum, and values by quantile.
     pub fn summary(&mut self, name: &'static str, count: u64, sum: f64, quantiles: &[(f64, f64)]) {
-        self.push(name, &[], |metric, _| {
-            let quantile = |(q, value): &(f64, f64)| {
-                let mut quantile = Quantile::default();
-                quantile.set_quantile(*q);
-                quantile.set_value(*value);
-                quantile
-            };
-            let mut summary = Summary::default();
-            summary.set_sample_count(count);
-            summary.set_sample_sum(sum);
-            summary.set_quantile(quantiles.iter().map(quantile).collect());
-            metric.set_summary(summary);
-        });
+        let Some(place) = self.place(name) else { return };
+        let (lines, labels) = (self.at(place), LabelText::default());
+        for (quantile, value) in quantiles {
+            lines.line("", &labels, Some(("quantile", &quantile.to_string())), *value);
+        }
+        lines.line("_sum", &labels, None, sum);
+        lines.line("_count", &labels, None, count as f64);
     }
 }
 
@@ -236,7 +229,9 @@ mod tests {
 
     fn filled<S: 'static>(list: &FigureList<S>, all: &S) -> Vec<String> {
         let reading = Reading::new(Sums::new(Arc::default()), Keys::default());
-        list.collect(all, &reading).iter().map(|family| family.name().to_owned()).collect()
+        let text = String::from_utf8(list.collect(all, &reading)).unwrap();
+        let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split([' ', '{']).next());
+        names.map(str::to_owned).collect()
     }
 
     #[test]

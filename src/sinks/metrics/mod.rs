@@ -12,6 +12,7 @@ mod pairs;
 mod series;
 mod series_page;
 mod sums;
+mod text;
 mod usage;
 
 pub use aggregates::{Accounted, Aggregates};

@@ -117,7 +117,7 @@ impl Pairs {
     pub(super) fn count(&mut self, index: &SeriesIndex, ends: (End, End), flow: &Flow, counter: Counter, count: u64) {
         let extra = match (counter, flow.outcome) {
             (Counter::Ended, Some(outcome)) => {
-                ExtraLabels::Ended { protocol: flow.key.protocol, direction: flow.direction, outcome }
+                ExtraLabels::Ended { protocol: flow.protocol, direction: flow.direction, outcome }
             }
             _ => ExtraLabels::Nothing,
         };

@@ -7,6 +7,7 @@ use super::figures::{Families, Family, Figures};
 use super::page::Reading;
 use super::pair_page::pairs;
 use super::series::SeriesIndex;
+use super::text::LabelText;
 use crate::bpf::App;
 use crate::flow::{ErrorKind, protocol_name};
 
@@ -82,24 +83,29 @@ impl Figures for SeriesIndex {
 impl SeriesIndex {
     fn traffic(&self, reading: &Reading, families: &mut Families) {
         let kept = self.identification();
-        let mut values: Vec<(&str, String)> = Vec::with_capacity(8);
+        let [Some(packets), Some(bytes)] =
+            ["netmon_packets_total", "netmon_bytes_total"].map(|name| families.place(name))
+        else {
+            return;
+        };
+        let mut labels = LabelText::default();
         for (number, line) in reading.sums.series.iter().enumerate().filter(|(_, line)| line.tally.packets > 0) {
-            values.clear();
+            labels.clear();
             if number == OTHER as usize {
                 let ends = Role::Source.kept(&kept).chain(Role::Destination.kept(&kept)).map(|(_, name)| name);
                 let names = ["protocol", "direction"].into_iter().chain(ends).chain(["app_protocol"]);
-                values.extend(names.map(|name| (name, "other".to_owned())));
+                names.for_each(|name| labels.add(name, "other"));
             } else if let Some(key) = reading.keys.get(number) {
-                values.push(("protocol", protocol_name(key.protocol).into_owned()));
-                values.push(("direction", key.direction.name().to_owned()));
-                key.source.each(Role::Source, &kept, |name, value| values.push((name, value)));
-                key.destination.each(Role::Destination, &kept, |name, value| values.push((name, value)));
-                values.push(("app_protocol", key.app.map_or("", App::name).to_owned()));
+                labels.add("protocol", protocol_name(key.protocol));
+                labels.add("direction", key.direction.name());
+                key.source.each(Role::Source, &kept, |name, value| labels.add(name, value));
+                key.destination.each(Role::Destination, &kept, |name, value| labels.add(name, value));
+                labels.add("app_protocol", key.app.map_or("", App::name));
             } else {
                 continue; // has left since
             }
-            let pairs: Vec<(&str, &str)> = values.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            families.tally("netmon_packets_total", "netmon_bytes_total", &pairs, line.tally);
+            families.at(packets).sample(&labels, line.tally.packets as f64);
+            families.at(bytes).sample(&labels, line.tally.bytes as f64);
         }
         families.tally("netmon_packets_expired_total", "netmon_bytes_expired_total", &[], reading.sums.expired);
     }

@@ -92,7 +92,7 @@ fn index(limit: usize, buckets: &str, labels: Labels) -> Arc<SeriesIndex> {
 fn shown(index: &Arc<SeriesIndex>, sums: Sums) -> String {
     let figures = FigureList::default().with(|fixed: &Fixed| &*fixed.index);
     let page = MetricsPage::new(Arc::new(Fixed { sums, index: Arc::clone(index) }), figures);
-    String::from_utf8(page.make().unwrap()).unwrap()
+    String::from_utf8(page.make()).unwrap()
 }
 
 /// The page of two workers.

@@ -41,7 +41,7 @@ fn an_old_flow_is_closed_and_goes_on_as_a_new_one() {
             "{second}: {} s old",
             (at - flow.first_ns) / SECOND
         );
-        assert_eq!((flow.has(CLIENT_IS_KNOWN), flow.key.ends[usize::from(flow.client)].port), (true, 4001), "{second}");
+        assert_eq!((flow.has(CLIENT_IS_KNOWN), flow.endpoint(usize::from(flow.client)).port), (true, 4001), "{second}");
     }
     assert_eq!(log.ended.len(), 3, "{:?}", log.ended);
     assert!(log.ended.iter().all(|outcome| *outcome == Outcome::Ok), "{:?}", log.ended);
@@ -102,7 +102,7 @@ fn a_lower_bound_makes_room_at_once() {
         table.merge(&packet(port, 100 + u64::from(port)), &mut log);
     }
     table.set_limits(limits(4, 300, None), &mut log);
-    let mut left: Vec<u16> = table.iter().map(|flow| flow.key.ends[0].port).collect();
+    let mut left: Vec<u16> = table.iter().map(|flow| flow.endpoint(0).port).collect();
     left.sort_unstable();
     assert_eq!((left, log.evicted.len()), ((4006..4010).collect(), 6), "those that were silent longest go");
 }

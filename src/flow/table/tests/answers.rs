@@ -174,7 +174,7 @@ fn the_client_of_a_tunnel_is_the_sender() {
         let ends = (end(1, 2188), end(2, 6081));
         let (table, _) = run(&[Record { facts: Some(facts), source: ends.0, destination: ends.1, ..udp() }]);
         let flow = table.iter().next().unwrap();
-        assert_eq!((flow.key.ends[usize::from(flow.client)], flow.from_client().packets), (ends.0, 1));
+        assert_eq!((flow.endpoint(usize::from(flow.client)), flow.from_client().packets), (ends.0, 1));
     }
 }
 
@@ -183,7 +183,7 @@ fn the_client_of_an_echo_sends_the_request() {
     for order in orders(&[echo(8), echo(0)]) {
         let (table, _) = run(&order);
         let flow = table.iter().next().unwrap();
-        assert_eq!((flow.key.ends[usize::from(flow.client)], flow.direction), (end(1, 7), Direction::Egress));
+        assert_eq!((flow.endpoint(usize::from(flow.client)), flow.direction), (end(1, 7), Direction::Egress));
     }
     // An ICMP error of the same protocol is no echo.
     let (table, mut log) = run(&[Record { icmp_type: 3, icmp_code: 1, ..echo(8) }]);

@@ -198,5 +198,5 @@ fn errors_count_where_they_come_in() {
     let maybe = Identity { only_if_known: true, ..translated };
     let (mut table, mut log) = (super::table(100), Log::default());
     table.merge_as(&maybe, &at(7, Hook::Egress, &icmp(1, 1)), &mut log);
-    assert_eq!(table.iter().next().unwrap().key, FlowKey::of(&icmp(1, 1)).0);
+    assert_eq!(table.iter().next().unwrap().key(), FlowKey::of(&icmp(1, 1)).0);
 }

@@ -93,9 +93,9 @@ fn a_flood_displaces_its_own_flows_not_busy_connections() {
         }
         table.expire(second * SECOND, &mut log);
     }
-    let busy = table.iter().filter(|flow| !flow.key.v6).count();
+    let busy = table.iter().filter(|flow| !flow.v6()).count();
     assert_eq!(busy, usize::from(BUSY));
-    assert!(table.iter().filter(|flow| !flow.key.v6).all(|flow| flow.from_client().packets == 80));
+    assert!(table.iter().filter(|flow| !flow.v6()).all(|flow| flow.from_client().packets == 80));
     table.bound(usize::from(BUSY) + 10, &mut log);
-    assert_eq!((table.len(), table.iter().filter(|flow| !flow.key.v6).count()), (510, 500), "nor by a lower bound");
+    assert_eq!((table.len(), table.iter().filter(|flow| !flow.v6()).count()), (510, 500), "nor by a lower bound");
 }

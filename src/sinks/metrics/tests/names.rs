@@ -25,7 +25,7 @@ struct NamedAggregates {
 impl Directory for NamedAggregates {
     fn identify(&mut self, flow: &Flow) -> Named {
         let parties: Parties =
-            flow.key.ends.map(|end| self.known.get(&end.address[3]).or(self.others.as_ref()).cloned());
+            flow.key().ends.map(|end| self.known.get(&end.address[3]).or(self.others.as_ref()).cloned());
         let awaited = parties.iter().any(Option::is_none);
         Named { awaited, hold: awaited, parties: Some(Arc::new(parties)) }
     }
