@@ -14,6 +14,7 @@ mod merge;
 mod names;
 mod packet;
 mod pairs;
+mod recognition;
 mod record;
 mod report;
 mod scrape;
@@ -47,7 +48,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet record merge connection memory names load live cold links scrape iperf [default: all]
+    /// What to measure: packet recognition record merge connection memory names load live cold links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
@@ -62,8 +63,9 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 12] = [
+const SECTIONS: [Section; 13] = [
     ("packet", packet::run),
+    ("recognition", recognition::run),
     ("record", record::run),
     ("merge", merge::run),
     ("connection", connection::run),

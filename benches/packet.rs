@@ -1,11 +1,10 @@
 //! The time that the program takes for a packet, in nanoseconds beyond that of an empty program.
 
 use anyhow::{Context, Result};
-use netmon::bpf::{Frame, Hook, Injector, ProgramOptions, possible_cpus};
-use netmon::config::Config;
+use netmon::bpf::{Frame, Hook, Injector};
 
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
-use crate::subject::{CHUNK, TIMESTAMPS, cpu_ns, data_packet, pin, request_packet, small_packet};
+use crate::subject::{CHUNK, TIMESTAMPS, cpu_ns, data_packet, load_kernel, pin, request_packet, small_packet};
 use crate::support::kernel::Kernel;
 use crate::support::packet::*;
 use crate::support::vary::{Order, Vary};
@@ -88,9 +87,7 @@ pub fn run(report: &mut Report) -> Result<()> {
 
 impl Case {
     fn new(name: &'static str, budget: Budget, packet: Vec<u8>, flows: Flows, quick: bool) -> Result<Case> {
-        let kernel =
-            Kernel::load(ProgramOptions { injected: true, ..Config::default().program_options(possible_cpus()?) });
-        let kernel = kernel.context(name)?;
+        let kernel = load_kernel().context(name)?;
         let vary = [Vary::load(&kernel.bpf.program(Hook::Ingress, true)?), Vary::over_empty()];
         let (ours, empty, packets) = match flows {
             None => (kernel.injector(Hook::Ingress, true), vary[1].empty(), 128 * CHUNK),

@@ -11,6 +11,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::support::kernel::Kernel;
 use crate::support::packet::{self, ACK, IPV4, TCP};
 use crate::support::vary::{Order, Vary};
 
@@ -38,6 +39,11 @@ pub fn load(config: &Config) -> Result<Bpf<'static>> {
     // Leaks a few kilobytes per measurement, which is simpler than a value that borrows from itself.
     let storage = Box::leak(Box::new(MaybeUninit::<ObjectStorage>::uninit()));
     Bpf::load(storage, &ProgramOptions { injected: true, ..config.program_options(possible_cpus()?) })
+}
+
+/// The same, with readers of the rings.
+pub fn load_kernel() -> Result<Kernel> {
+    Kernel::load(ProgramOptions { injected: true, ..Config::default().program_options(possible_cpus()?) })
 }
 
 /// A pure ACK over IPv4, including its Ethernet header.
