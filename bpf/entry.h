@@ -174,8 +174,8 @@ static __always_inline __u32 nm_check(const void *key, const __u32 key_size)
 }
 
 /*
- * Assigns the facts to an entry, and returns them. If another entry that shares them owns them, its record is written first. Returns 0 if the ring
- * is full.
+ * Assigns the facts to an entry, and returns them. If another entry that shares them owns them, its record is written first. Returns
+ * 0 if there is no room for that.
  */
 static __always_inline struct nm_facts *nm_claim(__u32 id, __u32 slot, __u32 v6)
 {

@@ -48,10 +48,9 @@ static __always_inline __u32 nm_quoted_transport(struct __sk_buff *skb, __u32 at
 static __always_inline int nm_quote4(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
 {
 	struct nm_entry4 *entry = (void *)&cpu->scratch;
-	struct nm_batch *batch;
 	struct nm_quoted ports;
 	struct iphdr ip;
-	__u32 at, length, ring;
+	__u32 at, length;
 
 	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 4 ||
 	    ip.frag_off & bpf_htons(NM_IP_OFFSET))
@@ -75,23 +74,15 @@ static __always_inline int nm_quote4(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	entry->delta.cause = NM_QUOTED;
 	if (nm_is_left_out(&entry->key, sizeof(entry->key), cpu->sample))
 		return 0;
-	ring = nm_ring_of(&entry->key, sizeof(entry->key));
-	batch = nm_batch_with_room(cpu, p->cpu, ring);
-	if (!batch)
-		return 1;
-	entry->delta.head = NM_HEAD(NM_KIND_FLOW4, NM_FLOW_VERSION, sizeof(*entry));
-	*(struct nm_entry4 *)nm_batch_end(batch) = *entry;
-	nm_batch_add(cpu, batch, sizeof(*entry));
-	return 0;
+	return !nm_emit(cpu, p->cpu, &entry->delta, NM_KIND_FLOW4, sizeof(entry->key));
 }
 
 static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, struct nm_packet *p)
 {
 	struct nm_entry6 *entry = &cpu->scratch;
-	struct nm_batch *batch;
 	struct nm_quoted ports;
 	struct ipv6hdr ip;
-	__u32 at, ring;
+	__u32 at;
 
 	if (bpf_skb_load_bytes(skb, p->headers, &ip, sizeof(ip)) || *(__u8 *)&ip >> 4 != 6)
 		return 0;
@@ -111,14 +102,7 @@ static __always_inline int nm_quote6(struct __sk_buff *skb, struct nm_cpu *cpu, 
 	entry->delta.cause = NM_QUOTED;
 	if (nm_is_left_out(&entry->key, sizeof(entry->key), cpu->sample))
 		return 0;
-	ring = nm_ring_of(&entry->key, sizeof(entry->key));
-	batch = nm_batch_with_room(cpu, p->cpu, ring);
-	if (!batch)
-		return 1;
-	entry->delta.head = NM_HEAD(NM_KIND_FLOW6, NM_FLOW_VERSION, sizeof(*entry));
-	*(struct nm_entry6 *)nm_batch_end(batch) = *entry;
-	nm_batch_add(cpu, batch, sizeof(*entry));
-	return 0;
+	return !nm_emit(cpu, p->cpu, &entry->delta, NM_KIND_FLOW6, sizeof(entry->key));
 }
 
 /* Reports the ICMP error in `cpu->packet` to the flow it is about. Counts the errors for which no record can be written. */

@@ -87,6 +87,19 @@ static __always_inline void nm_batch_add(struct nm_cpu *cpu, struct nm_batch *ba
 	cpu->records++;
 }
 
+/* Adds a record that is an entry; false if there is no room. The head overwrites `kept` of the entry. */
+static __always_inline bool nm_emit(struct nm_cpu *cpu, __u32 id, struct nm_delta *entry, __u8 kind, const __u32 key_size)
+{
+	struct nm_batch *batch = nm_batch_with_room(cpu, id, nm_ring_of(NM_KEY(entry), key_size));
+
+	if (!batch)
+		return false;
+	entry->head = NM_HEAD(kind, NM_FLOW_VERSION, NM_ENTRY_SIZE(key_size));
+	__builtin_memcpy(nm_batch_end(batch), entry, NM_ENTRY_SIZE(key_size));
+	nm_batch_add(cpu, batch, NM_ENTRY_SIZE(key_size));
+	return true;
+}
+
 /* Writes all batches of CPU `id`. What a full ring has no room for is left for the next sweep. */
 __noinline int nm_flush_all(__u32 id)
 {

@@ -77,7 +77,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// True if no cache holds anything, and no batch of records. Meaningful after sweeping [`Sweep::All`]: while packets arrive it does not last.
+    /// True if no cache holds anything, and no batch of records does. Meaningful after sweeping [`Sweep::All`]: while packets arrive
+    /// it does not last.
     pub fn is_empty(&self) -> bool {
         (0..self.cpus).filter_map(|cpu| self.state.read(cpu)).all(|s| s.live4 == 0 && s.live6 == 0 && s.batched == 0)
     }
