@@ -194,7 +194,8 @@ mod tests {
         assert_eq!(bridged(|links| links.values_mut().for_each(|link| link.workload = true), &[]), "p1 p2 eth0");
         assert_eq!(bridged(|_| (), &["br0", "p1", "p2"]), "br0 p1 p2", "selected by name");
         assert_eq!(bridged(|_| (), &["!p1"]), "br0 p2 eth0", "a port is not watched");
-        let changes: [(fn(&mut BTreeMap<u32, Link>), &str); 5] = [
+        type Change = fn(&mut BTreeMap<u32, Link>);
+        let changes: [(Change, &str); 5] = [
             (|links| links.values_mut().for_each(|link| link.master = None), "no ports"),
             (|links| links.get_mut(&1).unwrap().holds_back = true, "filters VLANs"),
             (|links| links.get_mut(&2).unwrap().workload = true, "a pod beside an uplink"),

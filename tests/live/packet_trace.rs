@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
 
 use crossbeam_channel::Receiver;
 use netmon::bpf::{Hook, ProgramTiming, list_hooked};
+use nix::libc::SIGINT;
 use serde_json::Value;
 
 use super::control::{Killed, Operated};
@@ -190,7 +192,9 @@ fn invalid_traces_are_refused() {
     eventually("it traces", || (programs(&b) != own).then_some(()));
     eventually("the interrupted trace ends", || {
         sh(&format!("kill -INT {}", child.0.id()));
-        child.0.try_wait().unwrap().map(|status| assert!(status.code() == Some(0) || status.code() == Some(130)))
+        // A second interrupt, on a busy machine, ends it at once.
+        let by_itself = |status: ExitStatus| matches!(status.code(), Some(0 | 130)) || status.signal() == Some(SIGINT);
+        child.0.try_wait().unwrap().map(|status| assert!(by_itself(status), "{status}"))
     });
     eventually("its own programs are back", || (programs(&b) == own).then_some(()));
 }
