@@ -21,8 +21,11 @@ use crate::threads::{Thread, Threads};
 const RETRY: Duration = Duration::from_secs(10);
 /// Between two checks for programs that get packets before netmon's.
 const LOOK: Duration = Duration::from_secs(10);
-/// All hooks are checked within this time: the kernel does not report TCX links that somebody detaches.
+/// All hooks are checked within this time, or where there are very many, one part of them each [`ROUND_STEP`]: the kernel does not
+/// report TCX links that somebody detaches.
 const ROUND: Duration = Duration::from_secs(3);
+/// With a thousand interfaces, an idle agent would spend most of its time on these checks.
+const ROUND_STEP: Duration = Duration::from_secs(1);
 /// Interfaces that are checked at once: each check takes the lock that every change of an interface waits for.
 const ROUND_PART: usize = 64;
 /// Between two checks of hooks for which the kernel has reported a removal: somebody may go on removing programs.
@@ -202,7 +205,8 @@ impl Interfaces {
         }
         if self.round_at <= now {
             disturbed.extend(self.attachments.look(ROUND_PART)?);
-            self.round_at = now + ROUND / self.attachments.len().div_ceil(ROUND_PART).max(1) as u32;
+            let parts = self.attachments.len().div_ceil(ROUND_PART).max(1) as u32;
+            self.round_at = now + (ROUND / parts).max(ROUND_STEP);
         }
         self.disturbed(&disturbed);
         Ok(())
