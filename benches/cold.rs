@@ -2,62 +2,19 @@
 //! of the processor's caches. The kernel's statistics of the programs alone, without an agent, on a veth; and of an empty program
 //! on its twin, which carries the same traffic in turn.
 
-use std::net::{TcpListener, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use netmon::bpf::{Attachments, ProgramTiming, list_links, possible_cpus};
 use netmon::config::Config;
 
-use crate::load;
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::support::kernel::Kernel;
-use crate::support::netns::{Netns, pair};
 use crate::support::vary::Vary;
-
-const FLOWS: u16 = 10_000;
-const FIRST_PORT: u16 = 20_000;
+use crate::traffic::Place;
 
 /// Runs, and their time in nanoseconds.
 type Ran = [u64; 2];
-
-/// A veth with programs on both hooks of one end, and traffic from the other.
-struct Place {
-    client: Netns,
-    listener: TcpListener,
-    sender: UdpSocket,
-    server: Netns,
-}
-
-impl Place {
-    fn new() -> Result<Place> {
-        let (server, client) = pair();
-        // Datagrams end there: no host answers them.
-        server.sh("ip route add blackhole 10.10.0.1");
-        client.sh("ip route add 10.10.0.1 via 10.9.0.1");
-        let listener = server.run(|| TcpListener::bind("10.9.0.1:0"))?;
-        let sender = client.run(|| UdpSocket::bind("10.9.0.2:0"))?;
-        Ok(Place { client, listener, sender, server })
-    }
-
-    /// One packet a second for each of [`FLOWS`] flows.
-    fn trickle(&self, time: Duration) -> Result<()> {
-        let start = Instant::now();
-        for i in 0..u64::from(FLOWS) * time.as_secs() {
-            let due = start + Duration::from_nanos(i * (1_000_000_000 / u64::from(FLOWS)));
-            if let Some(early) = due.checked_duration_since(Instant::now()) {
-                std::thread::sleep(early);
-            }
-            let port = FIRST_PORT + (i % u64::from(FLOWS)) as u16;
-            self.sender.send_to(&[b'.'; 100], ("10.10.0.1", port)).context("send a datagram")?;
-        }
-        Ok(())
-    }
-
-    fn connect(&self, time: Duration) -> Result<()> {
-        load::connect(&self.listener, &self.client, load::RATE * time.as_secs() as u32)
-    }
-}
 
 pub fn run(report: &mut Report) -> Result<()> {
     let (ours, twin) = (Place::new()?, Place::new()?);

@@ -12,6 +12,7 @@ use netmon::agent;
 use netmon::agent::InterfaceStatus;
 use netmon::bpf::{LinkMonitor, Wait, Wakeup};
 use netmon::config::Config;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::report::{Budget, Budget::AtMost, Report, Spread};
 use crate::support::netns::Netns;
@@ -19,6 +20,8 @@ use crate::support::sh;
 
 const MOST: Duration = Duration::from_secs(10);
 const MANY: usize = 1000;
+/// Within this time, the agent has checked each interface for what others have done to it.
+const CHECKED: Duration = Duration::from_secs(10);
 
 /// An agent on a thread of this process, watching every interface of a namespace.
 struct Agent {
@@ -70,7 +73,12 @@ pub fn run(report: &mut Report) -> Result<()> {
     many(report)
 }
 
-/// Starts and stops next to many interfaces.
+/// CPU time of this process, which the agent is a thread of, in nanoseconds.
+fn process_ns() -> Result<f64> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?).as_nanos() as f64)
+}
+
+/// Starts, does nothing and stops next to many interfaces.
 fn many(report: &mut Report) -> Result<()> {
     let node = Netns::new("node");
     let mut links = String::new();
@@ -78,12 +86,17 @@ fn many(report: &mut Report) -> Result<()> {
         writeln!(links, "link add m{i} type veth peer name n{i}")?;
     }
     node.sh(&format!("ip -batch - <<END\n{links}END"));
-    let (mut ready, mut stopped) = (Vec::new(), Vec::new());
+    let (mut ready, mut idle, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..report.rounds(3) {
         let start = Instant::now();
         let agent = Agent::start(&node)?;
         ready.push(start.elapsed().as_secs_f64());
         ensure!(agent.watched().len() >= MANY, "{} of {MANY} interfaces are watched", agent.watched().len());
+        // Packets that the interfaces have sent as they came up are reported by then.
+        std::thread::sleep(Duration::from_secs(3));
+        let (cpu, start) = (process_ns()?, Instant::now());
+        std::thread::sleep(CHECKED);
+        idle.push((process_ns()? - cpu) / start.elapsed().as_nanos() as f64 * 100.0);
         let stop = Instant::now();
         agent.stop()?;
         stopped.push(stop.elapsed().as_secs_f64());
@@ -91,6 +104,8 @@ fn many(report: &mut Report) -> Result<()> {
     report.table(&format!("{MANY} interfaces"), "s");
     report.row("from start to ready", Spread::of(ready), AtMost(3.0), "");
     report.row("from the signal to the end", Spread::of(stopped), AtMost(3.0), "");
+    report.table(&format!("{MANY} interfaces without packets, the agent"), "% of one core");
+    report.row("idle", Spread::of(idle), Budget::None, "");
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod record;
 mod report;
 mod scrape;
 mod subject;
+mod traffic;
 
 // The tests' helpers for loading programs and creating packets and namespaces.
 #[allow(dead_code, unused_macros, clippy::unwrap_used, clippy::expect_used)]

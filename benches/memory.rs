@@ -39,7 +39,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     report.row("a tracked flow, 1 M flows, 20 k series", Spread::of(each.collect()), AtMost(200.0), &note);
     report.table("Memory", "MiB");
     let rss = Spread::of(after).map(|bytes| bytes / MIB);
-    report.row("resident with 1 M flows, all workers", rss, AtMost(250.0), "");
+    report.row("resident with 1 M flows, all workers", rss, AtMost(180.0), "");
     let config = Config::default();
     let bpf = load(&config)?;
     let cpus = netmon::bpf::possible_cpus()? as f64;
