@@ -67,9 +67,9 @@ fn program() -> Result<OwnedFd> {
 }
 
 pub fn run(report: &mut Report) -> Result<()> {
-    pin()?;
     let (a, _b) = pair();
     let agent = load::start(&a, "va")?;
+    pin()?;
     let vary = [Vary::load(&program()?), Vary::over_empty()];
     let mixes = mixes();
     let mut costs = vec![(Vec::new(), Vec::new()); mixes.len()];

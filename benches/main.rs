@@ -110,6 +110,7 @@ fn run(args: &Args) -> Result<()> {
     report.host();
     for (name, section) in SECTIONS {
         if args.sections.is_empty() || args.sections.iter().any(|s| s == name) {
+            subject::unpin()?;
             section(&mut report)?;
         }
     }

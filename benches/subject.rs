@@ -34,6 +34,13 @@ pub fn pin() -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).context("pin the measuring thread")
 }
 
+/// Undoes that. An agent that a pinned thread starts would have to share its CPU, and would start fewer workers.
+pub fn unpin() -> Result<()> {
+    let mut set = CpuSet::new();
+    (0..CpuSet::count()).try_for_each(|cpu| set.set(cpu))?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("let the measuring thread run anywhere")
+}
+
 /// The programs as the agent loads them, but not attached.
 pub fn load(config: &Config) -> Result<Bpf<'static>> {
     // Leaks a few kilobytes per measurement, which is simpler than a value that borrows from itself.

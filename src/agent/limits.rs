@@ -237,16 +237,22 @@ impl Limiter {
             let mut heap = Heap::new(Instant::now());
             let mut bounded = false;
             let mut expired = Instant::now();
-            let mut last = (Instant::now(), self.time_used());
+            let mut last: Option<(Instant, Duration)> = None;
             loop {
                 let config = self.config.get();
                 self.ranking.rest();
                 bounded = self.keep_memory(&config, &mut memory, &mut heap, bounded);
-                if last.0.elapsed() >= CPU_EVERY {
-                    let now = (Instant::now(), self.time_used());
-                    let used = now.1.saturating_sub(last.1).as_secs_f64() / now.0.duration_since(last.0).as_secs_f64();
-                    self.keep_cpu(&config, &mut cpu, used);
-                    last = now;
+                if config.cpu_limit_milli.is_none() {
+                    // To ask the kernel would cost an idle agent more than all else it does.
+                    self.keep_cpu(&config, &mut cpu, 0.0);
+                    last = None;
+                } else if last.is_none_or(|(at, _)| at.elapsed() >= CPU_EVERY) {
+                    let (now, time) = (Instant::now(), self.time_used());
+                    if let Some((at, before)) = last {
+                        let used = time.saturating_sub(before).as_secs_f64() / now.duration_since(at).as_secs_f64();
+                        self.keep_cpu(&config, &mut cpu, used);
+                    }
+                    last = Some((now, time));
                 }
                 if expired.elapsed() >= EXPIRE_EVERY {
                     self.pipeline.expire_series(config.series_idle);
