@@ -243,7 +243,7 @@ impl Limiter {
                 self.ranking.rest();
                 bounded = self.keep_memory(&config, &mut memory, &mut heap, bounded);
                 if config.cpu_limit_milli.is_none() {
-                    // To ask the kernel would cost an idle agent more than all else it does.
+                    // Asking the kernel each second would be a good part of what an idle agent takes.
                     self.keep_cpu(&config, &mut cpu, 0.0);
                     last = None;
                 } else if last.is_none_or(|(at, _)| at.elapsed() >= CPU_EVERY) {

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// All hooks are checked within this time, or where there are very many, one part of them each [`ROUND_STEP`]: the kernel does not
 /// report TCX links that somebody detaches.
 const ROUND: Duration = Duration::from_secs(3);
-/// With a thousand interfaces, an idle agent would spend most of its time on these checks.
+/// With a thousand interfaces, these checks would be much of what an idle agent takes.
 const ROUND_STEP: Duration = Duration::from_secs(1);
 /// Interfaces that are checked at once: each check takes the lock that every change of an interface waits for.
 const ROUND_PART: usize = 64;
