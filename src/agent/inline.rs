@@ -31,10 +31,10 @@ impl Inline {
     /// The kernel refuses to share a map or a ring.
     pub fn new(config: &Config, bpf: &mut Bpf<'_>) -> Result<Inline> {
         let rings = bpf.take_rings();
-        let owners = Owners::new(Settings::of(config.clone()), Sources::default(), bpf, rings.len(), None)?;
+        let (threads, _) = Threads::new();
+        let owners = Owners::new(Settings::of(config.clone()), Sources::default(), bpf, rings.len(), None, &threads)?;
         let worker = |(i, ring): (usize, &crate::bpf::Ring)| Ok((ring.reader(bpf.clock())?, owners.pipeline.worker(i)));
         let workers = rings.iter().enumerate().map(worker).collect::<Result<_>>()?;
-        let (threads, _) = Threads::new();
         let served = owners.served(config, Clients::default(), None, &NamesSource::default(), &threads);
         Ok(Inline { served: Arc::new(served), workers, records: Vec::new() })
     }

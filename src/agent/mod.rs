@@ -2,6 +2,7 @@
 
 mod api;
 mod board;
+mod detecting;
 mod figures;
 mod inline;
 mod limits;

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 pub(super) use self::ledger::ProgramTimes;
 use self::trace::ActiveTrace;
 pub(super) use self::trace::Tracing;
+use super::detecting::Detecting;
 use super::limits::Throttle;
 use super::start::identification;
 use crate::bpf::{Bpf, Loader, MapInfo, Programs, Wakeup, possible_cpus};
@@ -98,6 +99,7 @@ pub(super) struct Reload {
     in_force: Arc<InForce>,
     pipeline: Arc<Pipeline>,
     throttle: Arc<Throttle>,
+    detecting: Arc<Detecting>,
     orders: Arc<Orders>,
     loader: Arc<Loader>,
     cpus: usize,
@@ -122,14 +124,14 @@ impl Reload {
         settings: Settings,
         sources: Sources,
         bpf: &Bpf<'_>,
-        pipeline: Arc<Pipeline>,
-        throttle: Arc<Throttle>,
+        (pipeline, throttle, detecting): (Arc<Pipeline>, Arc<Throttle>, Arc<Detecting>),
     ) -> Result<Reload> {
         let own = bpf.programs();
         Ok(Reload {
             in_force: Arc::new(InForce(Mutex::new(settings.config.clone()))),
             pipeline,
             throttle,
+            detecting,
             orders: Arc::default(),
             loader: bpf.loader(),
             cpus: possible_cpus()?,
@@ -244,6 +246,7 @@ impl Reload {
         if labels != identification(&before, self.pipeline.names()) {
             self.pipeline.relabel(labels);
         }
+        self.detecting.follow(&config.security)?;
         self.throttle.set_sampling(config.sampling_rate);
         if config.log_level != before.log_level {
             log::set_max_level(config.log_level);

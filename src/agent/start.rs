@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use super::Report;
 use super::api::AgentApi;
 use super::board::Board;
+use super::detecting::Detecting;
 use super::figures::figures;
 use super::limits::{Limiter, Throttle};
 use super::names::NamesSource;
@@ -92,7 +93,7 @@ pub fn run_with(
     );
 
     let rings = bpf.take_rings();
-    let owners = Owners::new(settings, sources, &bpf, rings.len(), names.names())?;
+    let owners = Owners::new(settings, sources, &bpf, rings.len(), names.names(), threads)?;
     let workers = start_workers(&owners.pipeline, &rings, &bpf, threads)?;
     let clients = Clients::default();
     let ranking = Arc::new(Ranking::new(Arc::clone(&owners.pipeline), Arc::clone(&clients.budget)));
@@ -115,6 +116,7 @@ pub fn run_with(
         interfaces: owners.watch_interfaces(config, &bpf, threads)?,
         pods: owners.watch_pods(config, &bpf, threads)?,
         workers,
+        detecting: Arc::clone(&owners.detecting),
         names,
         metrics: server,
     };
@@ -156,6 +158,7 @@ pub(super) struct Owners {
     pub(super) board: Arc<Board>,
     pub(super) reload: Arc<Reload>,
     pub(super) throttle: Arc<Throttle>,
+    pub(super) detecting: Arc<Detecting>,
 }
 
 impl Owners {
@@ -165,6 +168,7 @@ impl Owners {
         bpf: &Bpf<'_>,
         workers: usize,
         names: Option<Arc<Names>>,
+        threads: &Threads,
     ) -> Result<Owners> {
         let config = &settings.config;
         let labels = identification(config, names.as_ref());
@@ -172,8 +176,11 @@ impl Owners {
         let pipeline = Arc::new(Pipeline::new(config, bpf.spread(), workers, series, names));
         let throttle = Arc::new(Throttle::new(bpf.sampler()?, config.sampling_rate));
         let board = Board::new(bpf.books()?, config.features.timestamps);
-        let reload = Reload::new(settings, sources, bpf, Arc::clone(&pipeline), Arc::clone(&throttle))?;
-        Ok(Owners { pipeline, board: Arc::new(board), reload: Arc::new(reload), throttle })
+        let detecting = Arc::new(Detecting::new(Arc::clone(&pipeline), threads));
+        detecting.follow(&config.security)?;
+        let parts = (Arc::clone(&pipeline), Arc::clone(&throttle), Arc::clone(&detecting));
+        let reload = Reload::new(settings, sources, bpf, parts)?;
+        Ok(Owners { pipeline, board: Arc::new(board), reload: Arc::new(reload), throttle, detecting })
     }
 
     /// What the servers show.

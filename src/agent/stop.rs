@@ -1,11 +1,13 @@
 //! Stops the agent: detaches, brings everything that is still on its way into the books, and ends all threads. Every step is taken
 //! whatever fails before it, and the first failure is the one that is returned.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 
 use super::board::Board;
+use super::detecting::Detecting;
 use super::names::NamesSource;
 use super::report::Report;
 use super::served::report;
@@ -51,6 +53,7 @@ pub(super) struct Stopping {
     pub(super) interfaces: InterfaceWatch,
     pub(super) sweeps: Thread<Sweeper>,
     pub(super) workers: Vec<Worker>,
+    pub(super) detecting: Arc<Detecting>,
     pub(super) names: NamesSource,
     pub(super) metrics: Option<Running>,
 }
@@ -65,7 +68,7 @@ impl Stopping {
         trouble: &mut Trouble,
     ) -> Report {
         let started = Instant::now();
-        let Stopping { limits, translations, pods, interfaces, sweeps, workers, names, metrics } = self;
+        let Stopping { limits, translations, pods, interfaces, sweeps, workers, detecting, names, metrics } = self;
         for thread in [Some(limits), translations, pods].into_iter().flatten() {
             trouble.take(thread.stop());
         }
@@ -92,6 +95,7 @@ impl Stopping {
             trouble.take(worker.finish());
         }
         pipeline.end_flows();
+        trouble.take(detecting.stop());
         let report = report(pipeline, board);
         trouble.take(names.stop());
         // Last, so that the final figures can still be scraped.

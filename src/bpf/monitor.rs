@@ -77,7 +77,7 @@ impl LinkMonitor {
     }
 
     /// The addresses of this host; none unless it has a bridge or an end of a pair, because otherwise they do not matter.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + Clone + '_ {
         self.places.iter().flat_map(|places| places.own.iter().copied())
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::events::EventArgs;
 use crate::config::Layout;
 use crate::config::{Args as AgentArgs, DEFAULT_SOCKET};
 use crate::control::{Order, View};
@@ -66,6 +67,9 @@ pub enum Command {
     /// Show flows, pairs of hosts and services live on the full screen; press ? for the keys
     #[command(after_help = TOP)]
     Top(Top),
+    /// Show what looked hostile, or follow it
+    #[command(after_help = EVENTS)]
+    Events(EventArgs),
     /// Show statistics
     #[command(subcommand)]
     Stats(Stats),
@@ -183,6 +187,16 @@ Examples:
   netmon-cli support-bundle
   netmon-cli support-bundle --output /tmp/netmon.tar.gz --force
   kubectl -n netmon-system exec daemonset/netmon-agent -- netmon-cli support-bundle --output - > netmon.tar.gz";
+
+const EVENTS: &str = "\
+Kinds: port_scan, address_scan, slow_scan, stealth_scan, udp_scan, ping_sweep, syn_flood, brute_force, new_edge, cleartext,
+protocol_mismatch. The agent keeps the latest 1000 events.
+
+Examples:
+  netmon-cli events
+  netmon-cli events watch --severity warning
+  netmon-cli events --source shop/web --target 10.0.0.0/8
+  netmon-cli -o json events --kind port_scan | jq -r '.flows[].server_port'";
 
 const TOP: &str = "\
 Examples:

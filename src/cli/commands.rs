@@ -13,7 +13,7 @@ use super::client::Client;
 use super::show::{self, Style};
 use super::target::is_stdout;
 use super::whole::Destination;
-use super::{bundle, doctor, packet_trace, top};
+use super::{bundle, doctor, events, packet_trace, top};
 use crate::config::Args as AgentArgs;
 use crate::config::Layout;
 use crate::doctor::{DoctorOptions, Report};
@@ -76,6 +76,7 @@ fn run(args: &CliArgs) -> Result<()> {
         }
         Command::Flows(Flows::Dump(what)) => dump(&client, what, json, style, &mut out),
         Command::Flows(Flows::Watch { filter }) => watch(&client, filter.as_deref(), json, style, &mut out),
+        Command::Events(what) => events::run(&client, what, json, style, &mut out),
         Command::Stats(Stats::Flows) => print_answer(&client, "/v1/stats/flows", &[], json, &mut out, show::flow_stats),
         Command::Stats(Stats::Series) => {
             print_answer(&client, "/v1/stats/series", &[], json, &mut out, |value, out| show::series(value, style, out))

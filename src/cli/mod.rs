@@ -5,6 +5,7 @@ mod bundle;
 mod client;
 mod commands;
 mod doctor;
+mod events;
 mod packet_trace;
 mod pcapng;
 mod show;

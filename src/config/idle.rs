@@ -8,7 +8,11 @@ use crate::names::Enabled;
 type Idle = (&'static [&'static str], fn(&Config) -> bool, &'static str);
 
 const IDLE: [Idle; 5] = [
-    (&["features.security_monitoring"], |_| true, "this version does not implement it"),
+    (
+        &["features.security_monitoring", "security"],
+        |config| !config.security.enabled,
+        "features.security_monitoring.enabled is false",
+    ),
     (
         &["kubernetes.kubeconfig", "kubernetes.labels", "kubernetes.scope"],
         |config| config.kubernetes == Enabled::Off,
@@ -66,8 +70,11 @@ mod tests {
     #[test]
     fn values_without_effect_are_reported() {
         for (pairs, reason) in [
-            (&[("features.security_monitoring.enabled", "true")][..], "this version does not implement it"),
-            (&[("features.security_monitoring.detect_port_scans", "on")], "this version does not implement it"),
+            (
+                &[("features.security_monitoring.detect_port_scans", "off")][..],
+                "features.security_monitoring.enabled is false",
+            ),
+            (&[("security.ignore", "10.0.0.0/8")], "features.security_monitoring.enabled is false"),
             (&[("kubernetes.scope", "node"), ("kubernetes.enabled", "off")], "kubernetes.enabled is off"),
             (
                 &[("export.prometheus.enabled", "false"), ("export.prometheus.address", ":1")],
@@ -86,7 +93,7 @@ mod tests {
             assert!(lines.len() == 1 && lines[0].contains(reason), "{pairs:?}: {lines:?}");
         }
         for pairs in [
-            &[("features.security_monitoring.enabled", "false")][..],
+            &[("features.security_monitoring.enabled", "true"), ("security.ignore", "10.0.0.0/8")][..],
             &[("features.latency_tracking.enabled", "false")],
             &[("features.latency_tracking.precision", "high"), ("kubernetes.scope", "node")],
         ] {

@@ -4,6 +4,7 @@ mod cluster;
 mod export;
 mod features;
 mod running;
+mod security;
 mod traffic;
 
 use std::time::Duration;
@@ -39,7 +40,9 @@ impl Key {
     /// All keys, in the order of the file.
     pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
         // A key that switches something off comes after the keys that configure it.
-        [traffic::KEYS, export::KEYS, features::KEYS, cluster::KEYS, running::KEYS].into_iter().flatten()
+        [traffic::KEYS, export::KEYS, features::KEYS, security::KEYS, cluster::KEYS, running::KEYS]
+            .into_iter()
+            .flatten()
     }
 
     /// True if its value in the file is a mapping whose pairs become list items `name=value`.

@@ -10,6 +10,7 @@ mod idle;
 mod keys;
 mod labels;
 mod programs;
+mod security;
 mod select;
 mod settings;
 mod value;
@@ -25,6 +26,7 @@ pub use features::{Buckets, Features, Precision};
 pub use format::{Format, Layout};
 pub use keys::Key;
 pub use labels::{External, Label, Labels};
+pub use security::{Security, Thresholds, Whom};
 pub use select::{Choice, Selection};
 pub use settings::{Origin, Settings, Sources};
 pub use value::Given;
@@ -82,6 +84,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// What is measured and recognised in connections besides counting packets.
     pub features: Features,
+    /// What looks hostile.
+    pub security: Security,
     /// Limit of resident memory, in bytes.
     pub memory_limit: Option<u64>,
     /// CPU limit in millicores.
@@ -140,6 +144,7 @@ impl Default for Config {
             max_age: None,
             connect_timeout: Duration::from_secs(30),
             features: Features::default(),
+            security: Security::default(),
             memory_limit: None,
             cpu_limit_milli: None,
             series_limit: 20_000,
@@ -203,6 +208,7 @@ impl Config {
             max_age: wanted.max_age,
             connect_timeout: wanted.connect_timeout,
             features: Features { timestamps: self.features.timestamps, ..wanted.features },
+            security: wanted.security,
             labels: wanted.labels,
             external: wanted.external,
             series_idle: wanted.series_idle,

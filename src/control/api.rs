@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,6 +16,7 @@ use crate::filter::{Filter, PacketFilter};
 use crate::http::Body;
 use crate::line::Line;
 use crate::output::PacketLine;
+use crate::sinks::detect::{EventWatch, SecurityEvent};
 
 /// The running agent.
 pub trait Api: Send + Sync + 'static {
@@ -35,6 +37,18 @@ pub trait Api: Send + Sync + 'static {
     ///
     /// There are too many watchers already, or clients hold too much memory.
     fn watch(&self, filter: Filter) -> Result<Box<dyn Events>>;
+    /// The latest events that look hostile, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is looked for.
+    fn security_events(&self) -> Result<Vec<Arc<SecurityEvent>>>;
+    /// Such events from now on.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is looked for, or there are too many watchers already.
+    fn watch_security(&self) -> Result<EventWatch>;
     /// Numbers of flows by several properties.
     fn flow_stats(&self) -> FlowStats;
     /// The number of series of each metric.

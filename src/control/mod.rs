@@ -2,11 +2,12 @@
 //! own user only. docs/reference/control-api.md describes requests and answers.
 //!
 //! `socket` is its file, `server` serves it with `http`; `call` checks the parameters of a request, `routes` answers it or a
-//! `refusal` does, and `held` has what clients hold meanwhile; `flows` and `trace` are streams, `order` and `top` sort; `api` is what
+//! `refusal` does, and `held` has what clients hold meanwhile; `flows`, `events` and `trace` are streams, `order` and `top` sort; `api` is what
 //! the agent has to offer for that.
 
 mod api;
 mod call;
+mod events;
 mod flows;
 mod held;
 mod order;

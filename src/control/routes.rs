@@ -11,7 +11,7 @@ use super::api::Api;
 use super::call::Call;
 use super::held::Held;
 use super::refusal::{Refusal, bad, conflict, unwritten};
-use super::{flows, top, trace};
+use super::{events, flows, top, trace};
 use crate::config::Given;
 use crate::http::{Body, NoStream, Opening, Page, Reply, Request, TEXT, parameters};
 
@@ -57,6 +57,20 @@ static ROUTES: &[Route] = &[
         parameters: &["filter"],
         about: "flows as they start, end and fail, an object a line",
         act: Act::Stream(flows::watch),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/events",
+        parameters: events::PARAMETERS,
+        about: "the latest events that look hostile, an object a line",
+        act: Act::Whole(events::events),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/events/watch",
+        parameters: events::PARAMETERS,
+        about: "such events as they come, an object a line",
+        act: Act::Stream(events::watch),
     },
     Route {
         method: "GET",
@@ -176,7 +190,7 @@ fn route(request: &Request<'_>) -> Result<&'static Route, Refusal> {
         .ok_or_else(|| Refusal(405, format!("{} is asked by {}", request.path, methods.join(" or "))))
 }
 
-fn whole(content_type: &'static str, body: impl Into<Body>) -> Whole {
+pub(super) fn whole(content_type: &'static str, body: impl Into<Body>) -> Whole {
     Ok(Reply { status: 200, content_type, body: body.into() })
 }
 

@@ -221,7 +221,7 @@ impl Flow {
     }
 
     /// True if the client sends to a multicast or broadcast address.
-    fn is_to_a_group(&self) -> bool {
+    pub fn is_to_a_group(&self) -> bool {
         self.has(BROADCAST) || is_group(&self.endpoint(usize::from(!self.client & 1)), self.v6())
     }
 

@@ -23,6 +23,7 @@ use crate::config::{Buckets, Config};
 use crate::flow::{Counts, Facing, Flow, Networks, Table, TableLimits};
 use crate::lock;
 use crate::names::Names;
+use crate::sinks::detect::Detection;
 use crate::sinks::metrics::{Aggregates, Identification, Processing, Reading, SeriesIndex, Sums};
 use crate::sinks::{Feed, Marks, Shared};
 use crate::threads::{Thread, Threads};
@@ -62,7 +63,7 @@ impl Pipeline {
         names: Option<Arc<Names>>,
     ) -> Pipeline {
         let limits = bounds(config, workers);
-        let sinks = Shared::new(series);
+        let sinks = Shared::new(series, Detection::new(&config.security, &config.node_name));
         let shard = |number| Shard::new(limits, sinks.of_shard(number), names.clone(), Clock::now_ns());
         Pipeline {
             shards: (0..workers).map(shard).collect(),
@@ -99,6 +100,11 @@ impl Pipeline {
         &self.sinks.feed
     }
 
+    /// Judges what looks hostile.
+    pub fn detection(&self) -> &Arc<Detection> {
+        &self.sinks.detection
+    }
+
     /// Which series there are, and what they take of their budget.
     pub fn series(&self) -> &Arc<SeriesIndex> {
         &self.sinks.series
@@ -115,8 +121,9 @@ impl Pipeline {
     }
 
     /// Sets the addresses of this host.
-    pub fn set_own_addresses(&self, addresses: impl Iterator<Item = std::net::IpAddr>) {
-        self.nat.own_addresses(addresses);
+    pub fn set_own_addresses(&self, addresses: impl Iterator<Item = std::net::IpAddr> + Clone) {
+        self.nat.own_addresses(addresses.clone());
+        self.sinks.detection.set_own_addresses(addresses);
     }
 
     /// Sets new bounds for all tables.

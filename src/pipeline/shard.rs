@@ -150,6 +150,7 @@ impl Consumer for ShardWorker {
         }
         table.expire(now_ns, &mut observing);
         processing.turn(now_ns);
+        shard.sinks.spotter.tick(now_ns);
         self.ticked_ns.store(now_ns, Relaxed);
     }
 }

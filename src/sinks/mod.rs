@@ -2,6 +2,7 @@
 //! and of [`Marks`], and a line of `handle`. One with figures on the page of metrics also has a field of [`Shared`], and a line of
 //! [`figures`].
 
+pub mod detect;
 mod feed;
 pub mod metrics;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 pub use feed::{Feed, Happened, Reporter, WATCH_BYTES, Watched};
 
 use crate::flow::{Flow, FlowEvent, Sink};
+use detect::{Detection, Spotter, SpotterMarks};
 use metrics::{Aggregates, FigureList, Mark, SeriesIndex};
 
 /// The sinks of one shard. A list that the compiler knows, so that an event costs no indirect call.
@@ -19,6 +21,8 @@ pub struct Sinks {
     pub metrics: Aggregates,
     /// Reports to `netmon-cli flows watch`.
     pub reporter: Reporter,
+    /// Spots what looks hostile.
+    pub spotter: Spotter,
 }
 
 /// What the sinks remember of each flow.
@@ -28,6 +32,8 @@ pub struct Marks {
     pub metrics: Mark,
     /// Watchers get each event by itself: nothing is remembered.
     pub reporter: (),
+    /// What was spotted already.
+    pub spotter: SpotterMarks,
 }
 
 impl Sink for Sinks {
@@ -37,6 +43,7 @@ impl Sink for Sinks {
     fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut Marks) {
         self.metrics.handle(event, flow, &mut mark.metrics);
         self.reporter.handle(event, flow, &mut mark.reporter);
+        self.spotter.handle(event, flow, &mut mark.spotter);
     }
 }
 
@@ -47,12 +54,14 @@ pub struct Shared {
     pub series: Arc<SeriesIndex>,
     /// Where watchers are.
     pub feed: Arc<Feed>,
+    /// Judges what looks hostile.
+    pub detection: Arc<Detection>,
 }
 
 impl Shared {
     /// Nobody watches yet.
-    pub fn new(series: Arc<SeriesIndex>) -> Shared {
-        Shared { series, feed: Arc::default() }
+    pub fn new(series: Arc<SeriesIndex>, detection: Detection) -> Shared {
+        Shared { series, feed: Arc::default(), detection: Arc::new(detection) }
     }
 
     /// The sinks of the shard with this number.
@@ -60,13 +69,14 @@ impl Shared {
         Sinks {
             metrics: Aggregates::new(Arc::clone(&self.series)),
             reporter: Reporter::new(Arc::clone(&self.feed), number),
+            spotter: Spotter::new(Arc::clone(&self.detection)),
         }
     }
 }
 
 /// Sinks whose figures are on the page of metrics.
 pub fn figures() -> FigureList<Shared> {
-    FigureList::default().with(|shared: &Shared| &*shared.series)
+    FigureList::default().with(|shared: &Shared| &*shared.series).with(|shared: &Shared| &*shared.detection)
 }
 
 #[cfg(test)]

@@ -77,6 +77,9 @@ pub(super) struct Port {
     pub(super) port: u16,
 }
 
+/// Clients go on for so long to try the address of a pod that is gone.
+const LOST_NS: u64 = 120_000_000_000;
+
 pub(super) const ALL_NODES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A namespace and a name in it.
@@ -160,6 +163,11 @@ impl Index {
             host_pods: self.host_pods.len(),
             networks: self.pod_networks.len(),
         }
+    }
+
+    /// True if a pod had this address until at most two minutes before `at`, and no other has it then.
+    pub fn has_lost_its_pod(&self, ip: IpAddr, at: UnixNs) -> bool {
+        self.pods.get(&ip).is_some_and(|tenancy| tenancy.has_ended(at, LOST_NS))
     }
 
     /// Looks up the client of a flow that started at time `at`. Equal answers share the same party.

@@ -70,6 +70,12 @@ impl Tenancy {
         exact.or_else(nearly).map(|tenant| &tenant.party)
     }
 
+    /// True if nobody has the address at time `at`, but somebody had it at most so long ago.
+    pub(super) fn has_ended(&self, at: UnixNs, within_ns: u64) -> bool {
+        let lately = |tenant: &Tenant| tenant.until <= at && at - tenant.until <= within_ns;
+        self.at(at).is_none() && self.tenants().iter().any(lately)
+    }
+
     /// Adds this pod, or updates its name if it is known.
     pub(in crate::names) fn with(this: Option<Tenancy>, mut tenant: Tenant) -> Option<Tenancy> {
         let mut tenants = this.map_or_else(Vec::new, |this| this.tenants().to_vec());
@@ -147,6 +153,8 @@ mod tests {
         let tenancy = tenancy.ended(Uid::of("a"), 200 * S);
         assert_eq!(who(&tenancy, 199 * S), Some("a"));
         assert_eq!(who(&tenancy, 200 * S), None, "another pod may have it already");
+        let ended = [199, 200, 320, 321].map(|at| tenancy.has_ended(at * S, 120 * S));
+        assert_eq!(ended, [false, true, true, false]);
 
         let tenancy = Tenancy::with(Some(tenancy), tenant("b", 210 * S)).unwrap();
         for (at, name) in [(150, Some("a")), (204, None), (206, Some("b")), (210, Some("b")), (999, Some("b"))] {

@@ -1,0 +1,214 @@
+//! The sources that have failed somewhere, in bounded memory: one with evidence does not make way for one without.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::tally::{Attempt, Subject, Tally};
+use super::walk::Walk;
+use crate::flow::Party;
+
+/// Most sources at a time.
+pub(super) const SOURCES_MOST: usize = 4096;
+/// Most subjects of one source.
+const TALLIES_MOST: usize = 64;
+/// Most tries that all sources together keep, about 100 bytes each.
+pub(super) const ATTEMPTS_MOST: usize = 1 << 15;
+/// Contacts that are evidence: one failure happens to everybody.
+const EVIDENCE: usize = 2;
+
+/// What is known of a source.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    pub(super) tallies: Vec<Tally>,
+    pub(super) walk: Walk,
+    pub(super) party: Option<Arc<Party>>,
+    /// Tries that it keeps.
+    held: usize,
+}
+
+impl Source {
+    /// Its tally about a subject, which begins if there is room for it.
+    pub(super) fn tally(&mut self, subject: Subject) -> Option<&mut Tally> {
+        let place = match self.tallies.iter().position(|tally| tally.subject == subject) {
+            Some(place) => place,
+            None if self.tallies.len() < TALLIES_MOST => {
+                self.tallies.push(Tally::new(subject));
+                self.tallies.len() - 1
+            }
+            None => return None,
+        };
+        self.tallies.get_mut(place)
+    }
+
+    fn attempts(&self) -> usize {
+        self.tallies.iter().map(|tally| tally.attempts.len()).sum::<usize>() + self.walk.len()
+    }
+
+    fn has_evidence(&self) -> bool {
+        self.tallies.iter().any(|tally| tally.attempts.len() >= EVIDENCE) || self.walk.len() >= EVIDENCE
+    }
+
+    /// Drops what is too old; false if nothing is left.
+    fn expire(&mut self, now_ns: u64, window_ns: u64) -> bool {
+        self.tallies.retain_mut(|tally| {
+            tally.expire(now_ns, window_ns);
+            !tally.attempts.is_empty()
+        });
+        !self.tallies.is_empty() || !self.walk.is_idle(now_ns)
+    }
+}
+
+/// All of them.
+pub(super) struct Sources {
+    all: HashMap<IpAddr, Source, RandomState>,
+    /// Those that came without evidence, the oldest first. Some may have got it since, or have gone.
+    novices: VecDeque<IpAddr>,
+    /// Tries of all sources.
+    attempts: usize,
+    expired_ns: u64,
+    /// Sources, and subjects of sources, that found no room.
+    pub(super) refused: u64,
+}
+
+/// Between two times that everything is looked through for what is too old.
+const EXPIRE_NS: u64 = 5_000_000_000;
+
+impl Sources {
+    pub(super) fn new() -> Sources {
+        Sources {
+            all: HashMap::with_hasher(RandomState::default()),
+            novices: VecDeque::new(),
+            attempts: 0,
+            expired_ns: 0,
+            refused: 0,
+        }
+    }
+
+    pub(super) fn known(&mut self, ip: IpAddr) -> Option<&mut Source> {
+        self.all.get_mut(&ip)
+    }
+
+    /// Has `act` change a source, which begins with `walk` if it is new. `None`: there is no room.
+    pub(super) fn with<T>(
+        &mut self,
+        ip: IpAddr,
+        walk: impl FnOnce() -> Walk,
+        act: impl FnOnce(&mut Source) -> T,
+    ) -> Option<T> {
+        let is_new = !self.all.contains_key(&ip);
+        let full = self.attempts >= ATTEMPTS_MOST || is_new && self.all.len() >= SOURCES_MOST;
+        if full && !self.make_room() {
+            self.refused += 1;
+            return None;
+        }
+        let source = self.all.entry(ip).or_default();
+        if is_new {
+            source.walk = walk();
+            // Each source is in it once: it leaves the queue before it can leave the table otherwise.
+            self.novices.push_back(ip);
+        }
+        let acted = act(source);
+        let held = source.attempts();
+        self.attempts = self.attempts + held - std::mem::replace(&mut source.held, held);
+        Some(acted)
+    }
+
+    /// The oldest source without evidence leaves; false if all have some.
+    fn make_room(&mut self) -> bool {
+        while let Some(ip) = self.novices.pop_front() {
+            if self.all.get(&ip).is_some_and(|source| !source.has_evidence()) {
+                self.attempts -= self.all.remove(&ip).map_or(0, |source| source.held);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Drops what is too old, and counts again what is left.
+    pub(super) fn turn(&mut self, now_ns: u64, window_ns: u64) {
+        if now_ns.saturating_sub(self.expired_ns) < EXPIRE_NS {
+            return;
+        }
+        self.expired_ns = now_ns;
+        self.all.retain(|_, source| source.expire(now_ns, window_ns));
+        let all = &self.all;
+        self.novices.retain(|ip| all.get(ip).is_some_and(|source| !source.has_evidence()));
+        self.attempts = 0;
+        for source in self.all.values_mut() {
+            source.held = source.attempts();
+            self.attempts += source.held;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+/// At most so many tries are the evidence of an event.
+pub(super) const EVIDENCE_MOST: usize = 8;
+
+/// The first of them.
+pub(super) fn evidence<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> Vec<Attempt> {
+    attempts.into_iter().take(EVIDENCE_MOST).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{S, ip, silent};
+    use super::*;
+
+    fn fail(sources: &mut Sources, source: u32, port: u16, at_ns: u64) -> bool {
+        let contact = silent(ip(source), ip(1), port, at_ns);
+        let add = |source: &mut Source| {
+            source.tally(Subject::Ports(ip(1))).unwrap().add(Attempt::of(&contact, "timeout"), 300 * S, true);
+        };
+        sources.with(ip(source), Walk::default, add).is_some()
+    }
+
+    #[test]
+    fn evidence_stays_when_a_flood_comes() {
+        let mut sources = Sources::new();
+        for port in 1..10 {
+            fail(&mut sources, 7, port, S);
+        }
+        for source in 0..100_000 {
+            assert!(fail(&mut sources, 1000 + source, 80, S), "{source}");
+            if source % 1000 == 0 {
+                sources.turn(S, 300 * S);
+            }
+        }
+        assert_eq!(sources.len(), SOURCES_MOST);
+        assert_eq!(sources.known(ip(7)).unwrap().tallies[0].counted(), 9);
+        assert!(sources.novices.len() <= SOURCES_MOST);
+        assert_eq!(sources.refused, 0);
+    }
+
+    #[test]
+    fn if_all_have_evidence_the_new_one_is_turned_away() {
+        let mut sources = Sources::new();
+        for source in 0..SOURCES_MOST as u32 {
+            fail(&mut sources, source + 10, 1, S);
+            fail(&mut sources, source + 10, 2, S);
+            sources.turn(S * u64::from(source), 300_000 * S);
+        }
+        assert!(!fail(&mut sources, 2, 80, S));
+        assert_eq!((sources.len(), sources.refused), (SOURCES_MOST, 1));
+        // A window later all are gone.
+        sources.turn(600_000 * S, 300_000 * S);
+        assert_eq!(sources.len(), 0);
+        assert!(fail(&mut sources, 2, 80, 600_000 * S));
+    }
+
+    #[test]
+    fn one_source_takes_no_more_than_its_share() {
+        let mut sources = Sources::new();
+        let room =
+            |source: &mut Source| (0..1000u32).filter(|&host| source.tally(Subject::Ports(ip(host))).is_some()).count();
+        assert_eq!(sources.with(ip(9), Walk::default, room), Some(TALLIES_MOST));
+    }
+}
