@@ -152,8 +152,10 @@ impl Sources {
 /// At most so many tries are the evidence of an event.
 pub(super) const EVIDENCE_MOST: usize = 8;
 
-/// The first of them.
+/// The first of them, by time.
 pub(super) fn evidence<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> Vec<Attempt> {
+    let mut attempts: Vec<&Attempt> = attempts.into_iter().collect();
+    attempts.sort_by_key(|attempt| attempt.at_ns);
     attempts.into_iter().take(EVIDENCE_MOST).cloned().collect()
 }
 

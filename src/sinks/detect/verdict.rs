@@ -146,8 +146,11 @@ impl Bench<'_> {
             }
             Subject::Pings => format!("pinged {count} hosts that did not answer, {time}"),
             Subject::Stealth => {
-                let probe = tally.attempts.last().map_or("", |attempt| attempt.outcome);
-                format!("sent segments that belong to no connection ({probe}) to {count} ports of {host}, {time}")
+                let mut probes: Vec<&str> = guilty().map(|attempt| attempt.outcome).collect();
+                probes.sort_unstable();
+                probes.dedup();
+                let probes = probes.join(", ");
+                format!("sent segments that belong to no connection ({probes}) to {count} ports of {host}, {time}")
             }
             Subject::Logins(_, service) => {
                 format!("held {count} short dialogues of much the same size with {} of {host}, {time}", service.name())
