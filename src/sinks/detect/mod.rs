@@ -17,6 +17,8 @@ mod samples;
 mod sources;
 mod spotter;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod walk;
 

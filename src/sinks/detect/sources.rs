@@ -25,6 +25,8 @@ pub(super) struct Source {
     pub(super) tallies: Vec<Tally>,
     pub(super) walk: Walk,
     pub(super) party: Option<Arc<Party>>,
+    /// When it was found to try many hosts.
+    pub(super) named_ns: Option<u64>,
     /// Tries that it keeps.
     held: usize,
 }

@@ -18,6 +18,9 @@ pub(super) const SETTLE_NS: u64 = 65_000_000_000;
 /// The same for a slow scan, which is in no hurry.
 pub(super) const SETTLE_SLOWLY_NS: u64 = 120_000_000_000;
 
+/// For so long a scan of many hosts explains what its source fails at.
+const NAMED_NS: u64 = 3_600_000_000_000;
+
 /// What a tally is judged by.
 pub(super) struct Bench<'a> {
     pub(super) security: &'a Security,
@@ -35,7 +38,7 @@ impl Bench<'_> {
         target: Option<&Arc<Party>>,
         found: &mut Vec<Finding>,
     ) -> Option<u64> {
-        let Source { tallies, party, walk, .. } = source;
+        let Source { tallies, party, named_ns, .. } = source;
         let tally = tallies.iter_mut().find(|tally| tally.subject == subject)?;
         let kind = subject.kind();
         let threshold = kind.threshold(&self.security.thresholds);
@@ -59,8 +62,7 @@ impl Bench<'_> {
         tally.due_ns = None;
         tally.attempts.clear();
         if subject.has_to_settle() {
-            // It is no slow scan besides.
-            *walk = Walk::default();
+            *named_ns = Some(self.now_ns);
         }
         None
     }
@@ -93,7 +95,9 @@ impl Bench<'_> {
         if source.walk.due_ns.is_some_and(|due_ns| due_ns <= self.now_ns) {
             source.walk.due_ns = None;
             if source.walk.is_over(self.security.thresholds.slow_scan, self.now_ns) {
-                found.push(self.slow_scan(ip, source));
+                // What has a name already is no slow scan besides.
+                let named = source.named_ns.is_some_and(|at_ns| self.now_ns.saturating_sub(at_ns) < NAMED_NS);
+                found.extend((!named).then(|| self.slow_scan(ip, source)));
                 source.walk = Walk::default();
             }
         }
