@@ -5,6 +5,7 @@
 
 mod cold;
 mod connection;
+mod detect;
 mod iperf;
 mod links;
 mod live;
@@ -49,7 +50,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --")]
 struct Args {
-    /// What to measure: packet recognition record merge connection memory names load live cold links scrape iperf [default: all]
+    /// What to measure: packet recognition record merge detect connection memory names load live cold links scrape iperf [default: all]
     sections: Vec<String>,
     /// Fewer rounds: a quick look, not a measurement
     #[arg(long)]
@@ -64,11 +65,12 @@ struct Args {
 
 type Section = (&'static str, fn(&mut Report) -> Result<()>);
 
-const SECTIONS: [Section; 13] = [
+const SECTIONS: [Section; 14] = [
     ("packet", packet::run),
     ("recognition", recognition::run),
     ("record", record::run),
     ("merge", merge::run),
+    ("detect", detect::run),
     ("connection", connection::run),
     ("memory", memory::run),
     ("names", names::run),

@@ -14,6 +14,7 @@ use netmon::control::{
 use netmon::filter::{Filter, PacketFilter};
 use netmon::http::Body;
 use netmon::line::Line;
+use netmon::sinks::detect::{EventWatch, SecurityEvent};
 
 /// Longest error message allowed, in bytes: a person has to read it.
 const ERROR_MOST: usize = 128 << 10;
@@ -121,6 +122,14 @@ impl Api for Agent {
 
     fn watch(&self, _: Filter) -> anyhow::Result<Box<dyn Events>> {
         Ok(Box::new(Silence))
+    }
+
+    fn security_events(&self) -> anyhow::Result<Vec<Arc<SecurityEvent>>> {
+        Ok(Vec::new())
+    }
+
+    fn watch_security(&self) -> anyhow::Result<EventWatch> {
+        anyhow::bail!("nothing is looked for")
     }
 
     fn flow_stats(&self) -> FlowStats {

@@ -48,23 +48,23 @@ fn workload(party: &Party) -> Option<(Option<&str>, &str)> {
     Some((party.namespace.as_deref(), name))
 }
 
-/// True if the address is outside of the cluster and of private networks (RFC 1918, 4193, 6598, 3927, 5735, 3849).
+/// True if the address is outside of the cluster and of private networks (RFC 1918, 3927, 4193, 6598).
 pub(super) fn is_external(ip: IpAddr, party: Option<&Party>) -> bool {
     let is_ours = party.is_some_and(|party| {
         party.workload.is_some() || party.pod.is_some() || party.service.is_some() || party.node.is_some()
     });
-    let global = match ip.to_canonical() {
+    let is_local = match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
-            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || shared)
-                && !(ip.is_multicast() || ip.is_broadcast())
+            let nobody = ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast();
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || shared || nobody
         }
         IpAddr::V6(ip) => {
-            !(ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified())
-                && !ip.is_multicast()
+            let nobody = ip.is_unspecified() || ip.is_multicast();
+            ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local() || nobody
         }
     };
-    global && !is_ours
+    !is_local && !is_ours
 }
 
 /// The name of what is spoken in the clear, if it is one of the protocols that should not leave.
@@ -100,7 +100,8 @@ pub(super) fn mismatch(app: App, port: u16) -> Option<&'static str> {
         27017 => ("mongodb", &[App::Mongodb], TLS_TOO),
         _ => return None,
     };
-    (!apps.contains(&app) && !(tls && app == App::Tls)).then_some(name)
+    let usual = apps.contains(&app) || tls && app == App::Tls;
+    (!usual).then_some(name)
 }
 
 #[cfg(test)]

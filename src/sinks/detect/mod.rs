@@ -111,6 +111,11 @@ impl Detection {
         self.security.load_full()
     }
 
+    /// True while it runs.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Relaxed)
+    }
+
     /// Sets the addresses of this host.
     pub fn set_own_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
         self.own.store(Arc::new(addresses.collect()));
@@ -228,7 +233,7 @@ impl Figures for Detection {
     ];
 
     fn collect(&self, _: &Reading, families: &mut Families) {
-        if !self.on.load(Relaxed) {
+        if !self.is_on() {
             return;
         }
         let mut add = |name, counts: &EventCounts| {

@@ -2,7 +2,6 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use foldhash::fast::RandomState;
 
@@ -96,7 +95,7 @@ impl Spotter {
 
     /// Hands on what waits. To be called now and then.
     pub fn tick(&mut self, now_ns: u64) {
-        if !self.detection.on.load(Relaxed) {
+        if !self.detection.is_on() {
             self.waiting = Vec::new();
             self.said = Vec::new();
             return;
@@ -249,7 +248,7 @@ impl Sink for Spotter {
 
     #[inline]
     fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, marks: &mut Marks) {
-        if !self.detection.on.load(Relaxed) {
+        if !self.detection.is_on() {
             return;
         }
         match event {
