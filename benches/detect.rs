@@ -32,20 +32,32 @@ struct Mix {
     records: &'static [(bool, u8)],
     /// How many clients there are.
     clients: u32,
+    /// How many flows there are; later records belong to the same ones again.
+    flows: u32,
 }
 
-const MIXES: [Mix; 4] = [
-    Mix { name: "data of known flows", records: &[(true, ACK | PSH), (false, ACK | PSH)], clients: 64 },
+const DATA: &[(bool, u8)] = &[(true, ACK | PSH), (false, ACK | PSH)];
+
+const MIXES: [Mix; 5] = [
+    Mix { name: "data of 10,000 known flows", records: DATA, clients: 64, flows: 10_000 },
+    Mix { name: "flows first seen midway", records: DATA, clients: 64, flows: u32::MAX },
     Mix {
         name: "connections",
         records: &[(true, SYN | ACK), (false, SYN | ACK), (true, ACK | PSH | FIN), (false, ACK | PSH | FIN)],
         clients: 64,
+        flows: u32::MAX,
     },
-    Mix { name: "a scan: every connection refused", records: &[(true, SYN), (false, RST | ACK)], clients: 1 },
+    Mix {
+        name: "a scan: every connection refused",
+        records: &[(true, SYN), (false, RST | ACK)],
+        clients: 1,
+        flows: u32::MAX,
+    },
     Mix {
         name: "a flood: every source another, half open",
         records: &[(true, SYN), (false, SYN | ACK)],
         clients: u32::MAX,
+        flows: u32::MAX,
     },
 ];
 
@@ -67,6 +79,7 @@ impl Sink for Counting {
 
 fn record(mix: &Mix, flow: u32, step: (bool, u8), at_ns: u64) -> Record {
     let (from_client, flags) = step;
+    let flow = flow % mix.flows;
     let client =
         Endpoint::of(Ipv4Addr::from_bits(0x0a00_0000 + flow % mix.clients).into(), 10_000 + (flow % 50_000) as u16);
     // A scan asks for another port each time.

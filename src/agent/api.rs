@@ -358,6 +358,7 @@ fn stats_of<'a>(stats: &mut FlowStats, page: Option<impl Iterator<Item = &'a Flo
         let status = flow.outcome.map_or("active".to_owned(), outcome_name);
         *stats.by_status.entry(status).or_default() += 1;
         *stats.by_app.entry(flow.app.map_or("", bpf::App::name)).or_default() += 1;
+        stats.one_sided += u64::from(flow.is_one_sided());
     }
     Some(())
 }

@@ -1,5 +1,7 @@
 //! The health of a running agent, in addition to the checks of its host.
 
+mod detection;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -17,9 +19,15 @@ const SERIES: f64 = 0.9;
 pub(super) fn report(client: &Client) -> Report {
     // If an agent runs, check the host for the agent's configuration.
     let config = client.value("GET", "/v1/config", &[]).map(|values| configured(&values)).unwrap_or_default();
-    let mut report = doctor::run(&DoctorOptions { config });
+    let mut report = doctor::run(&DoctorOptions { config: config.clone() });
     match client.value("GET", "/v1/status", &[]) {
-        Ok(status) => report.extend(agent(&status, Help::here())),
+        Ok(status) => {
+            report.extend(agent(&status, Help::here()));
+            let flows = client.value("GET", "/v1/stats/flows", &[]).unwrap_or_default();
+            let (check, blind) = detection::detectors(&config, &status, &flows);
+            report.extend([check]);
+            report.blind_spots.extend(blind);
+        }
         Err(error) => {
             let remedy = Help::here().either(
                 "systemctl start netmon, or sudo netmon",

@@ -286,6 +286,8 @@ pub struct FlowStats {
     pub by_state: BTreeMap<&'static str, u64>,
     pub by_status: BTreeMap<String, u64>,
     pub by_app: BTreeMap<&'static str, u64>,
+    /// TCP connections that go on although only one end of them is seen.
+    pub one_sided: u64,
     /// Flows that have ended since the start, by outcome.
     pub ended: BTreeMap<String, u64>,
 }

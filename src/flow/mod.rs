@@ -45,7 +45,7 @@ use crate::bpf::{App, Endpoint, Moment, Record};
 use details::Before;
 use ends::Ends;
 use events::Marked;
-use outcome::{TCP, Verdict, is_waiting, judge};
+use outcome::{TCP, Verdict, acknowledged, is_waiting, judge};
 use roles::is_group;
 use wheel::{Link, Linked};
 
@@ -223,6 +223,13 @@ impl Flow {
     /// True if the client sends to a multicast or broadcast address.
     pub fn is_to_a_group(&self) -> bool {
         self.has(BROADCAST) || is_group(&self.endpoint(usize::from(!self.client & 1)), self.v6())
+    }
+
+    /// True for a TCP connection that goes on although only one end of it is seen: the other's packets take another path.
+    pub fn is_one_sided(&self) -> bool {
+        let (client, server) = (self.from_client(), self.from_server());
+        let goes_on = if server.packets == 0 { acknowledged(client) } else { client.packets == 0 };
+        self.protocol == TCP && goes_on && client.packets + server.packets > 1
     }
 
     fn has(&self, mark: u8) -> bool {
