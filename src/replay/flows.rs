@@ -6,14 +6,16 @@ use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
 use crate::bpf::{Record, Tally};
+use crate::config::Security;
 use crate::flow::{Directory, Flow, FlowEvent, Sink, Table, TableLimits};
 use crate::line::{Line, LineContext};
 use crate::output::FlowWriter;
 use crate::pipeline::worker;
+use crate::sinks::detect::{Detective, Nowhere, SpotterMarks};
 
 /// The flows of a capture.
 pub(super) struct Flows<W: Write> {
-    table: Option<Table>,
+    table: Option<Table<SpotterMarks>>,
     limits: TableLimits,
     /// Bytes that each packet of a record counts in excess.
     surplus: u64,
@@ -32,12 +34,14 @@ pub(super) struct Book<W: Write> {
     pub(super) undecodable: u64,
     pub(super) accounted: Tally,
     pub(super) duplicate: Tally,
+    /// Looks for what is hostile, if the configuration asks for it.
+    detective: Detective,
     /// The first write error; nothing is written after it.
     failure: Option<io::Error>,
 }
 
 impl<W: Write> Flows<W> {
-    pub(super) fn new(limits: TableLimits, writer: FlowWriter<W>) -> Flows<W> {
+    pub(super) fn new(limits: TableLimits, security: &Security, writer: FlowWriter<W>) -> Flows<W> {
         let book = Book {
             writer,
             context: LineContext::default(),
@@ -48,6 +52,7 @@ impl<W: Write> Flows<W> {
             undecodable: 0,
             accounted: Tally::default(),
             duplicate: Tally::default(),
+            detective: Detective::new(security, 0),
             failure: None,
         };
         Flows { table: None, limits, surplus: 0, book }
@@ -77,6 +82,8 @@ impl<W: Write> Flows<W> {
             for flow in table.iter() {
                 self.book.keep(flow);
             }
+            // What has to wait for more is judged by what there is.
+            self.book.tell(now_ns.saturating_add(SETTLED_NS));
         }
         while let Some(Reverse(waiting)) = self.book.waiting.pop() {
             self.book.print(&waiting.0);
@@ -109,11 +116,23 @@ impl<W: Write + Send + 'static> worker::Consumer for Flows<W> {
     fn tick(&mut self, now_ns: u64) {
         if let Some(table) = &mut self.table {
             table.expire(now_ns, &mut self.book);
+            self.book.tell(now_ns);
         }
     }
 }
 
+/// Judges wait no longer than this.
+const SETTLED_NS: u64 = 300_000_000_000;
+
 impl<W: Write> Book<W> {
+    /// Logs what looks hostile, as the agent does.
+    fn tell(&mut self, now_ns: u64) {
+        self.detective.tick(now_ns, &Nowhere);
+        for event in self.detective.events(self.context.clock_offset_ns) {
+            log::warn!("security: {}: {}, at {}", event.kind.name(), event.message, event.time);
+        }
+    }
+
     /// Queues a complete flow, to be printed in its turn.
     fn keep(&mut self, flow: &Flow) {
         self.waiting.push(Reverse(Waiting(flow.clone())));
@@ -138,9 +157,9 @@ impl<W: Write> Book<W> {
 impl<W: Write> Directory for Book<W> {}
 
 impl<W: Write> Sink for Book<W> {
-    type Mark = ();
+    type Mark = SpotterMarks;
 
-    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, _mark: &mut ()) {
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut SpotterMarks) {
         let tally = |record: &Record| Tally { packets: record.packets, bytes: record.bytes };
         match event {
             FlowEvent::Sent { record, .. } => self.accounted += tally(record),
@@ -149,6 +168,7 @@ impl<W: Write> Sink for Book<W> {
             FlowEvent::Removed => self.keep(flow),
             _ => {}
         }
+        self.detective.handle(event, flow, mark);
     }
 }
 

@@ -93,7 +93,7 @@ fn replay_to(config: &Config, replay: &Replay, stop: &Stop, out: impl Write + Se
     let mut storage = MaybeUninit::<ObjectStorage>::uninit();
     let mut bpf = Bpf::load(&mut storage, &options(config, cpus))?;
     bpf.sampler()?.set(config.sampling_rate);
-    let flows = Flows::new(crate::pipeline::bounds(config, 1), FlowWriter::new(replay.format, out)?);
+    let flows = Flows::new(crate::pipeline::bounds(config, 1), &config.security, FlowWriter::new(replay.format, out)?);
     let mut player = Player::new(&mut bpf, flows)?;
 
     let started = Instant::now();

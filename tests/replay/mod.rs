@@ -7,6 +7,7 @@ mod bounds;
 mod broken;
 mod formats;
 mod latency;
+mod security;
 mod time;
 mod tshark;
 mod tunnels;

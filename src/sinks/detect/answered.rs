@@ -79,16 +79,25 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    pub(super) fn new() -> Answered {
-        Answered { generations: [Generation::new(), Generation::new()], since_ns: 0, hasher: RandomState::default() }
+    pub(super) fn new(now_ns: u64) -> Answered {
+        Answered {
+            generations: [Generation::new(), Generation::new()],
+            since_ns: now_ns,
+            hasher: RandomState::default(),
+        }
     }
 
     /// Forgets what is too old.
     pub(super) fn turn(&mut self, now_ns: u64) {
-        if now_ns.saturating_sub(self.since_ns) >= GENERATION_NS {
+        let passed_ns = now_ns.saturating_sub(self.since_ns);
+        if passed_ns >= GENERATION_NS {
             self.since_ns = now_ns;
             self.generations.swap(0, 1);
             self.generations[0] = Generation::new();
+        }
+        // A capture may have a gap of hours.
+        if passed_ns >= 2 * GENERATION_NS {
+            self.generations[1] = Generation::new();
         }
     }
 
@@ -146,7 +155,7 @@ mod tests {
 
     #[test]
     fn answers_count_once_and_are_forgotten() {
-        let mut answered = Answered::new();
+        let mut answered = Answered::new(0);
         for _ in 0..3 {
             for host in 10..30 {
                 answered.note(ip(1), ip(host), 6, 80);
@@ -167,7 +176,7 @@ mod tests {
 
     #[test]
     fn many_answers_hide_few_failures() {
-        let mut answered = Answered::new();
+        let mut answered = Answered::new(0);
         for pair in 0..100_000 {
             answered.note(ip(pair % 100), ip(1000 + pair), 6, 80);
         }

@@ -115,7 +115,6 @@ pub enum Service {
     Rdp,
     Mysql,
     Postgres,
-    Redis,
     Mongodb,
     Mssql,
     Oracle,
@@ -131,7 +130,6 @@ impl Service {
             (Some(App::Smtp), _) | (None, 25 | 465 | 587) => Service::Smtp,
             (Some(App::Mysql), _) | (None, 3306) => Service::Mysql,
             (Some(App::Postgres), _) | (None, 5432) => Service::Postgres,
-            (Some(App::Redis), _) | (None, 6379) => Service::Redis,
             (Some(App::Mongodb), _) | (None, 27017) => Service::Mongodb,
             (None, 23) => Service::Telnet,
             // It is in TLS after its first messages.
@@ -142,11 +140,15 @@ impl Service {
         })
     }
 
-    /// Bytes on the wire that the server sends at the most while somebody fails to log in.
+    /// Bytes on the wire that the server sends at the most while somebody fails to log in. Measured with OpenSSH 10 (2,400 to 4,500 for
+    /// one to six tries; 4,900 for the shortest success), MariaDB 11 (585; 643) and PostgreSQL 17 (687; 1,194).
     pub(super) fn most_bytes(self) -> u64 {
         match self {
-            // Keys are exchanged first.
-            Service::Ssh | Service::Rdp | Service::Smtp => 8 << 10,
+            Service::Ssh => 4700,
+            Service::Mysql => 620,
+            Service::Postgres => 1000,
+            // Keys are exchanged first, or greetings are long.
+            Service::Rdp | Service::Smtp => 8 << 10,
             _ => 2 << 10,
         }
     }
@@ -161,7 +163,6 @@ impl Service {
             Service::Rdp => "rdp",
             Service::Mysql => "mysql",
             Service::Postgres => "postgres",
-            Service::Redis => "redis",
             Service::Mongodb => "mongodb",
             Service::Mssql => "mssql",
             Service::Oracle => "oracle",

@@ -13,8 +13,9 @@ use super::kind::{Kind, Severity};
 
 /// An event of the same kind, source and target is told again after this.
 const AGAIN_NS: u64 = 600_000_000_000;
-/// Most events in a minute.
+/// Most events in a minute, of all sources and of one: who is loud must not drown the others.
 const MINUTE_MOST: u32 = 100;
+const SHARE_MOST: u32 = 20;
 const MINUTE_NS: u64 = 60_000_000_000;
 /// Most events that are kept, about a kilobyte each.
 const KEPT: usize = 1000;
@@ -35,13 +36,34 @@ struct Listener {
     lost: Arc<AtomicU64>,
 }
 
+/// The events of a minute.
+#[derive(Debug, Default)]
+struct Minute {
+    began_ns: u64,
+    all: u32,
+    by_source: HashMap<Option<IpAddr>, u32>,
+}
+
+impl Minute {
+    /// True if there is room for an event of this source.
+    fn has_room(&self, source: Option<IpAddr>) -> bool {
+        // A flood has no source: each has another victim.
+        let share = self.by_source.get(&source).copied().unwrap_or_default();
+        self.all < MINUTE_MOST && (share < SHARE_MOST || source.is_none())
+    }
+
+    fn add(&mut self, source: Option<IpAddr>) {
+        self.all += 1;
+        *self.by_source.entry(source).or_default() += 1;
+    }
+}
+
 /// The events so far.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     kept: VecDeque<Arc<SecurityEvent>>,
     told: HashMap<Same, u64>,
-    /// When the minute began, and the events in it.
-    minute: (u64, u32),
+    minute: Minute,
     number: u64,
     /// Events that were told.
     pub(super) counts: EventCounts,
@@ -75,16 +97,16 @@ impl Journal {
     ) -> Option<Arc<SecurityEvent>> {
         let key = (finding.kind, self.label(source));
         let same = (finding.kind, finding.source, finding.target, finding.port);
-        if now_ns.saturating_sub(self.minute.0) >= MINUTE_NS {
-            self.minute = (now_ns, 0);
+        if now_ns.saturating_sub(self.minute.began_ns) >= MINUTE_NS {
+            self.minute = Minute { began_ns: now_ns, ..Minute::default() };
             self.told.retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < AGAIN_NS);
         }
         let is_told = self.told.get(&same).is_some_and(|at_ns| now_ns.saturating_sub(*at_ns) < AGAIN_NS);
-        if is_told || self.minute.1 >= MINUTE_MOST {
+        if is_told || !self.minute.has_room(finding.source) {
             *self.suppressed.entry(key).or_default() += 1;
             return None;
         }
-        self.minute.1 += 1;
+        self.minute.add(finding.source);
         self.told.insert(same, now_ns);
         *self.counts.entry(key).or_default() += 1;
         self.number += 1;
@@ -186,14 +208,16 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_has_a_hundred_events() {
+    fn a_minute_has_a_hundred_events_and_a_source_twenty_of_them() {
         let mut journal = Journal::default();
         let watch = journal.watch().unwrap();
-        let mut told = |target, at| journal.take(&finding(Kind::PortScan, 1, target), "external", at, 0).is_some();
-        assert_eq!((0..1000).filter(|&target| told(target, S)).count(), 100);
-        assert_eq!((1000..2000).filter(|&target| told(target, 61 * S)).count(), 100);
-        assert_eq!(journal.suppressed.values().sum::<u64>(), 1800);
-        assert_eq!(watch.events.try_iter().count(), 200);
+        let mut told =
+            |source, target, at| journal.take(&finding(Kind::PortScan, source, target), "external", at, 0).is_some();
+        assert_eq!((0..1000).filter(|&target| told(1, target, S)).count(), 20);
+        assert_eq!((0..1000).filter(|&target| told(2 + target % 100, target, S)).count(), 80);
+        assert_eq!((1000..2000).filter(|&target| told(1, target, 61 * S)).count(), 20);
+        assert_eq!(journal.suppressed.values().sum::<u64>(), 2880);
+        assert_eq!(watch.events.try_iter().count(), 120);
     }
 
     #[test]

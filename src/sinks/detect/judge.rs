@@ -52,7 +52,7 @@ impl Judge {
         Judge {
             security,
             sources: Sources::new(),
-            answered: Answered::new(),
+            answered: Answered::new(now_ns),
             floods: Floods::default(),
             edges: Edges::new(now_ns),
             api_servers: HashSet::new(),

@@ -5,6 +5,7 @@
 
 mod answered;
 mod contact;
+mod detective;
 mod edges;
 mod event;
 mod filter;
@@ -32,9 +33,11 @@ use anyhow::Result;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+pub use detective::{Detective, Nowhere};
 pub use event::{EventFlow, SecurityEvent};
 pub use filter::EventFilter;
 pub use journal::EventWatch;
+pub use judge::Around;
 pub use kind::{Kind, Severity};
 pub use spotter::{Marks as SpotterMarks, Spotter};
 
@@ -42,7 +45,7 @@ use self::contact::Contact;
 use self::event::Finding;
 use self::floods::Opened;
 use self::journal::{EventCounts, Journal};
-use self::judge::{Around, Judge};
+use self::judge::Judge;
 use super::metrics::{Families, Family, Figures, Reading};
 use crate::bpf::Clock;
 use crate::config::Security;

@@ -212,9 +212,9 @@ mod tests {
     #[test]
     fn a_timer_is_told_from_a_guesser() {
         let tally = |times: &mut dyn Iterator<Item = u64>| {
-            let mut tally = Tally::new(Subject::Logins(ip(1), Service::Redis));
+            let mut tally = Tally::new(Subject::Logins(ip(1), Service::Ftp));
             for at in times {
-                tally.add(Attempt::of_dialogue(&silent(ip(9), ip(1), 6379, at), 300), WINDOW, false);
+                tally.add(Attempt::of_dialogue(&silent(ip(9), ip(1), 21, at), 300), WINDOW, false);
             }
             tally.is_clockwork()
         };

@@ -279,7 +279,7 @@ fn dialogues_that_differ_or_tick_are_no_attack() {
         let bytes = 500 << (number % 4);
         court.hear(&contact(ip(9), ip(1), 22, u64::from(number) * S, What::Dialogue(Service::Ssh, bytes)));
         let at_ns = u64::from(number) * 2 * S;
-        court.hear(&contact(ip(8), ip(1), 6379, at_ns, What::Dialogue(Service::Redis, 500)));
+        court.hear(&contact(ip(8), ip(1), 3306, at_ns, What::Dialogue(Service::Mysql, 500)));
         let node = contact(ip(200), ip(1), 22, u64::from(number * number) * S / 9, What::Dialogue(Service::Ssh, 500));
         court.hear(&node);
     }

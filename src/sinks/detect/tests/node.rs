@@ -3,15 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::super::event::Finding;
-use super::super::judge::{Around, Judge};
-use super::super::kind::Kind;
 use super::super::samples::S;
-use super::super::spotter::{Marks, Spotter};
-use super::super::{Detection, Seen};
+use super::super::{Around, Detective, Kind, SpotterMarks};
 use super::records::{NODE, Traffic, api_server, lost_pods, party};
 use crate::config::Security;
 use crate::flow::{Directory, Flow, FlowEvent, Named, Observing, Sink, Table, TableLimits};
@@ -20,24 +15,21 @@ use crate::flow::{Directory, Flow, FlowEvent, Named, Observing, Sink, Table, Tab
 pub(super) type Told = BTreeMap<(Kind, Option<IpAddr>), u32>;
 
 pub(super) struct Node {
-    table: Table<Marks>,
+    table: Table<SpotterMarks>,
     watched: Watched,
-    detection: Arc<Detection>,
-    judge: Judge,
-    found: Vec<Finding>,
 }
 
 struct Watched {
-    spotter: Spotter,
+    detective: Detective,
     flows: u64,
 }
 
 impl Sink for Watched {
-    type Mark = Marks;
+    type Mark = SpotterMarks;
 
-    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut Marks) {
+    fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, mark: &mut SpotterMarks) {
         self.flows += u64::from(matches!(event, FlowEvent::Started));
-        self.spotter.handle(event, flow, mark);
+        self.detective.handle(event, flow, mark);
     }
 }
 
@@ -71,16 +63,8 @@ impl Node {
             max_age: None,
         };
         let security = Security { enabled: true, learning: Duration::from_secs(300), ..Security::default() };
-        let detection = Arc::new(Detection::new(&security, "n1"));
-        detection.on.store(true, Relaxed);
         assert_ne!(api_server(), NODE);
-        Node {
-            table: Table::new(limits, 0),
-            watched: Watched { spotter: Spotter::new(Arc::clone(&detection)), flows: 0 },
-            judge: Judge::new(Arc::new(security), 0),
-            detection,
-            found: Vec::new(),
-        }
+        Node { table: Table::new(limits, 0), watched: Watched { detective: Detective::new(&security, 0), flows: 0 } }
     }
 
     /// Plays the traffic, and lets this many seconds pass from its beginning.
@@ -89,32 +73,21 @@ impl Node {
         // As often as a worker wakes up.
         for tick in 1..=seconds * 5 {
             let now_ns = tick * S / 5;
-            let Node { table, watched, detection, judge, found } = self;
+            let Node { table, watched } = self;
             let mut observing = Observing { directory: &mut Cluster, sinks: watched };
             while let Some(record) = records.next_if(|record| record.last_ns <= now_ns) {
                 table.merge(record, &mut observing);
             }
             table.expire(now_ns, &mut observing);
-            watched.spotter.tick(now_ns);
-            for seen in detection.seen.try_iter() {
-                match seen {
-                    Seen::Contacts(contacts) => {
-                        contacts.iter().for_each(|contact| judge.contact(contact, &Cluster, found));
-                    }
-                    Seen::Opened(opened) => opened.into_iter().for_each(|opened| judge.opened(opened)),
-                }
-            }
-            if tick % 5 == 0 {
-                judge.turn(now_ns, found);
-            }
+            watched.detective.tick(now_ns, &Cluster);
         }
-        assert_eq!(self.detection.lost.load(Relaxed), 0);
+        assert_eq!(self.watched.detective.lost(), 0);
     }
 
     /// What was found.
     pub(super) fn told(&self) -> Told {
         let mut told = Told::new();
-        for finding in &self.found {
+        for finding in &self.watched.detective.found {
             *told.entry((finding.kind, finding.source.or(finding.target))).or_default() += 1;
         }
         told
