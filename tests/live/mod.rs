@@ -16,6 +16,7 @@ mod conservation;
 pub mod control;
 mod debug;
 mod delays;
+mod detection;
 mod direction;
 mod discovery;
 mod ended;

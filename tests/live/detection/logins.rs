@@ -1,0 +1,38 @@
+//! Passwords that are tried one after the other.
+
+use std::fs;
+
+use super::{ATTACKER, BOTH, Expected, Scene, VICTIM, flows, run};
+use crate::needs_root;
+use crate::support::sh;
+
+/// hydra, and a sshd that allows as many tries a connection as it does by default.
+#[test]
+fn at_ssh() {
+    needs_root!();
+    let scene = Scene::new("ssh");
+    let folder = &scene.agent.folder.0;
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let passwords: String = (0..2000).map(|number| format!("secret{number}\n")).collect();
+    fs::write(file("passwords"), passwords).unwrap();
+    sh(&format!("ssh-keygen -q -t ed25519 -N \"\" -f {} && mkdir -p /run/sshd", file("key")));
+    let settings = format!(
+        "ListenAddress 0.0.0.0\nListenAddress ::\nHostKey {}\nPidFile none\nUsePAM no\nPasswordAuthentication yes\n",
+        file("key")
+    );
+    fs::write(file("sshd"), settings).unwrap();
+    let _server = run(scene.victim.command("/usr/sbin/sshd").args(["-D", "-f", &file("sshd")]));
+    scene.victim.sh("until ss -Hltn sport = :22 | grep -q .; do sleep 0.1; done");
+    let _tools = BOTH.map(|v6| {
+        let (option, server) = if v6 { ("-6", format!("[{}]", VICTIM.v6)) } else { ("-4", VICTIM.v4.to_owned()) };
+        // It leaves a file where it is when it is interrupted.
+        let mut tool = scene.attacker.command("hydra");
+        tool.current_dir(folder).args([option, "-I", "-t", "4", "-w", "1", "-l", "nobody", "-P", &file("passwords")]);
+        run(tool.arg(format!("ssh://{server}")))
+    });
+    let events = scene.expect(&BOTH.map(|v6| Expected {
+        port: Some(22),
+        ..Expected::of("brute_force", ATTACKER.at(v6), Some(VICTIM.at(v6)), "dialogue")
+    }));
+    assert!(events.iter().flat_map(flows).all(|flow| flow["protocol"] == "tcp"), "{events:#?}");
+}
