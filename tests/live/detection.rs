@@ -5,6 +5,7 @@ mod bounds;
 mod floods;
 mod logins;
 mod scans;
+mod settings;
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};

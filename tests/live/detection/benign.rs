@@ -24,6 +24,16 @@ fn reconnect(times: u32) {
     }
 }
 
+/// Opens a thousand connections a second to a server for eight seconds, which is no flood, because each is completed.
+fn be_busy() {
+    let server: SocketAddr = (VICTIM.v4.parse::<IpAddr>().unwrap(), 8080).into();
+    let start = Instant::now();
+    for number in 0..8000 {
+        drop(TcpStream::connect(server).unwrap());
+        std::thread::sleep((Duration::from_millis(1) * number).saturating_sub(start.elapsed()));
+    }
+}
+
 /// Afterwards comes a scan that has to wait as long as any event of the others: it is the only one.
 #[test]
 fn traffic_of_all_kinds() {
@@ -35,6 +45,7 @@ fn traffic_of_all_kinds() {
     std::thread::scope(|scope| {
         let attacker = &scene.attacker;
         scope.spawn(|| attacker.run(|| reconnect(4)));
+        scope.spawn(|| attacker.run(be_busy));
         for v6 in BOTH {
             let url = |number| match v6 {
                 false => format!("http://{}:8080/", neighbour(v6, number)),
