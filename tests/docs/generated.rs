@@ -145,11 +145,11 @@ fn the_example_has_every_key() {
 /// The arguments of a command that people see, positional ones first; those that hold for the commands below it, too, only there.
 fn arguments<'a>(command: &'a Command, above: Option<&Command>) -> Vec<&'a Arg> {
     let is_inherited = |arg: &Arg| {
-        arg.is_global_set() && above.is_some_and(|above| above.get_arguments().any(|known| known.get_id() == arg.get_id()))
+        arg.is_global_set()
+            && above.is_some_and(|above| above.get_arguments().any(|known| known.get_id() == arg.get_id()))
     };
-    let is_shown = |arg: &&Arg| {
-        !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str()) && !is_inherited(arg)
-    };
+    let is_shown =
+        |arg: &&Arg| !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str()) && !is_inherited(arg);
     let mut shown: Vec<&Arg> = command.get_arguments().filter(is_shown).collect();
     shown.sort_by_key(|arg| !arg.is_positional());
     shown
