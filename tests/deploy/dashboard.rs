@@ -42,7 +42,7 @@ fn panels_have_their_places() {
     let panels = dashboard::panels();
     let mut rows: Vec<&str> = panels.iter().map(|panel| panel.row.as_str()).collect();
     rows.dedup();
-    assert_eq!(rows, ["Connections", "Latency", "Failures", "Zones", "Agents"]);
+    assert_eq!(rows, ["Connections", "Latency", "Failures", "Zones", "Security", "Agents"]);
     let board = dashboard::json();
     let all = board["panels"].as_array().unwrap();
     let of = |panel: &Value, key: &str| panel["gridPos"][key].as_u64().unwrap();

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 use netmon::cli::CliArgs;
-use netmon::config::{Args, Given, Key, Settings, Sources};
+use netmon::config::{Args, Given, Key, Settings, Sources, Whom};
 use netmon::filter::{Field, Filter, PacketFilter};
+use netmon::sinks::detect::{Kind, Severity};
 
 use super::{Block, manual, pages, read, shell};
 
@@ -83,6 +84,9 @@ fn meaning(matches: &ArgMatches) -> Result<(), String> {
     {
         Field::named(field).ok_or(format!("there is no field {field}"))?;
     }
+    if path.first() == Some(&"events") {
+        return events(leaf);
+    }
     if path.first() != Some(&"config") {
         return Ok(());
     }
@@ -98,6 +102,24 @@ fn meaning(matches: &ArgMatches) -> Result<(), String> {
         Some(key) if Key::named(key).is_none() => Err(Key::unknown(key)),
         _ => Ok(()),
     }
+}
+
+/// What an event is asked to be.
+fn events(matches: &ArgMatches) -> Result<(), String> {
+    let mut kinds = matches.get_many::<String>("kind").into_iter().flatten();
+    if let Some(kind) = kinds.find(|name| !Kind::ALL.iter().any(|kind| kind.name() == name.as_str())) {
+        return Err(format!("there is no kind {kind}"));
+    }
+    let severity = matches.get_one::<String>("severity");
+    if let Some(severity) = severity.filter(|name| !Severity::ALL.iter().any(|one| one.name() == name.as_str())) {
+        return Err(format!("there is no severity {severity}"));
+    }
+    for end in ["source", "target"] {
+        if let Some(whom) = matches.get_one::<String>(end) {
+            Whom::parse(whom).map_err(|error| format!("{end}: {error}"))?;
+        }
+    }
+    Ok(())
 }
 
 #[test]
@@ -207,6 +229,9 @@ fn what_is_wrong_is_found() {
         "netmon-cli flow dump",
         "sudo netmon --interfaces eth0",
         "netmon-cli flows dump --filter 'sttus=failed' | jq .",
+        "netmon-cli events --kind portscan",
+        "netmon-cli events watch --severity high",
+        "netmon-cli events --source Web",
         "netmon-cli debug packet-trace on --filter 'status=failed'",
         "netmon-cli config set flow.max_agee=5m",
         "netmon-cli config set performance.workers=2",

@@ -142,11 +142,14 @@ fn the_example_has_every_key() {
     compare("deploy/config/netmon.yaml", &text);
 }
 
-/// The arguments of a command that people see, positional ones first; those of all commands only where they are defined.
-fn arguments(command: &Command, is_top: bool) -> Vec<&Arg> {
-    let is_shown = |arg: &&Arg| {
-        !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str()) && (is_top || !arg.is_global_set())
+/// The arguments of a command that people see, positional ones first; those that hold for the commands below it, too, only there.
+fn arguments<'a>(command: &'a Command, above: Option<&Command>) -> Vec<&'a Arg> {
+    let is_inherited = |arg: &Arg| {
+        arg.is_global_set()
+            && above.is_some_and(|above| above.get_arguments().any(|known| known.get_id() == arg.get_id()))
     };
+    let is_shown =
+        |arg: &&Arg| !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str()) && !is_inherited(arg);
     let mut shown: Vec<&Arg> = command.get_arguments().filter(is_shown).collect();
     shown.sort_by_key(|arg| !arg.is_positional());
     shown
@@ -183,18 +186,18 @@ fn row(arg: &Arg) -> String {
 }
 
 /// A command and those below it.
-fn describe(command: &Command, path: &str, text: &mut String) {
+fn describe(command: &Command, above: Option<&Command>, path: &str, text: &mut String) {
     let path = [path, command.get_name()].join(" ").trim().to_owned();
-    let is_top = !path.contains(' ');
+    let is_top = above.is_none();
     let below: Vec<&Command> =
         command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help").collect();
     // What only holds others is described by them.
-    if is_top || below.is_empty() {
+    if is_top || below.is_empty() || !command.is_subcommand_required_set() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         let _ = write!(text, "{} `{path}`\n\n{}.\n\n", if is_top { "###" } else { "####" }, cell(&about));
         let usage = command.clone().render_usage().to_string();
         let _ = write!(text, "```text\n{}\n```\n\n", usage.trim_start_matches("Usage:").trim());
-        let rows: String = arguments(command, is_top).into_iter().map(row).collect();
+        let rows: String = arguments(command, above).into_iter().map(row).collect();
         if !rows.is_empty() {
             let _ = write!(text, "| argument | meaning |\n|---|---|\n{rows}\n");
         }
@@ -202,8 +205,8 @@ fn describe(command: &Command, path: &str, text: &mut String) {
             let _ = write!(text, "```text\n{}\n```\n\n", help.to_string().trim());
         }
     }
-    for command in below {
-        describe(command, &path, text);
+    for below in below {
+        describe(below, Some(command), &path, text);
     }
 }
 
@@ -212,7 +215,7 @@ fn commands_are_in_the_reference() {
     let mut text = String::new();
     for mut program in [Args::command(), CliArgs::command()] {
         program.build();
-        describe(&program, "", &mut text);
+        describe(&program, None, "", &mut text);
     }
     compare_part("docs/reference/cli.md", &text);
 }

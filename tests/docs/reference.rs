@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use netmon::agent::metric_names;
 use netmon::filter::{FIELDS, Field, PacketFilter};
 use netmon::line::{Ends, Line, Nat, Stats};
+use netmon::sinks::detect::Kind;
 use serde_json::Value;
 
 use super::{Page, names, rows};
@@ -96,6 +97,20 @@ fn each_field_of_a_filter_is_there_once() {
     let listed = error.lines().next().map(|line| &line[line.find("protocol ").unwrap()..]).unwrap();
     let found = rows(&page, "Fields of packets").into_iter().flat_map(|row| names(&row[0]));
     once(&page.path, found, listed.split(' '));
+}
+
+/// Each kind of events, with its severity and a section of its own.
+#[test]
+fn each_kind_of_event_is_there_once() {
+    let page = Page::named("docs/detection/README.md");
+    let rows = rows(&page, "Kinds");
+    once(&page.path, rows.iter().flat_map(|row| names(&row[0])), Kind::ALL.iter().map(|kind| kind.name()));
+    for kind in Kind::ALL {
+        let name = kind.name();
+        let row = rows.iter().find(|row| names(&row[0])[0] == name).unwrap();
+        assert_eq!(row[1], kind.severity().name(), "{name}");
+        assert!(row[0].ends_with(&format!(".md#{name})")), "{name} leads to its section: {}", row[0]);
+    }
 }
 
 /// Each route of the control API, with its parameters.

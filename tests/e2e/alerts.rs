@@ -155,6 +155,12 @@ pub fn fire(report: &mut Report, cluster: &Cluster) {
     report.ok("both end when nothing is dropped any more");
     drop(background);
 
+    failures::scan(cluster);
+    let because = "cache has tried 30 closed ports of web";
+    until_it_fires(report, &prometheus, ("NetmonSecurityEvents", because), ("src", "cache"), || ());
+    until_it_ends(&prometheus, "NetmonSecurityEvents");
+    report.ok("it ends when nothing more happens");
+
     let config = cluster.config(&cluster.a);
     fs::write(&config, fs::read_to_string(&config).unwrap() + "nonsense: true\n").unwrap();
     a.wait_for("unknown key nonsense");

@@ -10,7 +10,8 @@ use crate::live::prometheus::Prometheus;
 use crate::support::dashboard::{self, Panel};
 
 /// Queries of panels, by title and legend, that nothing but trouble of the agents themselves makes more than zero.
-const ZERO_IS_GOOD: [(&str, &str); 6] = [
+const ZERO_IS_GOOD: [(&str, &str); 7] = [
+    ("Not told, not judged", "not judged: {{what}}"),
     ("Packet accounting", "lost"),
     ("Records", "dropped"),
     ("Limits reached", "{{resource}}"),

@@ -172,6 +172,7 @@ impl Cluster {
         let text = format!(
             "kubernetes: {{ enabled: on, kubeconfig: {} }}
 flow: {{ connect_timeout: {}s }}
+features: {{ security_monitoring: {{ enabled: true }} }}
 export:
   prometheus:
     labels: [src_ip, src_namespace, src_workload, dst_ip, dst_namespace, dst_workload, dst_service, src_zone, dst_zone]

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::cluster::{Cluster, DB, GONE};
+use super::cluster::{Cluster, DB, GONE, WEB};
 use crate::live::PATIENCE;
 use crate::live::traffic::listen;
 
@@ -78,6 +78,15 @@ fn reset(cluster: &Cluster) {
     drop(served);
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(client.read(&mut [0]).is_err(), "reset");
+}
+
+/// A scan of closed ports, by the cache. They are twice as many as make an event.
+pub fn scan(cluster: &Cluster) {
+    cluster.cache.run(|| {
+        for port in 1001..=1030 {
+            assert!(TcpStream::connect(at(WEB, port)).is_err(), "nobody listens at {port}");
+        }
+    });
 }
 
 /// A connection whose first SYN is lost.
