@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::board::{Interface, InterfaceStatus};
@@ -31,7 +31,6 @@ use crate::sinks::{Happened, WATCH_BYTES, Watched};
 
 /// Time between the two readings that rates are computed from.
 const RATE_TIME: Duration = Duration::from_millis(500);
-const NOT_DETECTING: &str = "nothing is looked for: set features.security_monitoring.enabled=true";
 /// Most flows that are looked at, and that are copied, under one lock.
 const LOOKED: usize = 2048;
 const COPIED: usize = 128;
@@ -261,18 +260,15 @@ impl Api for AgentApi {
         Ok(Box::new(Watch { lines: self.lines(), filter, watched, _share: share }))
     }
 
-    fn security_events(&self) -> Result<Vec<Arc<SecurityEvent>>> {
+    fn security_events(&self) -> Option<Vec<Arc<SecurityEvent>>> {
         let detection = self.served.pipeline.detection();
-        let events = detection.events();
         // What was told before it was switched off is still of interest.
-        ensure!(detection.security().enabled || !events.is_empty(), "{NOT_DETECTING}");
-        Ok(events)
+        Some(detection.events()).filter(|events| detection.security().enabled || !events.is_empty())
     }
 
-    fn watch_security(&self) -> Result<EventWatch> {
+    fn watch_security(&self) -> Result<Option<EventWatch>> {
         let detection = self.served.pipeline.detection();
-        ensure!(detection.security().enabled, "{NOT_DETECTING}");
-        detection.watch()
+        detection.security().enabled.then(|| detection.watch()).transpose()
     }
 
     fn flow_stats(&self) -> FlowStats {

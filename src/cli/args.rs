@@ -189,8 +189,7 @@ Examples:
   kubectl -n netmon-system exec daemonset/netmon-agent -- netmon-cli support-bundle --output - > netmon.tar.gz";
 
 const EVENTS: &str = "\
-Kinds: port_scan, address_scan, slow_scan, stealth_scan, udp_scan, ping_sweep, syn_flood, brute_force, new_edge, cleartext,
-protocol_mismatch. The agent keeps the latest 1000 events.
+The agent keeps the latest 1000 events. docs/detection says what each kind sees, and how to silence it.
 
 Examples:
   netmon-cli events

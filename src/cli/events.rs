@@ -3,11 +3,21 @@
 use std::io::{BufRead, BufReader, Write};
 
 use anyhow::{Context, Result};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::Client;
 use super::show::Style;
+use crate::sinks::detect::{Kind, Severity};
+
+fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(Kind::ALL.map(Kind::name))
+}
+
+fn severities() -> PossibleValuesParser {
+    PossibleValuesParser::new(Severity::ALL.map(Severity::name))
+}
 
 /// The command, and what its events have to be.
 #[derive(Clone, Debug, Args)]
@@ -16,12 +26,12 @@ pub struct EventArgs {
     #[command(subcommand)]
     pub act: Option<EventAct>,
 
-    /// Show only these kinds: port_scan,address_scan
-    #[arg(long, value_name = "KIND", value_delimiter = ',', global = true)]
+    /// Show only these kinds, separated by commas
+    #[arg(long, value_name = "KIND", value_delimiter = ',', global = true, value_parser = kinds())]
     pub kind: Vec<String>,
 
-    /// Show only what is at least this severe: info, warning, critical
-    #[arg(long, value_name = "SEVERITY", global = true)]
+    /// Show only what is at least this severe
+    #[arg(long, value_name = "SEVERITY", global = true, value_parser = severities())]
     pub severity: Option<String>,
 
     /// Show only events of this source: an address, a network, a workload, namespace/workload

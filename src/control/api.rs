@@ -37,18 +37,14 @@ pub trait Api: Send + Sync + 'static {
     ///
     /// There are too many watchers already, or clients hold too much memory.
     fn watch(&self, filter: Filter) -> Result<Box<dyn Events>>;
-    /// The latest events that look hostile, the oldest first.
+    /// The latest events that look hostile, the oldest first. `None`: there are none because nothing is looked for.
+    fn security_events(&self) -> Option<Vec<Arc<SecurityEvent>>>;
+    /// Such events from now on. `None`: nothing is looked for.
     ///
     /// # Errors
     ///
-    /// Nothing is looked for.
-    fn security_events(&self) -> Result<Vec<Arc<SecurityEvent>>>;
-    /// Such events from now on.
-    ///
-    /// # Errors
-    ///
-    /// Nothing is looked for, or there are too many watchers already.
-    fn watch_security(&self) -> Result<EventWatch>;
+    /// There are too many watchers already.
+    fn watch_security(&self) -> Result<Option<EventWatch>>;
     /// Numbers of flows by several properties.
     fn flow_stats(&self) -> FlowStats;
     /// The number of series of each metric.

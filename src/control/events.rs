@@ -6,7 +6,7 @@ use crossbeam_channel::RecvTimeoutError;
 use serde_json::json;
 
 use super::call::Call;
-use super::refusal::{Refusal, bad, conflict, unwritten};
+use super::refusal::{Refusal, bad, unwritten};
 use super::routes::{LINES, QUIET, Streamed, Whole, whole};
 use crate::config::Whom;
 use crate::http::Opening;
@@ -35,9 +35,13 @@ fn filter(call: &Call) -> Result<EventFilter, Refusal> {
     })
 }
 
+fn off() -> Refusal {
+    Refusal(409, "nothing is looked for: set features.security_monitoring.enabled=true".to_owned())
+}
+
 pub(super) fn events(call: &Call) -> Whole {
     let filter = filter(call)?;
-    let events = call.api.security_events().map_err(|error| conflict(&error))?;
+    let events = call.api.security_events().ok_or_else(off)?;
     let mut body = Vec::new();
     for event in events.iter().filter(|event| filter.matches(event)) {
         serde_json::to_writer(&mut body, &**event).map_err(|error| unwritten(&error))?;
@@ -48,7 +52,7 @@ pub(super) fn events(call: &Call) -> Whole {
 
 pub(super) fn watch(call: &Call, opening: &mut Opening) -> Streamed {
     let filter = filter(call)?;
-    let watched = call.api.watch_security().map_err(|error| Refusal(503, format!("{error:#}")))?;
+    let watched = call.api.watch_security().map_err(|error| Refusal(503, format!("{error:#}")))?.ok_or_else(off)?;
     let mut chunks = opening.begin(LINES)?;
     chunks.flush()?;
     while !chunks.is_over() {

@@ -82,6 +82,7 @@ impl<W: Write> Flows<W> {
             for flow in table.iter() {
                 self.book.keep(flow);
             }
+            self.book.tell(now_ns);
             // What has to wait for more is judged by what there is.
             self.book.tell(now_ns.saturating_add(SETTLED_NS));
         }

@@ -1,5 +1,7 @@
 //! Keys about what looks hostile.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::super::security::Whom;
@@ -68,9 +70,10 @@ pub(super) static KEYS: &[Key] = &[
         path: "security.window",
         short: None,
         about: "time in which a threshold has to be reached",
-        valid: A_DURATION,
+        // What has to settle needs longer than a minute, and silence is known after half of one.
+        valid: "a duration such as 300s, 5m, 1h, at least 2m",
         live: true,
-        set: |config, given| put(&mut config.security.window, given.duration(A_SECOND)),
+        set: |config, given| put(&mut config.security.window, given.duration(Duration::from_secs(120))),
         get: |config| span(config.security.window),
     },
     Key {

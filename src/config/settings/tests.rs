@@ -99,7 +99,7 @@ fn each_variable_takes_effect() {
         "true",
         "7",
         "0.5",
-        "77s",
+        "177s",
         "88Mi",
         "ssh",
         "kernel",

@@ -127,7 +127,7 @@ impl Service {
             // FTP greets like SMTP.
             (_, 21) => Service::Ftp,
             (Some(App::Ssh), _) | (None, 22) => Service::Ssh,
-            (Some(App::Smtp), _) | (None, 25 | 465 | 587) => Service::Smtp,
+            (Some(App::Smtp), _) | (None, 25 | 587) | (None | Some(App::Tls), 465) => Service::Smtp,
             (Some(App::Mysql), _) | (None, 3306) => Service::Mysql,
             (Some(App::Postgres), _) | (None, 5432) => Service::Postgres,
             (Some(App::Mongodb), _) | (None, 27017) => Service::Mongodb,

@@ -22,6 +22,8 @@ pub struct Detective {
     judge: Judge,
     journal: Journal,
     pub(super) found: Vec<Finding>,
+    /// As of the last tick, and of the last turn.
+    now_ns: u64,
     turned_ns: u64,
 }
 
@@ -31,6 +33,10 @@ pub struct Nowhere;
 impl Around for Nowhere {
     fn is_own(&self, _: IpAddr) -> bool {
         false
+    }
+
+    fn node(&self) -> &str {
+        ""
     }
 
     fn has_lost_its_pod(&self, _: IpAddr, _: u64) -> bool {
@@ -49,12 +55,14 @@ impl Detective {
             detection,
             journal: Journal::default(),
             found: Vec::new(),
+            now_ns,
             turned_ns: now_ns,
         }
     }
 
     /// Judges what was spotted, as of `now_ns`. To be called at least as often as a worker ticks, as long as there are packets.
     pub fn tick(&mut self, now_ns: u64, around: &impl Around) {
+        self.now_ns = now_ns;
         self.spotter.tick(now_ns);
         for seen in self.detection.seen.try_iter() {
             match seen {
@@ -72,8 +80,8 @@ impl Detective {
 
     /// Events since the last call. `offset_ns` takes the flows' clock to the time since 1970.
     pub fn events(&mut self, offset_ns: i64) -> Vec<Arc<SecurityEvent>> {
-        let Detective { found, journal, turned_ns, .. } = self;
-        found.drain(..).filter_map(|finding| journal.take(&finding, "", *turned_ns, offset_ns)).collect()
+        let Detective { found, journal, now_ns, .. } = self;
+        found.drain(..).filter_map(|finding| journal.take(&finding, "", *now_ns, offset_ns)).collect()
     }
 
     /// Contacts that were lost because ticks were too rare.

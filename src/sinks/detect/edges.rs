@@ -48,10 +48,11 @@ fn workload(party: &Party) -> Option<(Option<&str>, &str)> {
     Some((party.namespace.as_deref(), name))
 }
 
-/// True if the address is outside of the cluster and of private networks (RFC 1918, 3927, 4193, 6598).
+/// True if the address is outside of the cluster, of named networks and of private ones (RFC 1918, 3927, 4193, 6598).
 pub(super) fn is_external(ip: IpAddr, party: Option<&Party>) -> bool {
     let is_ours = party.is_some_and(|party| {
-        party.workload.is_some() || party.pod.is_some() || party.service.is_some() || party.node.is_some()
+        let named = party.name.as_ref().is_some_and(|name| &**name != "external");
+        named || party.workload.is_some() || party.pod.is_some() || party.service.is_some() || party.node.is_some()
     });
     let is_local = match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -153,7 +154,10 @@ mod tests {
         }
         assert!(!external("::ffff:10.0.0.1"));
         let node = Party { node: Some("n1".into()), ..Party::default() };
-        assert!(!is_external("8.8.8.8".parse().unwrap(), Some(&node)));
+        let named = |name: &str| Party { name: Some(name.into()), ..Party::default() };
+        let is =
+            [node, named("corp"), named("external")].map(|party| is_external("8.8.8.8".parse().unwrap(), Some(&party)));
+        assert_eq!(is, [false, false, true]);
     }
 
     #[test]

@@ -28,6 +28,8 @@ const API_SERVERS_MOST: usize = 16;
 pub trait Around {
     /// True if the address is the host's own.
     fn is_own(&self, ip: IpAddr) -> bool;
+    /// The name of this node.
+    fn node(&self) -> &str;
     /// True if a pod had the address until a moment before `at_ns` of the flows' clock.
     fn has_lost_its_pod(&self, ip: IpAddr, at_ns: u64) -> bool;
 }
@@ -148,12 +150,15 @@ impl Judge {
         let &Contact { source, target, protocol, port, at_ns, .. } = contact;
         let party = contact.target_party();
         // The kubelet probes the pods of its node; the API server calls whoever has registered with it.
-        let is_probe = own && party.is_some_and(|party| party.pod.is_some()) || self.api_servers.contains(&source);
+        let here = |party: &Arc<Party>| party.node.as_deref().is_none_or(|node| node == around.node());
+        let is_probe = own && party.is_some_and(|party| party.pod.is_some() && here(party));
+        let calls_back = self.api_servers.contains(&source);
         // Clients try the endpoints of a service, one after the other if some are dead.
         let is_endpoint = party.is_some_and(|party| party.service.is_some());
         let is_traceroute = protocol == UDP && TRACEROUTE.contains(&port);
         // Whoever could be reached a while ago has failed; nobody scans for it.
         is_probe
+            || calls_back
             || is_endpoint
             || is_traceroute
             || self.answered.has(target, protocol, port)
@@ -180,9 +185,8 @@ impl Judge {
             source.party = contact.source_party().cloned().or(source.party.take());
             let (mut due, mut first) = (Vec::new(), true);
             for &subject in subjects {
-                let Some(tally) = source.tally(subject) else { continue };
                 let distinct = !matches!(subject, Subject::Logins(..));
-                first &= tally.add(attempt.clone(), window_ns, distinct);
+                first &= source.tally(subject).add(attempt.clone(), window_ns, distinct);
                 due.extend(bench.judge(ip, source, subject, contact.target_party(), found));
             }
             if matches!(contact.what, What::Failed(_)) {

@@ -59,6 +59,9 @@ const BATCHES: usize = 64;
 /// Contacts in a batch at the most.
 const BATCH: usize = 512;
 
+/// Who has no name.
+const EXTERNAL: &str = "external";
+
 /// What workers hand to the judge.
 enum Seen {
     Contacts(Vec<Contact>),
@@ -156,6 +159,7 @@ impl Detection {
         self.on.store(true, Relaxed);
         loop {
             let around = Surroundings {
+                node: &self.node,
                 own: self.own.load_full(),
                 names: names.map(|names| names.load()),
                 offset_ns: Clock::offset_to_1970(),
@@ -195,26 +199,33 @@ impl Detection {
         }
     }
 
-    /// The value of the label `src`: a workload, a node or a named network, never an address.
+    /// The value of the label `src`: a workload with its namespace, a node or a named network, never an address.
     fn label(&self, finding: &Finding) -> String {
         let own = || finding.source.is_some_and(|ip| self.own.load().contains(&ip));
-        match finding.source_party.as_ref().and_then(|party| party.title()) {
-            Some(title) => title.to_string(),
+        let party = finding.source_party.as_ref();
+        match party.and_then(|party| Some((party.namespace.as_ref(), party.title()?))) {
+            Some((Some(namespace), title)) => format!("{namespace}/{title}"),
+            Some((None, title)) => title.to_string(),
             None if own() => self.node.clone(),
-            None => "external".to_owned(),
+            None => EXTERNAL.to_owned(),
         }
     }
 }
 
-struct Surroundings<N> {
+struct Surroundings<'a, N> {
+    node: &'a str,
     own: Arc<HashSet<IpAddr>>,
     names: Option<N>,
     offset_ns: i64,
 }
 
-impl<N: std::ops::Deref<Target = Arc<crate::names::Index>>> Around for Surroundings<N> {
+impl<N: std::ops::Deref<Target = Arc<crate::names::Index>>> Around for Surroundings<'_, N> {
     fn is_own(&self, ip: IpAddr) -> bool {
         self.own.contains(&ip)
+    }
+
+    fn node(&self) -> &str {
+        self.node
     }
 
     fn has_lost_its_pod(&self, ip: IpAddr, at_ns: u64) -> bool {
@@ -245,7 +256,13 @@ impl Figures for Detection {
             }
         };
         let journal = lock::ignoring_poison(&self.journal);
-        add("netmon_security_events_total", &journal.counts);
+        // Most begin at 0, so that the first event is an increase.
+        let security = self.security();
+        let mut counts = journal.counts.clone();
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_wanted(&security)) {
+            counts.entry((kind, EXTERNAL.into())).or_default();
+        }
+        add("netmon_security_events_total", &counts);
         add("netmon_security_suppressed_total", &journal.suppressed);
         drop(journal);
         let lost = self.lost.load(Relaxed);

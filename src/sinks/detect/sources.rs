@@ -12,8 +12,8 @@ use crate::flow::Party;
 
 /// Most sources at a time.
 pub(super) const SOURCES_MOST: usize = 4096;
-/// Most subjects of one source.
-const TALLIES_MOST: usize = 64;
+/// Most subjects of one sort, of one source: many ports of a host must not hide many hosts at a port.
+const TALLIES_MOST: usize = 24;
 /// Most tries that all sources together keep, about 100 bytes each.
 pub(super) const ATTEMPTS_MOST: usize = 1 << 15;
 /// Contacts that are evidence: one failure happens to everybody.
@@ -32,17 +32,23 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Its tally about a subject, which begins if there is room for it.
-    pub(super) fn tally(&mut self, subject: Subject) -> Option<&mut Tally> {
-        let place = match self.tallies.iter().position(|tally| tally.subject == subject) {
+    /// Its tally about a subject. It begins in place of the one with the least evidence if there are too many of its sort.
+    pub(super) fn tally(&mut self, subject: Subject) -> &mut Tally {
+        let tallies = &mut self.tallies;
+        let place = match tallies.iter().position(|tally| tally.subject == subject) {
             Some(place) => place,
-            None if self.tallies.len() < TALLIES_MOST => {
-                self.tallies.push(Tally::new(subject));
-                self.tallies.len() - 1
+            None => {
+                let same = |tally: &Tally| std::mem::discriminant(&tally.subject) == std::mem::discriminant(&subject);
+                if tallies.iter().filter(|tally| same(tally)).count() >= TALLIES_MOST {
+                    // The first of those with the least is the oldest.
+                    let least = (0..tallies.len()).filter(|&place| same(&tallies[place]));
+                    least.min_by_key(|&place| tallies[place].attempts.len()).map(|place| tallies.remove(place));
+                }
+                tallies.push(Tally::new(subject));
+                tallies.len() - 1
             }
-            None => return None,
         };
-        self.tallies.get_mut(place)
+        &mut tallies[place]
     }
 
     fn attempts(&self) -> usize {
@@ -71,7 +77,7 @@ pub(super) struct Sources {
     /// Tries of all sources.
     attempts: usize,
     expired_ns: u64,
-    /// Sources, and subjects of sources, that found no room.
+    /// Times that a source found no room.
     pub(super) refused: u64,
 }
 
@@ -169,7 +175,7 @@ mod tests {
     fn fail(sources: &mut Sources, source: u32, port: u16, at_ns: u64) -> bool {
         let contact = silent(ip(source), ip(1), port, at_ns);
         let add = |source: &mut Source| {
-            source.tally(Subject::Ports(ip(1))).unwrap().add(Attempt::of(&contact, "timeout"), 300 * S, true);
+            source.tally(Subject::Ports(ip(1))).add(Attempt::of(&contact, "timeout"), 300 * S, true);
         };
         sources.with(ip(source), Walk::default, add).is_some()
     }
@@ -211,8 +217,23 @@ mod tests {
     #[test]
     fn one_source_takes_no_more_than_its_share() {
         let mut sources = Sources::new();
-        let room =
-            |source: &mut Source| (0..1000u32).filter(|&host| source.tally(Subject::Ports(ip(host))).is_some()).count();
-        assert_eq!(sources.with(ip(9), Walk::default, room), Some(TALLIES_MOST));
+        let mut add = |subject, host, port, at_ns| {
+            let attempt = Attempt::of(&silent(ip(9), ip(host), port, at_ns), "timeout");
+            let act = |source: &mut Source| {
+                source.tally(subject).add(attempt, 300 * S, true);
+                (source.tally(subject).counted(), source.tallies.len())
+            };
+            sources.with(ip(9), Walk::default, act).unwrap()
+        };
+        // Two ports of a host, then one of each of many: the first stays.
+        add(Subject::Ports(ip(1)), 1, 1, S);
+        add(Subject::Ports(ip(1)), 1, 2, S);
+        for host in 2..1000 {
+            add(Subject::Ports(ip(host)), host, 1, S);
+        }
+        assert_eq!(add(Subject::Ports(ip(1)), 1, 3, S), (3, TALLIES_MOST));
+        assert_eq!(add(Subject::Ports(ip(2)), 2, 2, S), (1, TALLIES_MOST), "it had made way");
+        // Another sort has a share of its own.
+        assert_eq!(add(Subject::Hosts(22), 1, 22, S), (1, TALLIES_MOST + 1));
     }
 }

@@ -14,6 +14,8 @@ use crate::flow::{Flow, FlowEvent, Outcome, Reason, Sink};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
 
@@ -23,8 +25,8 @@ const HAND_ON_NS: u64 = 100_000_000;
 const AGAIN_NS: u64 = 240_000_000_000;
 /// Places for what was said lately.
 const SAID: usize = 4096;
-/// A connection that lasts this long need not end before it is known what it speaks.
-const SPEAKS_NS: u64 = 5_000_000_000;
+/// A connection that lasts this long need not end before it is known what it speaks: STARTTLS would have come.
+const SPEAKS_NS: u64 = 30_000_000_000;
 /// A dialogue with a login takes no longer.
 const DIALOGUE_NS: u64 = 60_000_000_000;
 
@@ -216,7 +218,8 @@ impl Spotter {
             TCP => flow.from_client().syn() && !flow.from_server().syn_ack(),
             // Other datagrams need no answer.
             UDP => *failure == Failure::Refused,
-            _ => *failure != Failure::Refused,
+            ICMP | ICMPV6 => true,
+            _ => false,
         });
         if let Some(failure) = failure {
             self.push(Contact::of(flow, client, What::Failed(failure)));

@@ -88,9 +88,7 @@ impl Bench<'_> {
         }
         for subject in subjects {
             self.judge(ip, source, subject, None, found);
-            if let Some(tally) = source.tally(subject) {
-                tally.due_ns = None;
-            }
+            source.tally(subject).due_ns = None;
         }
         if source.walk.due_ns.is_some_and(|due_ns| due_ns <= self.now_ns) {
             source.walk.due_ns = None;

@@ -21,6 +21,10 @@ impl Around for Host {
         ip == self::ip(200)
     }
 
+    fn node(&self) -> &str {
+        "n1"
+    }
+
     fn has_lost_its_pod(&self, ip: IpAddr, _: u64) -> bool {
         ip == self::ip(201)
     }

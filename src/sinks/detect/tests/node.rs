@@ -49,6 +49,10 @@ impl Around for Cluster {
         ip == NODE
     }
 
+    fn node(&self) -> &str {
+        "n1"
+    }
+
     fn has_lost_its_pod(&self, ip: IpAddr, at_ns: u64) -> bool {
         lost_pods().any(|(pod, gone_ns)| pod == ip && (gone_ns..gone_ns + 120 * S).contains(&at_ns))
     }
