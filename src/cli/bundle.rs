@@ -133,6 +133,10 @@ fn fill(bundle: &mut Bundle, client: &Client) -> Result<()> {
     bundle.add_answer("series.json", ask("/v1/stats/series", &[]))?;
     bundle.add_answer("metrics.txt", ask("/v1/metrics", &[]))?;
     bundle.add_answer("flows.json", ask("/v1/flows", &[("sort", "bytes"), ("limit", FLOWS)]))?;
+    // There are none while nothing is looked for, which is nothing to report.
+    if let Ok(events) = ask("/v1/events", &[]) {
+        bundle.add_answer("events.json", Ok(events))?;
+    }
     bundle.add_answer("bpf.json", ask("/v1/bpf", &[]))?;
     bundle.add_answer("log.txt", ask("/v1/log", &[]))?;
     let status = status.ok().and_then(|status| serde_json::from_slice::<Value>(&status).ok());

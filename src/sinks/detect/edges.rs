@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -49,7 +50,7 @@ fn workload(party: &Party) -> Option<(Option<&str>, &str)> {
 }
 
 /// True if the address is outside of the cluster, of named networks and of private ones (RFC 1918, 3927, 4193, 6598).
-pub(super) fn is_external(ip: IpAddr, party: Option<&Party>) -> bool {
+pub(super) fn is_external(ip: IpAddr, party: Option<&Arc<Party>>) -> bool {
     let is_ours = party.is_some_and(|party| {
         let named = party.name.as_ref().is_some_and(|name| &**name != "external");
         named || party.workload.is_some() || party.pod.is_some() || party.service.is_some() || party.node.is_some()
@@ -107,8 +108,6 @@ pub(super) fn mismatch(app: App, port: u16) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::samples::{S, answered, ip};
     use super::*;
 
@@ -155,8 +154,8 @@ mod tests {
         assert!(!external("::ffff:10.0.0.1"));
         let node = Party { node: Some("n1".into()), ..Party::default() };
         let named = |name: &str| Party { name: Some(name.into()), ..Party::default() };
-        let is =
-            [node, named("corp"), named("external")].map(|party| is_external("8.8.8.8".parse().unwrap(), Some(&party)));
+        let is = [node, named("corp"), named("external")]
+            .map(|party| is_external("8.8.8.8".parse().unwrap(), Some(&Arc::new(party))));
         assert_eq!(is, [false, false, true]);
     }
 

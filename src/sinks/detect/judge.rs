@@ -103,15 +103,17 @@ impl Judge {
                 self.count(contact, &[Subject::Logins(contact.target, service)], attempt, found);
             }
             What::Spoke(app, next) if wants(Kind::Cleartext) => {
-                let target = who(contact.target, contact.target_party());
-                let (outside, port) = (is_external(contact.target, contact.target_party().map(|p| &**p)), contact.port);
-                let inside = !is_external(contact.source, contact.source_party().map(|p| &**p)) || own;
-                if let Some(name) = cleartext(app, next, port).filter(|_| outside && inside) {
-                    let deed = format!("speaks {name} in the clear to {target} at port {port}");
+                let (port, target) = (contact.port, || who(contact.target, contact.target_party()));
+                let leaves = || {
+                    is_external(contact.target, contact.target_party())
+                        && (own || !is_external(contact.source, contact.source_party()))
+                };
+                if let Some(name) = cleartext(app, next, port).filter(|_| leaves()) {
+                    let deed = format!("speaks {name} in the clear to {} at port {port}", target());
                     found.push(self.alone(Kind::Cleartext, contact, deed));
                 }
                 if let Some(usual) = mismatch(app, port) {
-                    let deed = format!("speaks {} at port {port} of {target}, which is for {usual}", app.name());
+                    let deed = format!("speaks {} at port {port} of {}, which is for {usual}", app.name(), target());
                     found.push(self.alone(Kind::ProtocolMismatch, contact, deed));
                 }
             }

@@ -42,6 +42,16 @@ impl Marks {
     const SPOKE: u8 = 16;
     const PROBED: u8 = 32;
 
+    /// Those of six bits.
+    pub(in crate::sinks) fn of(bits: u8) -> Marks {
+        Marks(bits)
+    }
+
+    /// Six bits.
+    pub(in crate::sinks) fn bits(self) -> u8 {
+        self.0
+    }
+
     /// True the first time.
     fn first(&mut self, mark: u8) -> bool {
         let first = self.0 & mark == 0;
@@ -80,6 +90,12 @@ impl Spotter {
         }
     }
 
+    /// True while somebody judges.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.detection.is_on()
+    }
+
     fn push(&mut self, contact: Contact) {
         self.waiting.push(contact);
         if self.waiting.len() >= BATCH {
@@ -97,7 +113,7 @@ impl Spotter {
 
     /// Hands on what waits. To be called now and then.
     pub fn tick(&mut self, now_ns: u64) {
-        if !self.detection.is_on() {
+        if !self.is_on() {
             self.waiting = Vec::new();
             self.said = Vec::new();
             return;
@@ -251,7 +267,7 @@ impl Sink for Spotter {
 
     #[inline]
     fn handle(&mut self, event: FlowEvent<'_>, flow: &Flow, marks: &mut Marks) {
-        if !self.detection.is_on() {
+        if !self.is_on() {
             return;
         }
         match event {

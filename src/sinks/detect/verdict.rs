@@ -14,10 +14,9 @@ use crate::config::Security;
 use crate::flow::Party;
 
 /// What hosts a source fails at is judged so much later: a health check has come back by then.
-pub(super) const SETTLE_NS: u64 = 65_000_000_000;
+const SETTLE_NS: u64 = 65_000_000_000;
 /// The same for a slow scan, which is in no hurry.
-pub(super) const SETTLE_SLOWLY_NS: u64 = 120_000_000_000;
-
+const SETTLE_SLOWLY_NS: u64 = 120_000_000_000;
 /// For so long a scan of many hosts explains what its source fails at.
 const NAMED_NS: u64 = 3_600_000_000_000;
 

@@ -33,9 +33,25 @@ pub struct Mark([u32; 2]);
 const HELD: u32 = 1 << 31;
 /// The flow's outcome waits with this direction.
 const ENDED: u32 = 1 << 30;
-const NUMBER: u32 = ENDED - 1;
+const NUMBER: u32 = (1 << SPARE_SHIFT) - 1;
+/// Three bits of each that no number needs: there are at most 100 million flows.
+const SPARE_SHIFT: u32 = 27;
+const SPARE: u32 = 7 << SPARE_SHIFT;
 
 impl Mark {
+    /// Six bits that are not used here: another byte beside each flow would take eight.
+    pub(in crate::sinks) fn spare(self) -> u8 {
+        let [low, high] = self.0.map(|place| (place & SPARE) >> SPARE_SHIFT);
+        (low | high << 3) as u8
+    }
+
+    /// Sets them.
+    pub(in crate::sinks) fn set_spare(&mut self, bits: u8) {
+        for (place, bits) in self.0.iter_mut().zip([bits & 7, bits >> 3 & 7]) {
+            *place = *place & !SPARE | u32::from(bits) << SPARE_SHIFT;
+        }
+    }
+
     pub(super) fn of(&self, sender: usize) -> CountedAt {
         match (self.0[sender] & HELD != 0, self.0[sender] & NUMBER) {
             (false, 0) => CountedAt::Nowhere,
@@ -47,12 +63,14 @@ impl Mark {
 
     pub(super) fn set(&mut self, sender: usize, place: CountedAt) {
         let ended = self.0[sender] & ENDED;
-        self.0[sender] = match place {
-            CountedAt::Nowhere => 0,
-            CountedAt::Series(number) => number + 1,
-            CountedAt::Waiting => HELD | ended,
-            CountedAt::Held(number) => HELD | ended | (number + 1),
-        };
+        let spare = self.0[sender] & SPARE;
+        self.0[sender] = spare
+            | match place {
+                CountedAt::Nowhere => 0,
+                CountedAt::Series(number) => number + 1,
+                CountedAt::Waiting => HELD | ended,
+                CountedAt::Held(number) => HELD | ended | (number + 1),
+            };
     }
 
     pub(super) fn is_held(&self, sender: usize) -> bool {
@@ -149,6 +167,29 @@ impl Held {
                 true
             }
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spare_bits_and_places_do_not_disturb_each_other() {
+        let places = [CountedAt::Nowhere, CountedAt::Waiting, CountedAt::Held(NUMBER - 1), CountedAt::Series(0)];
+        for bits in 0..64 {
+            let mut mark = Mark::default();
+            mark.set_spare(bits);
+            for place in places {
+                mark.set(0, place);
+                mark.set(1, place);
+                mark.hold_outcome();
+                assert_eq!((mark.of(0), mark.of(1), mark.spare()), (place, place, bits));
+                mark.set_spare(63 - bits);
+                assert_eq!((mark.of(0), mark.of(1), mark.spare()), (place, place, 63 - bits));
+                mark.set_spare(bits);
+            }
         }
     }
 }
