@@ -259,7 +259,8 @@ fn dialogue(flow: &Flow) -> Option<(Service, u64)> {
     }
     let port = flow.endpoint(usize::from(!flow.client & 1)).port;
     let service = Service::of(flow.app, port)?;
-    (server.bytes <= service.most_bytes()).then_some((service, server.bytes))
+    let [client_most, server_most] = service.most_bytes();
+    (client.bytes <= client_most && server.bytes <= server_most).then_some((service, server.bytes))
 }
 
 impl Sink for Spotter {
