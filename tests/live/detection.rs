@@ -1,4 +1,4 @@
-//! Detection with real tools: each attack is reported by its kind, its source, its target and evidence, and nobody else is suspected.
+//! Detection with real tools: each attack is reported by its kind, source, target and evidence, and nobody else is suspected.
 
 mod benign;
 mod bounds;

@@ -106,8 +106,8 @@ fn serve(at: &str) -> SocketAddr {
     at
 }
 
-/// Answers to what a host never asked for, to many of its ports: it resets them, and looks like a client that had opened them. Flags
-/// that are those of a connection's end.
+/// Answers to what a host never asked for, to many of its ports: it resets them, and looks like a client that had opened them.
+/// Flags that are those of a connection's end.
 #[test]
 fn nobody_is_framed() {
     needs_root!();

@@ -21,8 +21,8 @@ fn floods(v6: bool) -> Expected {
     Expected { source: None, port: Some(PORT), ..Expected::of("syn_flood", "", Some(VICTIM.at(v6)), "half_open") }
 }
 
-/// Opens connections over IPv6, which hping3 does not speak, until this value is dropped. What the attacker's kernel would send besides
-/// the SYNs is dropped.
+/// Opens connections over IPv6, which hping3 does not speak, until this value is dropped. What the attacker's kernel would send
+/// besides the SYNs is dropped.
 struct Knocking(Arc<AtomicBool>, Option<JoinHandle<()>>);
 
 impl Knocking {
