@@ -54,3 +54,33 @@ fn at_mysql() {
         ..Expected::of("brute_force", ATTACKER.v4, Some(VICTIM.v4), "dialogue")
     }]);
 }
+
+/// Clients without a pool: each request logs in, asks something short, and leaves.
+#[test]
+fn of_clients_that_get_in() {
+    needs_root!();
+    let scene = Scene::new("pool");
+    let victim = VICTIM.v4;
+    let _servers = Servers::start(&scene.victim, victim, &["mysql", "postgres", "redis"]);
+    let [mysql, postgres, redis] = [
+        format!("mariadb -h {victim} -u netmon -psecret -e"),
+        format!("psql -X -q -h {victim} -U postgres -c"),
+        format!("redis-cli -h {victim}"),
+    ];
+    scene
+        .attacker
+        .sh(&format!("{mysql} \"CREATE DATABASE d; CREATE TABLE d.t (a INT)\"; {postgres} \"CREATE TABLE t (a INT)\""));
+    let commands = [
+        format!("{mysql} \"INSERT INTO d.t VALUES (1)\""),
+        format!("{mysql} \"DO 1\""),
+        format!("{postgres} \"INSERT INTO t VALUES (1)\""),
+        format!("PGSSLMODE=disable {postgres} \"SELECT 1\""),
+        format!("{redis} GET key"),
+    ];
+    for command in commands {
+        // Not as regularly as a timer.
+        scene.attacker.sh(&format!("for pause in $(seq 0 34); do {command} >/dev/null; sleep 0.0$((pause % 7)); done"));
+    }
+    let _tool = scene.attack("nmap", &format!("-n -Pn -sS -p 1-100 {victim}"));
+    scene.expect(&[Expected::of("port_scan", ATTACKER.v4, Some(victim), "refused")]);
+}
