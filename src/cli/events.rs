@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::show::Style;
+use crate::printable::without_controls;
 use crate::sinks::detect::{Kind, Severity};
 
 fn kinds() -> PossibleValuesParser {
@@ -84,6 +85,8 @@ fn shown(event: &Value, style: Style) -> String {
     }
     let text = |name: &str| event[name].as_str().unwrap_or_default();
     let time = text("time").get(..19).unwrap_or_default().replace('T', " ");
-    let line = format!("{time}  {:<8}  {:<17}  {}", text("severity"), text("kind"), text("message"));
+    // Names of networks and workloads may hold anything.
+    let message = without_controls(text("message"));
+    let line = format!("{time}  {:<8}  {:<17}  {message}", text("severity"), text("kind"));
     if text("severity") == "info" { line } else { style.bad(&line) }
 }

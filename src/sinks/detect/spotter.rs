@@ -115,6 +115,7 @@ impl Spotter {
     pub fn tick(&mut self, now_ns: u64) {
         if !self.is_on() {
             self.waiting = Vec::new();
+            self.opening = Opening::default();
             self.said = Vec::new();
             return;
         }
@@ -249,7 +250,7 @@ impl Spotter {
     }
 }
 
-/// The service, and the bytes that it sent, if the flow is a short dialogue in which somebody may have tried to log in: both ends
+/// The service, and the bytes of payload that it sent, if the flow is a short dialogue in which somebody may have tried to log in: both ends
 /// said something, but not much.
 fn dialogue(flow: &Flow) -> Option<(Service, u64)> {
     let (client, server) = (flow.from_client(), flow.from_server());
@@ -259,8 +260,12 @@ fn dialogue(flow: &Flow) -> Option<(Service, u64)> {
     }
     let port = flow.endpoint(usize::from(!flow.client & 1)).port;
     let service = Service::of(flow.app, port)?;
-    let [client_most, server_most] = service.most_bytes();
-    (client.bytes <= client_most && server.bytes <= server_most).then_some((service, server.bytes))
+    // Those of the link, of IP, and of TCP with timestamps: how many ACKs there are says nothing of what was said.
+    let headers = if flow.v6() { 86 } else { 66 };
+    let payload = server.bytes.saturating_sub(headers * server.packets);
+    // Not known if no times are measured.
+    let answers = flow.details.as_ref().map_or(0, |details| details.response.count);
+    (payload <= service.most_bytes() && answers <= service.most_answers()).then_some((service, payload))
 }
 
 impl Sink for Spotter {
