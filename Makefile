@@ -67,7 +67,7 @@ test: ## Run all tests, as root where they need it; ARGS=name runs only those th
 test-all: ## The same with each long repetition in full, and the tests that take a minute each
 	@scripts/deps test
 	NETMON_TEST_FULL=1 scripts/test
-	NETMON_TEST_FULL=1 scripts/test --test netmon -- --ignored names::start live::clients
+	NETMON_TEST_FULL=1 scripts/test --test netmon -- --ignored names::start live::clients live::detection
 
 test-integration: ## Run only the tests of a running agent, with real interfaces and traffic, as root; ARGS=name as above
 	@scripts/deps test

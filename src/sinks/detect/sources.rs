@@ -1,4 +1,5 @@
-//! The sources that have failed somewhere, in bounded memory: one with evidence does not make way for one without.
+//! The sources that have failed somewhere, in bounded memory: one with evidence makes way only if all have some, and then one with
+//! little of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -74,6 +75,9 @@ pub(super) struct Sources {
     all: HashMap<IpAddr, Source, RandomState>,
     /// Those that came without evidence, the oldest first. Some may have got it since, or have gone.
     novices: VecDeque<IpAddr>,
+    /// The half with less evidence, as of the last expiry: the least comes last. A crowd of forged sources with a few failures each
+    /// must not keep out whoever comes after it.
+    weak: Vec<IpAddr>,
     /// Tries of all sources.
     attempts: usize,
     expired_ns: u64,
@@ -89,6 +93,7 @@ impl Sources {
         Sources {
             all: HashMap::with_hasher(RandomState::default()),
             novices: VecDeque::new(),
+            weak: Vec::new(),
             attempts: 0,
             expired_ns: 0,
             refused: 0,
@@ -124,15 +129,25 @@ impl Sources {
         Some(acted)
     }
 
-    /// The oldest source without evidence leaves; false if all have some.
+    /// The oldest source without evidence leaves; if all have some, one of the weak. False if there is none.
     fn make_room(&mut self) -> bool {
         while let Some(ip) = self.novices.pop_front() {
             if self.all.get(&ip).is_some_and(|source| !source.has_evidence()) {
-                self.attempts -= self.all.remove(&ip).map_or(0, |source| source.held);
+                self.remove(ip);
+                return true;
+            }
+        }
+        while let Some(ip) = self.weak.pop() {
+            if self.all.contains_key(&ip) {
+                self.remove(ip);
                 return true;
             }
         }
         false
+    }
+
+    fn remove(&mut self, ip: IpAddr) {
+        self.attempts -= self.all.remove(&ip).map_or(0, |source| source.held);
     }
 
     /// Drops what is too old, and counts again what is left.
@@ -149,6 +164,10 @@ impl Sources {
             source.held = source.attempts();
             self.attempts += source.held;
         }
+        let mut all: Vec<(usize, IpAddr)> = self.all.iter().map(|(&ip, source)| (source.held, ip)).collect();
+        all.sort_unstable();
+        all.truncate(all.len() / 2);
+        self.weak = all.into_iter().rev().map(|(_, ip)| ip).collect();
     }
 
     #[cfg(test)]
@@ -199,19 +218,27 @@ mod tests {
     }
 
     #[test]
-    fn if_all_have_evidence_the_new_one_is_turned_away() {
-        let mut sources = Sources::new();
-        for source in 0..SOURCES_MOST as u32 {
-            fail(&mut sources, source + 10, 1, S);
-            fail(&mut sources, source + 10, 2, S);
-            sources.turn(S * u64::from(source), 300_000 * S);
+    fn if_all_have_evidence_the_weak_half_makes_way() {
+        let (mut sources, most) = (Sources::new(), SOURCES_MOST as u32);
+        for source in 0..most {
+            // Every other one is strong.
+            for port in 0..if source % 2 == 0 { 7 } else { 3 } {
+                fail(&mut sources, source + 10, port, S);
+            }
         }
-        assert!(!fail(&mut sources, 2, 80, S));
-        assert_eq!((sources.len(), sources.refused), (SOURCES_MOST, 1));
+        sources.turn(9 * S, 300 * S);
+        let mut entered = 0;
+        for source in 0..most {
+            // Two ports each, so that none of them makes way for the next.
+            entered +=
+                u32::from(fail(&mut sources, source + 10_000, 1, S) && fail(&mut sources, source + 10_000, 2, S));
+        }
+        assert_eq!((entered, sources.len(), sources.refused), (most / 2, SOURCES_MOST, u64::from(most / 2)));
+        let strong = |source: &u32| sources.all.contains_key(&ip(source + 10));
+        assert_eq!((0..most).filter(strong).collect::<Vec<_>>(), (0..most).step_by(2).collect::<Vec<_>>());
         // A window later all are gone.
-        sources.turn(600_000 * S, 300_000 * S);
+        sources.turn(600 * S, 300 * S);
         assert_eq!(sources.len(), 0);
-        assert!(fail(&mut sources, 2, 80, 600_000 * S));
     }
 
     #[test]

@@ -344,3 +344,17 @@ fn a_flood_of_sources_hides_no_scan() {
     let [(_, sources), ..] = court.judge.turned_away();
     assert_eq!(sources, 0, "those without evidence made way");
 }
+
+/// Many forged sources with some failures each, and then a scanner.
+#[test]
+fn a_crowd_hides_no_scan() {
+    for ports in [3, 8, 14] {
+        let mut court = Court::new();
+        for source in 0..6000 {
+            (0..ports).for_each(|port| court.hear(&refused(ip(1000 + source), ip(1), 100 + port, S)));
+        }
+        court.pass(6);
+        (1..=15).for_each(|port| court.hear(&refused(ip(9), ip(2), port, 7 * S)));
+        assert_eq!(court.kinds(), [Kind::PortScan], "{ports} ports each");
+    }
+}
