@@ -157,7 +157,7 @@ pub fn fire(report: &mut Report, cluster: &Cluster) {
 
     failures::scan(cluster);
     let because = "cache has tried 30 closed ports of web";
-    until_it_fires(report, &prometheus, ("NetmonSecurityEvents", because), ("src", "cache"), || ());
+    until_it_fires(report, &prometheus, ("NetmonSecurityEvents", because), ("src", "shop/cache"), || ());
     until_it_ends(&prometheus, "NetmonSecurityEvents");
     report.ok("it ends when nothing more happens");
 

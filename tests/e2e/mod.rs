@@ -90,7 +90,7 @@ fn two_nodes_count_each_flow_once_and_the_dashboard_shows_it() {
         report.ok(found);
     }
     failures::scan(&cluster);
-    let scan = "{kind=\"port_scan\",src=\"cache\"}";
+    let scan = "{kind=\"port_scan\",src=\"shop/cache\"}";
     prometheus.reaches(&format!("sum(netmon_security_events_total{scan})"), 2);
     prometheus.reaches(&format!("sum(netmon_security_suppressed_total{scan})"), 2);
     report.ok("both agents tell of a scan of 30 ports, once");

@@ -160,17 +160,8 @@ fn started(ns: &Netns, settings: &[&str], line: &str) -> Program {
 fn metrics_are_at_the_configured_address() {
     needs_root!();
     let (_a, b) = quiet_pair();
-    // Reserved keys are accepted, with a message.
-    let settings = [
-        "export.prometheus.port=19099",
-        "features.security_monitoring.enabled=true",
-        "features.security_monitoring.detect_port_scans=true",
-        "features.security_monitoring.detect_suspicious_patterns=true",
-    ];
-    let program = started(&b, &settings, "metrics on http://");
+    let program = started(&b, &["export.prometheus.port=19099"], "metrics on http://");
     assert!(program.log.iter().any(|line| line.contains(":19099/metrics")), "{:#?}", program.log);
-    let idle = program.log.iter().filter(|line| line.contains("this version does not implement it")).count();
-    assert_eq!(idle, 3, "{:#?}", program.log);
     assert_eq!(b.sh("ss -Hltn sport = :19099").lines().count(), 1);
     program.signal("TERM");
     assert!(program.end().0.success());
@@ -182,9 +173,9 @@ fn settings_without_effect_are_reported() {
     needs_root!();
     let (_a, b) = quiet_pair();
     let file = std::env::temp_dir().join(format!("netmon-idle-{}.yaml", std::process::id()));
-    std::fs::write(&file, "features: {security_monitoring: {enabled: true}}\n").unwrap();
+    std::fs::write(&file, "security: {ignore: [10.0.0.0/8]}\n").unwrap();
     let agent = Operated::start(&b, "idle", &["--config", file.to_str().unwrap()]);
-    let idle_key = "without effect: features.security_monitoring.enabled=true: this version does not implement it";
+    let idle_key = "without effect: security.ignore=[10.0.0.0/8]: features.security_monitoring.enabled is false";
     assert!(agent.says(&["status"]).contains(idle_key), "{}", agent.says(&["status"]));
     // The doctor may find other problems, too.
     let doctor = String::from_utf8(agent.cli(&["-o", "json", "doctor"]).stdout).unwrap();

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netmon::config::Config;
 
@@ -79,9 +79,11 @@ fn by_signal() {
     flood.stop();
 }
 
-/// Requests `/healthz` repeatedly until the status is not 200; returns that answer, or `None` if the agent ends before.
+/// Requests `/healthz` repeatedly until the status is not 200; returns that answer, or `None` if the agent ends before, or nothing is
+/// wrong with it for too long.
 fn sick(mut connection: BufReader<TcpStream>) -> Option<String> {
-    loop {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
         connection.get_mut().write_all(b"GET /healthz HTTP/1.1\r\nHost: netmon\r\n\r\n").ok()?;
         let (mut answer, mut length) = (String::new(), 0);
         while !answer.ends_with("\r\n\r\n") {
@@ -98,6 +100,7 @@ fn sick(mut connection: BufReader<TcpStream>) -> Option<String> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    None
 }
 
 /// A thread dies: `/healthz` names it, packets are accounted for, nothing stays attached, and the reason is the program's last message.
@@ -117,10 +120,14 @@ fn by_a_thread_that_dies() {
         eventually("many packets", || (flood.sent() > 10_000).then_some(()));
         flood.stop();
         // No descriptor is left for the request that a new address causes, which finds out where interfaces lead.
-        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap();
-        let taken: Vec<u64> =
-            descriptors.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
-        let free = (0..).find(|number| !taken.contains(number)).unwrap();
+        // Other threads may have one for a moment: what was free at any time counts.
+        let free = || {
+            let descriptors = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap();
+            let taken: Vec<u64> =
+                descriptors.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+            (0..).find(|number| !taken.contains(number)).unwrap()
+        };
+        let free = (0..100).map(|_| free()).min().unwrap();
         crate::support::sh(&format!("prlimit --pid {} --nofile={free}:{free}", program.pid()));
         let asking = std::thread::spawn(|| sick(health));
         b.sh("ip addr add 10.99.0.1/24 dev vb");
