@@ -235,6 +235,7 @@ impl Reload {
             *lock::ignoring_poison(&self.own) = own;
             placed = self.put_in_place(programs).context("the configuration was taken, but not everywhere");
         }
+        self.detecting.follow(&config.security)?;
         self.pipeline.limit(bounds(&config, self.pipeline.workers()));
         if config.interfaces.patterns() != before.interfaces.patterns() {
             self.orders.give(&Order::Select(config.interfaces.clone()))?;
@@ -246,7 +247,6 @@ impl Reload {
         if labels != identification(&before, self.pipeline.names()) {
             self.pipeline.relabel(labels);
         }
-        self.detecting.follow(&config.security)?;
         self.throttle.set_sampling(config.sampling_rate);
         if config.log_level != before.log_level {
             log::set_max_level(config.log_level);

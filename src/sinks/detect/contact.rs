@@ -21,6 +21,8 @@ pub struct Contact {
     pub target: IpAddr,
     /// The target's port; 0 if the protocol has none.
     pub port: u16,
+    /// The address that answers for it, if the target's is translated.
+    pub behind: Option<IpAddr>,
     /// What came of it.
     pub what: What,
     /// The names of both, in the order of the flow's key.
@@ -190,6 +192,7 @@ impl Contact {
             source_port: port(source.port),
             target: target.ip(v6),
             port: port(target.port),
+            behind: flow.nat().and_then(|nat| nat.server).map(|server| server.ip(v6)),
             what,
             parties: flow.parties.clone(),
             source_end: source_end as u8,

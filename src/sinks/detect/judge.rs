@@ -134,7 +134,8 @@ impl Judge {
         let Some(party) = contact.target_party() else { return };
         let is_api = party.service.as_deref() == Some("kubernetes") && party.namespace.as_deref() == Some("default");
         if is_api && self.api_servers.len() < API_SERVERS_MOST {
-            self.api_servers.insert(target);
+            // Pods ask for the service's address, and the server calls back under its own.
+            self.api_servers.insert(contact.behind.unwrap_or(target));
         }
         let learning_ns = self.security.learning.as_nanos() as u64;
         if Kind::NewEdge.is_wanted(&self.security) && self.edges.is_new(contact, self.now_ns, learning_ns) {

@@ -158,22 +158,24 @@ impl Detection {
         let mut found = Vec::new();
         self.on.store(true, Relaxed);
         loop {
+            let seen = select! {
+                recv(stopped) -> _ => break,
+                recv(self.seen) -> seen => seen.ok(),
+                default(turn_at.saturating_duration_since(Instant::now())) => None,
+            };
+            // Not while it waits: whoever holds an index of names keeps its parts in memory.
             let around = Surroundings {
                 node: &self.node,
                 own: self.own.load_full(),
                 names: names.map(|names| names.load()),
                 offset_ns: Clock::offset_to_1970(),
             };
-            select! {
-                recv(stopped) -> _ => break,
-                recv(self.seen) -> seen => match seen {
-                    Ok(Seen::Contacts(contacts)) => {
-                        contacts.iter().for_each(|contact| judge.contact(contact, &around, &mut found));
-                    }
-                    Ok(Seen::Opened(opened)) => opened.into_iter().for_each(|opened| judge.opened(opened)),
-                    Err(_) => break,
-                },
-                default(turn_at.saturating_duration_since(Instant::now())) => {}
+            match seen {
+                Some(Seen::Contacts(contacts)) => {
+                    contacts.iter().for_each(|contact| judge.contact(contact, &around, &mut found));
+                }
+                Some(Seen::Opened(opened)) => opened.into_iter().for_each(|opened| judge.opened(opened)),
+                None => {}
             }
             if Instant::now() >= turn_at {
                 turn_at = Instant::now() + TURN;
@@ -238,7 +240,7 @@ impl Figures for Detection {
         Family::counter("netmon_security_events_total", "Events that look hostile, by kind and by who did it."),
         Family::counter(
             "netmon_security_suppressed_total",
-            "Events that were not told, because the same one was in the last ten minutes, or a hundred in the last one.",
+            "Events not told: the same one was told in the last ten minutes, or 20 of the source or 100 of all in a minute.",
         ),
         Family::counter(
             "netmon_security_turned_away_total",

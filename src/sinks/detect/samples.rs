@@ -13,7 +13,18 @@ pub(super) fn ip(number: u32) -> IpAddr {
 }
 
 pub(super) fn contact(source: IpAddr, target: IpAddr, port: u16, at_ns: u64, what: What) -> Contact {
-    Contact { at_ns, protocol: 6, source, source_port: 40_000, target, port, what, parties: None, source_end: 0 }
+    Contact {
+        at_ns,
+        protocol: 6,
+        source,
+        source_port: 40_000,
+        target,
+        port,
+        behind: None,
+        what,
+        parties: None,
+        source_end: 0,
+    }
 }
 
 pub(super) fn refused(source: IpAddr, target: IpAddr, port: u16, at_ns: u64) -> Contact {

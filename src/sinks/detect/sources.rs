@@ -1,6 +1,7 @@
 //! The sources that have failed somewhere, in bounded memory: one with evidence makes way only if all have some, and then one with
 //! little of it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -117,12 +118,14 @@ impl Sources {
             self.refused += 1;
             return None;
         }
-        let source = self.all.entry(ip).or_default();
-        if is_new {
-            source.walk = walk();
-            // Each source is in it once: it leaves the queue before it can leave the table otherwise.
-            self.novices.push_back(ip);
-        }
+        let source = match self.all.entry(ip) {
+            Entry::Occupied(known) => known.into_mut(),
+            // It may have made way for itself.
+            Entry::Vacant(place) => {
+                self.novices.push_back(ip);
+                place.insert(Source { walk: walk(), ..Source::default() })
+            }
+        };
         let acted = act(source);
         let held = source.attempts();
         self.attempts = self.attempts + held - std::mem::replace(&mut source.held, held);
@@ -262,5 +265,24 @@ mod tests {
         assert_eq!(add(Subject::Ports(ip(2)), 2, 2, S), (1, TALLIES_MOST), "it had made way");
         // Another sort has a share of its own.
         assert_eq!(add(Subject::Hosts(22), 1, 22, S), (1, TALLIES_MOST + 1));
+    }
+
+    #[test]
+    fn a_source_that_makes_way_for_itself_begins_again() {
+        let mut sources = Sources::new();
+        // All attempts that there may be, by sources with evidence; the weakest is the first to go.
+        for source in 0..ATTEMPTS_MOST as u32 / 8 {
+            for port in 0..if source == 0 { 2 } else { 8 } {
+                fail(&mut sources, source + 10, port, S);
+            }
+        }
+        for port in 100..106 {
+            fail(&mut sources, 11, port, S);
+        }
+        assert!(sources.attempts >= ATTEMPTS_MOST);
+        sources.turn(9 * S, 300 * S);
+        assert!(fail(&mut sources, 10, 9, S));
+        assert_eq!(sources.known(ip(10)).unwrap().tallies[0].counted(), 1);
+        assert!(sources.novices.contains(&ip(10)), "so that it can make way for others");
     }
 }

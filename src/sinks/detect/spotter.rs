@@ -250,12 +250,16 @@ impl Spotter {
     }
 }
 
-/// The service, and the bytes of payload that it sent, if the flow is a short dialogue in which somebody may have tried to log in: both ends
-/// said something, but not much.
+/// The service, and the bytes of payload that it sent, if the flow is a short dialogue in which somebody may have tried to log in:
+/// both ends said something, but not much.
 fn dialogue(flow: &Flow) -> Option<(Service, u64)> {
     let (client, server) = (flow.from_client(), flow.from_server());
     let both_speak = client.tcp_flags & server.tcp_flags & PSH != 0;
-    if flow.protocol != TCP || !client.syn() || !both_speak || flow.last_ns() - flow.first_ns > DIALOGUE_NS {
+    if flow.protocol != TCP
+        || !client.syn()
+        || !both_speak
+        || flow.last_ns().saturating_sub(flow.first_ns) > DIALOGUE_NS
+    {
         return None;
     }
     let port = flow.endpoint(usize::from(!flow.client & 1)).port;

@@ -207,3 +207,15 @@ fn errors_about_unknown_flows_make_no_flows() {
     table.merge(&syn(1, 120), &mut log);
     assert_eq!((table.len(), log.errors.len()), (1, 0), "an old error belongs to another flow");
 }
+
+/// Of which only one end is seen: what goes on without an answer, or answers without a question. A SYN may still be answered.
+#[test]
+fn connections_of_which_one_end_is_seen() {
+    let is = |records: &[Record]| run(records).0.iter().next().unwrap().is_one_sided();
+    let goes_on = Record { packets: 3, ..packet(1, 101) };
+    assert!(!is(&[syn(1, 100)]));
+    assert!(is(&[syn(1, 100), goes_on.clone()]));
+    assert!(is(&[reply(goes_on.clone())]));
+    assert!(!is(&[syn(1, 100), syn_ack(1, 100), goes_on.clone()]));
+    assert!(!is(&[Record { protocol: 17, tcp_flags: 0, ..goes_on }]));
+}

@@ -251,7 +251,8 @@ fn the_innocent_do_not_count() {
     assert_eq!(court.kinds(), [], "probes, endpoints of a service, a pod that is gone, traceroute");
     // The API server calls webhooks and kubelets.
     let api = Party { namespace: Some("default".into()), service: Some("kubernetes".into()), ..Party::default() };
-    court.hear(&Contact { parties: Some(Arc::new([None, Some(Arc::new(api))])), ..answered(ip(9), ip(7), 6443, S) });
+    let parties = Some(Arc::new([None, Some(Arc::new(api))]));
+    court.hear(&Contact { parties, behind: Some(ip(7)), ..answered(ip(9), ip(70), 443, S) });
     (1..=60).for_each(|host| court.hear(&refused(ip(7), ip(host), 9443, S)));
     court.pass(300);
     assert_eq!(court.kinds(), []);
